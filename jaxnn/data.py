@@ -1,0 +1,221 @@
+"""Real inputs, checked at the door: every loader returns arrays that a model can take as they are.
+
+Nothing is downloaded. The digits come with scikit-learn, MNIST from a folder of your own; moons
+and squares are drawn from a seed. Real numbers get JAX's default floating dtype, labels int32.
+"""
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class Batch(NamedTuple):
+    """Inputs (N, features) and targets: labels (N,) or real values (N, outputs)."""
+
+    inputs: Array
+    targets: Array
+
+
+class Split(NamedTuple):
+    """Data to train on and data held out."""
+
+    train: Batch
+    held_out: Batch
+
+
+def check_batch(inputs: Any, targets: Any) -> Batch:
+    """The two as a Batch of arrays, once they are known to be usable.
+
+    Args:
+        inputs: real numbers (N, features), N >= 1, all finite.
+        targets: N of them, integers or finite real numbers.
+
+    Raises:
+        TypeError: inputs are not numbers, or targets neither integers nor real numbers.
+        ValueError: there is no example, the lengths differ, or a value is not finite.
+    """
+    x, t = np.asarray(inputs), np.asarray(targets)
+    for name, values in (("inputs", x), ("targets", t)):
+        if values.dtype.kind not in "iuf":
+            raise TypeError(
+                f"{name} have dtype {values.dtype}; they must be numbers: "
+                f"encode or cast the {name} first"
+            )
+        if values.ndim == 0 or values.size == 0:
+            raise ValueError(
+                f"{name} have shape {values.shape}, no example; at least one is needed: "
+                "check the source of the data"
+            )
+        check_finite(name, values)
+    if len(x) != len(t):
+        raise ValueError(
+            f"there are {len(x)} inputs and {len(t)} targets; there must be one target per "
+            "input: check that both come from the same examples in the same order"
+        )
+    labels = t.dtype.kind in "iu"
+    return Batch(jnp.asarray(x, float), jnp.asarray(t, jnp.int32 if labels else float))
+
+
+def check_finite(name: str, values: Any) -> None:
+    """Refuse NaN and infinities in an array whose values can be seen.
+
+    Raises:
+        ValueError: some value is not finite; the message gives the first one's index.
+    """
+    finite = np.isfinite(np.asarray(values))
+    if not finite.all():
+        at = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{name}{list(at)} is {values[at]} ({(~finite).sum()} such values in all); every "
+            "value must be finite: drop or repair those examples"
+        )
+
+
+def digits(seed: int = 0, held_out: float = 0.2) -> Split:
+    """1,797 real handwritten digits of 8x8 pixels (64,), scaled to [0, 1]; labels 0 to 9.
+
+    scikit-learn's bundled set, from the UCI repository (Alpaydin and Kaynak, 1998).
+
+    Args:
+        seed: which examples are held out, the same share of every class.
+        held_out: the share held out, in (0, 1).
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+        ValueError: the share leaves a side without some class.
+    """
+    datasets = _scikit_learn("datasets")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is {held_out}; it must be a share strictly between 0 and 1")
+    images, labels = datasets.load_digits(return_X_y=True)
+    x, x_held_out, t, t_held_out = _scikit_learn("model_selection").train_test_split(
+        images / 16.0, labels, test_size=held_out, stratify=labels, random_state=seed
+    )
+    return Split(check_batch(x, t), check_batch(x_held_out, t_held_out))
+
+
+def two_moons(n: int = 100, noise: float = 0.1, seed: int = 0) -> Batch:
+    """n points (2,) on two interleaved half circles with normal noise; labels 0 and 1.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+        ValueError: n is below 2, or noise is negative.
+    """
+    if n < 2 or noise < 0:
+        raise ValueError(f"n is {n} and noise {noise}; n must be at least 2, noise at least 0")
+    return check_batch(*_scikit_learn("datasets").make_moons(n, noise=noise, random_state=seed))
+
+
+def square(n: int = 200, seed: int = 0) -> Batch:
+    """n standard-normal scalars x (1,) and their squares y = x^2 (1,).
+
+    Raises:
+        ValueError: n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; there must be at least 1 point")
+    x = jax.random.normal(jax.random.key(seed), (n, 1))
+    return check_batch(x, x**2)
+
+
+def mnist(folder: str | Path) -> Split:
+    """MNIST, or any set in its format: pixels flattened and scaled to [0, 1], labels 0 to 9.
+
+    Args:
+        folder: holds the four IDX files under their usual names (`train-images-idx3-ubyte` and
+            so on, or with a dot for the last dash but one), plain or compressed (`.gz`).
+
+    Raises:
+        ValueError: a file is missing, truncated, or not what its name says; the message names it.
+    """
+    return Split(*(_idx_pair(Path(folder), name) for name in ("train", "t10k")))
+
+
+def read_idx(path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
+    """One IDX file, plain or gzip (told by its first bytes), as an array.
+
+    Format (LeCun, Cortes and Burges): two zero bytes, a type code, the number of dimensions, each
+    dimension as a big-endian 32-bit integer, then the values, big-endian, last index fastest.
+
+    Raises:
+        ValueError: the file is missing, is not IDX, is truncated, or is longer than it says.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, gzip.zlib.error) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it must be an IDX file, plain or gzip: "
+            "check the path and copy or download it again"
+        ) from error
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
+        raise ValueError(
+            f"{path} begins with bytes {content[:4].hex(' ') or '(none)'}; an IDX file begins "
+            f"with 00 00 and a type code ({', '.join(f'{code:02x}' for code in _IDX_TYPES)}): "
+            "check that it is the right file"
+        )
+    dtype, start = np.dtype(_IDX_TYPES[content[2]]), 4 + 4 * content[3]
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else None
+    expected = None if shape is None else start + math.prod(shape) * dtype.itemsize
+    if expected != len(content):
+        raise ValueError(
+            f"{path} holds {len(content)} bytes but its header "
+            + ("is incomplete" if expected is None else f"{shape} promises {expected}")
+            + "; the two must agree: the file is truncated or damaged, copy or download it again"
+        )
+    return np.frombuffer(content, dtype, offset=start).reshape(shape)
+
+
+_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def _idx_pair(folder: Path, name: str) -> Batch:
+    """The images and labels of one half of an MNIST folder."""
+    images_path = _find_idx(folder, f"{name}-images", 3)
+    labels_path = _find_idx(folder, f"{name}-labels", 1)
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    for path, values, dimensions in ((images_path, images, 3), (labels_path, labels, 1)):
+        if values.ndim != dimensions or values.dtype != np.uint8:
+            raise ValueError(
+                f"{path} holds {values.ndim}-dimensional {values.dtype}; its name promises "
+                f"{dimensions}-dimensional uint8: check that the files are not swapped"
+            )
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{images_path} holds {len(images)} images and {labels_path} {len(labels)} labels; "
+            "there must be as many: check that both come from the same set"
+        )
+    return check_batch(images.reshape(len(images), -1) / 255.0, labels)
+
+
+def _find_idx(folder: Path, stem: str, dimensions: int) -> Path:
+    """The first of a file's usual names that exists."""
+    names = [
+        f"{stem}{joint}idx{dimensions}-ubyte{ending}" for joint in "-." for ending in ("", ".gz")
+    ]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(
+        f"{folder} holds none of {', '.join(names)}; one of them is needed: "
+        "check the folder or download the file into it"
+    )
+
+
+def _scikit_learn(module: str) -> Any:
+    """A module of scikit-learn, which only some loaders need."""
+    try:
+        return __import__(f"sklearn.{module}", fromlist=[module])
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "this data comes with scikit-learn, which is not installed: "
+            'pip install "jaxnn[experiments]"'
+        ) from error

@@ -1,0 +1,252 @@
+"""A multilayer perceptron of any depth: linear layers with an activation between them.
+
+    a_0 = inputs,  z_l = a_{l-1} w_l + b_l,  a_l = activation(z_l),  outputs = z_L
+
+    loss = data loss(outputs, targets) + 0.5 l2 (sum of squared weights; biases go free)
+
+With no hidden layer and softmax cross-entropy it is logistic regression.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.nn.initializers import variance_scaling
+
+from jaxnn.data import Batch, check_finite
+from jaxnn.op import Op
+from jaxnn.ops.activations import relu, sigmoid, softmax, tanh
+from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.losses import l2_penalty, mean_squared_error, softmax_cross_entropy
+
+ACTIVATIONS: dict[str, Op[..., Array]] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
+LOSSES: dict[str, Op[..., Array]] = {
+    "softmax_cross_entropy": softmax_cross_entropy,
+    "mean_squared_error": mean_squared_error,
+}
+# Weights drawn from N(0, gain / inputs): 2 keeps the scale through ReLU (He et al., 2015, eq. 10),
+# 1 through linear layers and, near zero, through tanh (the form of Xavier's rule that counts
+# inputs only; Glorot and Bengio, 2010, eq. 10).
+INITIALISERS = {
+    "he": variance_scaling(2.0, "fan_in", "normal"),
+    "xavier": variance_scaling(1.0, "fan_in", "normal"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the network is. Hashable and static: a different one is a different program.
+
+    Attributes:
+        sizes: widths from inputs to outputs, at least these two.
+        activation: "relu", "sigmoid" or "tanh", after every layer but the last.
+        loss: "softmax_cross_entropy" (integer labels, nats) or "mean_squared_error".
+        l2: strength of the penalty on the weights, at least 0.
+        init: "he" or "xavier"; biases start at 0.
+
+    Raises:
+        ValueError: a setting is outside its range; the message lists the known names.
+        TypeError: a size is not an integer.
+    """
+
+    sizes: tuple[int, ...] = (64, 32, 10)
+    activation: str = "relu"
+    loss: str = "softmax_cross_entropy"
+    l2: float = 0.0
+    init: str = "he"
+
+    def __post_init__(self) -> None:
+        """Check every setting once, here, so that nothing after has to."""
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        for size in self.sizes:
+            if isinstance(size, bool) or not isinstance(size, int | np.integer):
+                raise TypeError(f"sizes hold {size!r}; every width must be an integer")
+            if size < 1:
+                raise ValueError(f"sizes are {self.sizes}; every width must be at least 1")
+        if len(self.sizes) < 2:
+            raise ValueError(
+                f"sizes are {self.sizes}; at least two are needed, inputs and outputs: "
+                "for example (64, 10)"
+            )
+        for field, known in (
+            ("activation", ACTIVATIONS),
+            ("loss", LOSSES),
+            ("init", INITIALISERS),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"{field} is {getattr(self, field)!r}; it must be one of "
+                    f"{', '.join(map(repr, known))}"
+                )
+        if not (math.isfinite(self.l2) and self.l2 >= 0):
+            raise ValueError(f"l2 is {self.l2}; it must be finite and at least 0")
+
+
+class Params(NamedTuple):
+    """The layers, first to last."""
+
+    layers: tuple[Linear, ...]
+
+
+EXAMPLE_CONFIGS = (
+    Config(sizes=(1, 6, 1), activation="sigmoid", loss="mean_squared_error", init="xavier"),
+    Config(sizes=(3, 4, 5), activation="sigmoid", l2=0.5, init="xavier"),
+    Config(sizes=(4, 6, 1), activation="relu", loss="mean_squared_error"),
+    Config(sizes=(5, 8, 6, 3, 4), activation="relu"),
+    Config(sizes=(1, 2)),
+    Config(sizes=(3, 7, 2), activation="tanh", loss="mean_squared_error", l2=0.1, init="xavier"),
+)
+
+
+def init_params(key: Array, config: Config) -> Params:
+    """Weights (I, O) drawn by `config.init`, biases (O,) of 0, in JAX's default float dtype."""
+    draw = INITIALISERS[config.init]
+    keys = jax.random.split(key, len(config.sizes) - 1)
+    shapes = zip(config.sizes[:-1], config.sizes[1:], strict=True)
+    return Params(
+        tuple(
+            Linear(draw(k, shape), jnp.zeros(shape[1])) for k, shape in zip(keys, shapes, strict=True)
+        )
+    )
+
+
+def layers_fwd(params: Params, inputs: Array, config: Config) -> tuple[Array, Any]:
+    """All layers, first to last: outputs (N, O) and what each layer and activation saved."""
+    activation = ACTIVATIONS[config.activation]
+    *hidden, last = params.layers
+    a, saved = inputs, []
+    for layer in hidden:
+        z, linear_residuals = linear.fwd(layer, a)
+        a, activation_residuals = activation.fwd(z)
+        saved.append((linear_residuals, activation_residuals))
+    outputs, last_residuals = linear.fwd(last, a)
+    return outputs, (saved, last_residuals)
+
+
+def layers_bwd(residuals: Any, doutputs: Array, config: Config) -> tuple[Params, Array]:
+    """The same walk, last to first: gradients of the parameters and of the inputs (N, I)."""
+    activation = ACTIVATIONS[config.activation]
+    saved, last_residuals = residuals
+    dlast, da = linear.bwd(last_residuals, doutputs)
+    dlayers = [dlast]
+    for linear_residuals, activation_residuals in reversed(saved):
+        (dz,) = activation.bwd(activation_residuals, da)
+        dlayer, da = linear.bwd(linear_residuals, dz)
+        dlayers.append(dlayer)
+    return Params(tuple(reversed(dlayers))), da
+
+
+def forward(params: Params, inputs: Array, config: Config) -> Array:
+    """Outputs (N, O): logits or, with mean squared error, predictions.
+
+    Raises:
+        TypeError: the inputs are not floating, or not of the dtype of the parameters.
+        ValueError: their shape is not (N, I) with N at least 1, or (outside jit) a value is not
+            finite.
+    """
+    _check_inputs(params, inputs)
+    outputs, _ = layers_fwd(params, inputs, config)
+    return outputs
+
+
+def loss(params: Params, batch: Batch, config: Config) -> Array:
+    """The data loss over the batch (nats, or squared target units) plus the penalty; a scalar.
+
+    Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
+
+    Raises:
+        TypeError, ValueError: as `forward`; or the targets do not fit the outputs (see
+            `jaxnn.ops.losses`), among them labels outside [0, O), which under jit give NaN.
+    """
+    inputs, targets = batch
+    _check_inputs(params, inputs)
+    outputs, _ = layers_fwd(params, inputs, config)
+    data_loss, _ = LOSSES[config.loss].fwd(outputs, targets)
+    penalty, _ = l2_penalty.fwd(_weights(params), coefficient=config.l2)
+    return data_loss + penalty
+
+
+def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+    """The loss and its gradient by hand, from one forward pass; raises as `loss`.
+
+    The gradient flows back through the data loss, then the layers last to first; the penalty
+    touches only the weights and is added at the end.
+    """
+    inputs, targets = batch
+    _check_inputs(params, inputs)
+    weights = _weights(params)
+    outputs, layers_residuals = layers_fwd(params, inputs, config)
+    data_loss, loss_residuals = LOSSES[config.loss].fwd(outputs, targets)
+    penalty, penalty_residuals = l2_penalty.fwd(weights, coefficient=config.l2)
+    total = data_loss + penalty
+
+    dtotal = jnp.ones_like(total)
+    (dweights,) = l2_penalty.bwd(penalty_residuals, dtotal, coefficient=config.l2)
+    doutputs, _ = LOSSES[config.loss].bwd(loss_residuals, dtotal)
+    dparams, _ = layers_bwd(layers_residuals, doutputs, config)
+    grads = tuple(
+        Linear(dlayer.w + dweight, dlayer.b)
+        for dlayer, dweight in zip(dparams.layers, dweights, strict=True)
+    )
+    return total, Params(grads)
+
+
+def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
+    """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
+    _, grads = manual_value_and_grad(params, batch, config)
+    return grads
+
+
+def probabilities(params: Params, inputs: Array, config: Config) -> Array:
+    """Class probabilities (N, O): the softmax of the outputs; raises as `forward`.
+
+    Raises:
+        ValueError: the loss is not softmax cross-entropy, so the outputs are no logits.
+    """
+    if config.loss != "softmax_cross_entropy":
+        raise ValueError(
+            f"loss is {config.loss!r}; probabilities need a model trained with "
+            "'softmax_cross_entropy': use forward for its predictions"
+        )
+    return softmax.fwd(forward(params, inputs, config))[0]
+
+
+def accuracy(params: Params, batch: Batch, config: Config) -> Array:
+    """Share of examples whose largest output is the labelled one, in [0, 1]; raises as `forward`."""
+    inputs, labels = batch
+    return (forward(params, inputs, config).argmax(-1) == labels).mean()
+
+
+def example_batch(key: Array, config: Config) -> Batch:
+    """Seven examples for verification, one of them all zeros; every class once if there is room."""
+    n, k_inputs, k_targets = 7, *jax.random.split(key)
+    inputs = jax.random.normal(k_inputs, (n, config.sizes[0])).at[0].set(0.0)
+    if config.loss == "softmax_cross_entropy":
+        return Batch(inputs, jax.random.permutation(k_targets, jnp.arange(n) % config.sizes[-1]))
+    return Batch(inputs, jax.random.normal(k_targets, (n, config.sizes[-1])))
+
+
+def _weights(params: Params) -> tuple[Array, ...]:
+    return tuple(layer.w for layer in params.layers)
+
+
+def _check_inputs(params: Params, inputs: Array) -> None:
+    """Refuse inputs that the first layer cannot take."""
+    w = params.layers[0].w
+    if inputs.dtype != w.dtype:
+        raise TypeError(
+            f"inputs have dtype {inputs.dtype}, the parameters {w.dtype}; they must be the same "
+            f"floating dtype: cast with inputs.astype({str(w.dtype)!r})"
+        )
+    if inputs.ndim != 2 or inputs.shape[1] != w.shape[0] or inputs.shape[0] == 0:
+        raise ValueError(
+            f"inputs have shape {inputs.shape}; they must be (examples, {w.shape[0]}) with at "
+            f"least one example, since the first weights have shape {w.shape}: check the feature "
+            "count, add a batch dimension with x[None], or give the model other sizes"
+        )
+    if not isinstance(inputs, jax.core.Tracer):
+        check_finite("inputs", inputs)

@@ -1,0 +1,1 @@
+"""Operations, one module per family; in each, a forward stands above its backward."""

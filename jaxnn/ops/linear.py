@@ -1,0 +1,67 @@
+"""The linear layer.  y = x w + b;  dx = dy w^T,  dw = x^T dy,  db = sum of dy over the batch."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn.op import Op
+
+
+class Linear(NamedTuple):
+    """Parameters of a linear layer: weights `w` (inputs, outputs), biases `b` (outputs,)."""
+
+    w: Array
+    b: Array
+
+
+class LinearResiduals(NamedTuple):
+    """What the backward of a linear layer needs: its weights and its input."""
+
+    w: Array
+    x: Array
+
+
+def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
+    """A linear layer, y = x w + b.
+
+    Saves x and w, both there already: no extra bytes. Nothing is recomputed.
+
+    Args:
+        params: w (I, O) and b (O,).
+        x: (..., I), of the dtype of w.
+
+    Returns:
+        y (..., O), residuals.
+
+    Raises:
+        ValueError: x does not end in a dimension of size I.
+    """
+    w, b = params
+    if x.ndim == 0 or x.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"linear: x has shape {x.shape} but w has shape {w.shape}; the last dimension of x "
+            f"must equal the first of w ({w.shape[0]}): check the feature count or transpose w"
+        )
+    return x @ w + b, LinearResiduals(w, x)
+
+
+def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Linear, Array]:
+    """dw = x^T dy and db = sum dy, over all leading dimensions; dx = dy w^T."""
+    w, x = residuals
+    rows_x, rows_dy = x.reshape(-1, w.shape[0]), dy.reshape(-1, w.shape[1])
+    dw = rows_x.T @ rows_dy
+    db = rows_dy.sum(axis=0)
+    dx = dy @ w.T
+    return Linear(dw, db), dx
+
+
+def _example(key: Array) -> tuple[Linear, Array]:
+    kw, kb, kx = jax.random.split(key, 3)
+    params = Linear(jax.random.normal(kw, (3, 5)), jax.random.normal(kb, (5,)))
+    x = jax.random.normal(kx, (2, 7, 3))
+    return params, x.at[0, 0].set(jnp.zeros(3))
+
+
+linear = Op(linear_fwd, linear_bwd, example=_example)

@@ -1,0 +1,73 @@
+"""The matrix product five ways, from three loops to one operator: c_ij = sum_k a_ik b_kj.
+
+Each rung hands one more loop to the machine. All five return the same numbers (up to rounding);
+what changes is who loops.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+
+def matmul_loops(a: Array, b: Array) -> Array:
+    """Three Python loops, one multiply-add at a time. Cannot be traced: it reads the numbers.
+
+    Args:
+        a: (N, K).
+        b: (K, M).
+
+    Returns:
+        (N, M), of the promoted dtype, as all five.
+
+    Raises:
+        ValueError: a or b is not a matrix, or K differs, as in all five.
+    """
+    _check_inner(a, b)
+    rows, columns = np.asarray(a), np.asarray(b)
+    c = np.zeros((a.shape[0], b.shape[1]), np.result_type(rows, columns))
+    for i in range(a.shape[0]):
+        for j in range(b.shape[1]):
+            for k in range(a.shape[1]):
+                c[i, j] += rows[i, k] * columns[k, j]
+    return jnp.asarray(c)
+
+
+@jax.jit
+def matmul_elementwise(a: Array, b: Array) -> Array:
+    """Two loops: c_ij is the sum of the elementwise product of row i and column j."""
+    _check_inner(a, b)
+    return lax.map(lambda row: lax.map(lambda column: (row * column).sum(), b.T), a)
+
+
+@jax.jit
+def matmul_broadcast(a: Array, b: Array) -> Array:
+    """One loop: row i, stood up as a column (K, 1), is spread over the columns of b (K, M)."""
+    _check_inner(a, b)
+    return lax.map(lambda row: (row[:, None] * b).sum(axis=0), a)
+
+
+@jax.jit
+def matmul_einsum(a: Array, b: Array) -> Array:
+    """No loop: Einstein's summation over the repeated index k."""
+    _check_inner(a, b)
+    return jnp.einsum("ik,kj->ij", a, b)
+
+
+@jax.jit
+def matmul_operator(a: Array, b: Array) -> Array:
+    """No loop: the operator `@`."""
+    _check_inner(a, b)
+    return a @ b
+
+
+LADDER = (matmul_loops, matmul_elementwise, matmul_broadcast, matmul_einsum, matmul_operator)
+
+
+def _check_inner(a: Array, b: Array) -> None:
+    """Refuse shapes that no matrix product has."""
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(
+            f"matmul: a has shape {a.shape}, b has shape {b.shape}; both must be matrices and the "
+            "columns of a as many as the rows of b: transpose or reshape one of them"
+        )

@@ -1,0 +1,185 @@
+"""Training steps and whole training runs, compiled, for any module with the model functions.
+
+    optimizer = optax.adam(1e-3)
+    state = init_state(model, config, optimizer, jax.random.key(0))
+    step = make_step(model, config, optimizer)
+    state, loss = step(state, batch)
+
+    run = make_run(model, config, optimizer, data, epochs=20, batch_size=32)
+    state, history = run(state)
+
+Optimizers, schedules and clipping are optax's.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+Gradient = Literal["manual", "autodiff"]
+
+
+class State(NamedTuple):
+    """All that a training run carries: save it and the run can go on.
+
+    Attributes:
+        params: the model's parameters.
+        opt_state: the optimizer's own state.
+        step: how many optimizer steps were taken, int32.
+        key: the PRNG key that the next epoch's shuffle comes from.
+    """
+
+    params: Any
+    opt_state: Any
+    step: Array
+    key: Array
+
+
+class History(NamedTuple):
+    """What a run saw, epoch by epoch.
+
+    Attributes:
+        loss: (epochs,) mean over the epoch's batches, each before its own step.
+        metrics: what `evaluate` returned after each epoch, stacked; None without it.
+    """
+
+    loss: Array
+    metrics: Any
+
+
+def init_state(
+    model: Any, config: Any, optimizer: optax.GradientTransformation, key: Array
+) -> State:
+    """A state with fresh parameters and no step taken."""
+    k_params, k_run = jax.random.split(key)
+    params = model.init_params(k_params, config)
+    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)
+
+
+def make_step(
+    model: Any,
+    config: Any,
+    optimizer: optax.GradientTransformation,
+    gradient: Gradient = "manual",
+) -> Callable[[State, Any], tuple[State, Array]]:
+    """One optimizer step, compiled once per batch shape.
+
+    Args:
+        model: a module with the model functions.
+        config: its configuration, static.
+        optimizer: any optax optimizer.
+        gradient: "manual" for the hand-written backward, "autodiff" for `jax.grad` of the loss.
+
+    Returns:
+        `step(state, batch) -> (state, loss)`, the loss before the step.
+
+    Raises:
+        ValueError: `gradient` is another word.
+        AssertionError: from the step's first call, if the hand-written gradient's leaves have not
+            the shapes and dtypes of the parameters.
+    """
+    return jax.jit(_step(model, config, optimizer, gradient))
+
+
+def make_run(
+    model: Any,
+    config: Any,
+    optimizer: optax.GradientTransformation,
+    data: Any,
+    *,
+    epochs: int,
+    batch_size: int,
+    gradient: Gradient = "manual",
+    evaluate: Callable[[Any], Any] | None = None,
+) -> Callable[[State], tuple[State, History]]:
+    """A whole run as one compiled program: epochs of shuffled mini-batches.
+
+    Each epoch draws a new order from the state's key; the examples left over when `batch_size`
+    does not divide their number sit that epoch out. A batch as large as the data is used in its
+    order, unshuffled. The data is checked here, by tracing the model's loss on it, before
+    anything is compiled.
+
+    Args:
+        model: a module with the model functions.
+        config: its configuration, static.
+        optimizer: any optax optimizer.
+        data: a batch of all examples; every leaf's first dimension counts them.
+        epochs: at least 1.
+        batch_size: from 1 to the number of examples.
+        gradient: as in `make_step`.
+        evaluate: `evaluate(params)` -> a pytree of scalars, taken after each epoch.
+
+    Returns:
+        `run(state) -> (state, history)`. Calling it again goes on for as many epochs.
+
+    Raises:
+        TypeError, ValueError: a number is out of its range, or the model refuses the data.
+    """
+    n = _count_examples(data)
+    for name, value, highest in (("epochs", epochs, None), ("batch_size", batch_size, n)):
+        if not 1 <= value <= (highest or value):
+            limit = f"from 1 to the number of examples, {n}" if highest else "at least 1"
+            raise ValueError(f"{name} is {value}; it must be {limit}")
+    data = jax.tree.map(jnp.asarray, data)
+    params = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
+    # Only the parameters are abstract here, so the loss sees, and can refuse, the data's values.
+    jax.eval_shape(lambda params: model.loss(params, data, config), params)
+    step = _step(model, config, optimizer, gradient)
+    batches = n // batch_size
+
+    def epoch(state: State, data: Any) -> tuple[State, History]:
+        if batch_size == n:
+            state, loss = step(state, data)
+        else:
+            key, shuffle = jax.random.split(state.key)
+            order = jax.random.permutation(shuffle, n)[: batches * batch_size]
+            state, losses = lax.scan(
+                lambda s, rows: step(s, jax.tree.map(lambda x: x[rows], data)),
+                state._replace(key=key),
+                order.reshape(batches, batch_size),
+            )
+            loss = losses.mean()
+        return state, History(loss, None if evaluate is None else evaluate(state.params))
+
+    @jax.jit
+    def run(state: State, data: Any) -> tuple[State, History]:
+        return lax.scan(lambda s, _: epoch(s, data), state, length=epochs)
+
+    return partial(run, data=data)
+
+
+def _step(
+    model: Any, config: Any, optimizer: optax.GradientTransformation, gradient: str
+) -> Callable[[State, Any], tuple[State, Array]]:
+    """One optimizer step, not yet compiled."""
+    known = {"manual": model.manual_value_and_grad, "autodiff": jax.value_and_grad(model.loss)}
+    if gradient not in known:
+        raise ValueError(f"gradient is {gradient!r}; it must be 'manual' or 'autodiff'")
+    value_and_grad = known[gradient]
+
+    def step(state: State, batch: Any) -> tuple[State, Array]:
+        loss, grads = value_and_grad(state.params, batch, config)
+        chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return State(params, opt_state, state.step + 1, state.key), loss
+
+    return step
+
+
+def _count_examples(data: Any) -> int:
+    """The first dimension that all leaves of the data share."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    counts = {shape[0] if shape else None for shape in shapes}
+    if len(counts) != 1 or counts & {None, 0}:
+        raise ValueError(
+            f"the data's arrays have shapes {', '.join(map(str, shapes)) or '(none)'}; all must "
+            "share a first dimension, the number of examples, of at least 1"
+        )
+    (count,) = counts
+    return int(count or 0)

@@ -1,0 +1,20 @@
+"""The gradient verifier: proves a hand-written gradient against autodiff, or says what is wrong.
+
+`gradient` takes any loss and its hand-written gradient, `op` an `Op`, `model` a module of model
+functions; `assert_gradient` is `gradient` for tests. Each returns a `Report`. On the command line:
+`python -m jaxnn.verify`. It knows no op and no model of this library.
+"""
+
+from jaxnn.verify.checks import GradientMismatch, assert_gradient, gradient, model, op
+from jaxnn.verify.finite_differences import numerical_gradient
+from jaxnn.verify.report import Report
+
+__all__ = [
+    "GradientMismatch",
+    "Report",
+    "assert_gradient",
+    "gradient",
+    "model",
+    "numerical_gradient",
+    "op",
+]

@@ -1,0 +1,168 @@
+"""Slopes from function values alone: the witness that shares nothing with either gradient."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from jaxnn.verify.lift import compiled, is_floating, path_name
+
+# Step lengths, longest first. Truncation rules at one end and rounding at the other; which step
+# is best depends on the function, so all are tried.
+STEPS = np.array([1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
+# A loss is trusted to this many units in the last place: its own sums round too.
+_ULPS = 16
+
+
+class Slope(NamedTuple):
+    """The slope of a scalar function at a point, along one direction, in float64.
+
+    Attributes:
+        centred: the centred difference at the step with the smallest estimated error.
+        error: that estimate; infinite if no step gave finite values.
+        left: the backward difference at a small step.
+        right: the forward difference at the same step.
+        kink: whether left and right tend to different limits.
+    """
+
+    centred: float
+    error: float
+    left: float
+    right: float
+    kink: bool
+
+    def agrees_with(self, value: float) -> bool:
+        """Whether `value` lies within the accuracy of this slope; never at a kink."""
+        return not self.kink and abs(value - self.centred) <= 4 * self.error + 1e-7 * abs(value)
+
+    def admits(self, value: float) -> bool:
+        """Whether `value` is a subgradient at a kink: between the slopes on both sides."""
+        low, high = sorted((self.left, self.right))
+        slack = 1e-5 * max(abs(low), abs(high))
+        return self.kink and low - slack <= value <= high + slack
+
+
+def numerical_gradient(
+    f: Callable[[Any], Any], params: Any, *, step: float = 6e-6
+) -> Any:
+    """The gradient by centred differences, coordinate by coordinate, in float64.
+
+        df/dx_i = (f(x + h e_i) - f(x - h e_i)) / 2h
+
+    Two evaluations per coordinate, in one compiled loop. The default step is the cube root of
+    float64's epsilon, where truncation (h^2) and rounding (eps / h) balance for values near 1.
+
+    Args:
+        f: a JAX function of `params` that returns a scalar.
+        params: any pytree of floating arrays or Python floats.
+        step: h, in the units of the coordinates, above 0.
+
+    Returns:
+        A pytree like `params`, of float64 NumPy arrays.
+
+    Raises:
+        TypeError: a leaf is not floating.
+        ValueError: `step` is not above 0, there is no leaf, or `f` does not return a scalar.
+    """
+    if not step > 0:
+        raise ValueError(f"step is {step}; it must be above 0, for example 6e-6")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not is_floating(jnp.asarray(leaf)):
+            raise TypeError(
+                f"{path_name(path)} has dtype {jnp.asarray(leaf).dtype}; every leaf must be "
+                "floating: close f over the others"
+            )
+    with jax.enable_x64(True):
+        flat, unravel = ravel_pytree(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
+        if flat.size == 0:
+            raise ValueError("params hold no number to differentiate by; pass at least one")
+        check_scalar(jax.eval_shape(f, unravel(flat)))
+
+        def slopes(x: Any, h: Any) -> Any:
+            def slope(i: Any) -> Any:
+                e = jnp.zeros_like(x).at[i].set(h)
+                return (f(unravel(x + e)) - f(unravel(x - e))) / (2 * h)
+
+            return unravel(lax.map(slope, jnp.arange(x.size)))
+
+        h = jnp.asarray(step, jnp.float64)
+        return jax.tree.map(np.asarray, compiled(slopes, flat, h)(flat, h))
+
+
+def check_scalar(out: Any) -> None:
+    """Refuse a loss that is not one real number.
+
+    Raises:
+        ValueError: the (abstract) output is not a floating scalar.
+    """
+    if not (hasattr(out, "shape") and out.shape == () and is_floating(out)):
+        raise ValueError(
+            f"the loss returns {jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', out)}; it must "
+            "return one floating scalar: reduce it with a mean or sum, and drop auxiliary outputs"
+        )
+
+
+class Line:
+    """A loss along straight lines through one point: one compiled program, any direction."""
+
+    def __init__(self, loss: Callable[[list[Any], list[Any]], Any], floats: Any, rest: Any):
+        """Compile `loss(floats + t direction, rest)` over the steps t, under `jax.enable_x64`.
+
+        Raises:
+            ValueError: the loss is not a floating scalar.
+        """
+
+        def values(
+            floats: list[Any], rest: list[Any], direction: list[Any], ts: Any
+        ) -> Any:
+            def at(t: Any) -> Any:
+                out = loss([x + t * d for x, d in zip(floats, direction, strict=True)], rest)
+                check_scalar(out)
+                return out
+
+            return lax.map(at, ts)
+
+        self.floats, self.rest = floats, rest
+        self.still = [np.zeros(x.shape) for x in floats]
+        ts = np.zeros(2 * len(STEPS) + 1)
+        self.values = compiled(values, floats, rest, self.still, ts)
+
+    def slope(self, leaf: int, direction: np.ndarray[Any, Any]) -> Slope:
+        """The slope when leaf number `leaf` alone moves along `direction` (of its shape)."""
+        # Steps are relative to the leaf's size along the direction, where that is above 1.
+        reach = max(1.0, float(np.abs(np.asarray(self.floats[leaf])[direction != 0]).mean()))
+        h = STEPS * reach
+        moved = list(self.still)
+        moved[leaf] = direction
+        ts = np.concatenate([[0.0], h, -h])
+        f = np.asarray(self.values(self.floats, self.rest, moved, ts))
+        return _slope(h, f[0], f[1 : len(h) + 1], f[len(h) + 1 :])
+
+
+def _slope(h: Any, here: Any, ahead: Any, behind: Any) -> Slope:
+    """Choose among the differences at steps h, given f(0), f(h) and f(-h)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        centred = (ahead - behind) / (2 * h)
+        left, right = (here - behind) / h, (ahead - here) / h
+        size = np.nanmax(np.abs(np.concatenate([[here], ahead, behind]))) if here == here else here
+        rounding = _ULPS * np.finfo(np.float64).eps * size / h
+        # Between two steps ten apart a quadratic error changes by 99 parts in 100 of the larger;
+        # a tenth of the change is a safe bound on what is left at the smaller.
+        change = np.abs(np.diff(centred, prepend=np.nan))
+        error = change / 10 + rounding
+        error = np.where(np.isfinite(error), error, np.inf)
+        best = int(np.argmin(error))
+        # One-sided slopes differ by h f'' where f is smooth; extrapolate their gap to h = 0.
+        gap = (10 * (right - left)[-2] - (right - left)[-3]) / 9
+        noise = 3 * rounding[-2] + 1e-5 * max(abs(left[-2]), abs(right[-2]))
+    return Slope(
+        centred=float(centred[best]),
+        error=float(error[best]),
+        left=float(left[-2]),
+        right=float(right[-2]),
+        kink=bool(abs(gap) > noise),
+    )
