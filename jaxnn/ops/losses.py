@@ -71,14 +71,10 @@ def softmax_cross_entropy_fwd(
     """
     _check_labels(logits, labels)
     log_probabilities, _ = log_softmax_fwd(logits)
-    classes = logits.shape[-1]
-    # At least 32 bits: a narrower type cannot count to every number of classes.
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-    in_range = (labels >= 0) & (labels < classes)
-    # An index out of range is clamped or wrapped by JAX, never refused: hence the NaN by hand.
-    index = jnp.clip(labels, 0, classes - 1)[..., None]
-    picked = jnp.take_along_axis(log_probabilities, index, axis=-1)[..., 0]
-    loss = -jnp.where(in_range, picked, jnp.nan).mean()
+    is_label = _one_hot(labels, logits.shape[-1])
+    picked = jnp.where(is_label, log_probabilities, 0).sum(-1)
+    # A label out of range marks no class, which would count as a certain success.
+    loss = -jnp.where(is_label.any(-1), picked, jnp.nan).mean()
     return loss, CrossEntropyResiduals(jnp.exp(log_probabilities), labels)
 
 
@@ -87,8 +83,8 @@ def softmax_cross_entropy_bwd(
 ) -> tuple[Array, None]:
     """dlogits = (softmax - one-hot of the labels) dloss / batch size; labels have none."""
     p, labels = residuals
-    one_hot = jax.nn.one_hot(labels, p.shape[-1], dtype=p.dtype)
-    return (p - one_hot) * (dloss / labels.size), None
+    is_label = _one_hot(labels, p.shape[-1])
+    return (p - is_label.astype(p.dtype)) * (dloss / labels.size), None
 
 
 def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, Any]:
@@ -113,6 +109,13 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
 def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> tuple[Any]:
     """dw = coefficient w dloss, for every leaf."""
     return (jax.tree.map(lambda w: coefficient * w * dloss, weights),)
+
+
+def _one_hot(labels: Array, classes: int) -> Array:
+    """Booleans (..., classes): which class is the label."""
+    # At least 32 bits: a narrower type cannot count to every number of classes.
+    dtype = jnp.promote_types(labels.dtype, jnp.int32)
+    return labels.astype(dtype)[..., None] == jnp.arange(classes, dtype=dtype)
 
 
 def _check_labels(logits: Array, labels: Array) -> None:

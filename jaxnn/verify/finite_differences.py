@@ -24,7 +24,7 @@ class Slope(NamedTuple):
     Attributes:
         centred: the centred difference at the step with the smallest estimated error.
         error: that estimate; infinite if no step gave finite values.
-        left: the backward difference at a small step.
+        left: the backward difference at the smallest step.
         right: the forward difference at the same step.
         kink: whether left and right tend to different limits.
     """
@@ -157,12 +157,12 @@ def _slope(h: Any, here: Any, ahead: Any, behind: Any) -> Slope:
         error = np.where(np.isfinite(error), error, np.inf)
         best = int(np.argmin(error))
         # One-sided slopes differ by h f'' where f is smooth; extrapolate their gap to h = 0.
-        gap = (10 * (right - left)[-2] - (right - left)[-3]) / 9
-        noise = 3 * rounding[-2] + 1e-5 * max(abs(left[-2]), abs(right[-2]))
+        gap = (10 * (right - left)[-1] - (right - left)[-2]) / 9
+        noise = 3 * rounding[-1] + 1e-5 * max(abs(left[-1]), abs(right[-1]))
     return Slope(
         centred=float(centred[best]),
         error=float(error[best]),
-        left=float(left[-2]),
-        right=float(right[-2]),
+        left=float(left[-1]),
+        right=float(right[-1]),
         kink=bool(abs(gap) > noise),
     )

@@ -1,0 +1,70 @@
+"""Parameters in a file: safetensors, with the configuration in its header."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxnn.verify.lift import path_name
+
+
+def save(path: Path, params: Any, config: Any, seed: int) -> None:
+    """Write a model's parameters, its configuration and the seed that split its data."""
+    tensors = {
+        path_name(where): np.ascontiguousarray(leaf)
+        for where, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    header = {"config": json.dumps(dataclasses.asdict(config)), "seed": str(seed)}
+    save_file(tensors, path, metadata=header)
+
+
+def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
+    """Read what `save` wrote, into the parameters of `model` under `config`, and the seed.
+
+    Raises:
+        ValueError: the file is missing, is no parameter file, or is of another configuration; the
+            message lists every setting that differs.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it must be a file that an earlier run saved: "
+            "check the path"
+        ) from error
+    if not {"config", "seed"} <= header.keys():
+        raise ValueError(
+            f"{path} has no configuration in its header; it must be a file that an earlier run "
+            "saved: check the path"
+        )
+    theirs, ours = json.loads(header["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
+    different = [
+        f"{name} is {theirs.get(name)!r} in the file, {ours.get(name)!r} here"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if different:
+        raise ValueError(
+            f"{path} is of another configuration: {'; '.join(different)}; they must be equal: "
+            "pass the settings that it was trained with"
+        )
+    shapes = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    expected = {path_name(where): leaf.shape for where, leaf in leaves}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if expected != found:
+        raise ValueError(
+            f"{path} holds tensors {found}; its configuration needs {expected}: it is damaged, "
+            "train and save again"
+        )
+    return jax.tree.unflatten(tree, [jnp.asarray(tensors[name]) for name in expected]), int(
+        header["seed"]
+    )

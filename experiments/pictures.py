@@ -1,0 +1,160 @@
+"""Every picture the experiments draw, each a function from numbers to a PNG file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+BLUE, ORANGE, GREEN, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#718096"
+
+
+def _axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (5.2, 3.8)) -> tuple[Any, Any]:
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes.ravel()
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=130)
+    print(f"wrote {path}")
+    return path
+
+
+def _loss(ax: Axes, losses: Any, label: str | None = None, color: str = BLUE) -> None:
+    epochs = np.arange(1, len(losses) + 1)
+    ax.plot(epochs, losses, color=color, label=label, marker="." if len(losses) == 1 else None)
+    ax.set_xlabel("epoch")
+
+
+def curves(path: Path, loss: Any, held_out_loss: Any, held_out_accuracy: Any) -> Path:
+    """Loss and held-out accuracy over the epochs."""
+    figure, (left, right) = _axes(2)
+    _loss(left, loss, "training")
+    _loss(left, held_out_loss, "held out", ORANGE)
+    left.set(yscale="log", ylabel="loss (nats)", title="Cross-entropy")
+    left.legend(frameon=False)
+    _loss(right, 100 * np.asarray(held_out_accuracy), color=ORANGE)
+    right.set(ylabel="held-out accuracy (%)", title=f"Accuracy: {held_out_accuracy[-1]:.2%} at the end")
+    return _save(figure, path)
+
+
+def confusion(path: Path, counts: Any) -> Path:
+    """Who is taken for whom; the diagonal is muted so that the mistakes show."""
+    counts = np.asarray(counts)
+    figure, (ax,) = _axes(size=(5.6, 5.2))
+    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    ax.imshow(mistakes, cmap="Oranges", vmin=0, vmax=max(mistakes.max(), 1) * 1.4)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            ax.text(column, row, str(count), ha="center", va="center",
+                    color=GREY if row == column else "black",
+                    weight="normal" if row == column else "bold")  # fmt: skip
+    ticks = np.arange(len(counts))
+    ax.set(xticks=ticks, yticks=ticks, xlabel="read as", ylabel="written",
+           title=f"{mistakes.sum()} of {counts.sum()} held-out digits misread")  # fmt: skip
+    ax.spines[:].set_visible(False)
+    return _save(figure, path)
+
+
+def misread(path: Path, images: Any, labels: Any, probabilities: Any, most: int = 24) -> Path:
+    """The misread digits, most confidently wrong first."""
+    probabilities = np.asarray(probabilities)
+    read, labels = probabilities.argmax(1), np.asarray(labels)
+    wrong = np.flatnonzero(read != labels)
+    wrong = wrong[np.argsort(-probabilities[wrong, read[wrong]])][:most]
+    columns = max(min(6, len(wrong)), 3)
+    rows = max(-(-len(wrong) // columns), 1)
+    figure, axes = _axes(columns, rows, size=(1.6, 1.9))
+    side = round(np.sqrt(np.shape(images)[1]))
+    for ax in axes:
+        ax.axis("off")
+    for ax, i in zip(axes, wrong, strict=False):
+        ax.imshow(np.reshape(images[i], (side, side)), cmap="Greys")
+        p = probabilities[i, read[i]]
+        ax.set_title(f"{labels[i]} read as {read[i]}\n{p:.0%} sure", fontsize=9)
+    if not len(wrong):
+        axes[len(axes) // 2].text(0.5, 0.5, "none misread", ha="center")
+    return _save(figure, path)
+
+
+def moons(path: Path, losses: Any, points: Any, labels: Any, grid: Any, p: Any) -> Path:
+    """The loss curve beside the decision boundary; `grid` is (x, y), `p` the probability of 1."""
+    figure, (left, right) = _axes(2)
+    _loss(left, losses)
+    left.set(ylabel="loss (nats)", title=f"Final loss {losses[-1]:.4f}", ylim=(0, None))
+    right.contourf(*grid, p, levels=np.linspace(0, 1, 11), cmap="RdBu_r", alpha=0.45)
+    right.contour(*grid, p, levels=[0.5], colors="black", linewidths=1)
+    colors = ListedColormap([BLUE, ORANGE])
+    right.scatter(*np.asarray(points).T, c=labels, cmap=colors, s=18, edgecolors="white", lw=0.4)
+    right.set(title="Probability of the orange moon; line at one half", xlabel="$x_1$", ylabel="$x_2$")
+    return _save(figure, path)
+
+
+def function_and_slope(path: Path, x: Any, y: Any, slope: Any, name: str) -> Path:
+    """A scalar function and its derivative."""
+    figure, (ax,) = _axes()
+    ax.plot(x, y, color=BLUE, label="f(x)")
+    ax.plot(x, slope, color=ORANGE, label="df/dx, by its hand-written rule")
+    ax.set(title=f"f = {name}", xlabel="x")
+    ax.legend(frameon=False)
+    return _save(figure, path)
+
+
+def regression(path: Path, x: Any, y: Any, fitted: Any, losses: Any) -> Path:
+    """The fit over the points, its residuals, and the loss curve."""
+    x, y, fitted = (np.ravel(a) for a in (x, y, fitted))
+    order = np.argsort(x)
+    figure, (left, middle, right) = _axes(3)
+    left.scatter(x, y, s=14, color=GREY, alpha=0.6, label="data")
+    left.plot(x[order], fitted[order], color=ORANGE, label="network")
+    left.set(xlabel="x", ylabel="y", title="$y = x^2$ and its fit")
+    left.legend(frameon=False)
+    middle.axhline(0, color=GREY, lw=0.8)
+    middle.scatter(x, fitted - y, s=14, color=BLUE)
+    middle.set(xlabel="x", ylabel="network - data", title="Residuals")
+    _loss(right, losses)
+    right.set(yscale="log", ylabel="mean squared error", title=f"Final loss {losses[-1]:.2e}")
+    return _save(figure, path)
+
+
+def ladder(path: Path, seconds: Mapping[str, float]) -> Path:
+    """Time of each way to multiply two matrices, on a logarithmic axis."""
+    figure, (ax,) = _axes(size=(6.4, 3.2))
+    names = list(seconds)
+    micro = [1e6 * seconds[name] for name in names]
+    bars = ax.barh(names, micro, color=BLUE)
+    ax.bar_label(bars, [f" {m:,.0f} µs" for m in micro], padding=3)
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="time (µs)", title="5x784 by 784x10, five ways",
+           xlim=(min(micro) / 2, max(micro) * 8))  # fmt: skip
+    return _save(figure, path)
+
+
+def scales(path: Path, curves: Mapping[str, ArrayLike]) -> Path:
+    """How the size of activations develops with depth, one curve per initialisation."""
+    figure, (ax,) = _axes(size=(6.6, 4.4))
+    colors: Sequence[str] = (ORANGE, GREY, BLUE, "#b83280", GREEN)
+    for (name, values), color in zip(curves.items(), colors, strict=True):
+        ax.plot(np.arange(1, len(np.asarray(values)) + 1), values, color=color, label=name)
+    ax.set(yscale="log", xlabel="layer", ylabel="standard deviation of activations",
+           title="Fifty layers of width 100: explode, vanish or stay")  # fmt: skip
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return _save(figure, path)
+
+
+def training(path: Path, losses: Mapping[str, Any]) -> Path:
+    """Loss curves of runs that ought to coincide."""
+    figure, (ax,) = _axes()
+    styles = ({"lw": 4, "alpha": 0.4}, {"lw": 1.2})
+    for (name, values), color, style in zip(losses.items(), (ORANGE, BLUE), styles, strict=True):
+        ax.plot(np.arange(1, len(values) + 1), values, color=color, label=name, **style)
+    ax.set(yscale="log", xlabel="step", ylabel="mean squared error", title="Two routes, one gradient")
+    ax.legend(frameon=False)
+    return _save(figure, path)

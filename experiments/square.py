@@ -1,0 +1,86 @@
+"""Regression of y = x^2 with 100 hidden sigmoid units, beside the same network in PyTorch.
+
+    python -m experiments.square           fit and residuals; PyTorch's column where it is installed
+"""
+
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import optax
+
+from experiments import cli, pictures, torch_peer
+from experiments import fit as fitting
+from jaxnn import data, train, verify
+from jaxnn.models import mlp
+
+
+def main(
+    seed: int = 0,
+    epochs: int = 3000,
+    points: int = 200,
+    hidden: int = 100,
+    learning_rate: float = 1e-2,
+    gradient: train.Gradient = "manual",
+    out: Path = Path("out/square"),
+) -> int:
+    """Fit a parabola by full-batch Adam.
+
+    Args:
+        seed: Of the points and the initial parameters.
+        epochs: Steps, each on all points.
+        points: How many standard-normal x to draw.
+        hidden: Sigmoid units in the hidden layer.
+        learning_rate: Adam's, decayed to 0 by a cosine.
+        gradient: By hand, or by jax.grad.
+        out: Folder for the picture.
+    """
+    batch = data.square(points, seed)
+    config = mlp.Config(
+        sizes=(1, hidden, 1), activation="sigmoid", loss="mean_squared_error", init="xavier"
+    )
+    calls, per_call = fitting.split(epochs, at_once=1000)
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, epochs))
+    run = train.make_run(
+        mlp, config, optimizer, batch, epochs=per_call, batch_size=points, gradient=gradient
+    )
+    state = train.init_state(mlp, config, optimizer, jax.random.key(seed))
+    folder = cli.folder(out)
+
+    report = verify.gradient(mlp.loss, mlp.manual_grad, state.params, batch, config)
+    print(f"{report}\n")
+    if not report:
+        return 1
+    if torch_peer.installed:
+        _compare(state.params, batch, config)
+
+    result = fitting.fit(run, state, calls)
+    fitted = mlp.forward(result.params, batch.inputs, config)
+    final = float(mlp.loss(result.params, batch, config))
+    print(f"jaxnn:   loss {final:.3e} after {len(result.history.loss)} epochs")
+    if torch_peer.installed and not result.interrupted:
+        peer = torch_peer.train(state.params, batch, config, learning_rate, epochs)
+        print(f"PyTorch: loss {peer:.3e}, same initial parameters, same optimizer")
+    elif not torch_peer.installed:
+        print("PyTorch is not installed, so it is not compared")
+    pictures.regression(
+        folder / "square.png", batch.inputs, batch.targets, fitted, result.history.loss
+    )
+    return result.status
+
+
+def _compare(params: mlp.Params, batch: data.Batch, config: mlp.Config) -> None:
+    """The two libraries' loss and gradients at the same parameters, in float64."""
+    with jax.enable_x64(True):
+        lifted, lifted_batch = jax.tree.map(
+            lambda x: np.asarray(x, np.float64), (params, batch)
+        )
+        ours, manual = mlp.manual_value_and_grad(lifted, lifted_batch, config)
+        theirs, peer = torch_peer.value_and_grad(lifted, lifted_batch, config)
+        chex.assert_trees_all_close(manual, peer, rtol=1e-9, atol=1e-12)
+    print(f"loss at the start: {float(ours):.12f}, PyTorch {theirs:.12f}; gradients equal to 1e-9\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,120 @@
+"""A two-layer softmax network with a penalty on its weights: one fixed case, four gradients.
+
+    python -m experiments.two_layer        by hand, by jax.grad, numerically, and by PyTorch
+
+Two samples of three features, four sigmoid units, five classes, float64. Then the numerical
+gradient of two functions of two numbers, beside their derivatives.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from experiments import cli, torch_peer
+from jaxnn import data, verify
+from jaxnn.models import mlp
+
+CONFIG = mlp.Config(sizes=(3, 4, 5), activation="sigmoid", l2=0.5, init="xavier")
+
+
+def fixed_case() -> tuple[mlp.Params, data.Batch]:
+    """The parameters and batch, in JAX's default dtype. Samples are rows, weights (in, out)."""
+    inputs = jnp.arange(6.0).reshape(3, 2).T
+    first = mlp.Linear(jnp.tile(jnp.array([[1.0], [2.0], [3.0]]), (1, 4)), jnp.ones(4))
+    second = mlp.Linear(jnp.full((4, 5), 2.0), jnp.full(5, 2.0))
+    return mlp.Params((first, second)), data.Batch(inputs, jnp.array([3, 4]))
+
+
+def log_and_square(w: tuple[Array, Array]) -> Array:
+    """f(w1, w2) = log(w1 + w2) + w1^2 w2."""
+    w1, w2 = w
+    return jnp.log(w1 + w2) + w1**2 * w2
+
+
+def cosines_and_sigmoid(w: tuple[Array, Array]) -> Array:
+    """g(w1, w2) = cos(w1) cos(w2) + sigmoid(w2)."""
+    w1, w2 = w
+    return jnp.cos(w1) * jnp.cos(w2) + jax.nn.sigmoid(w2)
+
+
+def main(seed: int = 0, random: bool = False, out: Path | None = None) -> int:
+    """Put four gradients of one small network side by side.
+
+    Args:
+        seed: Of the parameters, with --random.
+        random: Draw the parameters instead of taking the fixed ones.
+        out: Folder to write the table to, as table.txt.
+    """
+    with jax.enable_x64(True):
+        params, batch = fixed_case()
+        if random:
+            params = mlp.init_params(jax.random.key(seed), CONFIG)
+        lines = [*_network_table(params, batch), "", *_toy_table()]
+        report = verify.gradient(mlp.loss, mlp.manual_grad, params, batch, CONFIG)
+    text = "\n".join(lines)
+    print(text)
+    print(f"\n{report}")
+    if out:
+        (cli.folder(out) / "table.txt").write_text(text + "\n")
+    return 0 if report else 1
+
+
+def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
+    """Each entry of the gradient, one column per way to get it. Equal columns are equal entries."""
+    value, by_hand = mlp.manual_value_and_grad(params, batch, CONFIG)
+    columns: dict[str, Any] = {
+        "by hand": by_hand,
+        "jax.grad": jax.grad(mlp.loss)(params, batch, CONFIG),
+        "numerical": verify.numerical_gradient(lambda p: mlp.loss(p, batch, CONFIG), params),
+    }
+    if torch_peer.installed:
+        columns["PyTorch"] = torch_peer.value_and_grad(params, batch, CONFIG)[1]
+    lines = [f"loss {float(value):.13f}", f"{'entry':<10}" + _row(columns)]
+    for number in range(2):
+        for name in ("w", "b"):
+            leaves = [getattr(c.layers[number], name) for c in columns.values()]
+            for index in np.ndindex(leaves[0].shape):
+                entry = f"{name}{number + 1}[{','.join(map(str, index))}]"
+                lines.append(f"{entry:<10}" + _row([f"{float(leaf[index]):.10f}" for leaf in leaves]))
+    if not torch_peer.installed:
+        lines.append("(PyTorch is not installed, so its column is left out)")
+    return lines
+
+
+def _toy_table() -> list[str]:
+    """Both toy functions at (1, 2): the derivative worked out on paper, by autodiff, numerically."""
+    at = (jnp.array(1.0), jnp.array(2.0))
+    w1, w2 = 1.0, 2.0
+    s = 1 / (1 + np.exp(-w2))
+    cases: list[tuple[str, Callable[[Any], Array], tuple[float, float]]] = [
+        (
+            "log(w1 + w2) + w1^2 w2",
+            log_and_square,
+            (1 / (w1 + w2) + 2 * w1 * w2, 1 / (w1 + w2) + w1**2),
+        ),
+        (
+            "cos w1 cos w2 + sigmoid(w2)",
+            cosines_and_sigmoid,
+            (-np.sin(w1) * np.cos(w2), -np.cos(w1) * np.sin(w2) + s * (1 - s)),
+        ),
+    ]
+    lines = [f"{'at (1, 2)':<42}" + _row(["on paper", "jax.grad", "numerical"])]
+    for name, f, on_paper in cases:
+        autodiff, numerical = jax.grad(f)(at), verify.numerical_gradient(f, at)
+        for i in range(2):
+            numbers = (on_paper[i], autodiff[i], numerical[i])
+            lines.append(f"d/dw{i + 1} {name:<35}" + _row([f"{float(v):.10f}" for v in numbers]))
+    return lines
+
+
+def _row(cells: Any) -> str:
+    return "".join(f"{cell:>15}" for cell in cells)
+
+
+if __name__ == "__main__":
+    cli.run(main)
