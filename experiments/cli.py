@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
 import tyro
@@ -15,6 +16,10 @@ def run(main: Callable[..., int]) -> None:
     A mistake in the input is printed as one message and exits with 2; Ctrl-C outside training,
     where there is nothing to keep, exits with 130.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(
+            line_buffering=True
+        )  # a log that is followed shows lines as they come
     try:
         status = tyro.cli(main)
     except ValueError as error:

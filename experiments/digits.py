@@ -119,7 +119,9 @@ def _predict(path: Path, config: mlp.Config, mnist: Path | None) -> int:
     print("written  read as  probability")
     for label, digit, row in list(zip(labels, read, p, strict=True))[:10]:
         print(f"{label:>7}  {digit:>7}  {row[digit]:>11.4f}{'' if digit == label else '  wrong'}")
-    print(f"held-out accuracy {(read == labels).mean():.2%} of {len(labels)}, held out by seed {seed}")
+    print(
+        f"held-out accuracy {(read == labels).mean():.2%} of {len(labels)}, held out by seed {seed}"
+    )
     return 0
 
 

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from experiments.cli import INTERRUPTED
 from jaxnn import train
 
-
 _BAR = "training {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left{postfix}"
 
 
@@ -58,20 +57,23 @@ def fit(run: Callable[[Any], tuple[Any, train.History]], state: train.State, cal
     """
     started = time.perf_counter()
     parts: list[train.History] = []
-    interrupted = False
+    finished, interrupted = (state, 0), False
     with tqdm(total=calls, leave=False, bar_format=_BAR, disable=None) as bar:
         try:
             for _ in range(calls):
-                later, part = jax.block_until_ready(run(state))
-                state, parts = later, [*parts, part]
+                later, part = jax.block_until_ready(run(finished[0]))
+                parts.append(part)
+                # One assignment: Ctrl-C finds either all of this call or none of it.
+                finished = (later, len(parts))
                 bar.set_postfix(loss=f"{float(part.loss[-1]):.4f}", refresh=False)
                 bar.update()
         except KeyboardInterrupt:
             interrupted = True
-    if not parts:
+    state, calls_finished = finished
+    if not calls_finished:
         print("interrupted before the first epoch finished: nothing to keep", file=sys.stderr)
         raise SystemExit(INTERRUPTED)
-    history = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    history = jax.tree.map(lambda *x: np.concatenate(x), *parts[:calls_finished])
     if interrupted:
         print(f"interrupted: keeping the {len(history.loss)} finished epochs", file=sys.stderr)
     return Fit(state.params, history, time.perf_counter() - started, interrupted)

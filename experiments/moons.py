@@ -98,8 +98,8 @@ def _check_gradient(seed: int) -> bool:
     print("SciPy's check_grad, 2-norms: " + ", ".join(f"{e:.1e}" for e in errors))
     first, second = (report.seconds for report in reports)
     print(
-        f"verified in {first:.2f} s the first time, compilation included, {second:.2f} s the second; "
-        f"SciPy took {scipy_seconds:.2f} s, {scipy_seconds / first:.1f} and "
+        f"verified in {first:.2f} s the first time, compilation included, {second:.2f} s the "
+        f"second; SciPy took {scipy_seconds:.2f} s, {scipy_seconds / first:.1f} and "
         f"{scipy_seconds / second:.0f} times as long"
     )
     return all(reports)
@@ -117,9 +117,9 @@ def _scipy_errors(params: mlp.Params, batch: data.Batch) -> list[float]:
 
     def error(layer: int, leaf: int) -> float:
         def f(flat: Any) -> float:
-            return numpy_net.data_loss(
-                numpy_net.forward(moved(layer, leaf, flat), x)[-1], labels
-            )[0]
+            return numpy_net.data_loss(numpy_net.forward(moved(layer, leaf, flat), x)[-1], labels)[
+                0
+            ]
 
         def g(flat: Any) -> Any:
             grads = numpy_net.value_and_grad(moved(layer, leaf, flat), x, labels)[1]
@@ -130,7 +130,9 @@ def _scipy_errors(params: mlp.Params, batch: data.Batch) -> list[float]:
     return [error(layer, leaf) for layer in range(len(layers)) for leaf in range(2)]
 
 
-def _time(run: Any, state: train.State, calls: int, batch: data.Batch, learning_rate: float) -> None:
+def _time(
+    run: Any, state: train.State, calls: int, batch: data.Batch, learning_rate: float
+) -> None:
     """The compiled run against the same loop in NumPy, in turn, in the same dtype."""
     layers = [(np.asarray(w), np.asarray(b)) for w, b in state.params.layers]
     x, labels = np.asarray(batch.inputs), np.asarray(batch.targets)

@@ -28,7 +28,9 @@ def forward(layers: Layers, x: Floats, activation: str = "relu") -> list[Floats]
     return [*values, values[-1] @ w + b]
 
 
-def data_loss(z: Floats, targets: Floats, loss: str = "softmax_cross_entropy") -> tuple[float, Floats]:
+def data_loss(
+    z: Floats, targets: Floats, loss: str = "softmax_cross_entropy"
+) -> tuple[float, Floats]:
     """The loss of the outputs z (N, K), and its gradient by them."""
     n = len(z)
     if loss == "mean_squared_error":

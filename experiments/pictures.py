@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 BLUE, ORANGE, GREEN, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#718096"
 
 
-def _axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (5.2, 3.8)) -> tuple[Any, Any]:
+def _axes(
+    columns: int = 1, rows: int = 1, size: tuple[float, float] = (5.2, 3.8)
+) -> tuple[Any, Any]:
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
@@ -41,7 +43,9 @@ def curves(path: Path, loss: Any, held_out_loss: Any, held_out_accuracy: Any) ->
     left.set(yscale="log", ylabel="loss (nats)", title="Cross-entropy")
     left.legend(frameon=False)
     _loss(right, 100 * np.asarray(held_out_accuracy), color=ORANGE)
-    right.set(ylabel="held-out accuracy (%)", title=f"Accuracy: {held_out_accuracy[-1]:.2%} at the end")
+    right.set(
+        ylabel="held-out accuracy (%)", title=f"Accuracy: {held_out_accuracy[-1]:.2%} at the end"
+    )
     return _save(figure, path)
 
 
@@ -93,7 +97,9 @@ def moons(path: Path, losses: Any, points: Any, labels: Any, grid: Any, p: Any) 
     right.contour(*grid, p, levels=[0.5], colors="black", linewidths=1)
     colors = ListedColormap([BLUE, ORANGE])
     right.scatter(*np.asarray(points).T, c=labels, cmap=colors, s=18, edgecolors="white", lw=0.4)
-    right.set(title="Probability of the orange moon; line at one half", xlabel="$x_1$", ylabel="$x_2$")
+    right.set(
+        title="Probability of the orange moon; line at one half", xlabel="$x_1$", ylabel="$x_2$"
+    )
     return _save(figure, path)
 
 
@@ -102,8 +108,8 @@ def function_and_slope(path: Path, x: Any, y: Any, slope: Any, name: str) -> Pat
     figure, (ax,) = _axes()
     ax.plot(x, y, color=BLUE, label="f(x)")
     ax.plot(x, slope, color=ORANGE, label="df/dx, by its hand-written rule")
-    ax.set(title=f"f = {name}", xlabel="x")
-    ax.legend(frameon=False)
+    ax.set(title=f"f = {name}", xlabel="x", ylim=(-0.05, 1.3 * max(np.max(y), np.max(slope))))
+    ax.legend(frameon=False, loc="upper left")
     return _save(figure, path)
 
 
@@ -155,6 +161,8 @@ def training(path: Path, losses: Mapping[str, Any]) -> Path:
     styles = ({"lw": 4, "alpha": 0.4}, {"lw": 1.2})
     for (name, values), color, style in zip(losses.items(), (ORANGE, BLUE), styles, strict=True):
         ax.plot(np.arange(1, len(values) + 1), values, color=color, label=name, **style)
-    ax.set(yscale="log", xlabel="step", ylabel="mean squared error", title="Two routes, one gradient")
+    ax.set(
+        yscale="log", xlabel="step", ylabel="mean squared error", title="Two routes, one gradient"
+    )
     ax.legend(frameon=False)
     return _save(figure, path)

@@ -1,6 +1,6 @@
 """Regression of y = x^2 with 100 hidden sigmoid units, beside the same network in PyTorch.
 
-    python -m experiments.square           fit and residuals; PyTorch's column where it is installed
+python -m experiments.square           fit and residuals; PyTorch's column where it is installed
 """
 
 from pathlib import Path
@@ -73,13 +73,13 @@ def main(
 def _compare(params: mlp.Params, batch: data.Batch, config: mlp.Config) -> None:
     """The two libraries' loss and gradients at the same parameters, in float64."""
     with jax.enable_x64(True):
-        lifted, lifted_batch = jax.tree.map(
-            lambda x: np.asarray(x, np.float64), (params, batch)
-        )
+        lifted, lifted_batch = jax.tree.map(lambda x: np.asarray(x, np.float64), (params, batch))
         ours, manual = mlp.manual_value_and_grad(lifted, lifted_batch, config)
         theirs, peer = torch_peer.value_and_grad(lifted, lifted_batch, config)
         chex.assert_trees_all_close(manual, peer, rtol=1e-9, atol=1e-12)
-    print(f"loss at the start: {float(ours):.12f}, PyTorch {theirs:.12f}; gradients equal to 1e-9\n")
+    print(
+        f"loss at the start: {float(ours):.12f}, PyTorch {theirs:.12f}; gradients equal to 1e-9\n"
+    )
 
 
 if __name__ == "__main__":

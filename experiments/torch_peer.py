@@ -1,22 +1,22 @@
 """The multilayer perceptron in PyTorch, as a peer to compare with where PyTorch is installed."""
 
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from jaxnn.models import mlp
+from jaxnn.ops.linear import Linear
 
-try:
+# An optional peer: every caller asks `installed` first.
+installed = importlib.util.find_spec("torch") is not None
+if installed:
     import torch
-except ModuleNotFoundError:  # an optional peer: every caller asks `installed` first
-    torch = None
-
-installed = torch is not None
 
 
 def network(params: mlp.Params, config: mlp.Config) -> Any:
-    """A `torch.nn.Sequential` with the same numbers. (PyTorch keeps weights as (outputs, inputs).)"""
+    """A `torch.nn.Sequential` with the same numbers; PyTorch keeps weights transposed."""
     between = {"relu": torch.nn.ReLU, "sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh}
     modules: list[Any] = []
     for layer in params.layers:
@@ -45,9 +45,7 @@ def value_and_grad(
     inputs, targets = (torch.from_numpy(np.array(x)) for x in batch)
     value = loss(net, inputs, targets, config)
     value.backward()
-    grads = tuple(
-        mlp.Linear(m.weight.grad.numpy().T, m.bias.grad.numpy()) for m in _linear(net)
-    )
+    grads = tuple(Linear(m.weight.grad.numpy().T, m.bias.grad.numpy()) for m in _linear(net))
     return value.item(), mlp.Params(grads)
 
 

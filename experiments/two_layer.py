@@ -18,6 +18,7 @@ from jax import Array
 from experiments import cli, torch_peer
 from jaxnn import data, verify
 from jaxnn.models import mlp
+from jaxnn.ops.linear import Linear
 
 CONFIG = mlp.Config(sizes=(3, 4, 5), activation="sigmoid", l2=0.5, init="xavier")
 
@@ -25,8 +26,8 @@ CONFIG = mlp.Config(sizes=(3, 4, 5), activation="sigmoid", l2=0.5, init="xavier"
 def fixed_case() -> tuple[mlp.Params, data.Batch]:
     """The parameters and batch, in JAX's default dtype. Samples are rows, weights (in, out)."""
     inputs = jnp.arange(6.0).reshape(3, 2).T
-    first = mlp.Linear(jnp.tile(jnp.array([[1.0], [2.0], [3.0]]), (1, 4)), jnp.ones(4))
-    second = mlp.Linear(jnp.full((4, 5), 2.0), jnp.full(5, 2.0))
+    first = Linear(jnp.tile(jnp.array([[1.0], [2.0], [3.0]]), (1, 4)), jnp.ones(4))
+    second = Linear(jnp.full((4, 5), 2.0), jnp.full(5, 2.0))
     return mlp.Params((first, second)), data.Batch(inputs, jnp.array([3, 4]))
 
 
@@ -80,14 +81,16 @@ def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
             leaves = [getattr(c.layers[number], name) for c in columns.values()]
             for index in np.ndindex(leaves[0].shape):
                 entry = f"{name}{number + 1}[{','.join(map(str, index))}]"
-                lines.append(f"{entry:<10}" + _row([f"{float(leaf[index]):.10f}" for leaf in leaves]))
+                lines.append(
+                    f"{entry:<10}" + _row([f"{float(leaf[index]):.10f}" for leaf in leaves])
+                )
     if not torch_peer.installed:
         lines.append("(PyTorch is not installed, so its column is left out)")
     return lines
 
 
 def _toy_table() -> list[str]:
-    """Both toy functions at (1, 2): the derivative worked out on paper, by autodiff, numerically."""
+    """Both toy functions at (1, 2): derivatives on paper, by autodiff, and numerically."""
     at = (jnp.array(1.0), jnp.array(2.0))
     w1, w2 = 1.0, 2.0
     s = 1 / (1 + np.exp(-w2))

@@ -6,6 +6,7 @@ and squares are drawn from a seed. Real numbers get JAX's default floating dtype
 
 import gzip
 import math
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,8 @@ def check_finite(name: str, values: Any) -> None:
     Raises:
         ValueError: some value is not finite; the message gives the first one's index.
     """
-    finite = np.isfinite(np.asarray(values))
+    values = np.asarray(values)
+    finite = np.isfinite(values)
     if not finite.all():
         at = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise ValueError(
@@ -101,7 +103,7 @@ def digits(seed: int = 0, held_out: float = 0.2) -> Split:
 
 
 def two_moons(n: int = 100, noise: float = 0.1, seed: int = 0) -> Batch:
-    """n points (2,) on two interleaved half circles with normal noise; labels 0 and 1.
+    """N points (2,) on two interleaved half circles with normal noise; labels 0 and 1.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -113,7 +115,7 @@ def two_moons(n: int = 100, noise: float = 0.1, seed: int = 0) -> Batch:
 
 
 def square(n: int = 200, seed: int = 0) -> Batch:
-    """n standard-normal scalars x (1,) and their squares y = x^2 (1,).
+    """N standard-normal scalars x (1,) and their squares y = x^2 (1,).
 
     Raises:
         ValueError: n is below 1.
@@ -151,7 +153,7 @@ def read_idx(path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
-    except (OSError, EOFError, gzip.zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be read ({error}); it must be an IDX file, plain or gzip: "
             "check the path and copy or download it again"

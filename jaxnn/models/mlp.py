@@ -109,7 +109,8 @@ def init_params(key: Array, config: Config) -> Params:
     shapes = zip(config.sizes[:-1], config.sizes[1:], strict=True)
     return Params(
         tuple(
-            Linear(draw(k, shape), jnp.zeros(shape[1])) for k, shape in zip(keys, shapes, strict=True)
+            Linear(draw(k, shape), jnp.zeros(shape[1]))
+            for k, shape in zip(keys, shapes, strict=True)
         )
     )
 
@@ -216,7 +217,7 @@ def probabilities(params: Params, inputs: Array, config: Config) -> Array:
 
 
 def accuracy(params: Params, batch: Batch, config: Config) -> Array:
-    """Share of examples whose largest output is the labelled one, in [0, 1]; raises as `forward`."""
+    """Share of examples whose largest output is the label's, in [0, 1]; raises as `forward`."""
     inputs, labels = batch
     return (forward(params, inputs, config).argmax(-1) == labels).mean()
 

@@ -48,7 +48,7 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
 
 
 def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Linear, Array]:
-    """dw = x^T dy and db = sum dy, over all leading dimensions; dx = dy w^T."""
+    """Dw = x^T dy and db = sum dy, over all leading dimensions; dx = dy w^T."""
     w, x = residuals
     rows_x, rows_dy = x.reshape(-1, w.shape[0]), dy.reshape(-1, w.shape[1])
     dw = rows_x.T @ rows_dy

@@ -38,7 +38,7 @@ def mean_squared_error_fwd(predictions: Array, targets: Array) -> tuple[Array, A
 
 
 def mean_squared_error_bwd(difference: Array, dloss: Array) -> tuple[Array, Array]:
-    """dpredictions = 2 (predictions - targets) dloss / size; dtargets is its negative."""
+    """Dpredictions = 2 (predictions - targets) dloss / size; dtargets is its negative."""
     dpredictions = difference * (2 / difference.size) * dloss
     return dpredictions, -dpredictions
 
@@ -50,9 +50,7 @@ class CrossEntropyResiduals(NamedTuple):
     labels: Array
 
 
-def softmax_cross_entropy_fwd(
-    logits: Array, labels: Array
-) -> tuple[Array, CrossEntropyResiduals]:
+def softmax_cross_entropy_fwd(logits: Array, labels: Array) -> tuple[Array, CrossEntropyResiduals]:
     """Mean negative log-likelihood of integer labels, in nats.
 
         loss = mean over the batch of log sum_j exp(z_j) - z_label
@@ -78,10 +76,8 @@ def softmax_cross_entropy_fwd(
     return loss, CrossEntropyResiduals(jnp.exp(log_probabilities), labels)
 
 
-def softmax_cross_entropy_bwd(
-    residuals: CrossEntropyResiduals, dloss: Array
-) -> tuple[Array, None]:
-    """dlogits = (softmax - one-hot of the labels) dloss / batch size; labels have none."""
+def softmax_cross_entropy_bwd(residuals: CrossEntropyResiduals, dloss: Array) -> tuple[Array, None]:
+    """Dlogits = (softmax - one-hot of the labels) dloss / batch size; labels have none."""
     p, labels = residuals
     is_label = _one_hot(labels, p.shape[-1])
     return (p - is_label.astype(p.dtype)) * (dloss / labels.size), None
@@ -107,15 +103,15 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
 
 
 def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> tuple[Any]:
-    """dw = coefficient w dloss, for every leaf."""
+    """Dw = coefficient w dloss, for every leaf."""
     return (jax.tree.map(lambda w: coefficient * w * dloss, weights),)
 
 
 def _one_hot(labels: Array, classes: int) -> Array:
     """Booleans (..., classes): which class is the label."""
-    # At least 32 bits: a narrower type cannot count to every number of classes.
-    dtype = jnp.promote_types(labels.dtype, jnp.int32)
-    return labels.astype(dtype)[..., None] == jnp.arange(classes, dtype=dtype)
+    if labels.dtype.itemsize < 4:  # too narrow to count to every number of classes
+        labels = labels.astype(jnp.int32)
+    return labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
 
 
 def _check_labels(logits: Array, labels: Array) -> None:

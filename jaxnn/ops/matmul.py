@@ -4,6 +4,8 @@ Each rung hands one more loop to the machine. All five return the same numbers (
 what changes is who loops.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,14 +39,16 @@ def matmul_loops(a: Array, b: Array) -> Array:
 def matmul_elementwise(a: Array, b: Array) -> Array:
     """Two loops: c_ij is the sum of the elementwise product of row i and column j."""
     _check_inner(a, b)
-    return lax.map(lambda row: lax.map(lambda column: (row * column).sum(), b.T), a)
+    c: Array = lax.map(lambda row: lax.map(lambda column: (row * column).sum(), b.T), a)
+    return c
 
 
 @jax.jit
 def matmul_broadcast(a: Array, b: Array) -> Array:
     """One loop: row i, stood up as a column (K, 1), is spread over the columns of b (K, M)."""
     _check_inner(a, b)
-    return lax.map(lambda row: (row[:, None] * b).sum(axis=0), a)
+    c: Array = lax.map(lambda row: (row[:, None] * b).sum(axis=0), a)
+    return c
 
 
 @jax.jit
@@ -61,7 +65,13 @@ def matmul_operator(a: Array, b: Array) -> Array:
     return a @ b
 
 
-LADDER = (matmul_loops, matmul_elementwise, matmul_broadcast, matmul_einsum, matmul_operator)
+LADDER: dict[str, Callable[[Array, Array], Array]] = {
+    "loops": matmul_loops,
+    "elementwise": matmul_elementwise,
+    "broadcast": matmul_broadcast,
+    "einsum": matmul_einsum,
+    "operator": matmul_operator,
+}
 
 
 def _check_inner(a: Array, b: Array) -> None:

@@ -46,9 +46,7 @@ class Slope(NamedTuple):
         return self.kink and low - slack <= value <= high + slack
 
 
-def numerical_gradient(
-    f: Callable[[Any], Any], params: Any, *, step: float = 6e-6
-) -> Any:
+def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e-6) -> Any:
     """The gradient by centred differences, coordinate by coordinate, in float64.
 
         df/dx_i = (f(x + h e_i) - f(x - h e_i)) / 2h
@@ -99,10 +97,12 @@ def check_scalar(out: Any) -> None:
     Raises:
         ValueError: the (abstract) output is not a floating scalar.
     """
-    if not (hasattr(out, "shape") and out.shape == () and is_floating(out)):
+    number = jax.tree_util.treedef_is_leaf(jax.tree.structure(out))
+    if not (number and jnp.shape(out) == () and jnp.issubdtype(jnp.result_type(out), jnp.floating)):
+        got = jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", out)
         raise ValueError(
-            f"the loss returns {jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', out)}; it must "
-            "return one floating scalar: reduce it with a mean or sum, and drop auxiliary outputs"
+            f"the loss returns {got}; it must return one floating scalar: reduce it with a mean or "
+            "sum, and drop auxiliary outputs"
         )
 
 
@@ -116,9 +116,7 @@ class Line:
             ValueError: the loss is not a floating scalar.
         """
 
-        def values(
-            floats: list[Any], rest: list[Any], direction: list[Any], ts: Any
-        ) -> Any:
+        def values(floats: list[Any], rest: list[Any], direction: list[Any], ts: Any) -> Any:
             def at(t: Any) -> Any:
                 out = loss([x + t * d for x, d in zip(floats, direction, strict=True)], rest)
                 check_scalar(out)

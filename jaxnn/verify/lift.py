@@ -54,7 +54,9 @@ def bind(
     param_leaves = [_as_array(name, leaf) for name, (_, leaf) in zip(paths, named, strict=True)]
     floating = [is_floating(leaf) for leaf in param_leaves]
     if not any(floating):
-        dtypes = ", ".join(f"{p}: {leaf.dtype}" for p, leaf in zip(paths, param_leaves, strict=True))
+        dtypes = ", ".join(
+            f"{p}: {leaf.dtype}" for p, leaf in zip(paths, param_leaves, strict=True)
+        )
         raise ValueError(
             f"params hold no floating leaf ({dtypes or 'no leaf at all'}); a gradient needs at "
             "least one: pass the parameters first, as floating arrays"
@@ -67,7 +69,8 @@ def bind(
             from_floats, from_rest = iter(floats), iter(rest)
             leaves = [next(from_floats) if f else next(from_rest) for f in floating]
             others = [
-                next(from_rest) if d else leaf for d, leaf in zip(dynamic, other_leaves, strict=True)
+                next(from_rest) if d else leaf
+                for d, leaf in zip(dynamic, other_leaves, strict=True)
             ]
             call_args, call_kwargs = jax.tree.unflatten(other_tree, others)
             return function(jax.tree.unflatten(params_tree, leaves), *call_args, **call_kwargs)

@@ -89,7 +89,7 @@ class Report:
 
     @property
     def status(self) -> Status:
-        """"fail" if anything failed, else "inconclusive" if anything was, else "pass"."""
+        """ "fail" if anything failed, else "inconclusive" if anything was, else "pass"."""
         statuses = [leaf.status for leaf in self.leaves]
         if self.problems or "fail" in statuses:
             return "fail"
@@ -115,7 +115,8 @@ class Report:
         rows = [_HEADINGS, *(_row(leaf) for leaf in self.leaves)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
         lines += [
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            "  "
+            + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
         for leaf in self.leaves:
@@ -167,7 +168,9 @@ def to_json(reports: Sequence[Report]) -> str:
     A number that JSON cannot hold (NaN, infinity) is written as a string.
     """
     rows = [{"status": report.status, **asdict(report)} for report in reports]
-    return json.dumps(_finite({"version": JSON_VERSION, "reports": rows}), indent=2, allow_nan=False)
+    return json.dumps(
+        _finite({"version": JSON_VERSION, "reports": rows}), indent=2, allow_nan=False
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -1,0 +1,39 @@
+import os
+
+# Two test processes share two cores: a thread pool each would only make them wait for each other.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+hypothesis.settings.register_profile(
+    "jaxnn", max_examples=10, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("jaxnn")
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No silent promotion in our code: it would hide a dtype that a gradient got wrong."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def assert_leaves_close(ours, theirs, rtol, floor=0.0):
+    """Every entry within rtol of its leaf's largest (and no NaN equals another)."""
+    ours, theirs = jax.tree.leaves(ours), jax.tree.leaves(theirs)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        scale = np.abs(b).max(initial=0.0)
+        difference = np.abs(a - b).max(initial=0.0)
+        assert difference <= rtol * scale + floor, (difference, scale)

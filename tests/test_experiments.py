@@ -1,0 +1,276 @@
+"""The scripts a person runs: their results, their files, their errors, and Ctrl-C."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import digits, fit, foundations, moons, numpy_net, parameters, square, two_layer
+from jaxnn import data, train
+from jaxnn.models import mlp
+
+ROOT = Path(__file__).parents[1]
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_digits_reads_97_of_100_held_out_digits(seed, tmp_path, capsys):
+    assert digits.main(seed=seed, out=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "PASS         manual_grad" in out
+    accuracy = float(re.search(r"held-out accuracy ([\d.]+)%", out)[1])
+    assert accuracy >= 97
+    assert all(is_png(tmp_path / f"{name}.png") for name in ("curves", "confusion", "misread"))
+    assert digits.main(predict=tmp_path / "params.safetensors") == 0
+    assert f"held-out accuracy {accuracy:.2f}% of 360, held out by seed {seed}" in (
+        capsys.readouterr().out
+    )
+
+
+def test_digits_by_autodiff_learns_the_same_curve(tmp_path, capsys):
+    losses = []
+    for gradient in ("manual", "autodiff"):
+        digits.main(epochs=3, hidden=(16,), gradient=gradient, out=tmp_path)
+        losses.append(re.search(r"training loss ([\d.]+)", capsys.readouterr().out)[1])
+    assert losses[0] == losses[1]
+
+
+def test_digits_takes_mnist_files(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 80), ("t10k", 20)):
+        labels = np.arange(n, dtype=np.uint8) % 10
+        images = rng.integers(0, 50, (n, 28, 28), dtype=np.uint8)
+        images[np.arange(n), labels, :] = 255  # a bright row tells the class
+        header = n.to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(
+            b"\0\0\x08\x03" + header + images.tobytes()
+        )
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + n.to_bytes(4, "big") + labels.tobytes()
+        )
+    assert digits.main(mnist=tmp_path, hidden=(), epochs=10, batch_size=8, out=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "Config(sizes=(784, 10)" in out
+    assert "held-out accuracy 100.00%" in out
+
+
+def test_a_wrong_gradient_is_not_trained_with(tmp_path, capsys, monkeypatch):
+    right = mlp.manual_grad
+    monkeypatch.setattr(mlp, "manual_grad", lambda *a: jax.tree.map(lambda d: 1.01 * d, right(*a)))
+    assert digits.main(hidden=(8,), out=tmp_path) == 1
+    assert "FAIL" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_moons_loss_falls_below_a_twentieth(tmp_path, capsys):
+    assert moons.main(out=tmp_path) == 0
+    out = capsys.readouterr().out
+    final = re.search(r"final loss ([\d.]+) nats after 300 epochs, falling all the way", out)
+    assert float(final[1]) < 0.05
+    assert "SciPy's check_grad" in out
+    assert is_png(tmp_path / "moons.png")
+    assert is_png(tmp_path / "relu.png")
+
+
+def test_moons_program_takes_the_steps_of_the_numpy_loop():
+    batch = data.two_moons(seed=7)
+    config = mlp.Config(sizes=(2, 10, 2))
+    optimizer = moons.optax.sgd(0.5)
+    state = train.init_state(mlp, config, optimizer, jax.random.key(7))
+    run = train.make_run(mlp, config, optimizer, batch, epochs=300, batch_size=100)
+    layers = [(np.asarray(w, np.float64), np.asarray(b)) for w, b in state.params.layers]
+    _, losses = numpy_net.descend(
+        layers, np.asarray(batch.inputs), np.asarray(batch.targets), learning_rate=0.5, epochs=300
+    )
+    np.testing.assert_allclose(run(state)[1].loss, losses, rtol=1e-3)
+
+
+def test_square_fits_a_parabola(tmp_path, capsys):
+    assert square.main(out=tmp_path) == 0
+    final = re.search(r"jaxnn: +loss ([\d.e-]+) after 3000 epochs", capsys.readouterr().out)
+    assert float(final[1]) < 2e-3
+    assert is_png(tmp_path / "square.png")
+
+
+def test_two_layer_prints_the_tutorials_figures(tmp_path, capsys):
+    assert two_layer.main(out=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "loss 35.6094379124341" in out
+    assert re.search(r"w1\[2,0\] +1.5000000000 +1.5000000000", out)
+    assert re.search(r"b2\[4\] +-0.3000000000 +-0.3000000000", out)
+    assert (tmp_path / "table.txt").read_text() in out + "\n"
+    assert two_layer.main(random=True, seed=3) == 0
+
+
+def test_foundations_shows_every_part(tmp_path, capsys):
+    assert foundations.main(steps=20, out=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "refused" in out
+    assert out.count("µs") == 5
+    assert all(is_png(tmp_path / f"{n}.png") for n in ("ladder", "initialisation", "relu_op"))
+
+
+def test_fifty_layers_explode_vanish_or_stay():
+    explode, vanish, stay, fade, keep = (
+        values[-1] for values in foundations.activation_scales(jax.random.key(1)).values()
+    )
+    assert explode > 1e40
+    assert vanish < 1e-40
+    assert 0.1 < stay < 10
+    assert fade < 1e-6
+    assert 0.01 < keep < 10
+
+
+def test_relu_as_an_op_trains_like_the_models_own_gradient():
+    through_op, own = foundations.train_with_op(jax.random.key(0), 30).values()
+    assert own[-1] < 0.5 * own[0]
+    np.testing.assert_allclose(through_op, own, rtol=1e-4)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "--batch-size", "9999"], "batch_size is 9999; it must be from 1 to"),
+        (["digits", "--epochs", "0"], "epochs is 0; it must be at least 1"),
+        (["digits", "--predict", "absent.safetensors"], "absent.safetensors cannot be read"),
+        (["digits", "--mnist", "absent"], "absent holds none of train-images-idx3-ubyte"),
+        (["moons", "--points", "1"], "n is 1"),
+    ],
+)
+def test_a_mistake_on_the_command_line_gets_a_message_and_exit_status_2(arguments, message):
+    name, *options = arguments
+    done = subprocess.run(
+        command(f"experiments.{name}", *options), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["digits", "moons", "square", "two_layer", "foundations"])
+def test_help(name):
+    done = subprocess.run(
+        command(f"experiments.{name}", "--help"), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "--seed" in done.stdout
+    assert "--out" in done.stdout
+
+
+def test_ctrl_c_keeps_the_epochs_that_finished(tmp_path, capsys):
+    with subprocess.Popen(
+        command("experiments.digits", "--epochs", "100000", "--out", str(tmp_path)),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stdout:
+            if "layers[2].b" in line:  # the last line before training
+                break
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    kept = int(re.search(r"keeping the (\d+) finished epochs", err)[1])
+    assert kept >= 1
+    assert f"after {kept} epochs" in out
+    assert "Traceback" not in err
+    assert is_png(tmp_path / "curves.png")
+    assert digits.main(predict=tmp_path / "params.safetensors") == 0
+
+
+def test_ctrl_c_keeps_what_was_whole_when_it_came():
+    """The second call never finishes: the state and history must be those of the first."""
+    calls = []
+
+    def run(state):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return state._replace(params=state.params + 1), train.History(jnp.ones(3), None)
+
+    start = train.State(jnp.zeros(()), None, jnp.zeros((), int), jax.random.key(0))
+    result = fit.fit(run, start, calls=5)
+    assert result.interrupted
+    assert result.status == 130
+    assert result.params == 1
+    assert result.history.loss.shape == (3,)
+    with pytest.raises(SystemExit) as error:
+        fit.fit(run, start, calls=5)
+    assert error.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("epochs", "at_once", "expected"),
+    [
+        (40, 1, (40, 1)),
+        (300, 1000, (1, 300)),
+        (3000, 1000, (3, 1000)),
+        (7, 3, (7, 1)),
+        (12, 5, (3, 4)),
+    ],
+)
+def test_epochs_are_split_into_equal_calls(epochs, at_once, expected):
+    assert fit.split(epochs, at_once) == expected
+
+
+@pytest.fixture
+def saved(tmp_path):
+    config = mlp.Config(sizes=(3, 4, 2), l2=0.1)
+    params = mlp.init_params(jax.random.key(0), config)
+    path = tmp_path / "params.safetensors"
+    parameters.save(path, params, config, seed=5)
+    return path, params, config
+
+
+def test_parameters_come_back_bit_for_bit(saved):
+    path, params, config = saved
+    loaded, seed = parameters.load(path, mlp, config)
+    assert seed == 5
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+
+def test_parameters_of_another_configuration_are_refused(saved):
+    path, _, config = saved
+    other = mlp.Config(sizes=(3, 5, 2), activation="tanh", l2=config.l2)
+    with pytest.raises(
+        ValueError, match=r"activation is 'relu' in the file, 'tanh' here; sizes is"
+    ):
+        parameters.load(path, mlp, other)
+
+
+def test_what_is_no_parameter_file_is_refused(saved, tmp_path):
+    path, params, config = saved
+    with pytest.raises(ValueError, match=r"absent.*cannot be read"):
+        parameters.load(tmp_path / "absent", mlp, config)
+    (tmp_path / "text").write_text("not tensors")
+    with pytest.raises(ValueError, match="text cannot be read"):
+        parameters.load(tmp_path / "text", mlp, config)
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
+    with pytest.raises(ValueError, match="cannot be read"):
+        parameters.load(path, mlp, config)
+    parameters.save_file({"w": np.ones(2)}, path)
+    with pytest.raises(ValueError, match="no configuration"):
+        parameters.load(path, mlp, config)
+    parameters.save(path, mlp.Params(params.layers[:1]), config, seed=0)
+    with pytest.raises(ValueError, match="its configuration needs"):
+        parameters.load(path, mlp, config)

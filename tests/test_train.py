@@ -1,0 +1,186 @@
+"""Steps and runs: manual against autodiff, against a plain loop, and one trace for all steps."""
+
+import dataclasses
+import types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn import train
+from jaxnn.data import Batch
+from jaxnn.models import mlp
+
+CONFIG = mlp.Config(sizes=(3, 8, 4), l2=0.01)
+N = 10
+
+
+def make_data(n=N):
+    return mlp.example_batch(jax.random.key(5), CONFIG) if n == 7 else Batch(
+        jax.random.normal(jax.random.key(1), (n, 3)), jnp.arange(n) % 4
+    )  # fmt: skip
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1, momentum=0.9),
+    "adamw": optax.adamw(optax.cosine_decay_schedule(0.01, 20)),
+    "clipped lion": optax.chain(optax.clip_by_global_norm(0.5), optax.lion(1e-3)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_twenty_steps_by_hand_and_by_autodiff_end_alike(name, x64):
+    data, ends = make_data(), []
+    for gradient in ("manual", "autodiff"):
+        state = train.init_state(mlp, CONFIG, OPTIMIZERS[name], jax.random.key(0))
+        step = train.make_step(mlp, CONFIG, OPTIMIZERS[name], gradient)
+        for _ in range(20):
+            state, loss = step(state, data)
+        assert int(state.step) == 20
+        ends.append((state.params, loss))
+    chex.assert_trees_all_close(*ends, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("gradient", ["manual", "autodiff"])
+def test_one_trace_whatever_the_number_of_steps(gradient):
+    counted = types.SimpleNamespace(**vars(mlp))
+    calls = []
+
+    def count(function):
+        def counting(*args):
+            calls.append(1)
+            return function(*args)
+
+        return counting
+
+    counted.manual_value_and_grad = count(mlp.manual_value_and_grad)
+    counted.loss = count(mlp.loss)
+    optimizer, data = optax.adam(0.01), make_data()
+    state = train.init_state(counted, CONFIG, optimizer, jax.random.key(0))
+    step = train.make_step(counted, CONFIG, optimizer, gradient)
+    for _ in range(5):
+        state, _ = step(state, data)
+    assert len(calls) == 1
+    run = train.make_run(
+        counted, CONFIG, optimizer, data, epochs=3, batch_size=2, gradient=gradient
+    )
+    calls.clear()
+    for _ in range(3):
+        state, _ = run(state)
+    assert sum(calls) == 1
+    assert int(state.step) == 5 + 3 * 3 * 5
+
+
+def test_a_full_batch_run_is_the_loop_of_its_steps():
+    optimizer, data = optax.adam(0.01), make_data()
+    start = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
+    step, state, losses = train.make_step(mlp, CONFIG, optimizer), start, []
+    for _ in range(6):
+        state, loss = step(state, data)
+        losses.append(loss)
+    run = train.make_run(
+        mlp,
+        CONFIG,
+        optimizer,
+        data,
+        epochs=6,
+        batch_size=N,
+        evaluate=lambda params: {"accuracy": mlp.accuracy(params, data, CONFIG)},
+    )
+    end, history = run(start)
+    chex.assert_trees_all_close(end.params, state.params, rtol=1e-5)
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-5)
+    assert history.metrics["accuracy"].shape == (6,)
+    np.testing.assert_allclose(
+        history.metrics["accuracy"][-1], mlp.accuracy(end.params, data, CONFIG)
+    )
+
+
+def test_an_epoch_takes_every_example_once_in_a_new_order():
+    """A model whose gradient is the mean of the batch: what it was fed shows in its steps."""
+    fed = types.SimpleNamespace(
+        init_params=lambda key, config: {"seen": jnp.zeros(N)},
+        loss=lambda params, batch, config: params["seen"] @ batch[1].sum(0),
+        manual_value_and_grad=lambda params, batch, config: (
+            batch[0].sum(),
+            {"seen": batch[1].sum(0)},
+        ),
+    )
+    data = (jnp.arange(float(N)), jnp.eye(N))
+    optimizer = optax.sgd(-1.0)  # adds what it is fed
+    state = train.init_state(fed, None, optimizer, jax.random.key(0))
+    run = train.make_run(fed, None, optimizer, data, epochs=1, batch_size=5)
+    first, _ = run(state)
+    np.testing.assert_array_equal(first.params["seen"], np.ones(N))
+    run = train.make_run(fed, None, optimizer, data, epochs=1, batch_size=3)
+    seen = [np.asarray(state.params["seen"])]
+    for _ in range(4):
+        state, _ = run(state)
+        seen.append(np.asarray(state.params["seen"]))
+    fed_each_epoch = np.diff(seen, axis=0)
+    np.testing.assert_array_equal(fed_each_epoch.sum(1), 9 * np.ones(4))
+    assert fed_each_epoch.max() == 1
+    assert len({tuple(row) for row in fed_each_epoch}) > 1
+
+
+def test_runs_go_on_where_they_stopped_and_repeat_by_seed():
+    optimizer, data = optax.adam(0.01), make_data()
+    start = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
+    two = train.make_run(mlp, CONFIG, optimizer, data, epochs=2, batch_size=3)
+    four = train.make_run(mlp, CONFIG, optimizer, data, epochs=4, batch_size=3)
+    halves, _ = two(two(start)[0])
+    whole, _ = four(start)
+    chex.assert_trees_all_close(halves.params, whole.params, rtol=1e-6)
+    chex.assert_trees_all_equal(whole.params, four(start)[0].params)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size is 0; .*from 1 to .*10"),
+        ({"batch_size": 11}, ValueError, "batch_size is 11; .*10"),
+        ({"epochs": 0}, ValueError, "epochs is 0"),
+        ({"gradient": "numeric"}, ValueError, "'numeric'.*'manual' or 'autodiff'"),
+        ({"data": make_data(0)}, ValueError, r"\(0, 3\), \(0,\)"),
+        ({"data": Batch(jnp.ones((4, 3)), jnp.zeros(5, int))}, ValueError, r"\(4, 3\), \(5,\)"),
+        ({"data": Batch(jnp.ones((4, 2)), jnp.zeros(4, int))}, ValueError, "feature count"),
+        ({"data": Batch(jnp.ones((4, 3)), jnp.full(4, 4))}, ValueError, r"label 4 .*\[0, 4\)"),
+        ({"data": Batch(jnp.ones((4, 3)), jnp.ones(4))}, TypeError, "float32.*integer"),
+        ({"data": Batch(jnp.full((4, 3), jnp.nan), jnp.zeros(4, int))}, ValueError, "nan"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_compiled(change, error, message):
+    arguments = {"data": make_data(), "epochs": 1, "batch_size": 2} | change
+    with pytest.raises(error, match=message):
+        train.make_run(mlp, CONFIG, optax.sgd(0.1), **arguments)
+
+
+def test_a_gradient_of_the_wrong_shape_is_refused():
+    wrong = types.SimpleNamespace(**vars(mlp))
+    wrong.manual_value_and_grad = lambda *args: (
+        mlp.loss(*args),
+        jax.tree.map(jnp.transpose, mlp.manual_grad(*args)),
+    )
+    optimizer = optax.sgd(0.1)
+    state = train.init_state(wrong, CONFIG, optimizer, jax.random.key(0))
+    with pytest.raises(AssertionError):
+        train.make_step(wrong, CONFIG, optimizer)(state, make_data())
+
+
+@pytest.mark.parametrize("config", mlp.EXAMPLE_CONFIGS, ids=str)
+def test_a_tiny_batch_overfits(config):
+    config = dataclasses.replace(config, sizes=(config.sizes[0], 24, config.sizes[-1]), l2=0.0)
+    inputs = 2.0 * jnp.arange(4.0)[:, None] * jnp.ones(config.sizes[0]) - 3.0
+    if config.loss == "softmax_cross_entropy":
+        data = Batch(inputs, jnp.arange(4) % config.sizes[-1])
+    else:
+        data = Batch(inputs, jnp.cos(inputs[:, :1]) * jnp.ones(config.sizes[-1]))
+    optimizer = optax.adam(0.02)
+    state = train.init_state(mlp, config, optimizer, jax.random.key(1))
+    run = train.make_run(mlp, config, optimizer, data, epochs=1500, batch_size=4)
+    _, history = run(state)
+    assert history.loss[0] > 0.1
+    assert history.loss[-1] < 0.01

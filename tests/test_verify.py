@@ -1,0 +1,420 @@
+"""The verifier: what it passes, what it catches, what it says, and how it exits."""
+
+import json
+import textwrap
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_leaves_close
+
+from jaxnn import verify
+from jaxnn.models import mlp
+from jaxnn.verify.__main__ import main
+from jaxnn.verify.report import to_html, to_json
+
+
+class Pair(NamedTuple):
+    a: jax.Array
+    b: jax.Array
+
+
+PARAMS = {"w": jnp.array([[1.0, -2.0, 0.5], [0.3, 4.0, -1.0]]), "b": jnp.array([0.1, 0.2, -0.3])}
+X = jnp.array([[1.0, 2.0], [-1.0, 0.5], [3.0, 1.0], [0.2, 0.1]])
+
+
+def loss(p, x):
+    return jnp.tanh(x @ p["w"] + p["b"]).sum(1).mean()
+
+
+def manual(p, x):
+    d = (1 - jnp.tanh(x @ p["w"] + p["b"]) ** 2) / len(x)
+    return {"w": x.T @ d, "b": d.sum(0)}
+
+
+def failing(report):
+    return [leaf.path for leaf in report.leaves if leaf.status == "fail"]
+
+
+def test_a_right_gradient_passes_with_finite_differences_agreeing():
+    report = verify.gradient(loss, manual, PARAMS, X)
+    assert report
+    assert report.status == "pass"
+    assert [leaf.path for leaf in report.leaves] == ["['b']", "['w']"]
+    assert [leaf.directions for leaf in report.leaves] == [3, 6]
+    assert not report.problems
+    np.testing.assert_allclose(report.loss, loss(PARAMS, X), rtol=1e-6)
+    assert verify.assert_gradient(loss, manual, PARAMS, X)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_narrow_parameters_are_lifted_so_their_rounding_raises_no_alarm(dtype):
+    params, x = jax.tree.map(lambda v: v.astype(dtype), (PARAMS, X))
+    report = verify.gradient(loss, manual, params, x)
+    assert report, str(report)
+    assert {leaf.dtype for leaf in report.leaves} == {dtype}
+
+
+def change(path, f):
+    def wrong(p, x):
+        grads = manual(p, x)
+        return grads | {path: f(grads[path])}
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("path", "fault", "index", "wrong"),
+    [
+        ("w", lambda d: 2 * d, None, 6),
+        ("w", lambda d: -d, None, 6),
+        ("b", lambda d: d * 0, None, 3),
+        ("b", lambda d: d / 4, None, 3),
+        ("w", lambda d: d.at[1, 2].add(1e-8), (1, 2), 1),
+        ("w", lambda d: d.at[0, 1].multiply(1.5), (0, 1), 1),
+    ],
+)
+def test_a_fault_is_found_where_it_is(path, fault, index, wrong):
+    report = verify.gradient(loss, change(path, fault), PARAMS, X)
+    assert failing(report) == [f"['{path}']"]
+    (leaf,) = [leaf for leaf in report.leaves if leaf.status == "fail"]
+    assert leaf.wrong == wrong
+    assert index in (None, leaf.worst.index)
+    with jax.enable_x64(True):
+        lifted, x = jax.tree.map(lambda v: jnp.asarray(np.asarray(v, np.float64)), (PARAMS, X))
+        truth = jax.grad(loss)(lifted, x)[path][leaf.worst.index]
+        planted = fault(manual(lifted, x)[path])[leaf.worst.index]
+    np.testing.assert_allclose([leaf.worst.autodiff, leaf.worst.manual], [truth, planted])
+    np.testing.assert_allclose(leaf.worst.slope, truth, rtol=1e-7)
+    with pytest.raises(verify.GradientMismatch) as error:
+        verify.assert_gradient(loss, change(path, fault), PARAMS, X)
+    assert str(list(leaf.worst.index)) in str(error.value)
+    assert error.value.report.status == "fail"
+
+
+def test_finite_differences_name_the_side_that_is_wrong():
+    @jax.custom_vjp
+    def cube(x):
+        return x**3
+
+    cube.defvjp(lambda x: (x**3, x), lambda x, d: (2 * x**2 * d,))  # a wrong rule: 3 became 2
+    params = jnp.array([1.0, 2.0])
+    right = verify.gradient(lambda p: cube(p).sum(), lambda p: 3 * p**2, params)
+    wrong = verify.gradient(lambda p: (p**3).sum(), lambda p: 2 * p**2, params)
+    both = verify.gradient(lambda p: cube(p).sum(), lambda p: 5 * p**2, params)
+    alike = verify.gradient(lambda p: cube(p).sum(), lambda p: 2 * p**2, params)
+    assert "side with the hand-written gradient: autodiff is wrong" in str(right)
+    assert "side with autodiff: the hand-written gradient is wrong" in str(wrong)
+    assert "confirm neither" in str(both)
+    assert [r.status for r in (right, wrong, both, alike)] == ["fail"] * 3 + ["inconclusive"]
+    assert "custom derivative rule or a stop_gradient" in str(alike)
+
+
+def test_a_subgradient_at_a_kink_is_inconclusive_and_a_value_outside_fails():
+    params = jnp.array([0.0, 1.0, -2.0])
+
+    def slope_at_zero(s):
+        return lambda p: jnp.where(p == 0, s, (p > 0).astype(p.dtype))
+
+    def f(p):
+        return jax.nn.relu(p).sum()
+
+    assert verify.gradient(f, slope_at_zero(0.0), params).status == "pass"
+    half = verify.gradient(f, slope_at_zero(0.5), params)
+    assert half.status == "inconclusive"
+    assert "subgradient" in str(half)
+    assert verify.gradient(f, slope_at_zero(1.5), params).status == "fail"
+    # A kink must not excuse the other entries.
+    other = verify.gradient(f, lambda p: slope_at_zero(0.5)(p).at[1].set(1.1), params)
+    assert other.status == "fail"
+
+
+def test_zero_gradients_are_compared_to_rounding_not_to_nothing():
+    """The true gradient is 0, and autodiff's is 1e-17: its own rounding must be allowed."""
+
+    def f(p):
+        return jax.nn.softmax(p).sum()
+
+    params = jnp.array([0.3, 1.7, -0.9, 0.1])
+    assert verify.gradient(f, jnp.zeros_like, params).status == "pass"
+    assert verify.gradient(f, lambda p: jnp.full_like(p, 1e-9), params).status == "fail"
+
+
+def test_structure_shape_and_dtype_come_first():
+    cases = {
+        "missing": (lambda p, x: {"w": manual(p, x)["w"]}, ["['b']"], "missing"),
+        "extra": (lambda p, x: manual(p, x) | {"c": jnp.zeros(2)}, [], "leaf ['c']"),
+        "shape": (change("w", jnp.transpose), ["['w']"], "shape (3, 2), the parameter (2, 3)"),
+        "dtype": (
+            change("b", lambda d: d.astype(jnp.bfloat16)),
+            ["['b']"],
+            "dtype bfloat16, the parameter float32",
+        ),
+    }
+    for name, (wrong, paths, message) in cases.items():
+        report = verify.gradient(loss, wrong, PARAMS, X)
+        assert report.status == "fail", name
+        assert failing(report) == paths, name
+        assert message in str(report), name
+
+
+def test_another_container_is_a_problem():
+    params = Pair(jnp.ones(2), jnp.ones(3))
+    report = verify.gradient(
+        lambda p: (p.a**2).sum() + (p.b**2).sum(), lambda p: {"a": 2 * p.a, "b": 2 * p.b}, params
+    )
+    assert report.status == "fail"
+    report = verify.gradient(
+        lambda p: (p[0] ** 2).sum() + (p[1] ** 2).sum(),
+        lambda p: [2 * p[0], 2 * p[1]],
+        (jnp.ones(2), jnp.ones(3)),
+    )
+    assert "the hand-written gradient is a" in report.problems[0]
+
+
+def test_values_that_are_not_finite_fail():
+    nan = verify.gradient(loss, change("b", lambda d: d.at[1].set(jnp.nan)), PARAMS, X)
+    assert failing(nan) == ["['b']"]
+    assert "nan at (1,)" in str(nan)
+    # NaN does not equal NaN: both sides are, here.
+    both = verify.gradient(lambda p: jnp.sqrt(p).sum(), lambda p: 0.5 / jnp.sqrt(p), -jnp.ones(2))
+    assert both.status == "fail"
+    # exp(100) overflows float32, not float64: right formula, unusable in the dtype given.
+    overflow = verify.gradient(
+        lambda p: jnp.log1p(jnp.exp(-p)).sum(),
+        lambda p: -jnp.exp(-p) / (1 + jnp.exp(-p)),
+        jnp.array([1.0, -100.0]),
+    )
+    assert overflow.status == "fail"
+    assert "not finite in float32: nan at (1,)" in str(overflow)
+
+
+def test_integers_keys_statics_and_keywords_pass_through():
+    params = {"w": jnp.arange(3.0), "n": jnp.array([2, 3])}
+
+    def f(p, key, power, *, scale):
+        noise = jax.random.normal(key, (3,), p["w"].dtype)
+        return scale * (p["n"].sum() * p["w"] ** power * noise).sum()
+
+    def g(p, key, power, *, scale):
+        noise = jax.random.normal(key, (3,), p["w"].dtype)
+        return {"w": scale * p["n"].sum() * power * p["w"] ** (power - 1) * noise, "n": None}
+
+    assert verify.gradient(f, g, params, jax.random.key(0), 2, scale=jnp.array(0.5))
+
+
+def test_odd_leaves():
+    params = {"scalar": jnp.array(2.0), "empty": jnp.zeros((0, 3)), "unused": jnp.ones(2)}
+    report = verify.gradient(
+        lambda p: p["scalar"] ** 2 + p["empty"].sum(),
+        lambda p: {
+            "scalar": 2 * p["scalar"],
+            "empty": jnp.ones_like(p["empty"]),
+            "unused": jnp.zeros(2, p["unused"].dtype),
+        },
+        params,
+    )
+    assert report, str(report)
+    assert verify.gradient(lambda p: p * p, lambda p: 2 * p, 3.0)
+
+
+def test_a_helper_redefined_since_is_seen():
+    """As in a notebook: same functions, another meaning of what they call."""
+    factor = {"value": 2.0}
+
+    def f(p):
+        return (p**2).sum()
+
+    def g(p):
+        return factor["value"] * p
+
+    params = jnp.ones(3)
+    assert verify.gradient(f, g, params)
+    factor["value"] = 3.0
+    assert not verify.gradient(f, g, params)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((lambda p: p, lambda p: p, jnp.ones(3)), ValueError, r"float64\[3\].*one floating scalar"),
+        ((lambda p: (p.sum(), 1.0), lambda p: p, jnp.ones(3)), ValueError, "auxiliary"),
+        ((loss, lambda p: p, PARAMS, X), TypeError, r"manual_grad\(p\) cannot take 2"),
+        ((lambda p: p, manual, PARAMS, X), TypeError, r"loss\(p\) cannot take 2"),
+        ((loss, None, PARAMS, X), TypeError, "manual_grad is None"),
+        ((loss, manual, {"n": jnp.arange(3)}, X), ValueError, r"no floating leaf \(\['n'\]: int32"),
+        ((loss, manual, {}, X), ValueError, "no leaf at all"),
+        ((loss, manual, jnp.ones(2, complex), X), TypeError, "complex64.*two leaves"),
+    ],
+)
+def test_bad_calls_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        verify.gradient(*arguments)
+
+
+def test_model_checks_the_value_too(monkeypatch):
+    config = mlp.Config(sizes=(3, 4, 2))
+    assert verify.model(mlp, config)
+    right = mlp.manual_value_and_grad
+    monkeypatch.setattr(mlp, "manual_value_and_grad", lambda *a: (2 * right(*a)[0], right(*a)[1]))
+    report = verify.model(mlp, config)
+    assert "manual_value_and_grad returns the loss" in report.problems[0]
+    with pytest.raises(TypeError, match="lacks Config, init_params"):
+        verify.model(np)
+
+
+def test_op_takes_inputs_and_settings_of_ones_own():
+    from jaxnn.ops.activations import softmax
+
+    report = verify.op(softmax, jnp.ones((2, 4)), axis=0)
+    assert report
+    assert report.name == "op softmax, axis=0"
+    assert report.leaves[0].shape == (2, 4)
+
+
+def test_numerical_gradient_of_any_pytree():
+    params = {"a": jnp.array([0.5, 2.0]), "b": (1.5, np.array([[3.0]], np.float32))}
+
+    def f(p):
+        return jnp.sin(p["a"]).sum() * p["b"][0] + p["b"][1][0, 0] ** 3
+
+    numerical = verify.numerical_gradient(f, params)
+    exact = {
+        "a": 1.5 * np.cos([0.5, 2.0]),
+        "b": (np.sin(0.5) + np.sin(2.0), np.array([[27.0]])),
+    }
+    assert jax.tree.structure(numerical) == jax.tree.structure(exact)
+    assert_leaves_close(numerical, exact, 1e-9)
+    assert jax.tree.leaves(numerical)[0].dtype == np.float64
+    coarse = verify.numerical_gradient(f, params, step=0.1)
+    error = coarse["b"][1] - 27.0
+    np.testing.assert_allclose(error, 0.01, rtol=1e-6)  # h^2 f'''/6 of a cube is h^2
+
+
+@pytest.mark.parametrize(
+    ("f", "params", "step", "error", "message"),
+    [
+        (jnp.sum, jnp.ones(2), 0.0, ValueError, "step is 0.0"),
+        (jnp.sum, jnp.arange(2), 1e-5, TypeError, "params has dtype int32"),
+        (jnp.sin, jnp.ones(2), 1e-5, ValueError, r"float64\[2\]"),
+        (jnp.sum, jnp.zeros(0), 1e-5, ValueError, "no number"),
+    ],
+)
+def test_numerical_gradient_refuses(f, params, step, error, message):
+    with pytest.raises(error, match=message):
+        verify.numerical_gradient(f, params, step=step)
+
+
+# The command line, on files of one's own.
+
+GOOD = """
+import jax, jax.numpy as jnp
+from jaxnn import Op
+
+def square_fwd(x):
+    return x * x, x
+
+def square_bwd(x, dy):
+    return (FACTOR * x * dy,)
+
+square = Op(square_fwd, square_bwd, example=lambda key: (jax.random.normal(key, (3,)),))
+"""
+
+
+def run(tmp_path, capsys, source, *options):
+    path = tmp_path / "layers_of_mine.py"
+    path.write_text(textwrap.dedent(source))
+    status = main([str(path), *options])
+    return status, capsys.readouterr()
+
+
+def test_exit_status_0_1_and_the_reports(tmp_path, capsys):
+    files = [f"--{kind}={tmp_path / f'report.{kind}'}" for kind in ("json", "html")]
+    status, out = run(tmp_path, capsys, GOOD.replace("FACTOR", "2"), *files)
+    assert status == 0
+    assert "PASS         op square" in out.out
+    assert "1 passed, 0 failed, 0 inconclusive" in out.out
+    assert "op square" in (tmp_path / "report.html").read_text()
+    status, out = run(tmp_path, capsys, GOOD.replace("FACTOR", "3"), *files)
+    assert status == 1
+    assert "hand-written gradient is wrong" in out.out
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["version"] == 1
+    (report,) = content["reports"]
+    assert report["status"] == "fail"
+    assert report["leaves"][0]["worst"]["verdict"].startswith(
+        "finite differences side with autodiff"
+    )
+
+
+def test_exit_status_3_when_nothing_fails_but_something_is_inconclusive(tmp_path, capsys):
+    source = """
+    import jax, jax.numpy as jnp
+    from jaxnn import Op
+    relu = Op(
+        lambda x: (jax.nn.relu(x), x),
+        lambda x, dy: (jnp.where(x >= 0, dy, 0),),
+        example=lambda key: (jnp.array([0.0, 1.0, -1.0]),),
+    )
+    """
+    status, out = run(tmp_path, capsys, source)
+    assert status == 3
+    assert "0 failed, 1 inconclusive" in out.out
+
+
+def test_a_model_of_ones_own(tmp_path, capsys):
+    source = """
+    from typing import NamedTuple
+    import jax, jax.numpy as jnp
+
+    class Config(NamedTuple):
+        power: int = 3
+
+    def init_params(key, config): return {"w": jax.random.normal(key, (4,))}
+    def forward(params, inputs, config): return inputs @ params["w"] ** config.power
+    def loss(params, batch, config): return forward(params, batch, config).sum()
+    def manual_grad(params, batch, config):
+        return {"w": batch.sum(0) * config.power * params["w"] ** (config.power - 1)}
+    def manual_value_and_grad(params, batch, config):
+        return loss(params, batch, config), manual_grad(params, batch, config)
+    def example_batch(key, config): return jax.random.normal(key, (2, 4))
+    """
+    status, out = run(tmp_path, capsys, source)
+    assert status == 0
+    assert "model layers_of_mine, Config(power=3)" in out.out
+
+
+def test_exit_status_2_with_words(tmp_path, capsys):
+    cases = {
+        ("x = 1",): "nothing to verify; there must be an `Op(fwd, bwd, example=...)`",
+        ("import not_there",): "No module named 'not_there'",
+        ("x = 1", "--json", str(tmp_path / "no" / "r.json")): "cannot be written",
+    }
+    for (source, *options), message in cases.items():
+        status, out = run(tmp_path, capsys, source, *options)
+        assert status == 2
+        assert message in out.err
+    assert main([str(tmp_path / "absent.py")]) == 2
+    assert main(["jaxnn.no_such_module"]) == 2
+    with pytest.raises(SystemExit) as error:
+        main(["--no-such-option"])
+    assert error.value.code == 2
+
+
+def test_the_whole_library_passes(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for name in ("op relu", "op linear", "op softmax, axis=0", "model jaxnn.models.mlp"):
+        assert name in out
+
+
+def test_reports_hold_what_json_and_html_cannot():
+    report = verify.gradient(
+        lambda p: jnp.sqrt(p["<b>"]).sum(), lambda p: {"<b>": p["<b>"]}, {"<b>": -jnp.ones(2)}
+    )
+    assert json.loads(to_json([report]))["reports"][0]["loss"] == "nan"
+    page = to_html([report])
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
