@@ -20,18 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.op import Op
+from jaxnn.verify.compare import by_path, check_working, compare, evaluate, rounding_of, structure
 from jaxnn.verify.finite_differences import Line
-from jaxnn.verify.lift import Problem, bind, compiled, is_floating, path_name, to_float64
-from jaxnn.verify.report import Disagreement, LeafReport, Report, Status
-
-# Two correct float64 gradients agree to about 1e-15 of a leaf's scale; a wrong one does not come
-# within 1e-10 of it by luck.
-RELATIVE_TOLERANCE = 1e-10
-# A leaf of up to this many entries is witnessed entry by entry, a larger one along random lines.
-FEW_ENTRIES = 32
-LINES = 2
-# So many of the entries that differ most are put to the witness one by one.
-WORST_ENTRIES = 16
+from jaxnn.verify.lift import bind, compiled, is_floating, to_float64
+from jaxnn.verify.report import LeafReport, Report
+from jaxnn.verify.witness import testify
 
 
 class GradientMismatch(AssertionError):  # noqa: N818 (an assertion that failed, not an error)
@@ -99,23 +92,23 @@ def gradient(
         _check_signature(role, function, (params, *args), kwargs)
     problem = bind(loss, manual_grad, params, args, kwargs)
     out = compiled(problem.manual_grad, problem.floats, problem.rest)(problem.floats, problem.rest)
-    problems, faults = _structure(problem, out)
-    working = _by_path(out)
+    problems, faults = structure(problem, out)
+    working = by_path(out)
     with jax.enable_x64(True):
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         line = Line(problem.loss, floats, rest)
-        lifted = _evaluate(problem, floats, rest)
-        rounding = functools.cache(lambda: _rounding(problem, lifted, floats, rest))
+        lifted = evaluate(problem, floats, rest)
+        rounding = functools.cache(lambda: rounding_of(problem, lifted, floats, rest))
         leaves = []
         for i, path in enumerate(problem.paths):
             given = problem.floats[i]
             leaf = LeafReport(path, given.shape, str(given.dtype), "fail", messages=faults[path])
             if not leaf.messages:
                 manual, autodiff = lifted.manual[path], lifted.autodiff[i]
-                leaf = _compare(leaf, manual, autodiff, rounding, i)
+                leaf = compare(leaf, manual, autodiff, rounding, i)
                 if leaf.difference is not None:
-                    leaf = _testify(leaf, manual, autodiff, functools.partial(line.slope, i))
-                leaf = _check_working(leaf, working[path])
+                    leaf = testify(leaf, manual, autodiff, functools.partial(line.slope, i))
+                leaf = check_working(leaf, working[path])
             leaves.append(leaf)
     name = getattr(manual_grad, "__qualname__", repr(manual_grad))
     return Report(name, lifted.loss, tuple(leaves), problems, time.perf_counter() - started)
@@ -206,38 +199,6 @@ MODEL_FUNCTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Values:
-    """Both gradients at one point: autodiff's by position, the hand-written by path."""
-
-    loss: float
-    autodiff: list[np.ndarray[Any, Any]]
-    manual: dict[str, np.ndarray[Any, Any]]
-
-
-def _evaluate(problem: Problem, floats: list[Any], rest: list[Any]) -> _Values:
-    """Both gradients, from one program, in the dtype of what is given."""
-
-    def both(floats: list[Any], rest: list[Any]) -> Any:
-        value, autodiff = jax.value_and_grad(problem.loss)(floats, rest)
-        return value, autodiff, problem.manual_grad(floats, rest)
-
-    value, autodiff, manual = compiled(both, floats, rest)(floats, rest)
-    return _Values(
-        float(value),
-        [np.asarray(leaf, np.float64) for leaf in autodiff],
-        {
-            path: np.asarray(leaf, np.float64)
-            for path, leaf in _by_path(manual).items()
-            if is_floating(leaf)
-        },
-    )
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def _check_signature(
     role: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
@@ -258,194 +219,6 @@ def _check_signature(
         ) from None
 
 
-def _structure(problem: Problem, out: Any) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """What is wrong with the hand-written gradient before any number: as a whole, and by path."""
-    expected, got = dict(zip(problem.paths, problem.floats, strict=True)), _by_path(out)
-    faults: dict[str, tuple[str, ...]] = {}
-    for path, leaf in expected.items():
-        if path not in got:
-            faults[path] = ("missing from the hand-written gradient",)
-            continue
-        faults[path] = tuple(
-            f"the hand-written gradient has {what} {theirs}, the parameter {ours}"
-            for what, theirs, ours in (
-                ("shape", got[path].shape, leaf.shape),
-                ("dtype", got[path].dtype, leaf.dtype),
-            )
-            if theirs != ours
-        )
-    problems = [
-        f"the hand-written gradient has a leaf {path} that the parameters lack"
-        for path in got
-        if path not in expected and path not in problem.not_floating
-    ]
-    if not problems and all(path in got for path in expected):
-        floating_only = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if path_name(path) in expected else None, out
-        )
-        theirs, ours = jax.tree.structure(floating_only), jax.tree.structure(problem.expected)
-        if str(theirs) != str(ours):
-            problems.append(f"the hand-written gradient is a {theirs}, the parameters a {ours}")
-    return tuple(problems), faults
-
-
-def _rounding(problem: Problem, here: _Values, floats: list[Any], rest: list[Any]) -> list[float]:
-    """How far autodiff's gradient moves, leaf by leaf, if every input moves in its last place.
-
-    The smaller of two random moves in opposite directions: a kink on one side is not rounding.
-    Bounded by the scale of the whole problem, so that a kink on both sides excuses nothing.
-    """
-    rng = np.random.default_rng(0)
-
-    def moved(sign: int) -> list[np.ndarray[Any, Any]]:
-        def move(x: Any) -> Any:
-            if not is_floating(x):
-                return x
-            return x * (1 + sign * 2.0**-51 * rng.uniform(size=x.shape))
-
-        return _evaluate(problem, [move(x) for x in floats], [move(x) for x in rest]).autodiff
-
-    bound = 1e-12 * max([abs(here.loss), *(_largest(g) for g in here.autodiff)])
-    return [
-        min(64 * min(_largest(up - g), _largest(down - g)), bound)
-        for g, up, down in zip(here.autodiff, moved(1), moved(-1), strict=True)
-    ]
-
-
-def _largest(values: np.ndarray[Any, Any]) -> float:
-    return float(np.abs(values).max(initial=0.0))
-
-
-def _compare(
-    leaf: LeafReport,
-    manual: np.ndarray[Any, Any],
-    autodiff: np.ndarray[Any, Any],
-    rounding: Callable[[], list[float]],
-    number: int,
-) -> LeafReport:
-    """The two float64 gradients of one leaf, entry by entry."""
-    for side, values in (("hand-written", manual), ("autodiff", autodiff)):
-        if not np.isfinite(values).all():
-            at = _first(~np.isfinite(values))
-            message = (
-                f"the {side} gradient is not finite in float64: {values[at]} at {at}, "
-                f"{(~np.isfinite(values)).sum()} such entries"
-            )
-            return dataclasses.replace(leaf, messages=(message,))
-    difference, scale = _largest(manual - autodiff), _largest(autodiff)
-    tolerance = RELATIVE_TOLERANCE * scale
-    if difference > tolerance:
-        tolerance += rounding()[number]
-    wrong = int((np.abs(manual - autodiff) > tolerance).sum())
-    return dataclasses.replace(
-        leaf,
-        status="fail" if wrong else "pass",
-        scale=scale,
-        difference=difference,
-        tolerance=tolerance,
-        wrong=wrong,
-    )
-
-
-def _first(mask: np.ndarray[Any, Any]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.argwhere(mask)[0])
-
-
-def _check_working(leaf: LeafReport, manual: Any) -> LeafReport:
-    """In the dtype that was given the hand-written gradient must be finite too."""
-    values = np.asarray(manual, np.float64)
-    if np.isfinite(values).all():
-        return leaf
-    at = _first(~np.isfinite(values))
-    message = f"the hand-written gradient is not finite in {leaf.dtype}: {values[at]} at {at}"
-    return dataclasses.replace(leaf, status="fail", messages=(*leaf.messages, message))
-
-
-def _testify(
-    leaf: LeafReport,
-    manual: np.ndarray[Any, Any],
-    autodiff: np.ndarray[Any, Any],
-    slope: Callable[[np.ndarray[Any, Any]], Any],
-) -> LeafReport:
-    """Ask finite differences: of the whole leaf, and of the entries that differ most."""
-    if leaf.wrong:
-        return _accuse(leaf, manual, autodiff, slope)
-    if manual.size <= FEW_ENTRIES:
-        directions = [_unit(manual.shape, i) for i in range(manual.size)]
-    else:
-        rng = np.random.default_rng(0)
-        directions = [rng.normal(size=manual.shape) for _ in range(LINES)]
-    messages, kinks, blind = [], 0, 0
-    for direction in directions:
-        s, value = slope(direction), float((autodiff * direction).sum())
-        kinks += s.kink
-        blind += not np.isfinite(s.error)
-        one = np.count_nonzero(direction) == 1
-        where = f"along entry {list(_first(direction != 0))}" if one else "along a random line"
-        if s.kink and one and not s.admits(value):
-            messages.append(
-                f"{where} both gradients give {value:.10g}, outside the slopes left and right "
-                f"of a kink there, {s.left:.6g} and {s.right:.6g}"
-            )
-        elif not s.kink and not s.agrees_with(value):
-            messages.append(
-                f"{where} both gradients give {value:.10g}, but finite differences "
-                f"{s.centred:.10g} +- {s.error:.1g}: is there a custom derivative rule or a "
-                "stop_gradient in the loss?"
-            )
-    status: Status = "inconclusive" if messages else "pass"
-    if kinks + blind == len(directions) > 0:
-        messages.append("finite differences could not testify: a kink or no finite loss all around")
-    return dataclasses.replace(
-        leaf, status=status, directions=len(directions), kinks=kinks, messages=tuple(messages)
-    )
-
-
-def _accuse(
-    leaf: LeafReport,
-    manual: np.ndarray[Any, Any],
-    autodiff: np.ndarray[Any, Any],
-    slope: Callable[[np.ndarray[Any, Any]], Any],
-) -> LeafReport:
-    """Of a leaf whose gradients differ: whose entries do finite differences confirm?"""
-    order = np.argsort(-np.abs(manual - autodiff), axis=None)[: min(leaf.wrong, WORST_ENTRIES)]
-    found = []
-    for flat in order:
-        at = tuple(int(i) for i in np.unravel_index(flat, manual.shape))
-        s, m, a = slope(_unit(manual.shape, flat)), float(manual[at]), float(autodiff[at])
-        by_manual, by_autodiff = s.agrees_with(m), s.agrees_with(a)
-        if s.admits(m):
-            verdict = "a kink: the hand-written value is a subgradient, as good as autodiff's"
-        elif by_autodiff and not by_manual:
-            verdict = "finite differences side with autodiff: the hand-written gradient is wrong"
-        elif by_manual and not by_autodiff:
-            verdict = "finite differences side with the hand-written gradient: autodiff is wrong"
-        elif by_manual:
-            verdict = "finite differences are too coarse to tell which of the two is wrong"
-        elif s.kink:
-            verdict = "a kink: the hand-written value is not between the slopes on its two sides"
-        else:
-            verdict = "finite differences confirm neither: both look wrong"
-        found.append(Disagreement(at, m, a, s.centred, s.error, s.left, s.right, s.kink, verdict))
-        if not s.admits(m):
-            break
-    only_kinks = s.admits(m) and leaf.wrong == len(found)
-    return dataclasses.replace(
-        leaf,
-        status="inconclusive" if only_kinks else "fail",
-        directions=len(found),
-        kinks=sum(d.kink for d in found),
-        worst=found[-1],
-    )
-
-
-def _unit(shape: tuple[int, ...], flat: int) -> np.ndarray[Any, Any]:
-    """The direction of one entry."""
-    direction = np.zeros(shape)
-    direction.flat[flat] = 1.0
-    return direction
-
-
 def _value_problems(module: Any, params: Any, batch: Any, config: Any) -> list[str]:
     """`manual_value_and_grad` must return the loss, and the gradient that `manual_grad` does."""
     problem = bind(module.loss, module.manual_grad, params, (batch, config), {})
@@ -457,11 +230,11 @@ def _value_problems(module: Any, params: Any, batch: Any, config: Any) -> list[s
     with jax.enable_x64(True):
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         loss, alone, (value, grads) = compiled(values, floats, rest)(floats, rest)
-    expected = _by_path(alone)
+    expected = by_path(alone)
     problems = []
     if not np.isclose(value, loss, rtol=1e-12, atol=0):
         problems.append(f"manual_value_and_grad returns the loss {value}, loss returns {loss}")
-    for path, leaf in _by_path(grads).items():
+    for path, leaf in by_path(grads).items():
         if path not in expected or not np.allclose(leaf, expected[path], rtol=1e-12, atol=1e-300):
             problems.append(f"manual_value_and_grad and manual_grad differ at {path}")
     return problems

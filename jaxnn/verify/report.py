@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -89,7 +90,7 @@ class Report:
 
     @property
     def status(self) -> Status:
-        """ "fail" if anything failed, else "inconclusive" if anything was, else "pass"."""
+        """The worst of its parts: a failure outweighs what is inconclusive."""
         statuses = [leaf.status for leaf in self.leaves]
         if self.problems or "fail" in statuses:
             return "fail"
@@ -146,20 +147,13 @@ def details(leaf: LeafReport) -> list[str]:
     if leaf.worst:
         w = leaf.worst
         lines += [
-            f"{leaf.path}{list(w.index)}: hand-written {w.manual:.10g}, autodiff {w.autodiff:.10g}; "
-            f"{leaf.wrong} of {_count(leaf.shape)} entries differ",
+            f"{leaf.path}{list(w.index)}: hand-written {w.manual:.10g}, autodiff "
+            f"{w.autodiff:.10g}; {leaf.wrong} of {math.prod(leaf.shape)} entries differ",
             f"    finite differences {w.slope:.10g} +- {w.error:.1g} "
             f"(left {w.left:.6g}, right {w.right:.6g})",
             f"    {w.verdict}",
         ]
     return lines
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count
 
 
 def to_json(reports: Sequence[Report]) -> str:
@@ -197,8 +191,8 @@ def to_html(reports: Sequence[Report]) -> str:
             cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(leaf))
             parts.append(f"<tr class={leaf.status}>{cells}</tr>")
             parts += [
-                f"<tr class={leaf.status}><td colspan={len(_HEADINGS)}>{html.escape(line)}</td></tr>"
-                for line in details(leaf)
+                f"<tr class={leaf.status}><td colspan={len(_HEADINGS)}>{line}</td></tr>"
+                for line in map(html.escape, details(leaf))
             ]
         parts.append("</table></details>")
     return "\n".join([*parts, "</html>\n"])
