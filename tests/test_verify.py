@@ -191,6 +191,27 @@ def test_values_that_are_not_finite_fail():
     assert "not finite in float32: nan at (1,)" in str(overflow)
 
 
+def test_a_loss_that_is_not_finite_fails_even_where_the_gradients_agree():
+    config = mlp.Config(sizes=(3, 2))
+    params = mlp.init_params(jax.random.key(0), config)
+    batch = (jnp.ones((2, 3)), jnp.array([0, 5]))  # there is no class 5
+    report = verify.gradient(mlp.loss, mlp.manual_grad, params, batch, config)
+    assert report.status == "fail"
+    assert "the loss is nan" in report.problems[0]
+
+
+def test_finite_differences_that_cannot_see_say_so():
+    report = verify.gradient(lambda p: 1e-14 * p.sum(), lambda p: 1e-14 + 0 * p, jnp.ones(2))
+    assert report.status == "pass"
+    kinked = verify.gradient(lambda p: jnp.abs(p).sum(), lambda p: 1 + 0 * p, jnp.zeros(2))
+    saturated = verify.gradient(
+        lambda p: jnp.log1p(jnp.exp(-p)).sum(), lambda p: -jax.nn.sigmoid(-p), 36 * jnp.ones(2)
+    )
+    for quiet in (kinked, saturated):
+        assert quiet.status == "pass"
+        assert "could not testify" in str(quiet)
+
+
 def test_integers_keys_statics_and_keywords_pass_through():
     params = {"w": jnp.arange(3.0), "n": jnp.array([2, 3])}
 

@@ -110,6 +110,8 @@ def gradient(
                     leaf = testify(leaf, manual, autodiff, functools.partial(line.slope, i))
                 leaf = check_working(leaf, working[path])
             leaves.append(leaf)
+    if not np.isfinite(lifted.loss):
+        problems += (f"the loss is {lifted.loss} in float64: check the inputs, labels among them",)
     name = getattr(manual_grad, "__qualname__", repr(manual_grad))
     return Report(name, lifted.loss, tuple(leaves), problems, time.perf_counter() - started)
 

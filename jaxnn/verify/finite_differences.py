@@ -35,6 +35,11 @@ class Slope(NamedTuple):
     right: float
     kink: bool
 
+    def resolves(self, value: float) -> bool:
+        """Whether this slope is accurate enough to say anything about `value`; never at a kink."""
+        large_enough = value == 0 or 4 * self.error <= max(abs(value), abs(self.centred))
+        return not self.kink and large_enough and self.error < np.inf
+
     def agrees_with(self, value: float) -> bool:
         """Whether `value` lies within the accuracy of this slope; never at a kink."""
         return not self.kink and abs(value - self.centred) <= 4 * self.error + 1e-7 * abs(value)
@@ -146,7 +151,9 @@ def _slope(h: Any, here: Any, ahead: Any, behind: Any) -> Slope:
     with np.errstate(invalid="ignore", over="ignore"):
         centred = (ahead - behind) / (2 * h)
         left, right = (here - behind) / h, (ahead - here) / h
-        size = np.nanmax(np.abs(np.concatenate([[here], ahead, behind]))) if here == here else here
+        # A loss below 1 is rarely made of numbers below 1 (a saturated softmax is not).
+        f = np.array([here, *ahead, *behind])
+        size = np.max(np.abs(f), initial=1.0, where=np.isfinite(f))
         rounding = _ULPS * np.finfo(np.float64).eps * size / h
         # Between two steps ten apart a quadratic error changes by 99 parts in 100 of the larger;
         # a tenth of the change is a safe bound on what is left at the smaller.
