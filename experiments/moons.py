@@ -24,7 +24,7 @@ from jaxnn import data, train, verify
 from jaxnn.models import mlp
 from jaxnn.ops.activations import relu
 
-TIMINGS = 7
+TIMINGS = 25
 
 
 def main(
