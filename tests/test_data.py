@@ -87,21 +87,21 @@ def test_every_idx_type(tmp_path, code, dtype):
     np.testing.assert_array_equal(data.read_idx(tmp_path / "a"), values)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "cannot be read.*IDX.*check the path"),
-        (b"", r"begins with bytes \(none\)"),
-        (b"\x89PNG....", "begins with bytes 89 50 4e 47.*right file"),
-        (idx(np.ones((2, 2, 2)))[:-1], "23 bytes.*promises 24.*truncated"),
-        (idx(np.ones((2, 2, 2))) + b"x", "25 bytes.*promises 24"),
-        (idx(np.ones((2, 2, 2)))[:7], "header is incomplete"),
-        (gzip.compress(idx(np.ones((2, 2, 2))))[:-9], "cannot be read.*gzip"),
-        (idx(np.ones((2, 2))), "2-dimensional uint8.*3-dimensional.*swapped"),
-        (idx(np.ones((5, 2, 2)), 0x0D, ">f4"), "3-dimensional >f4.*uint8"),
-        (idx(np.ones((4, 2, 2))), "4 images and .* 5 labels"),
-    ],
-)
+BROKEN = {
+    "absent": (None, "cannot be read.*IDX.*check the path"),
+    "empty": (b"", r"begins with bytes \(none\)"),
+    "another format": (b"\x89PNG....", "begins with bytes 89 50 4e 47.*right file"),
+    "truncated": (idx(np.ones((2, 2, 2)))[:-1], "23 bytes.*promises 24.*truncated"),
+    "too long": (idx(np.ones((2, 2, 2))) + b"x", "25 bytes.*promises 24"),
+    "header alone": (idx(np.ones((2, 2, 2)))[:7], "header is incomplete"),
+    "truncated gzip": (gzip.compress(idx(np.ones((2, 2, 2))))[:-9], "cannot be read.*gzip"),
+    "labels as images": (idx(np.ones((2, 2))), "2-dimensional uint8.*3-dimensional.*swapped"),
+    "floats": (idx(np.ones((5, 2, 2)), 0x0D, ">f4"), "3-dimensional >f4.*uint8"),
+    "too few images": (idx(np.ones((4, 2, 2))), "4 images and .* 5 labels"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_idx_file_is_named(folder, content, message):
     path = folder / "train-images-idx3-ubyte"
     path.write_bytes(content or b"")

@@ -73,8 +73,9 @@ def structure(problem: Problem, out: Any) -> tuple[tuple[str, ...], dict[str, tu
         floating_only = jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf if path_name(path) in expected else None, out
         )
-        theirs, ours = jax.tree.structure(floating_only), jax.tree.structure(problem.expected)
-        if str(theirs) != str(ours):
+        theirs: Any = jax.tree.structure(floating_only)
+        ours: Any = jax.tree.structure(problem.expected)
+        if theirs != ours:
             problems.append(f"the hand-written gradient is a {theirs}, the parameters a {ours}")
     return tuple(problems), faults
 
