@@ -35,10 +35,10 @@ def _loss(ax: Axes, losses: Any, label: str | None = None, color: str = BLUE) ->
     ax.set_xlabel("epoch")
 
 
-def curves(path: Path, loss: Any, held_out_loss: Any, held_out_accuracy: Any) -> Path:
+def curves(path: Path, training_loss: Any, held_out_loss: Any, held_out_accuracy: Any) -> Path:
     """Loss and held-out accuracy over the epochs."""
     figure, (left, right) = _axes(2)
-    _loss(left, loss, "training")
+    _loss(left, training_loss, "training")
     _loss(left, held_out_loss, "held out", ORANGE)
     left.set(yscale="log", ylabel="loss (nats)", title="Cross-entropy")
     left.legend(frameon=False)
@@ -46,6 +46,14 @@ def curves(path: Path, loss: Any, held_out_loss: Any, held_out_accuracy: Any) ->
     right.set(
         ylabel="held-out accuracy (%)", title=f"Accuracy: {held_out_accuracy[-1]:.2%} at the end"
     )
+    return _save(figure, path)
+
+
+def loss(path: Path, losses: Any) -> Path:
+    """A loss curve."""
+    figure, (ax,) = _axes()
+    _loss(ax, losses)
+    ax.set(yscale="log", ylabel="loss (nats)", title=f"Final loss {losses[-1]:.4f}", xlabel="step")
     return _save(figure, path)
 
 

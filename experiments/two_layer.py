@@ -3,7 +3,8 @@
     python -m experiments.two_layer        by hand, by jax.grad, numerically, and by PyTorch
 
 Two samples of three features, four sigmoid units, five classes, float64. Then the numerical
-gradient of two functions of two numbers, beside their derivatives.
+gradient of two functions of two numbers, beside their derivatives, and the loss as gradient
+descent brings it down to where the penalty holds it.
 """
 
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
-from experiments import cli, torch_peer
-from jaxnn import data, verify
+from experiments import cli, pictures, torch_peer
+from jaxnn import data, train, verify
 from jaxnn.models import mlp
 from jaxnn.ops.linear import Linear
 
@@ -43,26 +45,48 @@ def cosines_and_sigmoid(w: tuple[Array, Array]) -> Array:
     return jnp.cos(w1) * jnp.cos(w2) + jax.nn.sigmoid(w2)
 
 
-def main(seed: int = 0, random: bool = False, out: Path | None = None) -> int:
-    """Put four gradients of one small network side by side.
+def main(
+    seed: int = 0,
+    random: bool = False,
+    steps: int = 200,
+    learning_rate: float = 0.1,
+    gradient: train.Gradient = "manual",
+    out: Path = Path("out/two_layer"),
+) -> int:
+    """Put four gradients of one small network side by side, then descend by one of them.
 
     Args:
         seed: Of the parameters, with --random.
         random: Draw the parameters instead of taking the fixed ones.
-        out: Folder to write the table to, as table.txt.
+        steps: Of gradient descent after the comparison.
+        learning_rate: Of gradient descent.
+        gradient: To descend by: by hand, or by jax.grad.
+        out: Folder for the table and the loss curve.
     """
+    folder = cli.folder(out)
     with jax.enable_x64(True):
         params, batch = fixed_case()
         if random:
             params = mlp.init_params(jax.random.key(seed), CONFIG)
         lines = [*_network_table(params, batch), "", *_toy_table()]
         report = verify.gradient(mlp.loss, mlp.manual_grad, params, batch, CONFIG)
-    text = "\n".join(lines)
-    print(text)
-    print(f"\n{report}")
-    if out:
-        (cli.folder(out) / "table.txt").write_text(text + "\n")
-    return 0 if report else 1
+        text = "\n".join(lines)
+        print(text)
+        print(f"\n{report}\n")
+        (folder / "table.txt").write_text(text + "\n")
+        print(f"wrote {folder / 'table.txt'}")
+        if not report:
+            return 1
+        optimizer = optax.sgd(learning_rate)
+        run = train.make_run(
+            mlp, CONFIG, optimizer, batch, epochs=steps, batch_size=2, gradient=gradient
+        )
+        start = train.init_state(mlp, CONFIG, optimizer, jax.random.key(seed))
+        _, history = run(start._replace(params=params))
+    losses = np.asarray(history.loss)
+    print(f"{steps} steps by {gradient!r}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+    pictures.loss(folder / "loss.png", losses)
+    return 0
 
 
 def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:

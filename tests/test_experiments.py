@@ -108,8 +108,12 @@ def test_two_layer_prints_the_tutorials_figures(tmp_path, capsys):
     assert "loss 35.6094379124341" in out
     assert re.search(r"w1\[2,0\] +1.5000000000 +1.5000000000", out)
     assert re.search(r"b2\[4\] +-0.3000000000 +-0.3000000000", out)
-    assert (tmp_path / "table.txt").read_text() in out + "\n"
-    assert two_layer.main(random=True, seed=3) == 0
+    assert (tmp_path / "table.txt").read_text() in out
+    first, last = re.search(r"loss ([\d.]+) -> ([\d.]+)", out).groups()
+    assert float(first) == 35.6094
+    assert float(last) < 2
+    assert is_png(tmp_path / "loss.png")
+    assert two_layer.main(random=True, seed=3, gradient="autodiff", out=tmp_path) == 0
 
 
 def test_foundations_shows_every_part(tmp_path, capsys):

@@ -126,7 +126,7 @@ def test_the_fixed_case():
 
 
 def test_the_experiments_show_pytorch_beside_us(tmp_path, capsys):
-    assert two_layer.main() == 0
+    assert two_layer.main(out=tmp_path) == 0
     assert "PyTorch" in capsys.readouterr().out
     assert square.main(epochs=50, out=tmp_path) == 0
     out = capsys.readouterr().out
