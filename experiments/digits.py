@@ -39,7 +39,8 @@ def main(
     """Train a classifier of handwritten digits with its hand-written gradient, or use one.
 
     Args:
-        seed: Of the held-out fifth, the initial parameters and the order of the batches.
+        seed: Of the held-out fifth, the initial parameters and the order of the batches; with
+            --predict, the file's own counts.
         epochs: Passes over the training data.
         batch_size: Examples per step.
         learning_rate: Adam's, decayed to 0 by a cosine.
@@ -47,10 +48,13 @@ def main(
         activation: After every hidden layer.
         l2: Strength of the penalty on the weights.
         gradient: By hand, or by jax.grad.
-        mnist: A folder with MNIST's four IDX files, to use instead of scikit-learn's digits.
+        mnist: A folder with MNIST's four IDX files (train-images-idx3-ubyte and so on, plain or
+            .gz), to use instead of scikit-learn's digits.
         predict: A saved parameter file: read the held-out digits with it instead of training.
+            Give the same --hidden, --activation, --l2 and --mnist as in training.
         out: Folder for pictures and parameters.
     """
+    cli.check_positive(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     split = data.mnist(mnist) if mnist else data.digits(seed)
     sizes = (split.train.inputs.shape[1], *hidden, 10)
     config = mlp.Config(sizes=sizes, activation=activation, l2=l2)
@@ -64,7 +68,7 @@ def main(
         }
 
     calls, per_call = fitting.split(epochs, at_once=1)
-    steps = epochs * max(len(split.train.inputs) // max(batch_size, 1), 1)
+    steps = epochs * max(len(split.train.inputs) // batch_size, 1)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     run = train.make_run(
         mlp,
@@ -119,9 +123,8 @@ def _predict(path: Path, config: mlp.Config, mnist: Path | None) -> int:
     print("written  read as  probability")
     for label, digit, row in list(zip(labels, read, p, strict=True))[:10]:
         print(f"{label:>7}  {digit:>7}  {row[digit]:>11.4f}{'' if digit == label else '  wrong'}")
-    print(
-        f"held-out accuracy {(read == labels).mean():.2%} of {len(labels)}, held out by seed {seed}"
-    )
+    source = mnist or f"held out by seed {seed}, the file's"
+    print(f"held-out accuracy {(read == labels).mean():.2%} of {len(labels)}, {source}")
     return 0
 
 

@@ -31,9 +31,14 @@ class Fit(NamedTuple):
     interrupted: bool
 
     @property
+    def diverged(self) -> bool:
+        """Whether the loss ended as no number."""
+        return not np.isfinite(self.history.loss[-1])
+
+    @property
     def status(self) -> int:
         """The exit status that tells the shell."""
-        return INTERRUPTED if self.interrupted else 0
+        return INTERRUPTED if self.interrupted else int(self.diverged)
 
 
 def split(epochs: int, at_once: int) -> tuple[int, int]:
@@ -71,9 +76,17 @@ def fit(run: Callable[[Any], tuple[Any, train.History]], state: train.State, cal
             interrupted = True
     state, calls_finished = finished
     if not calls_finished:
-        print("interrupted before the first epoch finished: nothing to keep", file=sys.stderr)
+        print("interrupted before anything finished: nothing to keep", file=sys.stderr)
         raise SystemExit(INTERRUPTED)
     history = jax.tree.map(lambda *x: np.concatenate(x), *parts[:calls_finished])
     if interrupted:
         print(f"interrupted: keeping the {len(history.loss)} finished epochs", file=sys.stderr)
-    return Fit(state.params, history, time.perf_counter() - started, interrupted)
+    fit = Fit(state.params, history, time.perf_counter() - started, interrupted)
+    if fit.diverged:
+        epoch = int(np.argmin(np.isfinite(history.loss))) + 1
+        print(
+            f"diverged: the loss is {history.loss[epoch - 1]} from epoch {epoch} on; "
+            "try a smaller --learning-rate",
+            file=sys.stderr,
+        )
+    return fit

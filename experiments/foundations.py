@@ -41,6 +41,7 @@ def main(
         gradient: Of the last part's comparison run: by hand, or by jax.grad.
         out: Folder for pictures.
     """
+    cli.check_positive(steps=steps)
     folder = cli.folder(out)
     k_ladder, k_depth, k_train = jax.random.split(jax.random.key(seed), 3)
 

@@ -49,6 +49,7 @@ def main(
         gradient: By hand, or by jax.grad.
         out: Folder for pictures.
     """
+    cli.check_positive(epochs=epochs, learning_rate=learning_rate)
     batch = data.two_moons(points, noise, seed)
     config = mlp.Config(sizes=(2, *hidden, 2))
     optimizer = optax.sgd(learning_rate)
@@ -67,7 +68,7 @@ def main(
         f"\nfinal loss {losses[-1]:.4f} nats after {len(losses)} epochs, {steps}; "
         f"accuracy {float(mlp.accuracy(result.params, batch, config)):.1%}"
     )
-    if not result.interrupted:
+    if result.status == 0:
         _time(run, state, calls, batch, learning_rate)
 
     x1, x2 = np.meshgrid(np.linspace(-1.8, 2.8, 200), np.linspace(-1.3, 1.8, 200))

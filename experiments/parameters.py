@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as tensors_to_bytes
 
 from jaxnn.verify.lift import path_name
 
@@ -21,7 +21,7 @@ def save(path: Path, params: Any, config: Any, seed: int) -> None:
         for where, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     header = {"config": json.dumps(dataclasses.asdict(config)), "seed": str(seed)}
-    save_file(tensors, path, metadata=header)
+    path.write_bytes(tensors_to_bytes(tensors, metadata=header))
 
 
 def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
@@ -31,6 +31,8 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
         ValueError: the file is missing, is no parameter file, or is of another configuration; the
             message lists every setting that differs.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; name one that an earlier run saved")
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
@@ -45,7 +47,13 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
             f"{path} has no configuration in its header; it must be a file that an earlier run "
             "saved: check the path"
         )
-    theirs, ours = json.loads(header["config"]), json.loads(json.dumps(dataclasses.asdict(config)))
+    try:
+        theirs, seed = dict(json.loads(header["config"])), int(header["seed"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} has a header that cannot be read ({error}); train and save again"
+        ) from error
+    ours = json.loads(json.dumps(dataclasses.asdict(config)))
     different = [
         f"{name} is {theirs.get(name)!r} in the file, {ours.get(name)!r} here"
         for name in sorted(theirs.keys() | ours.keys())
@@ -65,6 +73,4 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
             f"{path} holds tensors {found}; its configuration needs {expected}: it is damaged, "
             "train and save again"
         )
-    return jax.tree.unflatten(tree, [jnp.asarray(tensors[name]) for name in expected]), int(
-        header["seed"]
-    )
+    return jax.tree.unflatten(tree, [jnp.asarray(tensors[name]) for name in expected]), seed

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 BLUE, ORANGE, GREEN, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#718096"
@@ -32,14 +33,15 @@ def _save(figure: Figure, path: Path) -> Path:
 def _loss(ax: Axes, losses: Any, label: str | None = None, color: str = BLUE) -> None:
     epochs = np.arange(1, len(losses) + 1)
     ax.plot(epochs, losses, color=color, label=label, marker="." if len(losses) == 1 else None)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
 
 
 def curves(path: Path, training_loss: Any, held_out_loss: Any, held_out_accuracy: Any) -> Path:
     """Loss and held-out accuracy over the epochs."""
     figure, (left, right) = _axes(2)
-    _loss(left, training_loss, "training")
-    _loss(left, held_out_loss, "held out", ORANGE)
+    _loss(left, training_loss, "training, mean while the epoch ran")
+    _loss(left, held_out_loss, "held out, after the epoch", ORANGE)
     left.set(yscale="log", ylabel="loss (nats)", title="Cross-entropy")
     left.legend(frameon=False)
     _loss(right, 100 * np.asarray(held_out_accuracy), color=ORANGE)
@@ -70,7 +72,7 @@ def confusion(path: Path, counts: Any) -> Path:
                     weight="normal" if row == column else "bold")  # fmt: skip
     ticks = np.arange(len(counts))
     ax.set(xticks=ticks, yticks=ticks, xlabel="read as", ylabel="written",
-           title=f"{mistakes.sum()} of {counts.sum()} held-out digits misread")  # fmt: skip
+           title=f"{mistakes.sum()} of {counts.sum()} digits misread (in colour)")  # fmt: skip
     ax.spines[:].set_visible(False)
     return _save(figure, path)
 
@@ -80,17 +82,23 @@ def misread(path: Path, images: Any, labels: Any, probabilities: Any, most: int 
     probabilities = np.asarray(probabilities)
     read, labels = probabilities.argmax(1), np.asarray(labels)
     wrong = np.flatnonzero(read != labels)
+    shown = f"{min(most, len(wrong))} of {len(wrong)} misread digits, the surest first"
     wrong = wrong[np.argsort(-probabilities[wrong, read[wrong]])][:most]
     columns = max(min(6, len(wrong)), 3)
     rows = max(-(-len(wrong) // columns), 1)
     figure, axes = _axes(columns, rows, size=(1.6, 1.9))
-    side = round(np.sqrt(np.shape(images)[1]))
+    pixels = np.shape(images)[1]
+    side = round(np.sqrt(pixels))
+    shape = (side, side) if side * side == pixels else (1, pixels)
     for ax in axes:
         ax.axis("off")
     for ax, i in zip(axes, wrong, strict=False):
-        ax.imshow(np.reshape(images[i], (side, side)), cmap="Greys")
+        ax.imshow(np.reshape(images[i], shape), cmap="Greys")
         p = probabilities[i, read[i]]
-        ax.set_title(f"{labels[i]} read as {read[i]}\n{p:.0%} sure", fontsize=9)
+        sure = ">99%" if p > 0.99 else f"{p:.0%}"
+        ax.set_title(f"{labels[i]} read as {read[i]}\n{sure} sure", fontsize=9)
+    figure.suptitle(shown, fontsize=11)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     if not len(wrong):
         axes[len(axes) // 2].text(0.5, 0.5, "none misread", ha="center")
     return _save(figure, path)
@@ -101,7 +109,9 @@ def moons(path: Path, losses: Any, points: Any, labels: Any, grid: Any, p: Any) 
     figure, (left, right) = _axes(2)
     _loss(left, losses)
     left.set(ylabel="loss (nats)", title=f"Final loss {losses[-1]:.4f}", ylim=(0, None))
-    right.contourf(*grid, p, levels=np.linspace(0, 1, 11), cmap="RdBu_r", alpha=0.45)
+    field = LinearSegmentedColormap.from_list("moons", [BLUE, "white", ORANGE])
+    bands = right.contourf(*grid, p, levels=np.linspace(0, 1, 11), cmap=field, alpha=0.5)
+    figure.colorbar(bands, ax=right, label="probability")
     right.contour(*grid, p, levels=[0.5], colors="black", linewidths=1)
     colors = ListedColormap([BLUE, ORANGE])
     right.scatter(*np.asarray(points).T, c=labels, cmap=colors, s=18, edgecolors="white", lw=0.4)
@@ -115,7 +125,14 @@ def function_and_slope(path: Path, x: Any, y: Any, slope: Any, name: str) -> Pat
     """A scalar function and its derivative."""
     figure, (ax,) = _axes()
     ax.plot(x, y, color=BLUE, label="f(x)")
-    ax.plot(x, slope, color=ORANGE, label="df/dx, by its hand-written rule")
+    x, slope = np.asarray(x), np.array(slope)
+    jumps = np.flatnonzero(np.abs(np.diff(slope)) > 0.5) + 1
+    ax.plot(  # a jump is a gap, not a line
+        np.insert(x, jumps, np.nan),
+        np.insert(slope, jumps, np.nan),
+        color=ORANGE,
+        label="df/dx, by its hand-written rule",
+    )
     ax.set(title=f"f = {name}", xlabel="x", ylim=(-0.05, 1.3 * max(np.max(y), np.max(slope))))
     ax.legend(frameon=False, loc="upper left")
     return _save(figure, path)
@@ -147,7 +164,7 @@ def ladder(path: Path, seconds: Mapping[str, float]) -> Path:
     ax.bar_label(bars, [f" {m:,.0f} µs" for m in micro], padding=3)
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="time (µs)", title="5x784 by 784x10, five ways",
-           xlim=(min(micro) / 2, max(micro) * 8))  # fmt: skip
+           xlim=(1, max(micro) * 8))  # fmt: skip
     return _save(figure, path)
 
 

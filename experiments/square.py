@@ -36,6 +36,7 @@ def main(
         gradient: By hand, or by jax.grad.
         out: Folder for the picture.
     """
+    cli.check_positive(epochs=epochs, hidden=hidden, learning_rate=learning_rate)
     batch = data.square(points, seed)
     config = mlp.Config(
         sizes=(1, hidden, 1), activation="sigmoid", loss="mean_squared_error", init="xavier"
@@ -59,11 +60,11 @@ def main(
     fitted = mlp.forward(result.params, batch.inputs, config)
     final = float(mlp.loss(result.params, batch, config))
     print(f"jaxnn:   loss {final:.3e} after {len(result.history.loss)} epochs")
-    if torch_peer.installed and not result.interrupted:
+    if torch_peer.installed and result.status == 0:
         peer = torch_peer.train(state.params, batch, config, learning_rate, epochs)
         print(f"PyTorch: loss {peer:.3e}, same initial parameters, same optimizer")
     elif not torch_peer.installed:
-        print("PyTorch is not installed, so it is not compared")
+        print(f"PyTorch is not compared: {torch_peer.MISSING}")
     pictures.regression(
         folder / "square.png", batch.inputs, batch.targets, fitted, result.history.loss
     )

@@ -11,6 +11,7 @@ from jaxnn.ops.linear import Linear
 
 # An optional peer: every caller asks `installed` first.
 installed = importlib.util.find_spec("torch") is not None
+MISSING = 'it is not installed; pip install -e ".[peers]"'
 if installed:
     import torch
 

@@ -63,6 +63,7 @@ def main(
         gradient: To descend by: by hand, or by jax.grad.
         out: Folder for the table and the loss curve.
     """
+    cli.check_positive(steps=steps, learning_rate=learning_rate)
     folder = cli.folder(out)
     with jax.enable_x64(True):
         params, batch = fixed_case()
@@ -109,7 +110,10 @@ def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
                     f"{entry:<10}" + _row([f"{float(leaf[index]):.10f}" for leaf in leaves])
                 )
     if not torch_peer.installed:
-        lines.append("(PyTorch is not installed, so its column is left out)")
+        lines.append(f"PyTorch has no column: {torch_peer.MISSING}")
+    for way, column in list(columns.items())[1:]:
+        gaps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), by_hand, column)
+        lines.append(f"largest difference of {way} from by hand: {max(jax.tree.leaves(gaps)):.1e}")
     return lines
 
 

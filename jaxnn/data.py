@@ -39,7 +39,8 @@ def check_batch(inputs: Any, targets: Any) -> Batch:
 
     Raises:
         TypeError: inputs are not numbers, or targets neither integers nor real numbers.
-        ValueError: there is no example, the lengths differ, or a value is not finite.
+        ValueError: there is no example, the lengths differ, a value is not finite, or an integer
+            target is negative or too large.
     """
     x, t = np.asarray(inputs), np.asarray(targets)
     for name, values in (("inputs", x), ("targets", t)):
@@ -60,6 +61,11 @@ def check_batch(inputs: Any, targets: Any) -> Batch:
             "input: check that both come from the same examples in the same order"
         )
     labels = t.dtype.kind in "iu"
+    if labels and (t.min() < 0 or t.max() > np.iinfo(np.int32).max):
+        raise ValueError(
+            f"targets lie in [{t.min()}, {t.max()}]; integer targets are class labels, which must "
+            "be at least 0 and fit 32 bits: relabel them from 0, or make them real numbers"
+        )
     return Batch(jnp.asarray(x, float), jnp.asarray(t, jnp.int32 if labels else float))
 
 
@@ -107,10 +113,12 @@ def two_moons(n: int = 100, noise: float = 0.1, seed: int = 0) -> Batch:
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
-        ValueError: n is below 2, or noise is negative.
+        ValueError: n is below 2, or noise is negative or not finite.
     """
-    if n < 2 or noise < 0:
-        raise ValueError(f"n is {n} and noise {noise}; n must be at least 2, noise at least 0")
+    if n < 2:
+        raise ValueError(f"n is {n}; there must be at least 2 points, one per moon")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise is {noise}; it must be finite and at least 0")
     return check_batch(*_scikit_learn("datasets").make_moons(n, noise=noise, random_state=seed))
 
 
@@ -200,6 +208,8 @@ def _idx_pair(folder: Path, name: str) -> Batch:
 
 def _find_idx(folder: Path, stem: str, dimensions: int) -> Path:
     """The first of a file's usual names that exists."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; name the one that holds MNIST's IDX files")
     names = [
         f"{stem}{joint}idx{dimensions}-ubyte{ending}" for joint in "-." for ending in ("", ".gz")
     ]
@@ -219,5 +229,5 @@ def _scikit_learn(module: str) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "this data comes with scikit-learn, which is not installed: "
-            'pip install "jaxnn[experiments]"'
+            'pip install -e ".[experiments]"'
         ) from error

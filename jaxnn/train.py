@@ -122,6 +122,8 @@ def make_run(
     """
     n = _count_examples(data)
     for name, value, highest in (("epochs", epochs, None), ("batch_size", batch_size, n)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is {value!r}; it must be an integer")
         if not 1 <= value <= (highest or value):
             limit = f"from 1 to the number of examples, {n}" if highest else "at least 1"
             raise ValueError(f"{name} is {value}; it must be {limit}")
@@ -157,10 +159,10 @@ def _step(
     model: Any, config: Any, optimizer: optax.GradientTransformation, gradient: str
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """One optimizer step, not yet compiled."""
-    known = {"manual": model.manual_value_and_grad, "autodiff": jax.value_and_grad(model.loss)}
-    if gradient not in known:
+    if gradient not in ("manual", "autodiff"):
         raise ValueError(f"gradient is {gradient!r}; it must be 'manual' or 'autodiff'")
-    value_and_grad = known[gradient]
+    by_hand = gradient == "manual"
+    value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         loss, grads = value_and_grad(state.params, batch, config)

@@ -122,6 +122,8 @@ def test_a_missing_idx_file_is_named_with_all_its_names(folder):
         ([[1.0], [np.nan]], [0, 1], ValueError, r"inputs\[1, 0\] is nan \(1 such"),
         ([[1.0]], [np.inf], ValueError, r"targets\[0\] is inf"),
         ([[1.0], [2.0]], [0], ValueError, "2 inputs and 1 targets"),
+        ([[1.0]], [2**40], ValueError, "fit 32 bits"),
+        ([[1.0]], [-1], ValueError, r"\[-1, -1\].*at least 0"),
         (np.zeros((0, 2)), np.zeros(0), ValueError, r"\(0, 2\), no example"),
         ([["a"]], [0], TypeError, "must be numbers"),
         ([[1.0]], ["b"], TypeError, "targets have dtype"),
@@ -135,5 +137,5 @@ def test_unusable_data_is_refused(inputs, targets, error, message):
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"jaxnn\[experiments\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"\.\[experiments\]"):
         data.digits()

@@ -134,6 +134,8 @@ GOOD = Batch(jnp.ones((4, 3)), jnp.array([0, 1, 1, 0]))
         (jnp.ones((4, 5)), GOOD.targets, ValueError, r"\(4, 5\).*\(examples, 3\).*feature count"),
         (jnp.ones(3), GOOD.targets, ValueError, r"\(3,\).*x\[None\]"),
         (jnp.ones((0, 3)), jnp.zeros(0, int), ValueError, r"\(0, 3\).*at least one example"),
+        ([[1.0, 2.0, 3.0]], GOOD.targets, TypeError, "inputs are a list.*jnp.asarray"),
+        (GOOD.inputs, [0, 1, 1, 0], TypeError, "labels a list.*jnp.asarray"),
         (jnp.ones((4, 3), int), GOOD.targets, TypeError, "int32.*float32.*astype"),
         (GOOD.inputs.at[2, 1].set(jnp.nan), GOOD.targets, ValueError, r"\[2, 1\] is nan"),
         (GOOD.inputs.at[0, 0].set(jnp.inf), GOOD.targets, ValueError, r"\[0, 0\] is inf"),
@@ -153,12 +155,30 @@ def test_under_jit_a_label_out_of_range_makes_the_loss_nan():
     batch = Batch(jnp.ones((4, 3)), jnp.array([0, 1, 2, 0]))
     for function in (mlp.loss, lambda *a: mlp.manual_value_and_grad(*a)[0]):
         assert np.isnan(jax.jit(function, static_argnums=2)(params, batch, config))
+    for gradient in (mlp.manual_grad, jax.grad(mlp.loss)):
+        grads = jax.jit(gradient, static_argnums=2)(params, batch, config)
+        assert np.isnan(grads.layers[-1].b).all()
 
 
 def test_probabilities_need_logits():
     config = mlp.Config(sizes=(3, 1), loss="mean_squared_error")
     with pytest.raises(ValueError, match=r"mean_squared_error.*forward"):
         mlp.probabilities(mlp.init_params(jax.random.key(0), config), jnp.ones((1, 3)), config)
+
+
+def test_accuracy_refuses_labels_that_would_broadcast():
+    config = mlp.Config(sizes=(3, 2))
+    params = mlp.init_params(jax.random.key(0), config)
+    for labels in (jnp.zeros((4, 1), int), jnp.zeros(1, int)):
+        with pytest.raises(ValueError, match="one label per row"):
+            mlp.accuracy(params, Batch(GOOD.inputs, labels), config)
+    assert mlp.accuracy(params, Batch(GOOD.inputs, jnp.array([0, 0, 1, 1])), config) == 0.5
+
+
+def test_parameters_of_another_configuration_are_refused():
+    params = mlp.init_params(jax.random.key(0), mlp.Config(sizes=(3, 4, 2)))
+    with pytest.raises(ValueError, match=r"\(3, 4\), \(4, 2\).*\(3, 5, 2\)"):
+        mlp.loss(params, GOOD, mlp.Config(sizes=(3, 5, 2)))
 
 
 def test_targets_of_another_shape_are_not_broadcast():

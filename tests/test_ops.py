@@ -292,6 +292,12 @@ def test_narrow_label_dtypes_can_name_many_classes():
             ValueError,
             r"\(4, 5\).*\(3, 2\).*transpose",
         ),
+        (
+            "linear",
+            (linear_module.Linear(jnp.zeros((3, 2)), jnp.zeros(1)), jnp.zeros((4, 3))),
+            ValueError,
+            r"\(3, 2\), b \(1,\)",
+        ),
     ],
 )
 def test_bad_inputs_are_named(op, inputs, error, message):

@@ -12,6 +12,8 @@ from conftest import assert_leaves_close
 
 from jaxnn import verify
 from jaxnn.models import mlp
+from jaxnn.op import Op
+from jaxnn.ops.losses import softmax_cross_entropy
 from jaxnn.verify.__main__ import main
 from jaxnn.verify.report import to_html, to_json
 
@@ -212,6 +214,108 @@ def test_finite_differences_that_cannot_see_say_so():
         assert "could not testify" in str(quiet)
 
 
+def test_a_cast_that_defeats_the_lift_is_named():
+    def f(p):
+        return jnp.tanh(p.astype(jnp.float32)).sum().astype(p.dtype)
+
+    def g(p):
+        return (1 / jnp.cosh(p.astype(jnp.float32)) ** 2).astype(p.dtype)
+
+    params = jnp.array([0.3, -1.2, 2.5])
+    report = verify.gradient(f, g, params)
+    assert report.status == "inconclusive"
+    assert "something inside still computes in float32" in str(report)
+    wrong = verify.gradient(f, lambda p: 1.1 * g(p), params)
+    assert wrong.status == "fail"
+    assert "side with autodiff" in str(wrong)
+
+
+def test_a_narrow_constant_is_not_narrow_arithmetic():
+    """Data closed over in float32 stays float32, but all arithmetic with it is in float64."""
+    data = jax.random.normal(jax.random.key(0), (6, 3))
+    stop = jax.lax.stop_gradient
+
+    def f(p):
+        return jnp.tanh(data @ p).mean() + 1e-4 * (stop(p) * p).sum()
+
+    def g(p):
+        return data.T @ (1 - jnp.tanh(data @ p) ** 2) / len(data) + 1e-4 * p
+
+    report = verify.gradient(f, g, 0.3 * jnp.ones(3))
+    assert report.status == "inconclusive"
+    assert "stop_gradient" in str(report)
+
+
+def test_what_rounding_may_explain_is_left_in_doubt_not_failed():
+    logits, labels = jnp.array([[30.0, 0.0, 0.0], [0.0, 30.0, 1.0]]), jnp.array([0, 1])
+    report = verify.op(softmax_cross_entropy, logits, labels)
+    assert report.status == "inconclusive"
+    assert "may be rounding" in str(report)
+    # A difference that finite differences can judge is not excused, wherever rounding is large.
+    t = np.linspace(1.7e9, 1.7001e9, 50)
+    params = {"A": jnp.array([1.5, -0.3]), "w": jnp.array([0.7, 1.9])}
+
+    def f(p, t):
+        return (p["A"][:, None] * jnp.sin(p["w"][:, None] * t)).mean()
+
+    def g(p, t):
+        angle = p["w"][:, None] * t
+        dw = (p["A"][:, None] * jnp.cos(angle) * t).sum(1) / angle.size
+        return {"A": jnp.sin(angle).sum(1) / angle.size + 3e-6, "w": dw}
+
+    assert failing(verify.gradient(f, g, params, t)) == ["['A']"]
+
+
+def test_autodiff_that_is_not_finite_does_not_fail_a_right_gradient():
+    def f(p):
+        return jnp.where(p > 1, jnp.sqrt(p - 1), 0.0).sum()
+
+    def g(p):
+        return jnp.where(p > 1, 0.5 / jnp.sqrt(jnp.where(p > 1, p - 1, 1)), 0.0)
+
+    report = verify.gradient(f, g, jnp.array([0.0, 3.0]))
+    assert report.status == "inconclusive"
+    assert "autodiff gives nan at (0,)" in str(report)
+    assert verify.gradient(f, lambda p: g(p) + 1, jnp.array([0.0, 3.0])).status == "fail"
+
+
+def test_many_kinks_and_no_kink():
+    many = verify.gradient(lambda p: jnp.abs(p).sum(), jnp.sign, jnp.zeros(20))
+    assert many.status == "inconclusive"
+    assert "the others may not" in str(many)
+    curved = verify.gradient(lambda p: (1e4 * p**2).sum(), lambda p: 2e4 * p, jnp.array([0.0, 1.0]))
+    assert curved.status == "pass"
+    assert curved.leaves[0].kinks == 0
+
+
+def test_callbacks_are_not_mistaken_for_each_other():
+    def scaled(factor):
+        def g(p):
+            shape = jax.ShapeDtypeStruct(p.shape, p.dtype)
+            return jax.pure_callback(lambda x: np.asarray(x) * factor, shape, p)
+
+        return g
+
+    assert verify.gradient(lambda p: (p**2).sum(), scaled(2.0), jnp.ones(3))
+    assert not verify.gradient(lambda p: (p**2).sum(), scaled(3.0), jnp.ones(3))
+
+
+def test_numpy_parameters_and_scalars():
+    report = verify.gradient(
+        lambda p, n: (p**n).sum(), lambda p, n: int(n) * p ** (n - 1), np.ones(3), np.int64(2)
+    )
+    assert report, str(report)
+
+
+def test_a_rule_that_is_not_linear_in_its_cotangent_fails():
+    wrong = Op(
+        lambda x: ((x * x).sum(), x),
+        lambda x, dy: (2 * x * abs(dy),),
+        example=lambda key: (jnp.ones(3),),
+    )
+    assert verify.op(wrong).status == "fail"
+
+
 def test_integers_keys_statics_and_keywords_pass_through():
     params = {"w": jnp.arange(3.0), "n": jnp.array([2, 3])}
 
@@ -255,6 +359,10 @@ def test_a_helper_redefined_since_is_seen():
     assert verify.gradient(f, g, params)
     factor["value"] = 3.0
     assert not verify.gradient(f, g, params)
+    factor["value"] = jnp.array([2.0, 2.0, 2.0])
+    assert verify.gradient(f, g, params)
+    factor["value"] = jnp.array([2.0, 2.0, 3.0])
+    assert not verify.gradient(f, g, params)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +375,12 @@ def test_a_helper_redefined_since_is_seen():
         ((loss, None, PARAMS, X), TypeError, "manual_grad is None"),
         ((loss, manual, {"n": jnp.arange(3)}, X), ValueError, r"no floating leaf \(\['n'\]: int32"),
         ((loss, manual, {}, X), ValueError, "no leaf at all"),
+        ((loss, manual, {"w": "weights"}, X), TypeError, "'weights'; every leaf"),
+        (
+            (loss, lambda p, x: {"w": np.asarray(p["w"]), "b": p["b"]}, PARAMS, X),
+            TypeError,
+            "traceable by jax.jit",
+        ),
         ((loss, manual, jnp.ones(2, complex), X), TypeError, "complex64.*two leaves"),
     ],
 )
@@ -282,6 +396,14 @@ def test_model_checks_the_value_too(monkeypatch):
     monkeypatch.setattr(mlp, "manual_value_and_grad", lambda *a: (2 * right(*a)[0], right(*a)[1]))
     report = verify.model(mlp, config)
     assert "manual_value_and_grad returns the loss" in report.problems[0]
+    monkeypatch.setattr(
+        mlp,
+        "manual_value_and_grad",
+        lambda *a: (right(*a)[0], jax.tree.map(lambda d: 2 * d, right(*a)[1])),
+    )
+    monkeypatch.setattr(mlp, "manual_grad", lambda *a: right(*a)[1])
+    report = verify.model(mlp, config)
+    assert "manual_value_and_grad and manual_grad differ at layers[0].w" in report.problems
     with pytest.raises(TypeError, match="lacks Config, init_params"):
         verify.model(np)
 
@@ -385,6 +507,43 @@ def test_exit_status_3_when_nothing_fails_but_something_is_inconclusive(tmp_path
     assert "0 failed, 1 inconclusive" in out.out
 
 
+def test_an_op_that_raises_fails_and_the_others_are_still_verified(tmp_path, capsys):
+    source = (
+        GOOD.replace("FACTOR", "2")
+        + """
+def untied_bwd(x, dy):
+    return 2 * x * dy
+
+def raising_bwd(x, dy):
+    return (not_defined * dy,)
+
+untied = Op(square_fwd, untied_bwd, example=square.example)
+raising = Op(square_fwd, raising_bwd, example=square.example)
+"""
+    )
+    status, out = run(tmp_path, capsys, source, f"--json={tmp_path / 'r.json'}")
+    assert status == 1
+    assert "1 passed, 2 failed" in out.out
+    assert "must return a tuple (dinput, ...), one per input" in out.out
+    assert "it raised NameError (layers_of_mine.py, line 17)" in out.out
+    assert len(json.loads((tmp_path / "r.json").read_text())["reports"]) == 3
+
+
+def test_a_pass_that_finite_differences_did_not_witness_says_so(tmp_path, capsys):
+    source = """
+    import jax.numpy as jnp
+    from jaxnn import Op
+    faint = Op(
+        lambda x: (1e-14 * x.sum(), x),
+        lambda x, dy: (1e-14 * dy * jnp.ones_like(x),),
+        example=lambda key: (36.0 * jnp.ones(3),),
+    )
+    """
+    status, out = run(tmp_path, capsys, source)
+    assert status == 0
+    assert "could not testify" in out.out
+
+
 def test_a_model_of_ones_own(tmp_path, capsys):
     source = """
     from typing import NamedTuple
@@ -411,7 +570,9 @@ def test_exit_status_2_with_words(tmp_path, capsys):
     cases = {
         ("x = 1",): "nothing to verify; there must be an `Op(fwd, bwd, example=...)`",
         ("import not_there",): "No module named 'not_there'",
-        ("x = 1", "--json", str(tmp_path / "no" / "r.json")): "cannot be written",
+        (GOOD, "--json", str(tmp_path / "no" / "r.json")): "cannot be written",
+        ("raise SystemExit(0)",): "importing",
+        ("def manual_grad(params, batch, config): return params",): "lacks Config, init_params",
     }
     for (source, *options), message in cases.items():
         status, out = run(tmp_path, capsys, source, *options)

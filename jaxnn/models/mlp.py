@@ -21,7 +21,7 @@ from jaxnn.data import Batch, check_finite
 from jaxnn.op import Op
 from jaxnn.ops.activations import relu, sigmoid, softmax, tanh
 from jaxnn.ops.linear import Linear, linear
-from jaxnn.ops.losses import l2_penalty, mean_squared_error, softmax_cross_entropy
+from jaxnn.ops.losses import check_labels, l2_penalty, mean_squared_error, softmax_cross_entropy
 
 ACTIVATIONS: dict[str, Op[..., Array]] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
 LOSSES: dict[str, Op[..., Array]] = {
@@ -67,6 +67,7 @@ class Config:
                 raise TypeError(f"sizes hold {size!r}; every width must be an integer")
             if size < 1:
                 raise ValueError(f"sizes are {self.sizes}; every width must be at least 1")
+        object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))
         if len(self.sizes) < 2:
             raise ValueError(
                 f"sizes are {self.sizes}; at least two are needed, inputs and outputs: "
@@ -149,7 +150,7 @@ def forward(params: Params, inputs: Array, config: Config) -> Array:
         ValueError: their shape is not (N, I) with N at least 1, or (outside jit) a value is not
             finite.
     """
-    _check_inputs(params, inputs)
+    _check_inputs(params, inputs, config)
     outputs, _ = layers_fwd(params, inputs, config)
     return outputs
 
@@ -164,7 +165,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
             `jaxnn.ops.losses`), among them labels outside [0, O), which under jit give NaN.
     """
     inputs, targets = batch
-    _check_inputs(params, inputs)
+    _check_inputs(params, inputs, config)
     outputs, _ = layers_fwd(params, inputs, config)
     data_loss, _ = LOSSES[config.loss].fwd(outputs, targets)
     penalty, _ = l2_penalty.fwd(_weights(params), coefficient=config.l2)
@@ -178,7 +179,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     touches only the weights and is added at the end.
     """
     inputs, targets = batch
-    _check_inputs(params, inputs)
+    _check_inputs(params, inputs, config)
     weights = _weights(params)
     outputs, layers_residuals = layers_fwd(params, inputs, config)
     data_loss, loss_residuals = LOSSES[config.loss].fwd(outputs, targets)
@@ -208,18 +209,21 @@ def probabilities(params: Params, inputs: Array, config: Config) -> Array:
     Raises:
         ValueError: the loss is not softmax cross-entropy, so the outputs are no logits.
     """
-    if config.loss != "softmax_cross_entropy":
-        raise ValueError(
-            f"loss is {config.loss!r}; probabilities need a model trained with "
-            "'softmax_cross_entropy': use forward for its predictions"
-        )
+    _check_classifier(config)
     return softmax.fwd(forward(params, inputs, config))[0]
 
 
 def accuracy(params: Params, batch: Batch, config: Config) -> Array:
-    """Share of examples whose largest output is the label's, in [0, 1]; raises as `forward`."""
+    """Share of examples whose largest output is the label's, in [0, 1].
+
+    Raises:
+        TypeError, ValueError: as `loss`, and if the loss is not softmax cross-entropy.
+    """
+    _check_classifier(config)
     inputs, labels = batch
-    return (forward(params, inputs, config).argmax(-1) == labels).mean()
+    outputs = forward(params, inputs, config)
+    check_labels(outputs, labels)
+    return (outputs.argmax(-1) == labels).mean()
 
 
 def example_batch(key: Array, config: Config) -> Batch:
@@ -235,8 +239,27 @@ def _weights(params: Params) -> tuple[Array, ...]:
     return tuple(layer.w for layer in params.layers)
 
 
-def _check_inputs(params: Params, inputs: Array) -> None:
-    """Refuse inputs that the first layer cannot take."""
+def _check_classifier(config: Config) -> None:
+    """Refuse to read outputs that are no logits as classes."""
+    if config.loss != "softmax_cross_entropy":
+        raise ValueError(
+            f"loss is {config.loss!r}; classes and their probabilities need a model trained with "
+            "'softmax_cross_entropy': use forward for its predictions"
+        )
+
+
+def _check_inputs(params: Params, inputs: Array, config: Config) -> None:
+    """Refuse parameters of another configuration, and inputs that the first layer cannot take."""
+    shapes = [layer.w.shape for layer in params.layers]
+    if shapes != list(zip(config.sizes[:-1], config.sizes[1:], strict=True)):
+        raise ValueError(
+            f"the parameters' weights have shapes {shapes}, the configuration has sizes "
+            f"{config.sizes}; they must fit: use the configuration that the parameters came from"
+        )
+    if not hasattr(inputs, "dtype"):
+        raise TypeError(
+            f"inputs are a {type(inputs).__name__}; they must be an array: wrap them in jnp.asarray"
+        )
     w = params.layers[0].w
     if inputs.dtype != w.dtype:
         raise TypeError(

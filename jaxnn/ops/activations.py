@@ -12,35 +12,35 @@ from jaxnn.op import Op
 
 
 def relu_fwd(x: Array) -> tuple[Array, Array]:
-    """Y = max(x, 0), any shape. The slope at 0 is taken to be 0, as in `jax.nn.relu`."""
+    """y = max(x, 0), any shape. The slope at 0 is taken to be 0, as in `jax.nn.relu`."""
     y = jax.nn.relu(x)
     return y, y
 
 
 def relu_bwd(y: Array, dy: Array) -> tuple[Array]:
-    """Dx = dy where y > 0, else 0."""
+    """dx = dy where y > 0, else 0."""
     return (jnp.where(y > 0, dy, 0),)
 
 
 def sigmoid_fwd(x: Array) -> tuple[Array, Array]:
-    """Y = 1 / (1 + exp(-x)), any shape."""
+    """y = 1 / (1 + exp(-x)), any shape."""
     y = lax.logistic(x)
     return y, y
 
 
 def sigmoid_bwd(y: Array, dy: Array) -> tuple[Array]:
-    """Dx = dy y (1 - y)."""
+    """dx = dy y (1 - y)."""
     return (dy * y * (1 - y),)
 
 
 def tanh_fwd(x: Array) -> tuple[Array, Array]:
-    """Y = tanh(x), any shape."""
+    """y = tanh(x), any shape."""
     y = jnp.tanh(x)
     return y, y
 
 
 def tanh_bwd(y: Array, dy: Array) -> tuple[Array]:
-    """Dx = dy (1 - y^2), in factors: they keep the digits that 1 - y^2 loses near |y| = 1."""
+    """dx = dy (1 - y^2), in factors: they keep the digits that 1 - y^2 loses near |y| = 1."""
     return (dy * (1 - y) * (1 + y),)
 
 
@@ -55,7 +55,7 @@ def log_softmax_fwd(x: Array, *, axis: int = -1) -> tuple[Array, Array]:
 
 
 def log_softmax_bwd(y: Array, dy: Array, *, axis: int = -1) -> tuple[Array]:
-    """Dx = dy - exp(y) sum_j dy_j: exp(y) is the softmax."""
+    """dx = dy - exp(y) sum_j dy_j: exp(y) is the softmax."""
     return (dy - jnp.exp(y) * dy.sum(axis, keepdims=True),)
 
 

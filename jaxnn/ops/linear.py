@@ -36,9 +36,14 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
         y (..., O), residuals.
 
     Raises:
-        ValueError: x does not end in a dimension of size I.
+        ValueError: w and b do not fit, or x does not end in a dimension of size I.
     """
     w, b = params
+    if w.ndim != 2 or b.shape != w.shape[1:]:
+        raise ValueError(
+            f"linear: w has shape {w.shape}, b {b.shape}; they must be (inputs, outputs) and "
+            "(outputs,): reshape one of them"
+        )
     if x.ndim == 0 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"linear: x has shape {x.shape} but w has shape {w.shape}; the last dimension of x "
@@ -48,7 +53,7 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
 
 
 def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Linear, Array]:
-    """Dw = x^T dy and db = sum dy, over all leading dimensions; dx = dy w^T."""
+    """dw = x^T dy and db = sum dy, over all leading dimensions; dx = dy w^T."""
     w, x = residuals
     rows_x, rows_dy = x.reshape(-1, w.shape[0]), dy.reshape(-1, w.shape[1])
     dw = rows_x.T @ rows_dy

@@ -21,8 +21,14 @@ def mean_squared_error_fwd(predictions: Array, targets: Array) -> tuple[Array, A
         targets: the same shape.
 
     Raises:
+        TypeError: the targets are no array.
         ValueError: the shapes differ (they would broadcast to a wrong mean) or hold no element.
     """
+    if not hasattr(targets, "shape"):
+        raise TypeError(
+            f"mean_squared_error: targets are a {type(targets).__name__}; they must be an array: "
+            "wrap them in jnp.asarray"
+        )
     if predictions.shape != targets.shape:
         raise ValueError(
             f"mean_squared_error: predictions have shape {predictions.shape}, targets "
@@ -38,7 +44,7 @@ def mean_squared_error_fwd(predictions: Array, targets: Array) -> tuple[Array, A
 
 
 def mean_squared_error_bwd(difference: Array, dloss: Array) -> tuple[Array, Array]:
-    """Dpredictions = 2 (predictions - targets) dloss / size; dtargets is its negative."""
+    """dpredictions = 2 (predictions - targets) dloss / size; dtargets is its negative."""
     dpredictions = difference * (2 / difference.size) * dloss
     return dpredictions, -dpredictions
 
@@ -57,7 +63,7 @@ def softmax_cross_entropy_fwd(logits: Array, labels: Array) -> tuple[Array, Cros
 
     Stable for logits of any finite size: see `log_softmax_fwd`. Saves the softmax: one value per
     logit. Nothing is recomputed. A label outside [0, K) is an error where its value can be seen,
-    and makes the loss NaN under jit, where it cannot.
+    and makes the loss and its gradient NaN under jit, where it cannot.
 
     Args:
         logits: (..., K), at least one row and one class.
@@ -67,17 +73,19 @@ def softmax_cross_entropy_fwd(logits: Array, labels: Array) -> tuple[Array, Cros
         TypeError: the labels are not integers.
         ValueError: the shapes do not fit, the batch is empty, or a label is outside [0, K).
     """
-    _check_labels(logits, labels)
-    log_probabilities, _ = log_softmax_fwd(logits)
+    check_labels(logits, labels)
     is_label = _one_hot(labels, logits.shape[-1])
-    picked = jnp.where(is_label, log_probabilities, 0).sum(-1)
-    # A label out of range marks no class, which would count as a certain success.
-    loss = -jnp.where(is_label.any(-1), picked, jnp.nan).mean()
-    return loss, CrossEntropyResiduals(jnp.exp(log_probabilities), labels)
+    # A label out of range marks no class, which would count as a certain success: its row becomes
+    # NaN instead, and so do the loss and, by multiplication, every gradient of it.
+    valid = jnp.where(is_label.any(-1, keepdims=True), 1, jnp.nan).astype(logits.dtype)
+    log_probabilities, _ = log_softmax_fwd(logits * valid)
+    loss = -jnp.where(is_label, log_probabilities, 0 * valid).sum(-1).mean()
+    # Compiled for the CPU, exp(NaN) can be any number (jaxlib 0.10.2): hence `valid` once more.
+    return loss, CrossEntropyResiduals(jnp.exp(log_probabilities) * valid, labels)
 
 
 def softmax_cross_entropy_bwd(residuals: CrossEntropyResiduals, dloss: Array) -> tuple[Array, None]:
-    """Dlogits = (softmax - one-hot of the labels) dloss / batch size; labels have none."""
+    """dlogits = (softmax - one-hot of the labels) dloss / batch size; labels have none."""
     p, labels = residuals
     is_label = _one_hot(labels, p.shape[-1])
     return (p - is_label.astype(p.dtype)) * (dloss / labels.size), None
@@ -103,7 +111,7 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
 
 
 def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> tuple[Any]:
-    """Dw = coefficient w dloss, for every leaf."""
+    """dw = coefficient w dloss, for every leaf."""
     return (jax.tree.map(lambda w: coefficient * w * dloss, weights),)
 
 
@@ -114,8 +122,17 @@ def _one_hot(labels: Array, classes: int) -> Array:
     return labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
 
 
-def _check_labels(logits: Array, labels: Array) -> None:
-    """Refuse labels that cannot index the last dimension of the logits."""
+def check_labels(logits: Array, labels: Array) -> None:
+    """Refuse labels that cannot index the last dimension of the logits.
+
+    Raises:
+        TypeError, ValueError: as `softmax_cross_entropy_fwd`.
+    """
+    if not (hasattr(labels, "dtype") and hasattr(logits, "dtype")):
+        raise TypeError(
+            f"softmax_cross_entropy: logits are a {type(logits).__name__}, labels a "
+            f"{type(labels).__name__}; both must be arrays: wrap them in jnp.asarray"
+        )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"softmax_cross_entropy: labels have dtype {labels.dtype}; they must be integer class "

@@ -40,6 +40,7 @@ def assert_gradient(
     loss: Callable[..., Any],
     manual_grad: Callable[..., Any],
     params: Any,
+    /,
     *args: Any,
     **kwargs: Any,
 ) -> Report:
@@ -59,6 +60,7 @@ def gradient(
     loss: Callable[..., Any],
     manual_grad: Callable[..., Any],
     params: Any,
+    /,
     *args: Any,
     **kwargs: Any,
 ) -> Report:
@@ -67,6 +69,7 @@ def gradient(
     Floating arrays in `params`, `args` and `kwargs` are lifted to float64; integer arrays and
     PRNG keys are passed on; everything else (a configuration, a string, a Python number) is
     handed over untouched. Nothing is assumed about the model: any JAX function of any pytree.
+    (A random draw without a dtype is another draw in float64: give it the dtype of its operand.)
 
     Two gradients of a leaf agree if every entry differs by at most 1e-10 of the leaf's largest,
     plus autodiff's own rounding, measured by moving every input in its last place. Finite
@@ -91,7 +94,8 @@ def gradient(
     for role, function in (("loss", loss), ("manual_grad", manual_grad)):
         _check_signature(role, function, (params, *args), kwargs)
     problem = bind(loss, manual_grad, params, args, kwargs)
-    out = compiled(problem.manual_grad, problem.floats, problem.rest)(problem.floats, problem.rest)
+    given = problem.floats, problem.rest
+    out = compiled(problem.manual_grad, *given).run(*given)
     problems, faults = structure(problem, out)
     working = by_path(out)
     with jax.enable_x64(True):
@@ -101,13 +105,13 @@ def gradient(
         rounding = functools.cache(lambda: rounding_of(problem, lifted, floats, rest))
         leaves = []
         for i, path in enumerate(problem.paths):
-            given = problem.floats[i]
-            leaf = LeafReport(path, given.shape, str(given.dtype), "fail", messages=faults[path])
+            x = problem.floats[i]
+            leaf = LeafReport(path, x.shape, str(x.dtype), "fail", messages=faults[path])
             if not leaf.messages:
-                manual, autodiff = lifted.manual[path], lifted.autodiff[i]
-                leaf = compare(leaf, manual, autodiff, rounding, i)
+                leaf = compare(leaf, lifted, i, rounding)
                 if leaf.difference is not None:
-                    leaf = testify(leaf, manual, autodiff, functools.partial(line.slope, i))
+                    slope = functools.partial(line.slope, i)
+                    leaf = testify(leaf, lifted.manual[path], lifted.autodiff[i], slope)
                 leaf = check_working(leaf, working[path])
             leaves.append(leaf)
     if not np.isfinite(lifted.loss):
@@ -116,7 +120,7 @@ def gradient(
     return Report(name, lifted.loss, tuple(leaves), problems, time.perf_counter() - started)
 
 
-def op(op: Op[..., Any], *inputs: Any, **static: Any) -> Report:
+def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     """Verify an op's backward against autodiff of its forward, under a random cotangent.
 
     Args:
@@ -125,9 +129,14 @@ def op(op: Op[..., Any], *inputs: Any, **static: Any) -> Report:
         **static: its static settings.
 
     Raises:
+        TypeError: `fwd`, `bwd` or `example` does not return a tuple of the right length.
         TypeError, ValueError: as `gradient`, with the inputs as the parameters.
     """
     inputs = inputs or op.example(jax.random.key(0))
+    _check_tuple(op, "example", inputs, "(input, ...)")
+    shapes = jax.eval_shape(lambda *arrays: op.fwd(*arrays, **static), *inputs)
+    _check_tuple(op, "fwd", shapes, "(out, residuals)", length=2)
+    out, _ = shapes
 
     # The oracle differentiates the forward; op(...) itself would call the rule on trial.
     def loss(inputs: Any, dout: Any) -> Any:
@@ -136,12 +145,14 @@ def op(op: Op[..., Any], *inputs: Any, **static: Any) -> Report:
 
     def manual_grad(inputs: Any, dout: Any) -> Any:
         _, residuals = op.fwd(*inputs, **static)
-        return op.bwd(residuals, dout, **static)
+        cotangents = op.bwd(residuals, dout, **static)
+        _check_tuple(op, "bwd", cotangents, "(dinput, ...), one per input", length=len(inputs))
+        return cotangents
 
-    out = jax.eval_shape(lambda *arrays: op.fwd(*arrays, **static)[0], *inputs)
-    # Random, because a cotangent of ones hides what sums to zero, as in softmax.
+    # Random, because a cotangent of ones hides what sums to zero, as in softmax; large and, where
+    # there is only one, negative, because a rule must be linear in it.
     rng = np.random.default_rng(0)
-    dout = jax.tree.map(lambda o: jnp.asarray(rng.normal(size=o.shape), o.dtype), out)
+    dout = jax.tree.map(lambda o: jnp.asarray(-10 * rng.normal(size=o.shape), o.dtype), out)
     settings = "".join(f", {name}={value!r}" for name, value in static.items())
     return dataclasses.replace(
         gradient(loss, manual_grad, inputs, dout), name=f"op {op.name}{settings}"
@@ -221,6 +232,15 @@ def _check_signature(
         ) from None
 
 
+def _check_tuple(
+    op: Op[..., Any], role: str, value: Any, form: str, length: int | None = None
+) -> None:
+    """Refuse what an op's function returned if it has not the form that ops have."""
+    if type(value) is not tuple or length not in (None, len(value)):
+        got = type(value).__name__ + (f" of {len(value)}" if isinstance(value, tuple) else "")
+        raise TypeError(f"{role} of op {op.name} returns a {got}; it must return a tuple {form}")
+
+
 def _value_problems(module: Any, params: Any, batch: Any, config: Any) -> list[str]:
     """`manual_value_and_grad` must return the loss, and the gradient that `manual_grad` does."""
     problem = bind(module.loss, module.manual_grad, params, (batch, config), {})
@@ -231,7 +251,7 @@ def _value_problems(module: Any, params: Any, batch: Any, config: Any) -> list[s
 
     with jax.enable_x64(True):
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
-        loss, alone, (value, grads) = compiled(values, floats, rest)(floats, rest)
+        loss, alone, (value, grads) = compiled(values, floats, rest).run(floats, rest)
     expected = by_path(alone)
     problems = []
     if not np.isclose(value, loss, rtol=1e-12, atol=0):

@@ -93,7 +93,7 @@ def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e
             return unravel(lax.map(slope, jnp.arange(x.size)))
 
         h = jnp.asarray(step, jnp.float64)
-        return jax.tree.map(np.asarray, compiled(slopes, flat, h)(flat, h))
+        return jax.tree.map(np.asarray, compiled(slopes, flat, h).run(flat, h))
 
 
 def check_scalar(out: Any) -> None:
@@ -132,7 +132,7 @@ class Line:
         self.floats, self.rest = floats, rest
         self.still = [np.zeros(x.shape) for x in floats]
         ts = np.zeros(2 * len(STEPS) + 1)
-        self.values = compiled(values, floats, rest, self.still, ts)
+        self.program = compiled(values, floats, rest, self.still, ts)
 
     def slope(self, leaf: int, direction: np.ndarray[Any, Any]) -> Slope:
         """The slope when leaf number `leaf` alone moves along `direction` (of its shape)."""
@@ -142,32 +142,37 @@ class Line:
         moved = list(self.still)
         moved[leaf] = direction
         ts = np.concatenate([[0.0], h, -h])
-        f = np.asarray(self.values(self.floats, self.rest, moved, ts))
-        return _slope(h, f[0], f[1 : len(h) + 1], f[len(h) + 1 :])
+        f = np.asarray(self.program.run(self.floats, self.rest, moved, ts))
+        return _slope(h, f[0], f[1 : len(h) + 1], f[len(h) + 1 :], self.program.epsilon)
 
 
-def _slope(h: Any, here: Any, ahead: Any, behind: Any) -> Slope:
-    """Choose among the differences at steps h, given f(0), f(h) and f(-h)."""
+def _slope(h: Any, here: Any, ahead: Any, behind: Any, epsilon: float) -> Slope:
+    """Choose among the differences at steps h, given f(0), f(h), f(-h) and how f is rounded."""
     with np.errstate(invalid="ignore", over="ignore"):
         centred = (ahead - behind) / (2 * h)
         left, right = (here - behind) / h, (ahead - here) / h
         # A loss below 1 is rarely made of numbers below 1 (a saturated softmax is not).
         f = np.array([here, *ahead, *behind])
         size = np.max(np.abs(f), initial=1.0, where=np.isfinite(f))
-        rounding = _ULPS * np.finfo(np.float64).eps * size / h
+        rounding = _ULPS * epsilon * size / h
+        # One-sided slopes differ by h f'' where f is smooth; extrapolate their gap to h = 0. At a
+        # kink, centred differences settle nevertheless; where f is mostly noise they do not.
+        gap = abs((10 * (right - left)[-1] - (right - left)[-2]) / 9)
+        steep = 1e-5 * max(abs(left[-1]), abs(right[-1]))
+        settled = abs(centred[-1] - centred[-2]) <= 0.1 * gap
+        kink = bool(settled and gap > 3 * rounding[-1] + steep)
+        if not kink:  # then what f(h) - 2 f(0) + f(-h) leaves at the smallest step is noise
+            rounding = np.maximum(rounding, np.abs(ahead - 2 * here + behind)[-1] / h)
         # Between two steps ten apart a quadratic error changes by 99 parts in 100 of the larger;
         # a tenth of the change is a safe bound on what is left at the smaller.
         change = np.abs(np.diff(centred, prepend=np.nan))
         error = change / 10 + rounding
         error = np.where(np.isfinite(error), error, np.inf)
         best = int(np.argmin(error))
-        # One-sided slopes differ by h f'' where f is smooth; extrapolate their gap to h = 0.
-        gap = (10 * (right - left)[-1] - (right - left)[-2]) / 9
-        noise = 3 * rounding[-1] + 1e-5 * max(abs(left[-1]), abs(right[-1]))
     return Slope(
         centred=float(centred[best]),
         error=float(error[best]),
         left=float(left[-1]),
         right=float(right[-1]),
-        kink=bool(abs(gap) > noise),
+        kink=kink,
     )

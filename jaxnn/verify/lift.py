@@ -4,6 +4,7 @@ A call `f(params, *args, **kwargs)` holds floating parameters (what is different
 arrays, and everything else (configurations, strings, Python numbers), which stays as it is.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -62,7 +63,7 @@ def bind(
             "least one: pass the parameters first, as floating arrays"
         )
     other_leaves, other_tree = jax.tree.flatten((args, kwargs))
-    dynamic = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in other_leaves]
+    dynamic = [_is_array(leaf) for leaf in other_leaves]
 
     def call(function: Callable[..., Any]) -> Callable[[list[Any], list[Any]], Any]:
         def bound(floats: list[Any], rest: list[Any]) -> Any:
@@ -112,30 +113,94 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path).removeprefix(".") or "params"
 
 
-_programs: OrderedDict[Any, Any] = OrderedDict()
+class Program(NamedTuple):
+    """A compiled function, and the narrowest floating dtype that it computes in anywhere."""
+
+    run: Callable[..., Any]
+    narrowest: str
+
+    @property
+    def epsilon(self) -> float:
+        """The spacing of that dtype's numbers at 1."""
+        return _EPSILON[self.narrowest]
 
 
-def compiled(function: Callable[..., Any], *arrays: Any) -> Callable[..., Any]:
+_ARITHMETIC = re.compile(
+    r"(stablehlo|chlo)\.(add|subtract|multiply|divide|power|sqrt|rsqrt|cbrt|exp|log|tanh|tan|sine|"
+    r"cosine|atan2|asin|acos|atan|sinh|cosh|erf|lgamma|digamma|dot|convolution|reduce)"
+)
+_EPSILON = {
+    "bfloat16": 2.0**-7,
+    "float16": 2.0**-10,
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+}
+_programs: OrderedDict[Any, Program] = OrderedDict()
+
+
+def compiled(function: Callable[..., Any], *arrays: Any) -> Program:
     """`function` compiled for these arrays, reusing an equal program compiled before.
 
     The function is traced at every call and the program looked up by what the trace says, not by
     the function's identity: a helper redefined since (in a notebook, say) is seen.
     """
-    lowered = jax.jit(lambda *a: function(*a)).lower(*arrays)
+    try:
+        lowered = jax.jit(lambda *a: function(*a)).lower(*arrays)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise TypeError(
+            "a function under verification looks at the values of its arrays (NumPy calls, `if` or "
+            f"`float` on an array); it must be traceable by jax.jit: use jax.numpy, jnp.where and "
+            f"lax.cond. JAX says: {str(error).splitlines()[0]}"
+        ) from error
     out = lowered.out_info
-    key = (lowered.as_text(), jax.tree.structure(out), jax.tree.structure(arrays))
+    text = lowered.as_text()
+    if "callback" in text:  # the text does not say which Python function is called back
+        return Program(lowered.compile(), _narrowest(text))
+    key = (text, *(_signature(tree) for tree in (arrays, out)))
     if key not in _programs:
-        _programs[key] = lowered.compile()
+        _programs[key] = Program(lowered.compile(), _narrowest(text))
         if len(_programs) > 256:
             _programs.popitem(last=False)
     _programs.move_to_end(key)
-    program: Callable[..., Any] = _programs[key]
-    return program
+    return _programs[key]
+
+
+def _signature(tree: Any) -> Any:
+    """What a lowered program does not say of its arguments and results: containers, key types."""
+    leaves = jax.tree.leaves(tree)
+    return jax.tree.structure(tree), tuple(str(leaf.dtype) for leaf in leaves)
+
+
+def _narrowest(text: str) -> str:
+    """The narrowest dtype of any arithmetic; constants and conversions do not round a result."""
+    lines = [line for line in text.splitlines() if _ARITHMETIC.search(line)]
+    found = set(re.findall(r"[<x](bf16|f16|f32)>", "".join(lines)))
+    names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+    return next((name for short, name in names.items() if short in found), "float64")
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether an argument is traced: arrays of numbers, and NumPy's floating scalars."""
+    if isinstance(leaf, np.generic):
+        return isinstance(leaf, np.floating)
+    return isinstance(leaf, jax.Array) or (
+        isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcV"
+    )
 
 
 def _as_array(path: str, leaf: Any) -> Array | np.ndarray[Any, Any]:
-    """A leaf of the parameters as an array that can be lifted."""
-    array = leaf if isinstance(leaf, jax.Array | np.ndarray) else jnp.asarray(leaf)
+    """A leaf of the parameters as an array that can be lifted.
+
+    Raises:
+        TypeError: it is complex, or not a number.
+    """
+    try:
+        array = jnp.asarray(leaf)  # NumPy's float64 becomes what JAX would compute in
+    except TypeError as error:
+        raise TypeError(
+            f"{path} is {leaf!r}; every leaf of the parameters must be an array or a number: pass "
+            "other things as further arguments"
+        ) from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(
             f"{path} has dtype {array.dtype}; complex parameters are not verified: "

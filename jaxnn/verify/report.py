@@ -101,18 +101,27 @@ class Report:
 
     def summary(self) -> str:
         """One line."""
-        compared = [leaf for leaf in self.leaves if leaf.difference is not None]
-        relative = max((_ratio(leaf.difference or 0.0, leaf.scale) for leaf in compared), default=0)
-        return (
-            f"{self.status.upper():<12} {self.name}: {len(self.leaves)} leaves, largest "
-            f"difference {relative:.1e} of its leaf's scale, {self.seconds:.2f} s"
-        )
+        bad = [leaf for leaf in self.leaves if leaf.status != "pass"]
+        uncompared = [leaf for leaf in bad if leaf.difference is None]
+        if self.problems:
+            found = self.problems[0]
+        elif uncompared:
+            found = f"{uncompared[0].path}: {uncompared[0].messages[0]}"
+        else:
+            relative = max((_ratio(leaf) for leaf in self.leaves), default=0.0)
+            found = f"largest difference {relative:.1e} of its leaf's scale"
+        count = f"{len(bad)} of {len(self.leaves)}" if bad else f"{len(self.leaves)}"
+        leaves = "leaf" if len(self.leaves) == 1 else "leaves"
+        start = f"{self.status.upper():<12} {self.name}"
+        return f"{start}: {count} {leaves}, {found}, {self.seconds:.2f} s"
 
     def __str__(self) -> str:
         lines = [self.summary()]
         if self.loss is not None:
             lines.append(f"  loss {self.loss:.10g} in float64")
         lines += [f"  problem: {problem}" for problem in self.problems]
+        if not self.leaves:
+            return "\n".join(lines)
         rows = [_HEADINGS, *(_row(leaf) for leaf in self.leaves)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
         lines += [
@@ -125,8 +134,9 @@ class Report:
         return "\n".join(lines)
 
 
-def _ratio(difference: float, scale: float) -> float:
-    return difference / scale if scale else difference
+def _ratio(leaf: LeafReport) -> float:
+    difference = leaf.difference or 0.0
+    return difference / leaf.scale if leaf.scale else difference
 
 
 _HEADINGS = ("leaf", "shape", "status", "scale", "difference", "tolerance", "finite differences")
@@ -136,7 +146,7 @@ def _row(leaf: LeafReport) -> tuple[str, ...]:
     if leaf.difference is None:
         numbers = ("-", "-", "-", "not asked")
     else:
-        agreed = f"{leaf.directions} directions" + (f", {leaf.kinks} kinked" if leaf.kinks else "")
+        agreed = f"{leaf.directions} asked" + (f", {leaf.kinks} at a kink" if leaf.kinks else "")
         numbers = (f"{leaf.scale:.2e}", f"{leaf.difference:.1e}", f"{leaf.tolerance:.1e}", agreed)
     return (leaf.path, str(leaf.shape), leaf.status, *numbers)
 

@@ -24,6 +24,7 @@ def testify(
     slope: Callable[[np.ndarray[Any, Any]], Slope],
 ) -> LeafReport:
     """Ask finite differences: of the whole leaf, and of the entries that differ most."""
+    autodiff = np.where(np.isfinite(autodiff), autodiff, manual)
     if leaf.wrong:
         return _accuse(leaf, manual, autodiff, slope)
     if manual.size <= FEW_ENTRIES:
@@ -31,7 +32,7 @@ def testify(
     else:
         rng = np.random.default_rng(0)
         directions = [rng.normal(size=manual.shape) for _ in range(LINES)]
-    messages, kinks, silent = [], 0, 0
+    messages, kinks, silent = list(leaf.messages), 0, 0
     for direction in directions:
         s, value = slope(direction), float((autodiff * direction).sum())
         kinks += s.kink
@@ -43,7 +44,7 @@ def testify(
                 f"{where} both gradients give {value:.10g}, outside the slopes left and right "
                 f"of a kink there, {s.left:.6g} and {s.right:.6g}"
             )
-        elif not s.kink and not s.agrees_with(value):
+        elif not s.kink and np.isfinite(s.error) and not s.agrees_with(value):
             messages.append(
                 f"{where} both gradients give {value:.10g}, but finite differences "
                 f"{s.centred:.10g} +- {s.error:.1g}: is there a custom derivative rule or a "
@@ -73,7 +74,9 @@ def _accuse(
         at = tuple(int(i) for i in np.unravel_index(flat, manual.shape))
         s, m, a = slope(_unit(manual.shape, flat)), float(manual[at]), float(autodiff[at])
         by_manual, by_autodiff = s.agrees_with(m), s.agrees_with(a)
-        if s.admits(m):
+        if not np.isfinite(s.error):
+            verdict = "finite differences cannot tell: the loss is not finite around this point"
+        elif s.admits(m):
             verdict = "a kink: the hand-written value is a subgradient, as good as autodiff's"
         elif by_autodiff and not by_manual:
             verdict = "finite differences side with autodiff: the hand-written gradient is wrong"
@@ -88,13 +91,17 @@ def _accuse(
         found.append(Disagreement(at, m, a, s.centred, s.error, s.left, s.right, s.kink, verdict))
         if not s.admits(m):
             break
-    only_kinks = s.admits(m) and leaf.wrong == len(found)
+    messages = list(leaf.messages)
+    if s.admits(m) and leaf.wrong > len(found):
+        messages.append(f"all {len(found)} entries looked at lie at kinks; the others may not")
+    doubtful = leaf.status == "inconclusive" and by_manual
     return dataclasses.replace(
         leaf,
-        status="inconclusive" if only_kinks else "fail",
+        status="inconclusive" if s.admits(m) or doubtful else "fail",
         directions=len(found),
         kinks=sum(d.kink for d in found),
         worst=found[-1],
+        messages=tuple(messages),
     )
 
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from conftest import assert_leaves_close
 
-torch = pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install jaxnn[peers]")
+torch = pytest.importorskip(
+    "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
+)
 
 from experiments import square, torch_peer, two_layer  # noqa: E402
 from jaxnn.models import mlp  # noqa: E402
