@@ -163,10 +163,10 @@ def _slope(h: Any, here: Any, ahead: Any, behind: Any, epsilon: float) -> Slope:
         kink = bool(settled and gap > 3 * rounding[-1] + steep)
         if not kink:  # then what f(h) - 2 f(0) + f(-h) leaves at the smallest step is noise
             rounding = np.maximum(rounding, np.abs(ahead - 2 * here + behind)[-1] / h)
-        # Between two steps ten apart a quadratic error changes by 99 parts in 100 of the larger;
-        # a tenth of the change is a safe bound on what is left at the smaller.
+        # Where f is smooth, a step ten times shorter leaves a hundredth of the change as error; the
+        # whole change is counted, because kinks close by make it shrink more slowly.
         change = np.abs(np.diff(centred, prepend=np.nan))
-        error = change / 10 + rounding
+        error = change + rounding
         error = np.where(np.isfinite(error), error, np.inf)
         best = int(np.argmin(error))
     return Slope(
