@@ -76,7 +76,7 @@ def main(
         print(f"\n{report}\n")
         (folder / "table.txt").write_text(text + "\n")
         print(f"wrote {folder / 'table.txt'}")
-        if not report:
+        if report.status == "fail":
             return 1
         optimizer = optax.sgd(learning_rate)
         run = train.make_run(

@@ -1,7 +1,6 @@
 """The verification itself.
 
-    gradient = bind, then abstract evaluation   -> structure, shapes, dtypes
-                    then the working dtype      -> finite?
+    gradient = bind, then the working dtype     -> structure, shapes, dtypes; finite?
                     then float64                -> hand-written against autodiff, every entry
                     then lines through float64  -> finite differences: who is wrong?
 
