@@ -8,15 +8,34 @@ will need; `bwd` sees only that, the cotangent of the result (`dout`, of the res
 the static settings. The cotangent of an integer input is None.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import jax
 
 Inputs = ParamSpec("Inputs")
 Out = TypeVar("Out")
+
+Watch = Callable[["Op[..., Any]", str, Callable[..., Any]], Callable[..., Any]]
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextlib.contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Inside, every `op.fwd` and `op.bwd` is what `watch(op, "fwd" or "bwd", function)` returns.
+
+    In this thread only. What was taken from an op before (`f = op.fwd`, a partial of it) stays the
+    plain function, and so does what a call of the op itself, `op(x)`, runs.
+    """
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +67,23 @@ class Op(Generic[Inputs, Out]):
         """The forward's name without its `_fwd`."""
         return str(getattr(self.fwd, "__name__", "op")).removesuffix("_fwd")
 
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattribute__(self, name: str) -> Any:
+            value = object.__getattribute__(self, name)
+            watch = _watch.get() if name in ("fwd", "bwd") else None
+            return value if watch is None else watch(self, name, value)
+
     def __call__(self, *inputs: Inputs.args, **static: Inputs.kwargs) -> Out:
         """The forward's result; its derivative is the hand-written rule."""
+        fwd, bwd = vars(self)["fwd"], vars(self)["bwd"]  # the plain ones, whoever watches
 
         def primal(*args: Any) -> Out:
-            return self.fwd(*args, **static)[0]
+            out: Out = fwd(*args, **static)[0]
+            return out
 
         rule: Any = jax.custom_vjp(primal)
-        rule.defvjp(partial(self.fwd, **static), partial(self.bwd, **static))
+        rule.defvjp(partial(fwd, **static), partial(bwd, **static))
         out: Out = rule(*inputs)
         return out
 
