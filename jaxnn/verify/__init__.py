@@ -5,11 +5,13 @@ functions; `assert_gradient` is `gradient` for tests. Each returns a `Report`. O
 `python -m jaxnn.verify`. It knows no op and no model of this library.
 """
 
+from jaxnn.verify.batch import BatchLaws
 from jaxnn.verify.checks import GradientMismatch, assert_gradient, gradient, model, op
 from jaxnn.verify.finite_differences import numerical_gradient
 from jaxnn.verify.report import Report
 
 __all__ = [
+    "BatchLaws",
     "GradientMismatch",
     "Report",
     "assert_gradient",

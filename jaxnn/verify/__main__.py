@@ -3,9 +3,11 @@
     python -m jaxnn.verify                          the whole library
     python -m jaxnn.verify jaxnn.ops.losses         one module
     python -m jaxnn.verify my_layers.py             a file of your own
+    python -m jaxnn.verify --only "op softmax"      those with this in their name
 
-In a target every `Op` is verified on its example under each of its settings, and a module with
-the model functions under each of its EXAMPLE_CONFIGS (or, without those, its default Config()):
+In a target every `Op` at the top level of a module (or in a dict, list or tuple there) is verified
+on its example under each of its settings, and a module with the model functions under each of its
+EXAMPLE_CONFIGS (or, without those, its default Config()):
 
     init_params(key, config)                       -> params
     forward(params, inputs, config)                -> outputs
@@ -20,28 +22,24 @@ Exit status: 0 all pass, 1 something fails, 2 usage, 3 nothing fails but somethi
 """
 
 import argparse
-import importlib
-import importlib.util
-import pkgutil
+import dataclasses
+import logging
+import shlex
+import shutil
 import sys
+import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-from jaxnn import verify
-from jaxnn.op import Op
-from jaxnn.verify.checks import MODEL_FUNCTIONS
-from jaxnn.verify.report import Report, details, to_html, to_json
+from jaxnn.verify.find import Check, UsageError, described, find, own_frames
+from jaxnn.verify.page import to_html
+from jaxnn.verify.report import Report, details, fold, remarks, to_json
 
 LIBRARY = ("jaxnn.ops", "jaxnn.models")
-
-
-class UsageError(Exception):
-    """A mistake on the command line; the message names it, the rule and the fix."""
+# Seconds of one check before its progress is shown; then between lines, on a terminal and off it.
+PATIENCE, REWRITE, REPEAT = 2.0, 0.5, 30.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,146 +49,142 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "targets", nargs="*", metavar="TARGET", help="a dotted module or package, or a .py file"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports as JSON")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the reports as a page")
-    parser.add_argument("--seed", type=int, default=0, help="of every model's parameters and batch")
+    add = parser.add_argument
+    add("targets", nargs="*", metavar="TARGET", help="a dotted module or package, or a .py file")
+    add("--only", action="append", metavar="NAME", help="the checks so named, or with this in it")
+    add("--json", type=Path, metavar="FILE", help="write the reports as JSON")
+    add("--html", type=Path, metavar="FILE", help="write the reports as a page")
+    add("--seed", type=_seed, default=0, help="of the examples, the parameters and the batches")
     options = parser.parse_args(argv)
     started = time.perf_counter()
+    targets = options.targets or LIBRARY
     try:
-        targets = options.targets or LIBRARY
-        checks = [check for target in targets for check in find(target, options.seed)]
-        for path in filter(None, (options.json, options.html)):
-            _check_writable(path)
+        checks = _chosen([c for t in targets for c in find(t, options.seed)], options.only or [])
+        _check_outputs([path for path in (options.json, options.html) if path], targets)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     reports = []
-    for name, check in checks:
-        report = _run(name, check)
+    for number, check in enumerate(checks, 1):
+        with _progress(f"{number}/{len(checks)} {check.name[:40]}"):
+            report = _run(check, options.seed)
         reports.append(report)
-        notes = [line for leaf in report.leaves for line in details(leaf)]
-        print("\n  ".join([report.summary(), *notes]) if report else report, flush=True)
-    if options.json:
-        options.json.write_text(to_json(reports))
-    if options.html:
-        options.html.write_text(to_html(reports))
+        notes = [line for leaf in report.leaves for line in details(leaf)] + remarks(report)
+        print("\n".join([report.summary(), *fold(notes)]) if report else report, flush=True)
     statuses = [report.status for report in reports]
     print(
         f"{statuses.count('pass')} passed, {statuses.count('fail')} failed, "
-        f"{statuses.count('inconclusive')} inconclusive in {time.perf_counter() - started:.1f} s"
+        f"{statuses.count('inconclusive')} inconclusive in {time.perf_counter() - started:.1f} s",
+        flush=True,
     )
-    return 1 if "fail" in statuses else 3 if "inconclusive" in statuses else 0
+    status = 1 if "fail" in statuses else 3 if "inconclusive" in statuses else 0
+    for path, render in ((options.json, to_json), (options.html, to_html)):
+        try:
+            if path:
+                path.write_text(render(reports), encoding="utf-8")
+        except Exception as error:  # what was found stands above; the other file may yet succeed
+            print(f"error: {path} was not written: {described(error)}", file=sys.stderr)
+            status = status or 2
+    return status
 
 
-def _run(name: str, check: Callable[[], Report]) -> Report:
+def _seed(text: str) -> int:
+    """A seed from the command line."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def _check_outputs(paths: Sequence[Path], targets: Sequence[str]) -> None:
+    """Refuse a report path now rather than after all the work."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"--json and --html are both {paths[0]}; name two files")
+    for path in paths:
+        if path.resolve() in {Path(target).resolve() for target in targets}:
+            raise UsageError(f"{path} is a target and would be overwritten; name another file")
+        try:
+            path.open("a").close()
+        except OSError as error:
+            raise UsageError(
+                f"{path} cannot be written ({error.strerror}); name a file in a folder that exists"
+            ) from error
+
+
+def _chosen(checks: list[Check], only: Sequence[str]) -> list[Check]:
+    """The checks that `--only` names: each exactly, or else those whose name contains it."""
+    chosen = []
+    for wanted in only:
+        found = [c for c in checks if c.name == wanted] or [c for c in checks if wanted in c.name]
+        if not found:
+            names = "".join(f"\n  {check.name}" for check in checks)
+            raise UsageError(f"--only {wanted!r} matches none of these; name one of them:{names}")
+        chosen += found
+    return [check for check in checks if check in chosen or not only]
+
+
+def _run(check: Check, seed: int) -> Report:
     """A check's report; if what it verifies raises, that is a failure, and the rest goes on."""
     started = time.perf_counter()
     try:
-        return check()
+        report = check.run()
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _internal(f.filename)]
+        frames = own_frames(error)
         at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-        problem = f"it raised {type(error).__name__}{at}: {str(error).splitlines()[0]}"
-        return Report(name, None, (), (problem,), time.perf_counter() - started)
+        problem = f"it raised {described(error, at)}"
+        report = Report(check.name, None, (), (problem,), time.perf_counter() - started)
+    words = [
+        "python",
+        "-m",
+        "jaxnn.verify",
+        check.target,
+        "--seed",
+        str(seed),
+        "--only",
+        check.name,
+    ]
+    return dataclasses.replace(report, name=check.name, seed=seed, command=shlex.join(words))
 
 
-def _internal(filename: str) -> bool:
-    """Whether a frame is this package's or JAX's rather than the user's."""
-    package = Path(filename).parent
-    return package == Path(__file__).parent or "jax" in package.parts or "<" in filename
+class _Stage(logging.Handler):
+    """Keeps the last message that the verifier logged."""
+
+    text = "starting"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
 
 
-def find(target: str, seed: int = 0) -> list[tuple[str, Callable[[], Report]]]:
-    """Everything to verify in a target: its name, and a function that does it.
+@contextmanager
+def _progress(name: str) -> Iterator[None]:
+    """While a long check runs, say on stderr how far it is: on a terminal in one changing line."""
+    stage, done, began = _Stage(), threading.Event(), time.perf_counter()
+    terminal = sys.stderr.isatty()
+    logger = logging.getLogger("jaxnn.verify")
+    before = logger.level, logger.propagate
 
-    Raises:
-        UsageError: the target cannot be imported, holds nothing to verify, or holds a part of a
-            model's functions.
-    """
-    modules = list(_modules(target))
-    checks: list[tuple[str, Callable[[], Report]]] = []
-    seen: set[int] = set()
-    for module in modules:
-        for value in vars(module).values():
-            # An op imported from elsewhere is verified where it is defined, if that is a target.
-            here = isinstance(value, Op) and value.fwd.__module__ == module.__name__
-            if here and id(value) not in seen:
-                seen.add(id(value))
-                checks += [
-                    (f"op {value.name}", partial(verify.op, value, **static))
-                    for static in value.settings
-                ]
-        missing = [name for name in MODEL_FUNCTIONS if not hasattr(module, name)]
-        if not missing:
-            configs: Any = getattr(module, "EXAMPLE_CONFIGS", (None,))
-            checks += [
-                (f"model {module.__name__}", partial(verify.model, module, config, seed))
-                for config in configs
-            ]
-        elif hasattr(module, "manual_grad") or hasattr(module, "manual_value_and_grad"):
-            raise UsageError(
-                f"{target} has some of the model functions but lacks {', '.join(missing)}; "
-                f"a model has all of {', '.join(MODEL_FUNCTIONS)}: define them, or rename what is "
-                "not meant as a model and call verify.assert_gradient on it"
-            )
-    if not checks:
-        raise UsageError(
-            f"{target} holds nothing to verify; there must be an `Op(fwd, bwd, example=...)` at "
-            f"its top level, or all of the model functions {', '.join(MODEL_FUNCTIONS)}"
-        )
-    return checks
+    def show() -> None:
+        pause = PATIENCE if terminal else REPEAT
+        while not done.wait(pause):
+            line = f"{name}: {stage.text}, {time.perf_counter() - began:.0f} s"
+            if terminal:
+                pause = REWRITE
+                line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
+            print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+        if terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-
-def _modules(target: str) -> Iterator[ModuleType]:
-    """The module that a target names and, if it is a package, those below it."""
+    thread = threading.Thread(target=show, daemon=True)
+    logger.addHandler(stage)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False  # a handler that a user's file gave the root would print every stage
+    thread.start()
     try:
-        if target.endswith(".py"):
-            yield _import_file(Path(target))
-            return
-        if Path(target).is_dir() and not target.isidentifier():
-            raise UsageError(f"{target} is a folder; name one .py file in it, or a dotted package")
-        module = importlib.import_module(target)
-        yield module
-        for info in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{target}."):
-            if not info.name.endswith(".__main__"):
-                yield importlib.import_module(info.name)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and target.startswith(f"{error.name}"):
-            raise UsageError(
-                f"there is no module {error.name}; name a dotted module that Python can import, or "
-                "the path of a .py file"
-            ) from error
-        own = "".join(traceback.format_exception(error, limit=-1)).rstrip()
-        raise UsageError(f"importing {target} failed; mend this first\n{own}") from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Import a file by its path, with its folder importable as when Python runs it."""
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file; name a .py file that exists")
-    sys.path.insert(0, str(path.resolve().parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is not a Python file that can be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a report path now rather than after all the work."""
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}); name a file in a folder that exists"
-        ) from error
+        yield
+    finally:
+        done.set()
+        thread.join()
+        logger.removeHandler(stage)
+        logger.level, logger.propagate = before
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Slopes from function values alone: the witness that shares nothing with either gradient."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,13 +10,18 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.verify.lift import compiled, is_floating, path_name
+from jaxnn.verify.lift import Programs, check_scalar, compiled, is_floating, path_name
 
 # Step lengths, longest first. Truncation rules at one end and rounding at the other; which step
 # is best depends on the function, so all are tried.
 STEPS = np.array([1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
+# Where the slopes on the two sides differ at the shortest of those, shorter ones tell a kink from
+# a bend: what is smooth over 1e-9 of a unit is no kink.
+SHORTER = np.array([1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13])
 # A loss is trusted to this many units in the last place: its own sums round too.
 _ULPS = 16
+
+Loss = Callable[[list[Any], list[Any]], Any]
 
 
 class Slope(NamedTuple):
@@ -27,6 +33,7 @@ class Slope(NamedTuple):
         left: the backward difference at the smallest step.
         right: the forward difference at the same step.
         kink: whether left and right tend to different limits.
+        ladder: the step lengths tried and the centred difference at each.
     """
 
     centred: float
@@ -34,6 +41,7 @@ class Slope(NamedTuple):
     left: float
     right: float
     kink: bool
+    ladder: tuple[tuple[float, float], ...]
 
     def resolves(self, value: float) -> bool:
         """Whether this slope is accurate enough to say anything about `value`; never at a kink."""
@@ -96,54 +104,73 @@ def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e
         return jax.tree.map(np.asarray, compiled(slopes, flat, h).run(flat, h))
 
 
-def check_scalar(out: Any) -> None:
-    """Refuse a loss that is not one real number.
-
-    Raises:
-        ValueError: the (abstract) output is not a floating scalar.
-    """
-    number = jax.tree_util.treedef_is_leaf(jax.tree.structure(out))
-    if not (number and jnp.shape(out) == () and jnp.issubdtype(jnp.result_type(out), jnp.floating)):
-        got = jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", out)
-        raise ValueError(
-            f"the loss returns {got}; it must return one floating scalar: reduce it with a mean or "
-            "sum, and drop auxiliary outputs"
-        )
-
-
 class Line:
     """A loss along straight lines through one point: one compiled program, any direction."""
 
-    def __init__(self, loss: Callable[[list[Any], list[Any]], Any], floats: Any, rest: Any):
-        """Compile `loss(floats + t direction, rest)` over the steps t, under `jax.enable_x64`.
-
-        Raises:
-            ValueError: the loss is not a floating scalar.
-        """
+    def __init__(self, loss: Loss, floats: Any, rest: Any, programs: Programs):
+        """Compile `loss(floats + t direction, rest)` over the steps t."""
 
         def values(floats: list[Any], rest: list[Any], direction: list[Any], ts: Any) -> Any:
-            def at(t: Any) -> Any:
-                out = loss([x + t * d for x, d in zip(floats, direction, strict=True)], rest)
-                check_scalar(out)
-                return out
-
-            return lax.map(at, ts)
+            return lax.map(lambda t: loss(_along(floats, direction, t), rest), ts)
 
         self.floats, self.rest = floats, rest
         self.still = [np.zeros(x.shape) for x in floats]
         ts = np.zeros(2 * len(STEPS) + 1)
-        self.program = compiled(values, floats, rest, self.still, ts)
+        self.program = programs.get("line", values, floats, rest, self.still, ts)
+        self._loss, self._programs = loss, programs
 
     def slope(self, leaf: int, direction: np.ndarray[Any, Any]) -> Slope:
         """The slope when leaf number `leaf` alone moves along `direction` (of its shape)."""
         # Steps are relative to the leaf's size along the direction, where that is above 1.
         reach = max(1.0, float(np.abs(np.asarray(self.floats[leaf])[direction != 0]).mean()))
-        h = STEPS * reach
-        moved = list(self.still)
-        moved[leaf] = direction
-        ts = np.concatenate([[0.0], h, -h])
-        f = np.asarray(self.program.run(self.floats, self.rest, moved, ts))
-        return _slope(h, f[0], f[1 : len(h) + 1], f[len(h) + 1 :], self.program.epsilon)
+        moved = self._only(leaf, direction)
+
+        def along(h: np.ndarray[Any, Any]) -> tuple[Any, Any, Any, Any, float]:
+            ts = np.concatenate([[0.0], h, -h])
+            f = np.asarray(self.program.run(self.floats, self.rest, moved, ts), np.float64)
+            return h, f[0], f[1 : len(h) + 1], f[len(h) + 1 :], self.program.epsilon
+
+        slope = _slope(*along(STEPS * reach))
+        if slope.kink and _is_bend(slope.right - slope.left, *along(SHORTER)):
+            return slope._replace(kink=False, error=np.inf)
+        return slope
+
+    def forward(self, leaf: int, direction: np.ndarray[Any, Any]) -> float | None:
+        """The same slope by forward-mode differentiation; None where a custom rule refuses it."""
+
+        def slope(floats: list[Any], rest: list[Any], direction: list[Any]) -> Any:
+            at = functools.partial(_along, floats, direction)
+            return jax.jvp(lambda t: loss(at(t), rest), (0.0,), (1.0,))[1]
+
+        loss, moved = self._loss, self._only(leaf, direction)
+        try:
+            program = self._programs.get("forward", slope, self.floats, self.rest, moved)
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+            return None
+        return float(program.run(self.floats, self.rest, moved))
+
+    def _only(self, leaf: int, direction: np.ndarray[Any, Any]) -> list[Any]:
+        return [direction if i == leaf else still for i, still in enumerate(self.still)]
+
+
+def _along(floats: list[Any], direction: list[Any], t: Any) -> list[Any]:
+    """The point t further along a direction, in the dtypes of the point."""
+    return [x + (t * d).astype(x.dtype) for x, d in zip(floats, direction, strict=True)]
+
+
+def _is_bend(gap: float, h: Any, here: float, ahead: Any, behind: Any, epsilon: float) -> bool:
+    """Whether a gap between the slopes on two sides closes at shorter steps.
+
+    Looked at where rounding leaves a tenth of it: the gap of a kink stays, that of a bend is
+    proportional to the step. (Where rounding hides it at every step, it stays a kink.)
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        noise = _ULPS * epsilon * max(1.0, abs(here)) / h
+        gaps = (ahead - 2 * here + behind) / h
+    clear = np.flatnonzero(noise < 0.1 * abs(gap))
+    return bool(clear.size and abs(gaps[clear[-1]]) < 0.5 * abs(gap))
 
 
 def _slope(h: Any, here: Any, ahead: Any, behind: Any, epsilon: float) -> Slope:
@@ -175,4 +202,5 @@ def _slope(h: Any, here: Any, ahead: Any, behind: Any, epsilon: float) -> Slope:
         left=float(left[-1]),
         right=float(right[-1]),
         kink=kink,
+        ladder=tuple(zip(h.tolist(), centred.tolist(), strict=True)),
     )

@@ -1,39 +1,69 @@
-"""What a verification found: per leaf, then as a whole; as text, JSON and HTML."""
+"""What a verification found: per leaf, then as a whole; as text and JSON."""
 
-import html
 import json
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Status = Literal["pass", "fail", "inconclusive"]
-JSON_VERSION = 1
+Status = Literal["pass", "fail", "inconclusive", "skipped"]
+JSON_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A likely cause: one of a few words for programs, and a line for people."""
+
+    cause: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One entry where the two gradients differ, and what finite differences say of it.
+    """One entry where the two gradients differ, and what the witnesses say of it.
 
     Attributes:
         index: where in the leaf.
         manual: the hand-written value.
-        autodiff: automatic differentiation's value.
+        autodiff: automatic differentiation's value, in reverse mode.
+        forward: its value in forward mode; None where a custom rule refuses that.
         slope: the centred difference; `error` its estimated error; `left` and `right` the
             one-sided differences.
         kink: whether left and right tend to different limits.
+        ladder: the step lengths tried and the centred difference at each.
         verdict: who is wrong, in words.
+        guilty: "hand-written", "autodiff", or "" where nobody surely is.
     """
 
     index: tuple[int, ...]
     manual: float
     autodiff: float
+    forward: float | None
     slope: float
     error: float
     left: float
     right: float
     kink: bool
+    ladder: tuple[tuple[float, float], ...]
     verdict: str
+    guilty: Literal["hand-written", "autodiff", ""] = ""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Errors of a leaf in the working dtype against float64, as its largest over the entries.
+
+    Attributes:
+        manual: of the hand-written gradient.
+        autodiff: of automatic differentiation.
+        allowed: what the hand-written gradient may be off by.
+    """
+
+    manual: float
+    autodiff: float
+    allowed: float
 
 
 @dataclass(frozen=True)
@@ -44,15 +74,22 @@ class LeafReport:
         path: as Python would write it after the parameters' name.
         shape: of the leaf.
         dtype: of the leaf as given, before it was lifted to float64.
-        status: "pass", "fail" or "inconclusive".
+        status: "pass", "fail", "inconclusive" or "skipped".
         scale: the largest absolute entry of autodiff's gradient.
         difference: the largest absolute difference between the two gradients; None where they
             could not be compared.
         tolerance: the difference allowed, computed from the scale and the rounding measured.
+        sees: the smallest relative error of the leaf (of its scale) that would not have passed;
+            None where the leaf is all zero or was not compared.
         wrong: the number of entries that differ by more.
+        where: the slice that the wrong entries fill, as Python would index it.
         directions: how many directions the finite-difference witness tried.
         kinks: in how many of them left and right slopes differ, so that it could not testify.
         worst: the entry that differs most, where any does by more than the tolerance.
+        precision: the errors in the working dtype; None where that is float64.
+        diagnosis: a likely cause, where one fits.
+        heat: the differences as a fraction of the scale, the largest of each cell of a coarse
+            picture of the leaf; empty where nothing is wrong.
         messages: what else there is to say.
     """
 
@@ -63,10 +100,15 @@ class LeafReport:
     scale: float = 0.0
     difference: float | None = None
     tolerance: float = 0.0
+    sees: float | None = None
     wrong: int = 0
+    where: str = ""
     directions: int = 0
     kinks: int = 0
     worst: Disagreement | None = None
+    precision: Precision | None = None
+    diagnosis: Diagnosis | None = None
+    heat: tuple[tuple[float, ...], ...] = ()
     messages: tuple[str, ...] = ()
 
 
@@ -78,8 +120,14 @@ class Report:
         name: what was verified.
         loss: its value in float64; None where it could not be evaluated.
         leaves: one report per floating leaf of the parameters.
-        problems: what is wrong with the gradient as a whole (its structure, its value).
+        problems: what is wrong with the gradient as a whole (its structure, its value, a law).
         seconds: the time it took, compilation included.
+        chain: for gradients made of ops, the first that is wrong, or that none is; else empty.
+        coverage: what these inputs cannot show.
+        elsewhere: how the gradient differs when it is run in another way (eagerly, under vmap);
+            no part of the status.
+        seed: of every random choice made.
+        command: how to run the same verification again; empty where only the caller knows.
     """
 
     name: str
@@ -87,6 +135,11 @@ class Report:
     leaves: tuple[LeafReport, ...]
     problems: tuple[str, ...]
     seconds: float
+    chain: str = ""
+    coverage: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    seed: int = 0
+    command: str = ""
 
     @property
     def status(self) -> Status:
@@ -101,69 +154,128 @@ class Report:
 
     def summary(self) -> str:
         """One line."""
-        bad = [leaf for leaf in self.leaves if leaf.status != "pass"]
+        bad = [leaf for leaf in self.leaves if leaf.status in ("fail", "inconclusive")]
+        skipped = sum(leaf.status == "skipped" for leaf in self.leaves)
         uncompared = [leaf for leaf in bad if leaf.difference is None]
         if self.problems:
             found = self.problems[0]
         elif uncompared:
-            found = f"{uncompared[0].path}: {uncompared[0].messages[0]}"
+            found = ": ".join((uncompared[0].path, *uncompared[0].messages[:1]))
+        elif skipped == len(self.leaves):
+            found = "nothing compared"
         else:
-            relative = max((_ratio(leaf) for leaf in self.leaves), default=0.0)
-            found = f"largest difference {relative:.1e} of its leaf's scale"
-        count = f"{len(bad)} of {len(self.leaves)}" if bad else f"{len(self.leaves)}"
+            found = f"largest difference {max(map(ratio, self.leaves)):.1e} of the scale"
         leaves = "leaf" if len(self.leaves) == 1 else "leaves"
-        start = f"{self.status.upper():<12} {self.name}"
-        return f"{start}: {count} {leaves}, {found}, {self.seconds:.2f} s"
+        start = f"{self.status.upper():<12} {self.name}: {f'{len(bad)} of ' if bad else ''}"
+        start += f"{len(self.leaves)} {leaves}, {f'{skipped} skipped, ' if skipped else ''}"
+        end = f", {self.seconds:.2f} s"
+        room = max(40, WIDTH - len(start) - len(end))
+        return start + textwrap.shorten(found, room, placeholder=" ...") + end
 
     def __str__(self) -> str:
-        lines = [self.summary()]
+        cause = shared_cause(self)
+        above = [f"problem: {problem}" for problem in self.problems]
+        above += [f"likely cause: {cause.text}"] if cause else []
         if self.loss is not None:
-            lines.append(f"  loss {self.loss:.10g} in float64")
-        lines += [f"  problem: {problem}" for problem in self.problems]
-        if not self.leaves:
-            return "\n".join(lines)
-        rows = [_HEADINGS, *(_row(leaf) for leaf in self.leaves)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
-        lines += [
-            "  "
-            + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        for leaf in self.leaves:
-            lines += [f"  {line}" for line in details(leaf)]
-        return "\n".join(lines)
+            above.append(f"loss {self.loss:.10g} in float64, seed {self.seed}")
+        ranked = sorted(self.leaves, key=lambda leaf: _ORDER.index(leaf.status))
+        below = []
+        for leaf in ranked[:ROWS]:
+            below += details(replace(leaf, diagnosis=None) if leaf.diagnosis == cause else leaf)
+        below += [f"chain: {self.chain}"] if self.chain else []
+        lines = fold(above) + _table(ranked[:ROWS], ranked[ROWS:]) + fold([*below, *remarks(self)])
+        again = [f"  again: {self.command}"] if self.command and not self else []
+        return "\n".join([self.summary(), *lines, *again])
 
 
-def _ratio(leaf: LeafReport) -> float:
+# The columns of a terminal, which only names may exceed; the leaves and the blind spots in a text.
+WIDTH, ROWS, BLIND_SPOTS = 100, 16, 4
+HEADINGS = ("leaf", "shape", "status", "scale", "diff/scale", "sees", "error (autodiff)")
+_ORDER: tuple[Status, ...] = ("fail", "inconclusive", "skipped", "pass")
+_FOLD = textwrap.TextWrapper(WIDTH, "  ", " " * 6, break_long_words=False, break_on_hyphens=False)
+
+
+def ratio(leaf: LeafReport) -> float:
+    """The difference as a fraction of the scale; as it is where the scale is 0."""
     difference = leaf.difference or 0.0
     return difference / leaf.scale if leaf.scale else difference
 
 
-_HEADINGS = ("leaf", "shape", "status", "scale", "difference", "tolerance", "finite differences")
-
-
-def _row(leaf: LeafReport) -> tuple[str, ...]:
-    if leaf.difference is None:
-        numbers = ("-", "-", "-", "not asked")
-    else:
-        agreed = f"{leaf.directions} asked" + (f", {leaf.kinks} at a kink" if leaf.kinks else "")
-        numbers = (f"{leaf.scale:.2e}", f"{leaf.difference:.1e}", f"{leaf.tolerance:.1e}", agreed)
-    return (leaf.path, str(leaf.shape), leaf.status, *numbers)
+def row(leaf: LeafReport) -> tuple[str, ...]:
+    """A leaf under the `HEADINGS`; the last is the error in its own dtype, and autodiff's."""
+    compared, p = leaf.difference is not None, leaf.precision
+    return (
+        leaf.path,
+        f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]",
+        leaf.status,
+        f"{leaf.scale:.2e}" if compared else "-",
+        f"{ratio(leaf):.1e}" if compared else "-",
+        "-" if leaf.sees is None else f"{leaf.sees:.1e}",
+        "-" if p is None else f"{p.manual:.0e} ({p.autodiff:.0e})",
+    )
 
 
 def details(leaf: LeafReport) -> list[str]:
-    """What a leaf's row of numbers does not say, in lines of text."""
+    """What a leaf's row does not say, in lines of text; those that go with another indented."""
     lines = [f"{leaf.path}: {message}" for message in leaf.messages]
-    if leaf.worst:
-        w = leaf.worst
-        lines += [
-            f"{leaf.path}{list(w.index)}: hand-written {w.manual:.10g}, autodiff "
-            f"{w.autodiff:.10g}; {leaf.wrong} of {math.prod(leaf.shape)} entries differ",
-            f"    finite differences {w.slope:.10g} +- {w.error:.1g} "
-            f"(left {w.left:.6g}, right {w.right:.6g})",
-            f"    {w.verdict}",
-        ]
-    return lines
+    if w := leaf.worst:
+        at = f"at {list(w.index)}: " if w.index else ""
+        lines.append(f"{leaf.path}: {extent(leaf)}")
+        for i, (label, value) in enumerate(values(w)):
+            lines.append(f"    {' ' * len(at) if i else at}{label:<18}  {value}")
+        lines.append(f"    {w.verdict}")
+    elif leaf.where:
+        lines.append(f"{leaf.path}: where: {leaf.where}")
+    return lines + ([f"{leaf.path}: likely cause: {leaf.diagnosis.text}"] if leaf.diagnosis else [])
+
+
+def extent(leaf: LeafReport) -> str:
+    """How many of a leaf's entries are wrong, and which."""
+    size = math.prod(leaf.shape)
+    fill = f"; they fill {leaf.where}" if leaf.where and leaf.wrong < size else ""
+    return f"{leaf.wrong} of {size} entries differ by more than {leaf.tolerance:.1e}{fill}"
+
+
+def values(w: Disagreement) -> list[tuple[str, str]]:
+    """What each side says of one entry, labelled, with digits enough to see that they differ."""
+    digits = 10 if f"{w.manual:.10g}" != f"{w.autodiff:.10g}" else 17
+    sides = f" (a kink: left {w.left:.6g}, right {w.right:.6g})" if w.kink else ""
+    forward = [] if w.forward is None else [("forward mode", f"{w.forward:.{digits}g}")]
+    return [
+        ("hand-written", f"{w.manual:.{digits}g}"),
+        ("autodiff", f"{w.autodiff:.{digits}g}"),
+        *forward,
+        ("finite differences", f"{w.slope:.10g} +- {w.error:.1g}{sides}"),
+    ]
+
+
+def shared_cause(report: Report) -> Diagnosis | None:
+    """The one diagnosis of all the leaves that fail (that are in doubt, where none fails)."""
+    found = {leaf.diagnosis for leaf in report.leaves if leaf.status == report.status != "pass"}
+    return found.pop() if len(found) == 1 else None
+
+
+def remarks(report: Report) -> list[str]:
+    """What the report could not see, in one line, and what differs elsewhere."""
+    unseen, more = report.coverage[:BLIND_SPOTS], len(report.coverage) - BLIND_SPOTS
+    unseen += (f"and {more} more",) if more > 0 else ()
+    coverage = [f"cannot see: {'; '.join(unseen)}"] if unseen else []
+    return coverage + [f"elsewhere: {line}" for line in report.elsewhere]
+
+
+def _table(shown: Sequence[LeafReport], hidden: Sequence[LeafReport]) -> list[str]:
+    """The rows of the leaves shown, aligned, without empty columns; the others counted."""
+    columns = [c for c in zip(HEADINGS, *map(row, shown), strict=True) if {*c[1:]} - {"-"}]
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
+    lines = ["  " + "  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    counts = Counter(leaf.status for leaf in hidden)
+    more = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return lines + ([f"  and {len(hidden)} more leaves: {more}"] if hidden else [])
+
+
+def fold(texts: Sequence[str]) -> list[str]:
+    """Lines for below a summary, folded where they are too long."""
+    return [line for text in texts for line in _FOLD.wrap(text)]
 
 
 def to_json(reports: Sequence[Report]) -> str:
@@ -182,40 +294,4 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return str(value)
-    return value
-
-
-def to_html(reports: Sequence[Report]) -> str:
-    """The reports as one self-contained page."""
-    parts = [_PAGE_START]
-    for report in reports:
-        parts.append(
-            f"<details class={report.status}{'' if report else ' open'}>"
-            f"<summary>{html.escape(report.summary())}</summary>"
-        )
-        parts += [f"<p>{html.escape(problem)}</p>" for problem in report.problems]
-        parts.append("<table><tr>" + "".join(f"<th>{h}</th>" for h in _HEADINGS) + "</tr>")
-        for leaf in report.leaves:
-            cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(leaf))
-            parts.append(f"<tr class={leaf.status}>{cells}</tr>")
-            parts += [
-                f"<tr class={leaf.status}><td colspan={len(_HEADINGS)}>{line}</td></tr>"
-                for line in map(html.escape, details(leaf))
-            ]
-        parts.append("</table></details>")
-    return "\n".join([*parts, "</html>\n"])
-
-
-_PAGE_START = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>jaxnn.verify</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-summary { cursor: pointer; font-weight: 600; padding: .3rem .6rem; margin: .3rem 0 }
-table { border-collapse: collapse; margin: .5rem 1rem; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .15rem .8rem; border-bottom: 1px solid #ddd }
-.pass > summary { background: #e3f4e5 } .fail > summary, tr.fail { background: #fbe3e1 }
-.inconclusive > summary, tr.inconclusive { background: #fcf3d5 }
-</style>
-<h1>Gradients, by hand and by machine</h1>"""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

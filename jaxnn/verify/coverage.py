@@ -1,0 +1,149 @@
+"""What a verification could not have seen: faults planted in the gradient at hand, and warnings."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.verify.compare import Values, by_path, compare, largest, plausible_rounding
+from jaxnn.verify.report import LeafReport
+
+# A planted fault must change some entry by so much of its leaf's scale to be one.
+FAULT = 1e-6
+# Integers are taken for classes where they stay below some dimension of the parameters.
+MOST_CLASSES = 1000
+
+
+def survivors(leaf: LeafReport, values: Values, number: int) -> tuple[str, ...]:
+    """That the check itself fails, if a fault planted in this leaf's gradient passes it.
+
+    Zeroed, doubled, negated, its largest entry or row zeroed, transposed. The gradient at hand is
+    spoilt and compared again, with all the rounding allowed that may ever be. A fault that hardly
+    changes the leaf, or is lost in float64's rounding, is not held against the check.
+    """
+    given = values.manual[leaf.path]
+    least = max(FAULT * largest(given), 4 * plausible_rounding(values.loss))
+
+    def passes(planted: np.ndarray[Any, Any]) -> bool:
+        if largest(planted - given) <= least:
+            return False
+        spoilt = dataclasses.replace(values, manual={**values.manual, leaf.path: planted})
+        again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail")
+        return compare(again, spoilt, number, lambda: [np.inf] * (number + 1)).status == "pass"
+
+    passed = [name for name, planted in _faults(given) if passes(planted)]
+    what = f"planted in {leaf.path}, these faults pass it: {', '.join(passed)}"
+    return (f"the check itself fails: {what}",) if passed else ()
+
+
+def _faults(g: np.ndarray[Any, Any]) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """A gradient spoilt in the usual ways."""
+    yield "zero", np.zeros_like(g)
+    yield "doubled", 2 * g
+    yield "sign", -g
+    if g.size > 1:
+        yield "one element", _without(g, np.unravel_index(np.abs(g).argmax(), g.shape))
+    if g.ndim > 1 and g.size:
+        norms = np.abs(g).sum(axis=tuple(range(1, g.ndim)))
+        yield "one row", _without(g, norms.argmax())
+        yield "transpose", np.swapaxes(g, -1, -2).reshape(g.shape)
+
+
+def _without(g: np.ndarray[Any, Any], index: Any) -> np.ndarray[Any, Any]:
+    spoilt = g.copy()
+    spoilt[index] = 0.0
+    return spoilt
+
+
+def warnings(
+    loss: Callable[..., Any],
+    params: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    leaves: Iterable[LeafReport],
+    autodiff: dict[str, np.ndarray[Any, Any]],
+) -> tuple[str, ...]:
+    """What these parameters and arguments cannot show, one sentence each."""
+    given = {path: np.asarray(leaf) for path, leaf in by_path(params).items() if path in autodiff}
+    arrays = _arguments(loss, params, args, kwargs)
+    found = [*_of_gradients(leaves, autodiff), *_of_parameters(given)]
+    batches = {path: x.shape[0] for path, x in arrays.items() if x.ndim}
+    sizes = {size for p in given.values() for size in p.shape}
+    if batches:
+        path, batch = next(iter(batches.items()))
+        if batch == 1:
+            found.append(f"{path} holds one example: a sum cannot be told from a mean")
+        elif batch in sizes:
+            found.append(
+                f"the leading size {batch} of {path} is a dimension of the parameters too: axes "
+                "taken for each other may not show"
+            )
+    for path, x in arrays.items():
+        found += _of_argument(path, x, sizes)
+    return tuple(found)
+
+
+def _arguments(
+    loss: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays among the arguments, by the names that the loss has for them."""
+    try:
+        bound = inspect.signature(loss).bind(params, *args, **kwargs).arguments
+        named = dict(list(bound.items())[1:])
+    except ValueError:  # a built-in callable without a signature
+        named = {**{f"argument {i + 2}": a for i, a in enumerate(args)}, **kwargs}
+    found = {}
+    for name, value in named.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+            array = isinstance(leaf, jax.Array | np.ndarray) and leaf.size > 0
+            if array and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+                found[name + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return found
+
+
+def _of_gradients(
+    leaves: Iterable[LeafReport], autodiff: dict[str, np.ndarray[Any, Any]]
+) -> Iterator[str]:
+    for leaf in leaves:
+        if leaf.difference is None or not autodiff[leaf.path].size:
+            continue
+        g = autodiff[leaf.path]
+        if leaf.sees is None or leaf.sees >= 1:
+            yield f"the gradient of {leaf.path} is zero here: a wrong factor or sign would not show"
+        elif g.ndim > 1:
+            for axis in range(g.ndim):
+                dead = np.asarray(~g.any(axis=tuple(i for i in range(g.ndim) if i != axis)))
+                if dead.any():
+                    yield (
+                        f"the gradient of {leaf.path} is zero in {dead.sum()} of {len(dead)} "
+                        f"slices along axis {axis}: what is wrong there would not show"
+                    )
+                    break
+
+
+def _of_parameters(given: dict[str, np.ndarray[Any, Any]]) -> Iterator[str]:
+    for value, word in ((0.0, "zero"), (1.0, "one")):
+        paths = [path for path, p in given.items() if p.size and (p == value).all()]
+        if paths:
+            verb = "is all" if len(paths) == 1 else "are all"
+            what = "what multiplies it" if value == 0 else "a factor of it that is left out"
+            yield f"{', '.join(paths)} {verb} {word}: {what} would not show"
+
+
+def _of_argument(path: str, x: np.ndarray[Any, Any], sizes: set[int]) -> Iterator[str]:
+    zero_or_one = x.dtype == bool or ("mask" in path.lower() and bool(np.isin(x, (0, 1)).all()))
+    if zero_or_one and x.size > 1 and (x == x.flat[0]).all():
+        yield f"{path} is {x.flat[0]} everywhere: what it should hide or keep would not show"
+    if x.dtype.kind in "iu" and x.ndim and x.min() >= 0:
+        counts = [size for size in sizes if x.max() < size <= MOST_CLASSES and size > 1]
+        missing = sorted(set(range(min(counts, default=0))) - set(np.unique(x).tolist()))
+        if missing:
+            values = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+            yield (
+                f"of the values 0 to {min(counts) - 1}, {len(missing)} never occur in {path} "
+                f"({values}): what is wrong with those classes would not show"
+            )

@@ -1,0 +1,89 @@
+"""Traced functions, equation by equation: what there is to walk into, and how to say where."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
+_JAX = str(Path(jax.__file__).parent)
+
+
+def work_of(jaxpr: Jaxpr) -> float:
+    """The numbers that a jaxpr computes, scans counted as often as they run."""
+    total = 0.0
+    for eqn in jaxpr.eqns:
+        total += sum(math.prod(getattr(v.aval, "shape", ())) for v in eqn.outvars)
+        if inner := inner_of(eqn):
+            total += eqn.params.get("length", 1) * work_of(inner.jaxpr)
+    return total
+
+
+def plain_values(closed: ClosedJaxpr, args: Any, outer: str) -> dict[Any, tuple[str, Any]]:
+    """All variables of a jaxpr: what each is, in words, and its value, with no derivative."""
+    jaxpr = closed.jaxpr
+    given = zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True)
+    found = {v: (f"input {i + 1}", lax.stop_gradient(x)) for i, (v, x) in enumerate(given)}
+    for eqn in jaxpr.eqns:
+        operands = [v.val if isinstance(v, Literal) else found[v][1] for v in eqn.invars]
+        words = f"the output of {words_of(eqn, outer)}"
+        for v, out in zip(eqn.outvars, bind_equation(eqn, operands), strict=True):
+            found[v] = words, out
+    return found
+
+
+def bind_equation(eqn: JaxprEqn, xs: Any) -> list[Any]:
+    """An equation's outputs for operands that may differ where it names one variable twice."""
+    operands, outs = [Var(jax.typeof(x)) for x in xs], [Var(v.aval) for v in eqn.outvars]
+    alone = eqn.replace(invars=list(operands), outvars=outs)
+    jaxpr = Jaxpr((), operands, outs, [alone], eqn.effects, DebugInfo("replay", "", None, None))
+    return list(jaxpr_as_fun(ClosedJaxpr(jaxpr, ()))(*xs))
+
+
+def inner_of(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The jaxpr to walk into, where an equation holds one and its own rule is not needed."""
+    name = eqn.primitive.name
+    if name not in _CALLS | {"custom_jvp_call", "scan"}:
+        return None
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    closed = ClosedJaxpr(inner, ()) if isinstance(inner, Jaxpr) else inner
+    if not isinstance(closed, ClosedJaxpr):
+        return None
+    # An elementwise rule says what to do at a kink; the formula may not.
+    return closed if name != "custom_jvp_call" or _reduces(closed.jaxpr) else None
+
+
+def _reduces(jaxpr: Jaxpr) -> bool:
+    """Whether a jaxpr sums over an axis anywhere."""
+    inner = [inner_of(eqn) for eqn in jaxpr.eqns]
+    return any(eqn.primitive.name.startswith(("reduce_", "dot_")) for eqn in jaxpr.eqns) or any(
+        closed is not None and _reduces(closed.jaxpr) for closed in inner
+    )
+
+
+def is_foreign(jaxpr: Jaxpr) -> bool:
+    """Whether JAX itself wrote the traced function: then its caller's line says more."""
+    return _JAX in jaxpr.debug_info.func_src_info.rsplit(" at ", 1)[-1]
+
+
+def name_of(eqn: JaxprEqn) -> str:
+    """What an equation does: its primitive, or the function that JAX has a rule or a jit for."""
+    inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+    if eqn.primitive.name in _CALLS | {"custom_jvp_call"} and isinstance(inner, ClosedJaxpr):
+        return str(inner.jaxpr.debug_info.func_src_info.split(" at ")[0].split(" ")[0])
+    return str(eqn.primitive.name)
+
+
+def words_of(eqn: JaxprEqn, outer: str) -> str:
+    """An equation by its name and its line in the loss."""
+    name = name_of(eqn)
+    if outer:
+        return f"{name} in {outer}"
+    traceback: Any = eqn.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        if not frame.file_name.startswith((_JAX, str(Path(__file__).parent))):
+            return f"{name} ({Path(frame.file_name).name}:{frame.line_num})"
+    return name

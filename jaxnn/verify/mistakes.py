@@ -1,0 +1,217 @@
+"""The mistakes that can be made in the derivative of one equation.
+
+Each is a value that an operand wrongly had, or another linear map of its tangent, beside the words
+for it. `on(cause, words, operand)` registers a mistake and is 1 if it is the one to make, else 0.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import JaxprEqn, Literal
+
+from jaxnn.verify.jaxprs import bind_equation, name_of
+
+Plain = dict[Any, tuple[str, Any]]
+On = Callable[[str, str, int | None], Any]
+
+# So many other values of the right shape are tried as the wrong one saved.
+MOST_OTHERS = 8
+
+_BILINEAR = {"dot_general", "mul", "conv_general_dilated"}
+_NONLINEAR = {
+    "tanh", "logistic", "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "sqrt", "rsqrt",
+    "erf", "integer_pow", "square", "abs", "max", "custom_jvp_call",
+}  # fmt: skip
+# A derivative written in terms of the output: f'(x) at y = f(x).
+_OF_OUTPUT: dict[str, Callable[[Any], Any]] = {
+    "tanh": lambda y: 1 - y * y,
+    "logistic": lambda y: y * (1 - y),
+    "exp": lambda y: y,
+}
+
+
+@jax.custom_vjp
+def shadow(x: Any) -> Any:
+    """Zeros, whose cotangent is x's: what is linear in them has a derivative and no value."""
+    return jnp.zeros_like(x)
+
+
+shadow.defvjp(lambda x: (jnp.zeros_like(x), None), lambda _, dx: (dx,))
+
+
+@jax.custom_vjp
+def _positive(x: Any) -> Any:
+    """x, whose cotangent is cut where it is not positive."""
+    return x
+
+
+_positive.defvjp(lambda x: (x, None), lambda _, dx: (jnp.where(dx > 0, dx, 0),))
+
+
+def mistaken(
+    eqn: JaxprEqn, xs: list[Any], alive: list[bool], out: Any, plain: Plain, on: On
+) -> Any:
+    """An equation's output, its derivative perhaps taken at other values or left out.
+
+    Args:
+        eqn: with one output.
+        xs: its operands; `alive` says which of them are differentiated.
+        alive: at least one is true.
+        out: the output.
+        plain: the values that there are beside it, with words for each.
+        on: see above.
+    """
+    name, j = eqn.primitive.name, alive.index(True)
+    if name == "transpose":
+        which = on("transpose", "reshaped where it should be transposed: the cotangent of", None)
+        s = shadow(xs[0])
+        slopes = s.reshape(out.shape), bind_equation(eqn, [s])[0]
+        return lax.stop_gradient(out) + jnp.where(which > 0, *slopes)
+    elementwise = sum(alive) == 1 and out.shape == jnp.shape(xs[j]) != ()
+    nonlinear = elementwise and name in _NONLINEAR
+    masked = elementwise and name == "mul" and jnp.shape(xs[1 - j]) == out.shape
+    if not (nonlinear or masked or name in _BILINEAR | {"div", "gather", "select_n"}):
+        return out
+    at = [lax.stop_gradient(x) for x in xs]
+    for i, (v, x) in enumerate(zip(eqn.invars, at, strict=True)):
+        if isinstance(v, Literal) or jnp.ndim(x) == 0:
+            continue
+        for cause, words, value in _values(eqn, i, x, nonlinear or masked, plain):
+            at[i] = jnp.where(on(cause, words, i) > 0, value, at[i])
+    if nonlinear:
+        words = "the derivative is taken at the output, not the input, of"
+        which = on("wrong saved value", words, None)
+        at[j] = jnp.where(which > 0, lax.stop_gradient(out), at[j])
+
+    def linear(tangents: list[Any], eqn: JaxprEqn = eqn) -> Any:
+        """The equation's linear map at the operands `at`, of tangents of the live ones."""
+
+        def f(*active: Any) -> Any:
+            given = iter(active)
+            operands = [next(given) if a else x for a, x in zip(alive, at, strict=True)]
+            return bind_equation(eqn, operands)[0]
+
+        points, moves = (
+            tuple(x for a, x in zip(alive, values, strict=True) if a) for values in (at, tangents)
+        )
+        return jax.jvp(f, points, moves)[1]
+
+    tangents = [shadow(x) if a else x for a, x in zip(alive, xs, strict=True)]
+    slope = linear(_other_tangents(eqn, tangents, alive, on))
+    if nonlinear or masked:
+        s = tangents[j]
+        words = "the derivative is taken as 1 in" if nonlinear else "the mask is ignored in"
+        left_out = on("derivative left out" if nonlinear else "mask", words, None)
+        slope = jnp.where(left_out > 0, 0, slope) + left_out * s
+        if _cuts(eqn):
+            which = on("mask", "the cotangent's own sign is taken for the mask of", None)
+            slope = jnp.where(which > 0, 0, slope) + which * _positive(s)
+        if name in _OF_OUTPUT:
+            given = ("the input", lax.stop_gradient(xs[j])), *_like(eqn, j, xs[j], plain)
+            for words, value in given:
+                words = f"the derivative in terms of the output is given {words} of"
+                which = on("wrong saved value", words, None)
+                # A choice of coefficients, not of slopes: 0 times the infinite one is NaN.
+                other = jnp.where(which > 0, _OF_OUTPUT[name](value), 0)
+                slope = jnp.where(which > 0, 0, slope) + other * s
+    elif name in ("mul", "div") and out.shape == jnp.shape(xs[0]) and alive[0] and jnp.ndim(xs[1]):
+        slope += _factor_left_out(name, tangents[0], at, 0, on)
+    if name == "mul" and all(alive) and out.shape == jnp.shape(xs[1]) and jnp.ndim(xs[0]):
+        slope += _factor_left_out(name, tangents[1], at, 1, on)
+    if name == "conv_general_dilated":
+        for padded, words in _paddings(eqn):
+            for i in (i for i, a in enumerate(alive) if a):
+                which = on("shifted", words, i)
+                alone = [t if k == i else jnp.zeros_like(t) for k, t in enumerate(tangents)]
+                slope += which * (linear(alone, padded) - linear(alone))
+    return lax.stop_gradient(out) + slope.astype(out.dtype)
+
+
+def _factor_left_out(name: str, s: Array, at: list[Any], i: int, on: On) -> Any:
+    """What is added to the slope if operand i is not multiplied (divided) by the other one."""
+    which = on("derivative left out", "the other factor is left out for", i)
+    other = at[1 - i] if name == "mul" else 1 / at[1]
+    return jnp.where(which > 0, 1 - other, 0) * s
+
+
+def _cuts(eqn: JaxprEqn) -> bool:
+    """Whether an equation is a maximum, whose derivative is a mask."""
+    return eqn.primitive.name == "max" or name_of(eqn) == "relu"
+
+
+def _values(
+    eqn: JaxprEqn, j: int, x: Any, pointwise: bool, plain: Plain
+) -> Iterator[tuple[str, str, Any]]:
+    """Values that operand j may wrongly have had in the backward pass: cause, words, value."""
+    name = eqn.primitive.name
+    predicate = name == "select_n" and j == 0
+    if predicate and x.dtype == bool:
+        yield "mask", "the mask is inverted: not", ~x
+    if pointwise and _cuts(eqn):
+        yield "mask", "the mask is inverted: minus", -x
+    if predicate or pointwise or name == "dot_general":
+        axes = range(min(x.ndim - 1, 2)) if name == "dot_general" else range(x.ndim)
+        for axis, shift in ((a, s) for a in axes for s in (1, -1) if x.shape[a] > 2):
+            words = f"shifted by {shift} along axis {axis}: the saved"
+            yield "shifted", words, jnp.roll(x, shift, axis)
+    if name == "gather" and j == 1:
+        for column, shift in ((c, s) for c in range(x.shape[-1]) for s in (1, -1)):
+            words = f"shifted by {shift} along axis 0: column {column + 1} of the indices in"
+            yield "shifted", words, x.at[..., column].set(jnp.roll(x[..., column], shift, 0))
+    for words, value in _rearranged(eqn, j, x):
+        yield ("flip" if "flip" in words else "transpose"), words, value
+    if name in _BILINEAR:
+        for words, value in _like(eqn, j, x, plain):
+            yield "wrong saved value", f"{words} was saved instead of", value
+
+
+def _rearranged(eqn: JaxprEqn, j: int, x: Any) -> Iterator[tuple[str, Any]]:
+    """A matrix transposed (or reshaped to look so), a kernel flipped or with its channels swapped.
+
+    Of the same shape; the map of x is linear, so that tangents may be rearranged too.
+    """
+    name = eqn.primitive.name
+    if name == "dot_general" and x.ndim >= 2 and min(x.shape[-2:]) > 1:
+        swapped = (*x.shape[:-2], x.shape[-1], x.shape[-2])
+        words = "transposed:" if x.shape[-1] == x.shape[-2] else "reshaped, not transposed:"
+        yield words, jnp.swapaxes(x.reshape(swapped), -1, -2)
+    if name == "conv_general_dilated" and j == 1:
+        out_channels, in_channels, *spatial = eqn.params["dimension_numbers"].rhs_spec
+        yield "flipped in space:", jnp.flip(x, spatial)
+        if x.shape[out_channels] == x.shape[in_channels]:
+            yield "input and output channels swapped:", jnp.swapaxes(x, out_channels, in_channels)
+
+
+def _other_tangents(eqn: JaxprEqn, tangents: list[Any], alive: list[bool], on: On) -> list[Any]:
+    """The tangents, those of matrices and kernels perhaps rearranged: so are their cotangents."""
+    found = list(tangents)
+    for j, (t, a) in enumerate(zip(tangents, alive, strict=True)):
+        for words, value in _rearranged(eqn, j, t) if a else ():
+            cause = "flip" if "flip" in words else "transpose"
+            found[j] = jnp.where(on(cause, f"{words} the cotangent of", j) > 0, value, found[j])
+    return found
+
+
+def _like(eqn: JaxprEqn, j: int, x: Any, plain: Plain) -> list[tuple[str, Any]]:
+    """Other values of an operand's shape and dtype, those made nearest to it first."""
+    order = {v: i for i, v in enumerate(plain)}
+    here = order.get(eqn.invars[j], len(order))
+    same = [
+        (abs(order[v] - here), words, lax.stop_gradient(value))
+        for v, (words, value) in plain.items()
+        if v is not eqn.invars[j] and value.shape == x.shape and value.dtype == x.dtype
+    ]
+    return [(words, value) for _, words, value in sorted(same, key=lambda s: s[0])[:MOST_OTHERS]]
+
+
+def _paddings(eqn: JaxprEqn) -> Iterator[tuple[JaxprEqn, str]]:
+    """A convolution with its padding moved by one along each axis in space."""
+    padding = eqn.params["padding"]
+    for axis, (low, high) in enumerate(padding):
+        for shift in (1, -1):
+            other = [*padding[:axis], (low + shift, high - shift), *padding[axis + 1 :]]
+            moved = eqn.replace(params=eqn.params | {"padding": tuple(other)})
+            yield moved, f"shifted by {shift} along axis {axis} in space: the padding for"
