@@ -191,3 +191,53 @@ def training(path: Path, losses: Mapping[str, Any]) -> Path:
     )
     ax.legend(frameon=False)
     return _save(figure, path)
+
+
+def verifier(
+    path: Path,
+    rates: Mapping[str, Mapping[str, tuple[float, float]]],
+    diagnoses: Mapping[str, tuple[float, float, float]],
+) -> Path:
+    """Gradient checkers compared, and how ours explains each kind of fault.
+
+    Args:
+        path: of the picture.
+        rates: by checker and dtype, the shares of wrong gradients caught and of false alarms.
+        diagnoses: by kind of fault, the shares named rightly, named wrongly and not named.
+    """
+    figure = Figure(figsize=(12.5, max(5.5, 1.2 + 0.19 * len(diagnoses))), layout="constrained")
+    axes = figure.subplot_mosaic([["caught", "kinds"], ["alarms", "kinds"]])
+    dtypes = list(next(iter(rates.values())))
+    y = np.arange(len(rates))
+    for column, (name, title) in enumerate(
+        (("caught", "Wrong gradients caught (%)"), ("alarms", "Right gradients accused (%)"))
+    ):
+        ax = axes[name]
+        for i, (dtype, color) in enumerate(zip(dtypes, (BLUE, GREEN, ORANGE), strict=True)):
+            shares = [100 * rate[dtype][column] for rate in rates.values()]
+            bars = ax.barh(
+                y + 0.27 * (i - 1), np.nan_to_num(shares), 0.25, color=color, label=dtype
+            )
+            labels = ["not taken" if np.isnan(s) else f"{s:.4g}" for s in shares]
+            ax.bar_label(bars, labels, padding=3, fontsize=8)
+        ax.set(
+            title=title, xlim=(0, 115), yticks=y, yticklabels=list(rates), xticks=range(0, 101, 25)
+        )
+        ax.invert_yaxis()
+    axes["caught"].legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.08), ncols=3)
+    ax = axes["kinds"]
+    names, left = list(diagnoses), np.zeros(len(diagnoses))
+    for i, (label, color) in enumerate(
+        (("its cause named", BLUE), ("only another", ORANGE), ("none", "#e2e8f0"))
+    ):
+        share = 100 * np.array([diagnoses[name][i] for name in names])
+        ax.barh(names, share, left=left, color=color, label=label)
+        left += share
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", labelsize=8)
+    ax.margins(y=0.01)
+    ax.set(xlim=(0, 100), xlabel="% of the faults caught", title="Diagnosis by kind of fault")
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.035), ncols=3)
+    for ax in axes.values():
+        ax.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
