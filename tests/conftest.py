@@ -1,12 +1,20 @@
 import os
+from pathlib import Path
 
 # Two test processes share two cores: a thread pool each would only make them wait for each other.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+# What one process has compiled, the others need not; `pytest --cache-clear` forgets it.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import hypothesis
 import jax
 import numpy as np
 import pytest
+
+from jaxnn.verify.lift import compiled
 
 hypothesis.settings.register_profile(
     "jaxnn", max_examples=10, deadline=None, derandomize=True, database=None
@@ -25,6 +33,11 @@ def strict_dtypes():
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+def run(function, *arrays):
+    """The result of a function, compiled as quickly as can be."""
+    return compiled(function, *arrays).run(*arrays)
 
 
 def assert_leaves_close(ours, theirs, rtol, floor=0.0):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from conftest import assert_leaves_close
+from conftest import assert_leaves_close, run
 
 from experiments import numpy_net
 from experiments.two_layer import CONFIG, fixed_case
@@ -48,9 +48,13 @@ def draw(config, n, seed):
 def test_manual_grad_equals_autodiff_and_numpy(config, n, seed):
     with jax.enable_x64(True):
         params, batch = draw(config, n, seed)
-        value, grads = jax.jit(mlp.manual_value_and_grad, static_argnums=2)(params, batch, config)
-        expected, oracle = jax.jit(jax.value_and_grad(mlp.loss), static_argnums=2)(
-            params, batch, config
+        (value, grads), (expected, oracle) = run(
+            lambda *a: (
+                mlp.manual_value_and_grad(*a, config),
+                jax.value_and_grad(mlp.loss)(*a, config),
+            ),
+            params,
+            batch,
         )
         layers = [(np.asarray(w), np.asarray(b)) for w, b in params.layers]
         theirs, reference = numpy_net.value_and_grad(
