@@ -1,0 +1,26 @@
+"""A row for every op: what it must equal, and how to draw inputs of any shape."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnn.op import Op
+
+
+class Row(NamedTuple):
+    """An op under some settings.
+
+    Attributes:
+        op: the op.
+        static: its settings.
+        reference: `reference(*inputs, **static)`, its forward from an independent source (jax.nn,
+            optax, NumPy, SciPy), of NumPy arrays in float64.
+        draw: `draw(rng, shape)` -> its inputs as NumPy arrays; `shape` has two or three sizes,
+            from 1 to 8, to be used as the op likes.
+    """
+
+    op: Op[..., Any]
+    static: dict[str, Any]
+    reference: Callable[..., Any]
+    draw: Callable[[np.random.Generator, tuple[int, ...]], tuple[Any, ...]]
