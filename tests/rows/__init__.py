@@ -18,9 +18,12 @@ class Row(NamedTuple):
             optax, NumPy, SciPy), of NumPy arrays in float64.
         draw: `draw(rng, shape)` -> its inputs as NumPy arrays; `shape` has two or three sizes,
             from 1 to 8, to be used as the op likes.
+        peer: `peer(torch, *inputs, **static)`, the same in PyTorch, of tensors in containers such
+            as the inputs'; None where PyTorch has no such operation.
     """
 
     op: Op[..., Any]
     static: dict[str, Any]
     reference: Callable[..., Any]
     draw: Callable[[np.random.Generator, tuple[int, ...]], tuple[Any, ...]]
+    peer: Callable[..., Any] | None = None

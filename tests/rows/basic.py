@@ -49,17 +49,53 @@ def half_squares(w, coefficient):
 
 
 ROWS = {
-    "relu": Row(activations.relu, {}, lambda x: x * (x > 0), one),
-    "sigmoid": Row(activations.sigmoid, {}, scipy.special.expit, one),
-    "tanh": Row(activations.tanh, {}, np.tanh, one),
-    "softmax": Row(activations.softmax, {}, softmax, one),
-    "softmax axis 0": Row(activations.softmax, {"axis": 0}, softmax, one),
-    "log_softmax": Row(activations.log_softmax, {}, log_softmax, one),
-    "log_softmax axis 0": Row(activations.log_softmax, {"axis": 0}, log_softmax, one),
-    "linear": Row(linear, {}, lambda p, x: np.einsum("...i,io->...o", x, p.w) + p.b, affine),
-    "mean_squared_error": Row(
-        losses.mean_squared_error, {}, lambda p, t: np.mean(np.square(p - t)), pair
+    "relu": Row(activations.relu, {}, lambda x: x * (x > 0), one, lambda torch, x: torch.relu(x)),
+    "sigmoid": Row(
+        activations.sigmoid, {}, scipy.special.expit, one, lambda torch, x: torch.sigmoid(x)
     ),
-    "softmax_cross_entropy": Row(losses.softmax_cross_entropy, {}, nll, labelled),
+    "tanh": Row(activations.tanh, {}, np.tanh, one, lambda torch, x: torch.tanh(x)),
+    **{
+        f"softmax {static}": Row(
+            activations.softmax,
+            static,
+            softmax,
+            one,
+            lambda torch, x, axis=-1: torch.softmax(x, axis),
+        )
+        for static in ({}, {"axis": 0})
+    },
+    **{
+        f"log_softmax {static}": Row(
+            activations.log_softmax,
+            static,
+            log_softmax,
+            one,
+            lambda torch, x, axis=-1: torch.log_softmax(x, axis),
+        )
+        for static in ({}, {"axis": 0})
+    },
+    "linear": Row(
+        linear,
+        {},
+        lambda p, x: np.einsum("...i,io->...o", x, p.w) + p.b,
+        affine,
+        lambda torch, p, x: torch.nn.functional.linear(x, p.w.T, p.b),
+    ),
+    "mean_squared_error": Row(
+        losses.mean_squared_error,
+        {},
+        lambda p, t: np.mean(np.square(p - t)),
+        pair,
+        lambda torch, p, t: torch.nn.functional.mse_loss(p, t),
+    ),
+    "softmax_cross_entropy": Row(
+        losses.softmax_cross_entropy,
+        {},
+        nll,
+        labelled,
+        lambda torch, z, t: torch.nn.functional.cross_entropy(
+            z.reshape(-1, z.shape[-1]), t.ravel()
+        ),
+    ),
     "l2_penalty": Row(losses.l2_penalty, {"coefficient": 0.3}, half_squares, tree),
 }
