@@ -218,7 +218,7 @@ def verifier(
             bars = ax.barh(
                 y + 0.27 * (i - 1), np.nan_to_num(shares), 0.25, color=color, label=dtype
             )
-            labels = ["not taken" if np.isnan(s) else f"{s:.4g}" for s in shares]
+            labels = ["not taken" if np.isnan(s) else f"{s:.3g}" for s in shares]
             ax.bar_label(bars, labels, padding=3, fontsize=8)
         ax.set(
             title=title, xlim=(0, 115), yticks=y, yticklabels=list(rates), xticks=range(0, 101, 25)
@@ -237,7 +237,9 @@ def verifier(
     ax.tick_params(axis="y", labelsize=8)
     ax.margins(y=0.01)
     ax.set(xlim=(0, 100), xlabel="% of the faults caught", title="Diagnosis by kind of fault")
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.035), ncols=3)
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside lower right", frameon=False, ncols=3
+    )
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)

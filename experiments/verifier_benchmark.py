@@ -1,7 +1,8 @@
 """Which wrong gradients do gradient checkers catch, which right ones do they accuse, how fast?
 
-    python -m experiments.verifier_benchmark            an hour or two; exit status 0
-    python -m experiments.verifier_benchmark --quick    a minute
+    python -m experiments.verifier_benchmark                        some three hours; exit status 0
+    python -m experiments.verifier_benchmark --every 4 --seeds 1    half an hour
+    python -m experiments.verifier_benchmark --quick                a minute
 
 Plants every kind of fault of `experiments.faulty_layers.CAUSES` in the hand-written gradients of
 small networks, and asks `verify.gradient`, `jax.test_util.check_grads`,
