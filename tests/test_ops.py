@@ -15,12 +15,12 @@ import rows
 import scipy.special
 from conftest import assert_leaves_close, run
 from jax import lax
-from rows.basic import nll
+from rows.losses import nll
 
 import jaxnn.ops
 from jaxnn import verify
 from jaxnn.op import Op
-from jaxnn.ops import activations, losses
+from jaxnn.ops import activations, cross_entropy, losses, softmax
 from jaxnn.ops import linear as linear_module
 from jaxnn.ops.matmul import LADDER, matmul_operator
 
@@ -240,12 +240,12 @@ def test_relu_has_slope_zero_at_zero_and_passes_nan_on():
 def test_huge_logits_stay_finite_and_right(scale):
     z = jnp.array([[scale, 0.0, -scale], [0.0, scale, scale]])
     labels = jnp.array([0, 2])
-    loss, residuals = losses.softmax_cross_entropy.fwd(z, labels)
+    loss, residuals = cross_entropy.softmax_cross_entropy.fwd(z, labels)
     np.testing.assert_allclose(loss, nll(np.asarray(z, np.float64), np.asarray(labels)), rtol=1e-6)
-    dz, _ = losses.softmax_cross_entropy.bwd(residuals, jnp.ones(()))
+    dz, _ = cross_entropy.softmax_cross_entropy.bwd(residuals, jnp.ones(()))
     p = scipy.special.softmax(np.asarray(z, np.float64), -1)
     np.testing.assert_allclose(dz, (p - np.eye(3)[labels]) / 2, atol=1e-7)
-    for op in (activations.softmax, activations.log_softmax):
+    for op in (softmax.softmax, softmax.log_softmax):
         assert np.isfinite(op(z)).all()
 
 
@@ -253,14 +253,14 @@ def test_huge_logits_stay_finite_and_right(scale):
 def test_a_label_out_of_range_is_an_error_or_nan_never_a_number(label):
     z, labels = jnp.zeros((2, 3)), jnp.array([1, label])
     with pytest.raises(ValueError, match=rf"label {label} at index \(1,\).*outside \[0, 3\)"):
-        losses.softmax_cross_entropy(z, labels)
-    assert np.isnan(jax.jit(losses.softmax_cross_entropy)(z, labels))
+        cross_entropy.softmax_cross_entropy(z, labels)
+    assert np.isnan(jax.jit(cross_entropy.softmax_cross_entropy)(z, labels))
 
 
 def test_narrow_label_dtypes_can_name_many_classes():
     z = jax.random.normal(jax.random.key(0), (2, 300))
-    wide = losses.softmax_cross_entropy(z, jnp.array([3, 200]))
-    assert losses.softmax_cross_entropy(z, jnp.array([3, 200], jnp.uint8)) == wide
+    wide = cross_entropy.softmax_cross_entropy(z, jnp.array([3, 200]))
+    assert cross_entropy.softmax_cross_entropy(z, jnp.array([3, 200], jnp.uint8)) == wide
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_narrow_label_dtypes_can_name_many_classes():
 )
 def test_bad_inputs_are_named(op, inputs, error, message):
     ops = {
-        "cross": losses.softmax_cross_entropy,
+        "cross": cross_entropy.softmax_cross_entropy,
         "mse": losses.mean_squared_error,
         "l2": losses.l2_penalty,
         "linear": linear_module.linear,

@@ -12,7 +12,7 @@ from conftest import assert_leaves_close
 from jaxnn import verify
 from jaxnn.models import mlp
 from jaxnn.op import Op
-from jaxnn.ops.losses import softmax_cross_entropy
+from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.verify.page import to_html
 from jaxnn.verify.report import to_json
 
@@ -425,7 +425,7 @@ def test_model_checks_the_value_too(monkeypatch):
 
 
 def test_op_takes_inputs_and_settings_of_ones_own():
-    from jaxnn.ops.activations import softmax
+    from jaxnn.ops.softmax import softmax
 
     report = verify.op(softmax, jnp.ones((2, 4)), axis=0)
     assert report

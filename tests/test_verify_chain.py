@@ -11,9 +11,10 @@ from jax import lax
 
 from jaxnn.models import mlp
 from jaxnn.op import Op, watched
-from jaxnn.ops.activations import sigmoid, softmax, tanh
+from jaxnn.ops.activations import sigmoid, tanh
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.losses import l2_penalty, mean_squared_error
+from jaxnn.ops.softmax import softmax
 from jaxnn.verify.chain import locate
 from jaxnn.verify.lift import bind, to_float64
 

@@ -19,9 +19,11 @@ from jax.nn.initializers import variance_scaling
 
 from jaxnn.data import Batch, check_finite
 from jaxnn.op import Op
-from jaxnn.ops.activations import relu, sigmoid, softmax, tanh
+from jaxnn.ops.activations import relu, sigmoid, tanh
+from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, linear
-from jaxnn.ops.losses import check_labels, l2_penalty, mean_squared_error, softmax_cross_entropy
+from jaxnn.ops.losses import l2_penalty, mean_squared_error
+from jaxnn.ops.softmax import softmax
 
 ACTIVATIONS: dict[str, Op[..., Array]] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
 LOSSES: dict[str, Op[..., Array]] = {
@@ -162,7 +164,8 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
 
     Raises:
         TypeError, ValueError: as `forward`; or the targets do not fit the outputs (see
-            `jaxnn.ops.losses`), among them labels outside [0, O), which under jit give NaN.
+            `jaxnn.ops.losses` and `jaxnn.ops.cross_entropy`), among them labels outside [0, O),
+            which under jit give NaN.
     """
     inputs, targets = batch
     _check_inputs(params, inputs, config)

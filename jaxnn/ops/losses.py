@@ -1,94 +1,172 @@
-"""Losses: each a scalar from many numbers, so each backward starts from a scalar cotangent."""
+"""Losses against targets of the same shape, and the penalty on weights.
 
-from typing import Any, NamedTuple
+With l the loss of one element (of one distribution for the KL divergence) and dl its cotangent:
+
+    mean squared error    l = d^2,  d = prediction - target     dd = 2 d dl
+    Huber                 l = d^2 / 2, linear beyond delta      dd = clip(d, -delta, delta) dl
+    binary cross-entropy  l = -t log s(z) - (1 - t) log s(-z)   dz = (s(z) - t) dl
+    KL divergence         l = sum_j t_j (log t_j - log q_j)     dlog q = -t dl
+
+How they become one loss, and where dl comes from, is the `reduction`: see `jaxnn.ops.reductions`.
+"""
+
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jaxnn.op import Op
-from jaxnn.ops.activations import log_softmax_fwd
+from jaxnn.ops.reductions import REDUCTIONS, check_pair, check_reduction, reduce_bwd, reduce_fwd
 
 
-def mean_squared_error_fwd(predictions: Array, targets: Array) -> tuple[Array, Array]:
-    """Mean of (predictions - targets)^2 over every element, in squared units of the targets.
+def mean_squared_error_fwd(
+    predictions: Array, targets: Array, *, reduction: str = "mean"
+) -> tuple[Array, Array]:
+    """(predictions - targets)^2 per element, in squared units of the targets.
 
     Saves the difference: one value per element. Nothing is recomputed.
 
     Args:
         predictions: any shape with at least one element.
         targets: the same shape.
+        reduction: "mean", "sum" or "none".
 
     Raises:
-        TypeError: the targets are no array.
-        ValueError: the shapes differ (they would broadcast to a wrong mean) or hold no element.
+        TypeError: the predictions or targets are no array.
+        ValueError: the shapes differ (they would broadcast to a wrong mean) or hold no element;
+            the reduction is unknown.
     """
-    if not hasattr(targets, "shape"):
-        raise TypeError(
-            f"mean_squared_error: targets are a {type(targets).__name__}; they must be an array: "
-            "wrap them in jnp.asarray"
-        )
-    if predictions.shape != targets.shape:
-        raise ValueError(
-            f"mean_squared_error: predictions have shape {predictions.shape}, targets "
-            f"{targets.shape}; they must be equal: reshape one, for example targets[:, None]"
-        )
-    if predictions.size == 0:
-        raise ValueError(
-            f"mean_squared_error: predictions have shape {predictions.shape}, no element; "
-            "a mean needs at least one: pass a non-empty batch"
-        )
+    check_reduction("mean_squared_error", reduction)
+    check_pair("mean_squared_error", predictions=predictions, targets=targets)
     difference = predictions - targets
-    return (difference**2).mean(), difference
+    return reduce_fwd(difference**2, reduction), difference
 
 
-def mean_squared_error_bwd(difference: Array, dloss: Array) -> tuple[Array, Array]:
-    """dpredictions = 2 (predictions - targets) dloss / size; dtargets is its negative."""
-    dpredictions = difference * (2 / difference.size) * dloss
+def mean_squared_error_bwd(
+    difference: Array, dloss: Array, *, reduction: str = "mean"
+) -> tuple[Array, Array]:
+    """dpredictions = 2 (predictions - targets) dl; dtargets is its negative."""
+    dpredictions = 2 * difference * reduce_bwd(dloss, difference.size, reduction)
     return dpredictions, -dpredictions
 
 
-class CrossEntropyResiduals(NamedTuple):
-    """The class probabilities (..., K) and the labels (...)."""
+def huber_fwd(
+    predictions: Array, targets: Array, *, delta: float = 1.0, reduction: str = "mean"
+) -> tuple[Array, Array]:
+    """Squared error near 0, absolute error beyond `delta` (Huber, 1964), so outliers pull less.
 
-    probabilities: Array
-    labels: Array
+        l = d^2 / 2  where |d| <= delta,  else  delta (|d| - delta / 2);   d = prediction - target
 
-
-def softmax_cross_entropy_fwd(logits: Array, labels: Array) -> tuple[Array, CrossEntropyResiduals]:
-    """Mean negative log-likelihood of integer labels, in nats.
-
-        loss = mean over the batch of log sum_j exp(z_j) - z_label
-
-    Stable for logits of any finite size: see `log_softmax_fwd`. Saves the softmax: one value per
-    logit. Nothing is recomputed. A label outside [0, K) is an error where its value can be seen,
-    and makes the loss and its gradient NaN under jit, where it cannot.
+    Saves the difference d: one value per element. Nothing is recomputed.
 
     Args:
-        logits: (..., K), at least one row and one class.
-        labels: (...) integers in [0, K).
+        predictions: any shape with at least one element.
+        targets: the same shape.
+        delta: where the two halves meet, in units of the targets.
+        reduction: "mean", "sum" or "none".
 
     Raises:
-        TypeError: the labels are not integers.
-        ValueError: the shapes do not fit, the batch is empty, or a label is outside [0, K).
+        TypeError, ValueError: as `mean_squared_error_fwd`.
+        ValueError: delta is not positive.
     """
-    check_labels(logits, labels)
-    is_label = _one_hot(labels, logits.shape[-1])
-    # A label out of range marks no class, which would count as a certain success: its row becomes
-    # NaN instead, and so do the loss and, by multiplication, every gradient of it.
-    valid = jnp.where(is_label.any(-1, keepdims=True), 1, jnp.nan).astype(logits.dtype)
-    log_probabilities, _ = log_softmax_fwd(logits * valid)
-    loss = -jnp.where(is_label, log_probabilities, 0 * valid).sum(-1).mean()
-    # Compiled for the CPU, exp(NaN) can be any number (jaxlib 0.10.2): hence `valid` once more.
-    return loss, CrossEntropyResiduals(jnp.exp(log_probabilities) * valid, labels)
+    check_reduction("huber", reduction)
+    if not delta > 0:
+        raise ValueError(f"huber: delta is {delta}; it must be positive: 1 is usual")
+    check_pair("huber", predictions=predictions, targets=targets)
+    difference = predictions - targets
+    size = jnp.abs(difference)
+    losses = jnp.where(size <= delta, difference**2 / 2, delta * (size - delta / 2))
+    return reduce_fwd(losses, reduction), difference
 
 
-def softmax_cross_entropy_bwd(residuals: CrossEntropyResiduals, dloss: Array) -> tuple[Array, None]:
-    """dlogits = (softmax - one-hot of the labels) dloss / batch size; labels have none."""
-    p, labels = residuals
-    is_label = _one_hot(labels, p.shape[-1])
-    return (p - is_label.astype(p.dtype)) * (dloss / labels.size), None
+def huber_bwd(
+    difference: Array, dloss: Array, *, delta: float = 1.0, reduction: str = "mean"
+) -> tuple[Array, Array]:
+    """dpredictions = d dl, with d clipped to [-delta, delta]; dtargets is its negative."""
+    dlosses = reduce_bwd(dloss, difference.size, reduction)
+    dpredictions = jnp.clip(difference, -delta, delta) * dlosses
+    return dpredictions, -dpredictions
+
+
+def sigmoid_binary_cross_entropy_fwd(
+    logits: Array, targets: Array, *, reduction: str = "mean"
+) -> tuple[Array, tuple[Array, Array]]:
+    """Negative log-likelihood of yes-or-no targets, in nats, from logits.
+
+        l = -t log s(z) - (1 - t) log s(-z),   s(z) = 1 / (1 + exp(-z)),  -log s(z) = softplus(-z)
+
+    Stable for logits of any finite size. Saves logits and targets, there already: no extra bytes.
+    The backward recomputes the sigmoid.
+
+    Args:
+        logits: any shape with at least one element.
+        targets: the same shape, in [0, 1]: the probabilities of "yes".
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        TypeError, ValueError: as `mean_squared_error_fwd`.
+    """
+    check_reduction("sigmoid_binary_cross_entropy", reduction)
+    check_pair("sigmoid_binary_cross_entropy", logits=logits, targets=targets)
+    losses = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
+    return reduce_fwd(losses, reduction), (logits, targets)
+
+
+def sigmoid_binary_cross_entropy_bwd(
+    residuals: tuple[Array, Array], dloss: Array, *, reduction: str = "mean"
+) -> tuple[Array, Array]:
+    """dz = (s(z) - t) dl,  dt = -z dl.
+
+    The first as (1 - t) s(z) - t s(-z), which keeps the digits that s(z) - 1 loses.
+    """
+    z, t = residuals
+    dlosses = reduce_bwd(dloss, z.size, reduction)
+    return ((1 - t) * lax.logistic(z) - t * lax.logistic(-z)) * dlosses, -z * dlosses
+
+
+def kl_divergence_fwd(
+    log_probabilities: Array, targets: Array, *, reduction: str = "mean"
+) -> tuple[Array, tuple[Array, Array]]:
+    """How far the distributions q are from the targets t (Kullback and Leibler, 1951), in nats.
+
+        l = sum_j t_j (log t_j - log q_j)
+
+    One loss per distribution, so the mean is over distributions: PyTorch's "batchmean". A class of
+    target 0 adds nothing, whatever its log q; its own derivative, truly infinite, is taken to be 0.
+    Saves both inputs, there already: no extra bytes. The backward recomputes log t.
+
+    Args:
+        log_probabilities: log q (..., K), at least one row and one class: see `log_softmax`.
+        targets: t (..., K), probabilities.
+        reduction: "mean", "sum" or "none", which gives (...).
+
+    Raises:
+        TypeError, ValueError: as `mean_squared_error_fwd`, or there is no dimension of classes.
+    """
+    check_reduction("kl_divergence", reduction)
+    check_pair("kl_divergence", log_probabilities=log_probabilities, targets=targets)
+    if targets.ndim == 0:
+        raise ValueError(
+            "kl_divergence: targets have shape (); they must be (..., classes): add a dimension"
+        )
+    losses = jnp.sum(targets * _log_ratio(log_probabilities, targets), -1)
+    return reduce_fwd(losses, reduction), (log_probabilities, targets)
+
+
+def kl_divergence_bwd(
+    residuals: tuple[Array, Array], dloss: Array, *, reduction: str = "mean"
+) -> tuple[Array, Array]:
+    """dlog q = -t dl,  dt = (log t - log q + 1) dl where t > 0, else 0."""
+    log_q, t = residuals
+    dlosses = reduce_bwd(dloss, math.prod(t.shape[:-1]), reduction)[..., None]
+    return -t * dlosses, jnp.where(t > 0, _log_ratio(log_q, t) + 1, 0) * dlosses
+
+
+def _log_ratio(log_q: Array, t: Array) -> Array:
+    """log t - log q where t > 0, else 0 (chosen before the logarithm, for the derivative)."""
+    return jnp.log(jnp.where(t > 0, t, 1)) - jnp.where(t > 0, log_q, 0)
 
 
 def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, Any]:
@@ -115,64 +193,21 @@ def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> t
     return (jax.tree.map(lambda w: coefficient * w * dloss, weights),)
 
 
-def _one_hot(labels: Array, classes: int) -> Array:
-    """Booleans (..., classes): which class is the label."""
-    if labels.dtype.itemsize < 4:  # too narrow to count to every number of classes
-        labels = labels.astype(jnp.int32)
-    return labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
-
-
-def check_labels(logits: Array, labels: Array) -> None:
-    """Refuse labels that cannot index the last dimension of the logits.
-
-    Raises:
-        TypeError, ValueError: as `softmax_cross_entropy_fwd`.
-    """
-    if not (hasattr(labels, "dtype") and hasattr(logits, "dtype")):
-        raise TypeError(
-            f"softmax_cross_entropy: logits are a {type(logits).__name__}, labels a "
-            f"{type(labels).__name__}; both must be arrays: wrap them in jnp.asarray"
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            f"softmax_cross_entropy: labels have dtype {labels.dtype}; they must be integer class "
-            "indices: cast them with labels.astype(int), or take argmax(-1) of one-hot rows"
-        )
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"softmax_cross_entropy: labels have shape {labels.shape}, logits {logits.shape}; "
-            f"there must be one label per row of logits, shape {logits.shape[:-1]}: check that "
-            "inputs and labels have the same length"
-        )
-    if logits.size == 0:
-        raise ValueError(
-            f"softmax_cross_entropy: logits have shape {logits.shape}; at least one row and one "
-            "class are needed: pass a non-empty batch"
-        )
-    if isinstance(labels, jax.core.Tracer):
-        return
-    values, classes = np.asarray(labels), logits.shape[-1]
-    wrong = np.argwhere((values < 0) | (values >= classes))
-    if len(wrong):
-        at = tuple(int(i) for i in wrong[0])
-        raise ValueError(
-            f"softmax_cross_entropy: label {values[at]} at index {at} ({len(wrong)} in all) is "
-            f"outside [0, {classes}); each label must name one of the {classes} classes: relabel "
-            "from 0 or give the model more outputs"
-        )
-
-
 def _real_example(key: Array) -> tuple[Array, Array]:
     predictions, targets = jax.random.normal(key, (2, 7, 3))
     return predictions.at[0].set(targets[0]), targets
 
 
-def _labelled_example(key: Array) -> tuple[Array, Array]:
-    """One row with a tie for the maximum and one whose label is all but impossible."""
-    logits = jax.random.normal(key, (7, 5))
-    logits = logits.at[0].set(jnp.array([2.0, 2.0, -1.0, 0.0, 2.0]))
-    logits = logits.at[1].set(jnp.array([40.0, 0.0, 0.0, 0.0, 0.0]))
-    return logits, jnp.array([1, 3, 0, 2, 0, 4, 4])
+def _yes_or_no_example(key: Array) -> tuple[Array, Array]:
+    """Certain and uncertain targets; a logit of 0 and both saturated ends."""
+    logits = jax.random.normal(key, (7, 3)).at[0].set(jnp.array([0.0, 30.0, -30.0]))
+    return logits, jax.random.uniform(key, (7, 3)).at[:2].set(jnp.array([1.0, 0.0, 1.0]))
+
+
+def _distributions_example(key: Array) -> tuple[Array, Array]:
+    """Neither need add up to 1, and these do not: their derivatives do not suppose it."""
+    k1, k2 = jax.random.split(key)
+    return jax.random.normal(k1, (7, 3)), jax.random.uniform(k2, (7, 3), minval=0.1)
 
 
 def _weights_example(key: Array) -> tuple[tuple[Array, Array]]:
@@ -180,9 +215,25 @@ def _weights_example(key: Array) -> tuple[tuple[Array, Array]]:
     return ((jax.random.normal(k1, (3, 5)), jax.random.normal(k2, (5, 1))),)
 
 
-mean_squared_error = Op(mean_squared_error_fwd, mean_squared_error_bwd, example=_real_example)
-softmax_cross_entropy = Op(
-    softmax_cross_entropy_fwd, softmax_cross_entropy_bwd, example=_labelled_example
+_REDUCTIONS = tuple({"reduction": reduction} for reduction in REDUCTIONS)
+
+mean_squared_error = Op(
+    mean_squared_error_fwd, mean_squared_error_bwd, example=_real_example, settings=_REDUCTIONS
+)
+huber = Op(
+    huber_fwd,
+    huber_bwd,
+    example=_real_example,
+    settings=tuple({"delta": 0.7, **static} for static in _REDUCTIONS),
+)
+sigmoid_binary_cross_entropy = Op(
+    sigmoid_binary_cross_entropy_fwd,
+    sigmoid_binary_cross_entropy_bwd,
+    example=_yes_or_no_example,
+    settings=_REDUCTIONS,
+)
+kl_divergence = Op(
+    kl_divergence_fwd, kl_divergence_bwd, example=_distributions_example, settings=_REDUCTIONS
 )
 l2_penalty = Op(
     l2_penalty_fwd, l2_penalty_bwd, example=_weights_example, settings=({"coefficient": 0.3},)

@@ -1,10 +1,10 @@
 """Rows of the tutorials' own ops."""
 
-import jax
 import numpy as np
 import scipy.special
 
-from jaxnn.ops import activations, losses
+from jaxnn.ops import activations
+from jaxnn.ops import softmax as softmax_module
 from jaxnn.ops.linear import Linear, linear
 from rows import Row
 
@@ -19,33 +19,12 @@ def affine(rng, shape):
     return params, rng.normal(size=shape)
 
 
-def pair(rng, shape):
-    return rng.normal(size=shape), rng.normal(size=shape)
-
-
-def labelled(rng, shape):
-    return rng.normal(size=shape), rng.integers(0, shape[-1], shape[:-1])
-
-
-def tree(rng, shape):
-    return ({"a": rng.normal(size=shape), "b": [rng.normal(size=shape[::-1])]},)
-
-
-def nll(z, t):
-    log_p = scipy.special.log_softmax(z, axis=-1)
-    return -np.mean(np.take_along_axis(log_p, t[..., None], -1))
-
-
 def softmax(x, axis=-1):
     return scipy.special.softmax(x, axis)
 
 
 def log_softmax(x, axis=-1):
     return scipy.special.log_softmax(x, axis)
-
-
-def half_squares(w, coefficient):
-    return 0.5 * coefficient * sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(w))
 
 
 ROWS = {
@@ -56,7 +35,7 @@ ROWS = {
     "tanh": Row(activations.tanh, {}, np.tanh, one, lambda torch, x: torch.tanh(x)),
     **{
         f"softmax {static}": Row(
-            activations.softmax,
+            softmax_module.softmax,
             static,
             softmax,
             one,
@@ -66,7 +45,7 @@ ROWS = {
     },
     **{
         f"log_softmax {static}": Row(
-            activations.log_softmax,
+            softmax_module.log_softmax,
             static,
             log_softmax,
             one,
@@ -81,21 +60,4 @@ ROWS = {
         affine,
         lambda torch, p, x: torch.nn.functional.linear(x, p.w.T, p.b),
     ),
-    "mean_squared_error": Row(
-        losses.mean_squared_error,
-        {},
-        lambda p, t: np.mean(np.square(p - t)),
-        pair,
-        lambda torch, p, t: torch.nn.functional.mse_loss(p, t),
-    ),
-    "softmax_cross_entropy": Row(
-        losses.softmax_cross_entropy,
-        {},
-        nll,
-        labelled,
-        lambda torch, z, t: torch.nn.functional.cross_entropy(
-            z.reshape(-1, z.shape[-1]), t.ravel()
-        ),
-    ),
-    "l2_penalty": Row(losses.l2_penalty, {"coefficient": 0.3}, half_squares, tree),
 }

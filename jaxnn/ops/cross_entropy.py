@@ -1,0 +1,235 @@
+"""Losses of scores (..., K) against integer labels (...), one loss per row.
+
+    softmax cross-entropy    l = L - z_label,  L = log sum_j exp(z_j)      dz = (p - q) dl
+    multiclass hinge         l = sum_j max(0, z_j - z_label + margin) / K  over the wrong classes j
+
+with p the softmax of the logits z and q the one-hot row of the label; reductions as in
+`jaxnn.ops.reductions`. A label outside [0, K) is an error where its value can be seen; under jit,
+where it cannot, its row's loss and gradient are NaN.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxnn.op import Op
+from jaxnn.ops.embedding import check_range
+from jaxnn.ops.reductions import REDUCTIONS, check_reduction, reduce_bwd, reduce_fwd
+
+
+class CrossEntropyResiduals(NamedTuple):
+    """The class probabilities (..., K), their log-normaliser L (..., 1), the labels (...)."""
+
+    probabilities: Array
+    log_normaliser: Array
+    labels: Array
+
+
+def softmax_cross_entropy_fwd(
+    logits: Array,
+    labels: Array,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+) -> tuple[Array, CrossEntropyResiduals]:
+    """Negative log-likelihood of integer labels, in nats.
+
+        l = -(1 - s) log p_label - s mean_j log p_j + c L^2,   log p_j = z_j - L
+
+    s, `label_smoothing`, takes that share from the label and spreads it over all classes
+    (Szegedy et al., 2016, section 7). c, `z_loss`, holds the log-normaliser L near 0 (Chowdhery et
+    al., 2022, section 5). Stable for logits of any finite size: the largest is subtracted first.
+
+    Saves the softmax, one value per logit, and L, one per row. Nothing is recomputed.
+
+    Args:
+        logits: z (..., K), at least one row and one class.
+        labels: (...) integers in [0, K).
+        label_smoothing: s in [0, 1].
+        z_loss: c, at least 0.
+        reduction: "mean", "sum" or "none", which gives (...).
+
+    Raises:
+        TypeError: the labels are not integers.
+        ValueError: the shapes do not fit, the batch is empty, a label is outside [0, K), or a
+            setting outside its range.
+    """
+    check_cross_entropy("softmax_cross_entropy", label_smoothing, z_loss, reduction)
+    check_labels(logits, labels)
+    is_label, valid = _one_hot(labels, logits.shape[-1], logits.dtype)
+    z = logits * valid
+    largest = lax.stop_gradient(z.max(-1, keepdims=True))
+    log_sum = jnp.log(jnp.exp(z - largest).sum(-1, keepdims=True))
+    log_p = z - largest - log_sum
+    losses = -jnp.where(is_label, log_p, 0 * valid).sum(-1)
+    if label_smoothing:  # else 0 times the infinite log p of a class that is ruled out is NaN
+        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(-1)
+    log_normaliser = largest + log_sum
+    if z_loss:
+        losses = losses + z_loss * log_normaliser[..., 0] ** 2
+    # Compiled for the CPU, exp(NaN) can be any number (jaxlib 0.10.2): hence `valid` once more.
+    residuals = CrossEntropyResiduals(jnp.exp(log_p) * valid, log_normaliser, labels)
+    return reduce_fwd(losses, reduction), residuals
+
+
+def softmax_cross_entropy_bwd(
+    residuals: CrossEntropyResiduals,
+    dloss: Array,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+) -> tuple[Array, None]:
+    """dz = (p - q + 2 c L p) dl with q = (1 - s) one-hot of the label + s / K; labels have none."""
+    p, log_normaliser, labels = residuals
+    classes = p.shape[-1]
+    is_label, _ = _one_hot(labels, classes, p.dtype)
+    q = (1 - label_smoothing) * is_label.astype(p.dtype) + label_smoothing / classes
+    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None]
+    return (p - q + 2 * z_loss * log_normaliser * p) * dlosses, None
+
+
+class HingeResiduals(NamedTuple):
+    """Which classes come within the margin of the label or above it (..., K), the labels (...)."""
+
+    is_near: Array
+    labels: Array
+
+
+def multiclass_hinge_fwd(
+    scores: Array, labels: Array, *, margin: float = 1.0, reduction: str = "mean"
+) -> tuple[Array, HingeResiduals]:
+    """How far wrong classes come within `margin` of the label's score (Weston and Watkins, 1999).
+
+        l = sum over wrong classes j of max(0, z_j - z_label + margin) / K
+
+    PyTorch's MultiMarginLoss. A class exactly at the margin has slope 0. Saves one boolean per
+    score. Nothing is recomputed.
+
+    Args:
+        scores: z (..., K), at least one row and one class.
+        labels: (...) integers in [0, K).
+        margin: in units of the scores.
+        reduction: "mean", "sum" or "none", which gives (...).
+
+    Raises:
+        TypeError, ValueError: as `softmax_cross_entropy_fwd`.
+    """
+    check_reduction("multiclass_hinge", reduction)
+    check_labels(scores, labels, "multiclass_hinge", "scores")
+    is_label, valid = _one_hot(labels, scores.shape[-1], scores.dtype)
+    z = scores * valid
+    label_score = jnp.where(is_label, z, 0).sum(-1, keepdims=True)
+    excess = jnp.where(is_label, 0, jax.nn.relu(z - label_score + margin))
+    return reduce_fwd(excess.mean(-1), reduction), HingeResiduals(excess > 0, labels)
+
+
+def multiclass_hinge_bwd(
+    residuals: HingeResiduals, dloss: Array, *, margin: float = 1.0, reduction: str = "mean"
+) -> tuple[Array, None]:
+    """dz_j = dl / K for every wrong class j that is near; dz_label = minus their sum."""
+    is_near, labels = residuals
+    classes = is_near.shape[-1]
+    is_label, valid = _one_hot(labels, classes, dloss.dtype)
+    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None] / classes * valid
+    near = is_near.sum(-1, keepdims=True, dtype=dloss.dtype)
+    return jnp.where(is_label, -near, is_near.astype(dloss.dtype)) * dlosses, None
+
+
+def _one_hot(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
+    """Booleans (..., classes), which class is the label; 1 or NaN (..., 1), whether one is.
+
+    A label out of range marks no class, which would count as a certain success: multiplying its
+    row by NaN makes its loss NaN instead and, by the same factor, every gradient of it.
+    """
+    if labels.dtype.itemsize < 4:  # too narrow to count to every number of classes
+        labels = labels.astype(jnp.int32)
+    is_label = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
+    return is_label, jnp.where(is_label.any(-1, keepdims=True), 1, jnp.nan).astype(dtype)
+
+
+def check_labels(
+    logits: Any, labels: Array, op: str = "softmax_cross_entropy", noun: str = "logits"
+) -> None:
+    """Refuse labels that cannot index the last dimension of the logits (or of their shape).
+
+    Raises:
+        TypeError, ValueError: as `softmax_cross_entropy_fwd`.
+    """
+    if not (hasattr(labels, "dtype") and hasattr(logits, "dtype")):
+        raise TypeError(
+            f"{op}: {noun} are a {type(logits).__name__}, labels a "
+            f"{type(labels).__name__}; both must be arrays: wrap them in jnp.asarray"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(
+            f"{op}: labels have dtype {labels.dtype}; they must be integer class "
+            "indices: cast them with labels.astype(int), or take argmax(-1) of one-hot rows"
+        )
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{op}: labels have shape {labels.shape}, {noun} {logits.shape}; "
+            f"there must be one label per row of {noun}, shape {logits.shape[:-1]}: check that "
+            "inputs and labels have the same length"
+        )
+    if logits.size == 0:
+        raise ValueError(
+            f"{op}: {noun} have shape {logits.shape}; at least one row and one "
+            "class are needed: pass a non-empty batch"
+        )
+    classes = logits.shape[-1]
+    check_range(
+        f"{op}: label",
+        labels,
+        classes,
+        f"each label must name one of the {classes} classes: relabel from 0 or give the model more "
+        "outputs",
+    )
+
+
+def check_cross_entropy(op: str, label_smoothing: float, z_loss: float, reduction: str) -> None:
+    """Refuse settings of a cross-entropy outside their range.
+
+    Raises:
+        ValueError: one is.
+    """
+    check_reduction(op, reduction)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(
+            f"{op}: label_smoothing is {label_smoothing}; it is the share of the label to spread "
+            "over all classes, in [0, 1]: 0.1 is usual"
+        )
+    if not (math.isfinite(z_loss) and z_loss >= 0):
+        raise ValueError(
+            f"{op}: z_loss is {z_loss}; it must be finite and at least 0: 1e-4 is usual"
+        )
+
+
+def _labelled_example(key: Array) -> tuple[Array, Array]:
+    """One row with a tie for the maximum and one whose label is all but impossible."""
+    logits = jax.random.normal(key, (7, 5))
+    logits = logits.at[0].set(jnp.array([2.0, 2.0, -1.0, 0.0, 2.0]))
+    logits = logits.at[1].set(jnp.array([40.0, 0.0, 0.0, 0.0, 0.0]))
+    return logits, jnp.array([1, 3, 0, 2, 0, 4, 4])
+
+
+softmax_cross_entropy = Op(
+    softmax_cross_entropy_fwd,
+    softmax_cross_entropy_bwd,
+    example=_labelled_example,
+    settings=(
+        {},
+        {"label_smoothing": 0.1, "reduction": "sum"},
+        {"label_smoothing": 0.1, "z_loss": 0.01, "reduction": "none"},
+    ),
+)
+multiclass_hinge = Op(
+    multiclass_hinge_fwd,
+    multiclass_hinge_bwd,
+    example=_labelled_example,
+    settings=tuple({"margin": 0.7, "reduction": reduction} for reduction in REDUCTIONS),
+)

@@ -1,0 +1,55 @@
+"""Dropout.  y = x / (1 - rate) where an element is kept, else 0;  dx = dy / (1 - rate), else 0.
+
+Each element is dropped with probability `rate`, independently; what is kept grows such that the
+mean of y is x. A model in evaluation leaves dropout out.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxnn.op import Op
+
+
+def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
+    """Zeros in place of a share `rate` of x, drawn from `key`; the rest is divided by 1 - rate.
+
+    The same key drops the same elements, whatever the dtype of x, in the forward and the backward.
+    Saves which elements are kept, one byte per element: less time to read than drawing them again
+    from the key would take, for a quarter of the bytes of a float32 x.
+    Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting",
+    with the scaling in training in place of evaluation.
+
+    Args:
+        x: any shape.
+        key: a key of `jax.random`, typed or not; no other draw should use it.
+        rate: the probability to drop an element (not to keep it), in [0, 1), exact to 2^-32.
+
+    Returns:
+        y (the shape of x), residuals.
+
+    Raises:
+        ValueError: the rate is outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(
+            f"dropout: rate is {rate}; it is the probability to drop an element and must be in "
+            "[0, 1): to keep a share p pass rate=1 - p"
+        )
+    # Integers, and not the uniform numbers of x's dtype: those would be others in another dtype.
+    kept = jax.random.bits(key, x.shape, jnp.uint32) >= np.uint32(int(rate * 2**32))
+    return jnp.where(kept, x / (1 - rate), 0), kept
+
+
+def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
+    """dx = dy / (1 - rate) where x was kept, else 0; the key has no cotangent."""
+    return jnp.where(kept, dy / (1 - rate), 0), None
+
+
+def _example(key: Array) -> tuple[Array, Array]:
+    kx, kdrop = jax.random.split(key)
+    return jax.random.normal(kx, (3, 1, 7)).at[0, 0, :2].set(0.0), kdrop
+
+
+dropout = Op(dropout_fwd, dropout_bwd, example=_example, settings=({"rate": 0.3},))

@@ -1,0 +1,128 @@
+"""From many losses to one, and back.
+
+    "mean"  loss = sum_i l_i / size         dl_i = dloss / size
+    "sum"   loss = sum_i l_i                dl_i = dloss
+    "none"  loss_i = l_i                    dl_i = dloss_i
+
+A mean of some losses only, or one that counts some more than others, is the `weighted_mean` of the
+"none" of any of them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn.op import Op
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_reduction(op: str, reduction: str) -> None:
+    """Refuse a reduction that is not one of the three.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"{op}: reduction is {reduction!r}; it must be one of "
+            f"{', '.join(map(repr, REDUCTIONS))}"
+        )
+
+
+def reduce_fwd(losses: Array, reduction: str) -> Array:
+    """The mean of the losses, their sum or, for "none", each by itself."""
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
+    """The cotangent of each of `size` losses; a scalar where it is the same for all."""
+    return dloss / size if reduction == "mean" else dloss
+
+
+def check_pair(op: str, **arrays: Array) -> None:
+    """Refuse two inputs, given by name, that do not pair up element by element.
+
+    Raises:
+        TypeError: one is no array.
+        ValueError: their shapes differ (they would broadcast to a wrong mean) or hold no element.
+    """
+    for name, array in arrays.items():
+        if not hasattr(array, "shape"):
+            raise TypeError(
+                f"{op}: {name} are a {type(array).__name__}; they must be an array: wrap them in "
+                "jnp.asarray"
+            )
+    (first, a), (second, b) = arrays.items()
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
+            f"one, for example {second}[:, None]"
+        )
+    if a.size == 0:
+        raise ValueError(
+            f"{op}: {first} have shape {a.shape}, no element; a mean needs at least one: pass a "
+            "non-empty batch"
+        )
+
+
+class WeightedMeanResiduals(NamedTuple):
+    """The values and their weights, the mean (), and the total weight ()."""
+
+    values: Array
+    weights: Array
+    mean: Array
+    total: Array
+
+
+def weighted_mean_fwd(values: Array, weights: Array) -> tuple[Array, WeightedMeanResiduals]:
+    """sum_i w_i v_i / sum_i w_i over all elements: a mask is weights of True and False.
+
+        weighted_mean(softmax_cross_entropy(logits, labels, reduction="none"), mask)
+
+    A total weight of 0 (a mask that keeps nothing) gives 0 with gradient 0. A value that is not
+    finite makes the mean NaN whatever its weight, since 0 times infinity is no number: give the
+    elements that a mask drops any valid label.
+
+    Saves the inputs, which are there already, and two scalars: no extra bytes. Nothing is
+    recomputed.
+
+    Args:
+        values: any shape with at least one element, for example losses with reduction "none".
+        weights: the same shape; of the values' dtype, or booleans or integers, which have no
+            gradient.
+
+    Raises:
+        TypeError: an input is no array.
+        ValueError: the shapes differ or hold no element.
+    """
+    check_pair("weighted_mean", values=values, weights=weights)
+    w = weights.astype(values.dtype)
+    total = w.sum()
+    # The inner `where` keeps 0 / 0 out of the division, whose derivative would be NaN.
+    mean = jnp.where(total == 0, 0, (w * values).sum() / jnp.where(total == 0, 1, total))
+    return mean, WeightedMeanResiduals(values, weights, mean, total)
+
+
+def weighted_mean_bwd(residuals: WeightedMeanResiduals, dmean: Array) -> tuple[Array, Array | None]:
+    """dv = w dmean / sum w,  dw = (v - mean) dmean / sum w; both 0 where sum w is."""
+    values, weights, mean, total = residuals
+    scale = jnp.where(total == 0, 0, dmean / jnp.where(total == 0, 1, total))
+    dvalues = weights.astype(values.dtype) * scale
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        return dvalues, None
+    return dvalues, (values - mean) * scale
+
+
+def _weighted_example(key: Array) -> tuple[Array, Array]:
+    """Weights far from 1, some 0, one negative."""
+    k1, k2 = jax.random.split(key)
+    weights = jax.random.uniform(k2, (7, 3), maxval=4.0)
+    return jax.random.normal(k1, (7, 3)), weights.at[1].set(jnp.array([0.0, 0.0, -0.5]))
+
+
+weighted_mean = Op(weighted_mean_fwd, weighted_mean_bwd, example=_weighted_example)

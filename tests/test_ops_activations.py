@@ -1,0 +1,236 @@
+"""Activations, gated units, masked softmax, dropout: what the laws of `test_ops` do not say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from conftest import assert_leaves_close, run
+
+from jaxnn.ops import activations as act
+from jaxnn.ops import gated
+from jaxnn.ops.dropout import dropout
+from jaxnn.ops.softmax import masked_softmax, softmax
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+# What to call, its settings, and the same in jax.nn.
+IN_JAX_NN = (
+    (act.relu, {}, jax.nn.relu),
+    (act.leaky_relu, {}, jax.nn.leaky_relu),
+    (act.leaky_relu, {"slope": -0.5}, lambda x: jax.nn.leaky_relu(x, -0.5)),
+    (act.elu, {}, jax.nn.elu),
+    (act.elu, {"alpha": 0.0}, lambda x: jax.nn.elu(x, 0.0)),
+    (act.elu, {"alpha": 2.5}, lambda x: jax.nn.elu(x, 2.5)),
+    (act.selu, {}, jax.nn.selu),
+    (act.softplus, {}, jax.nn.softplus),
+    (act.sigmoid, {}, jax.nn.sigmoid),
+    (act.hard_sigmoid, {}, jax.nn.hard_sigmoid),
+    (act.tanh, {}, jax.nn.tanh),
+    (act.silu, {}, jax.nn.silu),
+    (act.gelu, {}, lambda x: jax.nn.gelu(x, approximate=False)),
+    (act.gelu, {"approximate": True}, lambda x: jax.nn.gelu(x, approximate=True)),
+    (act.mish, {}, jax.nn.mish),
+)
+
+
+def values_and_slopes(x):
+    """Of every activation, the values and slopes by hand."""
+    results = []
+    for op, static, _ in IN_JAX_NN:
+        y, residuals = op.fwd(x, **static)
+        results.append((y, *op.bwd(residuals, jnp.ones_like(x), **static)))
+    return results
+
+
+def test_values_and_slopes_are_those_of_jax_nn_at_kinks_too(x64):
+    kinks = [0.0, -0.0, -3.0, 3.0, 1e-320, -1e-320]
+    x = jnp.asarray(np.concatenate([kinks, np.linspace(-45, 45, 61)]))
+
+    def theirs(x):
+        return [
+            (y, *pull(jnp.ones_like(x)))
+            for y, pull in (jax.vjp(function, x) for _, _, function in IN_JAX_NN)
+        ]
+
+    assert_leaves_close(run(values_and_slopes, x), run(theirs, x), 1e-13)
+
+
+def truths(x):
+    """The values and slopes again, from SciPy in float64, for huge x too."""
+    s, phi = scipy.special.expit, np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+    expm1, below, above = np.expm1(np.minimum(x, 0)), x <= 0, x >= 0
+    tau = np.tanh(np.logaddexp(x, 0))
+    u, du = (np.sqrt(2 / np.pi) * v for v in (x + 0.044715 * x**3, 1 + 0.134145 * x * x))
+    scale, alpha = 1.0507009873554805, 1.6732632423543772
+    return [
+        (np.maximum(x, 0), x > 0),
+        (np.where(above, x, 0.01 * x), np.where(above, 1, 0.01)),
+        (np.where(above, x, -0.5 * x), np.where(above, 1, -0.5)),
+        (np.where(below, expm1, x), np.where(below, expm1 + 1, 1)),
+        (np.maximum(x, 0), x > 0),
+        (np.where(below, 2.5 * expm1, x), np.where(below, 2.5 * (expm1 + 1), 1)),
+        (
+            scale * np.where(below, alpha * expm1, x),
+            scale * np.where(below, alpha * (expm1 + 1), 1),
+        ),
+        (np.logaddexp(x, 0), s(x)),
+        (s(x), s(x) * s(-x)),
+        (np.clip((x + 3) / 6, 0, 1), (np.abs(x) < 3) / 6),
+        (np.tanh(x), 1 / np.cosh(np.clip(x, -300, 300)) ** 2),
+        (x * s(x), s(x) + x * s(x) * s(-x)),
+        (x * scipy.special.ndtr(x), scipy.special.ndtr(x) + x * phi),
+        (x * s(2 * u), s(2 * u) + x * s(2 * u) * s(-2 * u) * 2 * du),
+        (x * tau, tau + x * (1 - tau**2) * s(x)),
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_huge_inputs_keep_true_values_and_slopes(dtype):
+    x = jnp.array([-1e4, -700, -90, -20, -8, -2, -0.5, 0, 1e-3, 0.5, 2, 8, 20, 90, 700, 1e4], dtype)
+    eps = float(jnp.finfo(dtype).eps)
+    exact = truths(np.asarray(x, np.float64))
+    for (op, static, _), ours, true in zip(
+        IN_JAX_NN, run(values_and_slopes, x), exact, strict=True
+    ):
+        for a, b in zip(ours, true, strict=True):
+            a = np.asarray(a, np.float64)
+            assert (np.abs(a - b) <= 6 * eps * np.maximum(np.abs(b), 1)).all(), (op, static, a, b)
+
+
+def test_a_small_slope_of_softplus_keeps_its_digits():
+    x = jnp.array([-80.0, -40.0, -17.0])
+    (slope,) = act.softplus.bwd(act.softplus.fwd(x)[1], jnp.ones(3))
+    np.testing.assert_allclose(slope, scipy.special.expit(np.float64(x)), rtol=1e-5)
+
+
+def test_slopes_at_infinity_are_limits():
+    limits = {act.leaky_relu: 0.01, act.selu: 0.0}
+    for op in (act.relu, act.leaky_relu, act.elu, act.selu, act.softplus, act.sigmoid, act.tanh):
+        (slope,) = op.bwd(op.fwd(jnp.array([-jnp.inf, jnp.inf]))[1], jnp.ones(2))
+        right = {act.sigmoid: 0.0, act.tanh: 0.0, act.selu: act.SELU_SCALE}.get(op, 1.0)
+        np.testing.assert_allclose(slope, [limits.get(op, 0.0), right], rtol=1e-6, err_msg=op.name)
+    for approximate in (False, True):
+        (slope,) = act.gelu.bwd(
+            jnp.array([-jnp.inf, jnp.inf]), jnp.ones(2), approximate=approximate
+        )
+        np.testing.assert_array_equal(slope, [0, 1])
+
+
+def test_selu_keeps_mean_0_and_variance_1(x64):
+    y = act.selu(jnp.asarray(scipy.special.ndtri((np.arange(200_000) + 0.5) / 200_000)))
+    np.testing.assert_allclose([y.mean(), y.var()], [0, 1], atol=1e-3)
+
+
+def test_gated_units_are_those_of_jax_nn_and_open_or_closed_at_the_ends():
+    x = jax.random.normal(jax.random.key(0), (3, 10))
+    value, gate = jnp.split(x, 2, axis=-1)
+    np.testing.assert_allclose(gated.glu(gate, value), jax.nn.glu(x), rtol=1e-6)
+    ends = jnp.array([-1e4, 1e4])
+    for op in (gated.glu, gated.swiglu, gated.geglu):
+        _, halves = op.fwd(ends, ends)
+        dgate, dvalue = op.bwd(halves, jnp.ones(2))
+        passed = 1.0 if op is gated.glu else 1e4
+        np.testing.assert_array_equal(dvalue, [0, passed])
+        np.testing.assert_array_equal(dgate, [0, 0 if op is gated.glu else 1e4])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e-3])
+def test_a_hidden_row_is_0_with_gradient_0_and_what_is_hidden_never_counts(temperature):
+    x = jnp.array([[1.0, 2, 3], [1e4, -1e4, 1e4], [jnp.nan, 1, jnp.inf], [jnp.nan] * 3])
+    mask = jnp.array([[1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0]], bool)
+    dy = jnp.broadcast_to(jnp.arange(3.0), x.shape)
+
+    def forward(x):
+        return masked_softmax.fwd(x, mask, temperature=temperature)[0]
+
+    def both(x):
+        y, pull = jax.vjp(lambda x: masked_softmax(x, mask, temperature=temperature), x)
+        return y, *pull(dy), *jax.vjp(forward, x)[1](dy)
+
+    y, dx, oracle = run(both, x)
+    p = scipy.special.expit(-1 / temperature)
+    right = [[p, 1 - p, 0], [0.5, 0, 0.5], [0, 1, 0], [0, 0, 0]]
+    np.testing.assert_allclose(y, right, rtol=1e-6, atol=1e-30)
+    slope = p * (1 - p) / temperature
+    right = [[-slope, slope, 0], [-0.5 / temperature, 0, 0.5 / temperature], [0] * 3, [0] * 3]
+    np.testing.assert_allclose(dx, right, rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(oracle, right, rtol=1e-6, atol=1e-30)
+
+
+def test_the_mask_broadcasts_and_agrees_with_jax_nn(x64):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5))
+    shapes = ((), (5,), (3, 1), (2, 1, 5), (2, 3, 5))
+    masks = [jnp.arange(np.prod(shape, dtype=int)).reshape(shape) % 3 != 1 for shape in shapes]
+
+    def both(x, masks):
+        for mask in masks:
+            for axis in (0, -1):
+                theirs = jax.nn.softmax(x, axis, where=jnp.broadcast_to(mask, x.shape))
+                yield masked_softmax(x, mask, axis=axis), jnp.nan_to_num(theirs)
+
+    for ours, theirs in run(lambda x, masks: list(both(x, masks)), x, masks):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-14)
+
+
+def test_dropout_drops_the_share_it_is_told_and_keeps_the_mean():
+    x, key = jnp.ones(100_000), jax.random.key(3)
+    for rate in (0.0, 0.1, 0.75, 1 - 2**-20):
+        y = dropout(x, key, rate=rate)
+        share = float((y == 0).mean())
+        deviation = (rate * (1 - rate) / x.size) ** 0.5
+        assert abs(share - rate) <= 4 * deviation
+        assert set(np.unique(y)) <= {np.float32(0), np.float32(1) / np.float32(1 - rate)}
+    np.testing.assert_array_equal(dropout(x, key, rate=0.0), x)
+
+
+def test_one_key_drops_the_same_in_both_passes_and_in_every_dtype():
+    key = jax.random.key(3)
+    y, pull = jax.vjp(lambda x, key: dropout(x, key, rate=0.5), jnp.ones((7, 5)), key)
+    dx, dkey = pull(jnp.ones((7, 5)))
+    np.testing.assert_array_equal(dx, y)
+    assert dkey.dtype == jax.dtypes.float0
+    for dtype in ("bfloat16", "float16"):
+        np.testing.assert_array_equal(dropout(jnp.ones((7, 5), dtype), key, rate=0.5), y)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(dropout(jnp.ones((7, 5)), key, rate=0.5), y)
+    raw = jax.random.key_data(key)
+    np.testing.assert_array_equal(dropout(jnp.ones((7, 5)), raw, rate=0.5), y)
+    assert (dropout(jnp.ones((7, 5)), jax.random.key(4), rate=0.5) != y).any()
+
+
+def test_what_dropout_drops_is_gone_even_if_it_is_no_number():
+    y = dropout(jnp.full(9, jnp.nan), jax.random.key(0), rate=0.5)
+    kept = dropout(jnp.ones(9), jax.random.key(0), rate=0.5) > 0
+    np.testing.assert_array_equal(jnp.isnan(y), kept)
+
+
+MASK = jnp.ones(3, bool)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: act.elu(x, alpha=-1.0), ValueError, r"elu: alpha is -1\.0; .*pass 0 or more"),
+        (lambda x: act.elu(x, alpha=float("nan")), ValueError, "alpha is nan"),
+        (lambda x: gated.glu(x, x[:1]), ValueError, r"glu: .*\(2, 3\).*\(1, 3\).*split"),
+        (lambda x: gated.swiglu(x, x[0]), ValueError, r"swiglu: .*\(2, 3\).*\(3,\).*split"),
+        (lambda x: gated.geglu(x[..., :1], x), ValueError, r"geglu: .*\(2, 1\).*\(2, 3\)"),
+        (lambda x: softmax(x, temperature=0), ValueError, "softmax: temperature is 0;.*argmax"),
+        (
+            lambda x: masked_softmax(x, MASK, temperature=-2.0),
+            ValueError,
+            r"masked_softmax: temperature is -2\.0",
+        ),
+        (lambda x: masked_softmax(x, x), TypeError, "mask has dtype float32;.*mask > 0"),
+        (lambda x: masked_softmax(x, [True]), TypeError, "mask has dtype list;.*an array"),
+        (lambda x: masked_softmax(x, MASK[:2]), ValueError, r"\(2,\), x \(2, 3\).*broadcast"),
+        (lambda x: masked_softmax(x[0], MASK[None]), ValueError, r"\(1, 3\), x \(3,\)"),
+        (lambda x: dropout(x, jax.random.key(0), rate=1.0), ValueError, r"1\.0;.*drop.*1 - p"),
+        (lambda x: dropout(x, jax.random.key(0), rate=-0.1), ValueError, r"rate is -0\.1"),
+        (lambda x: dropout(x, jax.random.key(0), rate=float("nan")), ValueError, "rate is nan"),
+    ],
+)
+def test_bad_settings_and_inputs_are_named_before_anything_is_compiled(call, error, message):
+    with pytest.raises(error, match=message):
+        jax.eval_shape(call, jnp.zeros((2, 3)))

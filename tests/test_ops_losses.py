@@ -1,0 +1,299 @@
+"""What the table of laws does not ask of the losses, the weighted mean and the embedding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_leaves_close, run
+from rows.losses import nll
+
+from jaxnn.ops import losses
+from jaxnn.ops.cross_entropy import multiclass_hinge, softmax_cross_entropy
+from jaxnn.ops.embedding import Embedding, embedding, unembed
+from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
+from jaxnn.ops.reductions import REDUCTIONS, weighted_mean
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+PAIRED = (
+    losses.mean_squared_error,
+    losses.huber,
+    losses.sigmoid_binary_cross_entropy,
+    losses.kl_divergence,
+)
+LABELLED = (softmax_cross_entropy, multiclass_hinge)
+ALL = (*PAIRED, *LABELLED, linear_cross_entropy)
+
+
+def by_hand(op, inputs, dout, **static):
+    out, residuals = op.fwd(*inputs, **static)
+    return out, op.bwd(residuals, dout, **static)
+
+
+def by_autodiff(op, inputs, dout, **static):
+    reals = [x for x in inputs if jnp.issubdtype(x.dtype, jnp.floating)]
+    others = inputs[len(reals) :]
+    out, pull = jax.vjp(lambda *x: op.fwd(*x, *others, **static)[0], *reals)
+    return out, pull(dout)
+
+
+@pytest.mark.parametrize("op", ALL, ids=lambda op: op.name)
+def test_every_reduction_of_every_loss_is_right_under_any_cotangent(op, x64):
+    inputs = op.example(jax.random.key(3))
+    inputs = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, inputs)
+    each = op.fwd(*inputs, reduction="none")[0]
+    weights = jax.random.normal(jax.random.key(4), each.shape, each.dtype)
+
+    def all_ways(inputs, weights):
+        cotangents = {"mean": weights.sum(), "sum": weights.sum(), "none": weights}
+        return {
+            name: [f(op, inputs, dout, reduction=name) for f in (by_hand, by_autodiff)]
+            for name, dout in cotangents.items()
+        }
+
+    results = run(all_ways, inputs, weights)
+    for hand, auto in results.values():
+        assert_leaves_close(hand, auto, 1e-12, floor=1e-15)
+    np.testing.assert_allclose(results["mean"][0][0], each.mean(), rtol=1e-12)
+    np.testing.assert_allclose(results["sum"][0][0], each.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("op", ALL, ids=lambda op: op.name)
+def test_an_unknown_reduction_is_named_with_the_three_known(op):
+    inputs = op.example(jax.random.key(0))
+    with pytest.raises(ValueError, match=f"{op.name}: reduction is 'average'.*'mean', 'sum', 'non"):
+        op(*inputs, reduction="average")
+
+
+def test_a_weighted_mean_of_nothing_is_zero_and_so_is_its_gradient():
+    v = jnp.array([[1.0, 2.0, 5.0]])
+    for w, mean in (
+        (jnp.zeros((1, 3)), 0.0),
+        (jnp.zeros((1, 3), bool), 0.0),
+        (jnp.array([[True, False, True]]), 3.0),
+        (jnp.array([[2, 1, 0]]), 4 / 3),
+    ):
+        out, (dv, dw) = by_hand(weighted_mean, (v, w), jnp.float32(1.0))
+        np.testing.assert_allclose(out, mean, rtol=1e-6)
+        kept = np.asarray(w, float)
+        expected = kept / max(kept.sum(), 1)
+        np.testing.assert_allclose(dv, expected, rtol=1e-6)
+        assert dw is None or not dw.any()
+        np.testing.assert_allclose(jax.grad(weighted_mean)(v, w), expected, rtol=1e-6)
+
+
+def test_masked_rows_of_any_loss_do_not_count():
+    z, labels = jax.random.normal(jax.random.key(0), (4, 3)), jnp.array([0, 2, 1, 1])
+    mask = jnp.array([True, False, True, False])
+    masked = weighted_mean(softmax_cross_entropy(z, labels, reduction="none"), mask)
+    np.testing.assert_allclose(masked, softmax_cross_entropy(z[mask], labels[mask]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_huge_scores_give_finite_and_right_losses(scale):
+    z = jnp.array([[scale, 0.0, -scale], [0.0, scale, scale]])
+    labels, targets = jnp.array([0, 2]), jnp.array([[1.0, 0.5, 0.0], [1.0, 0.0, 0.25]])
+    static = {"label_smoothing": 0.1, "z_loss": 1e-4, "reduction": "none"}
+    wide = np.asarray(z, np.float64)
+
+    def both(z, w, x):
+        one = jnp.ones(2)
+        return (
+            by_hand(softmax_cross_entropy, (z, labels), one, **static),
+            by_hand(linear_cross_entropy, (w, x, labels), one, chunk=1, **static),
+            by_hand(losses.sigmoid_binary_cross_entropy, (z, targets), jnp.float32(1.0)),
+            by_hand(multiclass_hinge, (z, labels), one, reduction="none"),
+        )
+
+    results = run(both, z, jnp.eye(3), z)
+    cross, linear_cross, binary, hinge = results
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(results))
+    np.testing.assert_allclose(cross[0], nll(wide, np.asarray(labels), **static), rtol=1e-6)
+    assert_leaves_close(linear_cross[0], cross[0], 1e-6)
+    assert_leaves_close(linear_cross[1][1], cross[1][0], 1e-6)
+    expected = np.logaddexp(0, wide) - np.asarray(targets) * wide
+    np.testing.assert_allclose(binary[0], expected.mean(), rtol=1e-6)
+    slope = 1 / (1 + np.exp(-np.clip(wide, -700, 700))) - np.asarray(targets)
+    np.testing.assert_allclose(binary[1][0], slope / 6, atol=1e-7)
+    others = [
+        np.maximum(np.delete(row, k) - row[k] + 1, 0).sum() / 3
+        for row, k in zip(wide, labels, strict=True)
+    ]
+    np.testing.assert_allclose(hinge[0], others, rtol=1e-6)
+
+
+def test_classes_ruled_out_by_minus_infinity_cost_nothing():
+    z, labels = jnp.array([[1.0, -jnp.inf, 2.0]]), jnp.array([2])
+    loss, (dz, _) = by_hand(softmax_cross_entropy, (z, labels), jnp.float32(1.0))
+    np.testing.assert_allclose(loss, np.logaddexp(0, -1), rtol=1e-6)
+    np.testing.assert_allclose(dz[0, 1], 0)
+    log_q, targets = jnp.array([[0.0, -jnp.inf]]), jnp.array([[1.0, 0.0]])
+    for f in (by_hand, by_autodiff):
+        out = f(losses.kl_divergence, (log_q, targets), jnp.float32(1.0))
+        assert_leaves_close(out, (0.0, (-targets, targets)), 0)
+
+
+def test_single_examples_and_single_classes():
+    one, label = jnp.array([[3.0]]), jnp.array([0])
+    assert softmax_cross_entropy(one, label, label_smoothing=0.3) == 0
+    assert multiclass_hinge(one, label) == 0
+    assert linear_cross_entropy(one, one, label) == 0
+    assert multiclass_hinge(jnp.array([2.0, 1.5]), jnp.array(0), reduction="none") == 0.25
+    assert losses.huber(jnp.array(3.0), jnp.array(1.0), delta=0.5) == 0.875
+    assert losses.mean_squared_error(jnp.array(3.0), jnp.array(1.0), reduction="none") == 4
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+def test_chunks_of_any_size_equal_the_two_ops_apart(chunk, x64):
+    k1, k2 = jax.random.split(jax.random.key(0))
+    w, x = jax.random.normal(k1, (2, 9)), jax.random.normal(k2, (1, 7, 2))
+    labels = jnp.arange(7)[None]
+    dout = jax.random.normal(k1, (1, 7))
+    static = {"label_smoothing": 0.1, "z_loss": 0.1, "reduction": "none"}
+
+    def apart(w, x):
+        return softmax_cross_entropy.fwd(x @ w, labels, **static)[0]
+
+    def together(w, x, dout):
+        loss, pull = jax.vjp(apart, w, x)
+        return by_hand(linear_cross_entropy, (w, x, labels), dout, chunk=chunk, **static), (
+            loss,
+            pull(dout),
+        )
+
+    hand, auto = run(together, w, x, dout)
+    assert_leaves_close(hand, auto, 1e-13)
+
+
+def test_linear_cross_entropy_never_holds_all_logits():
+    n, d, v = 512, 4, 2048
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((d, v), (n, d))]
+    labels = jax.ShapeDtypeStruct((n,), jnp.int32)
+
+    def apart(w, x, labels):
+        return softmax_cross_entropy.fwd(x @ w, labels)[0]
+
+    def by_op(w, x, labels):
+        return linear_cross_entropy(w, x, labels, chunk=32)
+
+    def temporary(loss):
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes, labels).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(by_op) < 4 * n * v / 4
+    assert temporary(apart) > 4 * n * v
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_out_of_range_is_an_error_or_makes_its_row_nan(label):
+    z, labels = jnp.zeros((2, 3)), jnp.array([1, label])
+    for op, inputs in (
+        (softmax_cross_entropy, (z,)),
+        (multiclass_hinge, (z,)),
+        (linear_cross_entropy, (jnp.eye(3), z)),
+    ):
+        with pytest.raises(ValueError, match=rf"{op.name}: label {label} at index \(1,\).*\[0, 3"):
+            op(*inputs, labels)
+
+        def gradient(labels, op=op, inputs=inputs):
+            return by_hand(op, (*inputs, labels), jnp.ones(2), reduction="none")
+
+        loss, (*_, dz, _) = run(gradient, labels)
+        np.testing.assert_array_equal(np.isnan(loss), [False, True])
+        np.testing.assert_array_equal(np.isnan(dz).all(-1), [False, True])
+        np.testing.assert_array_equal(np.isnan(dz).any(-1), [False, True])
+
+
+def test_a_token_out_of_range_is_an_error_or_a_row_of_nan():
+    params = Embedding(jnp.ones((3, 2)))
+    for token in (-1, 3):
+        tokens = jnp.array([[0, token]])
+        with pytest.raises(ValueError, match=rf"token {token} at index \(0, 1\).*\[0, 3\); each"):
+            embedding(params, tokens)
+        y, (dparams, _) = run(
+            lambda t: by_hand(embedding, (params, t), jnp.ones((1, 2, 2))), tokens
+        )
+        np.testing.assert_array_equal(y, [[[1, 1], [np.nan, np.nan]]])
+        np.testing.assert_array_equal(dparams.table, [[1, 1], [0, 0], [0, 0]])
+
+
+def test_a_tied_table_gets_the_gradients_of_both_its_uses(x64):
+    tokens = jnp.array([[1, 4, 4], [0, 4, 2]])
+    table = jax.random.normal(jax.random.key(0), (5, 3))
+
+    def loss(table, embed, attend):
+        y = attend(Embedding(table), embed(Embedding(table), tokens))
+        return (jnp.sin(y)).sum()
+
+    hand, auto = run(
+        lambda t: (
+            jax.grad(loss)(t, embedding, unembed),
+            jax.grad(loss)(t, lambda p, i: p.table[i], lambda p, x: x @ p.table.T),
+        ),
+        table,
+    )
+    assert_leaves_close(hand, auto, 1e-13)
+
+
+Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "static", "error", "message"),
+    [
+        (losses.huber, (Z, Z), {"delta": 0.0}, ValueError, "delta is 0.0.*positive"),
+        (losses.huber, (Z, [0.0]), {}, TypeError, "huber: targets are a list.*jnp.asarray"),
+        (losses.kl_divergence, (Z, Z[0]), {}, ValueError, r"log_probab.*\(2, 3\), targets \(3,\)"),
+        (losses.kl_divergence, (Z[0, 0], Z[0, 0]), {}, ValueError, r"\(\).*classes.*dimension"),
+        (
+            weighted_mean,
+            (Z, Z[:, :1]),
+            {},
+            ValueError,
+            r"values have shape \(2, 3\), weights \(2, 1",
+        ),
+        (weighted_mean, (Z[:0], Z[:0]), {}, ValueError, r"\(0, 3\), no element.*non-empty"),
+        (multiclass_hinge, (Z, Z), {}, TypeError, "multiclass_hinge: labels have dtype float32"),
+        (
+            softmax_cross_entropy,
+            (Z, LABELS),
+            {"label_smoothing": 2},
+            ValueError,
+            r"is 2;.*\[0, 1\]",
+        ),
+        (
+            softmax_cross_entropy,
+            (Z, LABELS),
+            {"z_loss": -1.0},
+            ValueError,
+            "z_loss is -1.0.*least 0",
+        ),
+        (
+            linear_cross_entropy,
+            (Z.T, Z, LABELS),
+            {"chunk": 0},
+            ValueError,
+            "chunk is 0.*at least 1",
+        ),
+        (
+            linear_cross_entropy,
+            (Z, Z, LABELS),
+            {},
+            ValueError,
+            r"w has shape \(2, 3\).*transpose w",
+        ),
+        (linear_cross_entropy, (Z.T, Z, LABELS[:1]), {}, ValueError, r"\(1,\), logits \(2, 2\)"),
+        (embedding, (TWO, jnp.zeros(3)), {}, TypeError, "tokens are float32.*asarray"),
+        (embedding, (TWO, [1]), {}, TypeError, "tokens are list.*integers"),
+        (embedding, (Embedding(Z[0]), LABELS), {}, ValueError, r"\(3,\).*\(tokens, features\)"),
+        (unembed, (TWO, Z), {}, ValueError, r"x has shape \(2, 3\) but the table \(4, 2\).*\(2\)"),
+    ],
+)
+def test_bad_inputs_are_named(op, inputs, static, error, message):
+    with pytest.raises(error, match=message):
+        op(*inputs, **static)
+
+
+def test_the_three_reductions_are_the_settings_that_are_verified():
+    for op in PAIRED + LABELLED + (linear_cross_entropy,):
+        assert {s.get("reduction", "mean") for s in op.settings} == set(REDUCTIONS)
