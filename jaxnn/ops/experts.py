@@ -1,0 +1,171 @@
+"""Mixture of experts: a router sends each token to k of E small networks.
+
+Forward; f_e is the share of tokens that chose e, P_e the mean of p_e over the tokens:
+
+    z = x router,  p = softmax(z)
+    w_e = p_e / (sum of the k largest p) for those k, 0 for the others
+    h_e = silu(x gate_e) * (x up_e),  y = sum_e w_e h_e down_e
+    loss = E sum_e f_e P_e
+
+Backward; the choice has no gradient, and so neither has f:
+
+    dw_e = h_e . (down_e dy),  dp_e = dloss E f_e / tokens
+    dz = w (dw - sum_e w_e dw_e) + p (dp - sum_e p_e dp_e)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxnn.op import Op
+
+
+class Experts(NamedTuple):
+    """Parameters: `router` (D, E); of each expert, `gate` and `up` (E, D, F), `down` (E, F, D)."""
+
+    router: Array
+    gate: Array
+    up: Array
+    down: Array
+
+
+class ExpertsResiduals(NamedTuple):
+    """The inputs; p, w and who chose whom (B, E) of B tokens; x gate and x up (B, E, F)."""
+
+    params: Experts
+    x: Array
+    p: Array
+    w: Array
+    chosen: Array
+    gated: Array
+    raised: Array
+
+
+def experts_fwd(
+    params: Experts, x: Array, *, k: int
+) -> tuple[tuple[Array, Array], ExpertsResiduals]:
+    """A SwiGLU mixture of E experts, of which each token uses k, and its load-balancing loss.
+
+    The weights of the chosen are their probabilities divided by the sum of these, which is the
+    softmax of their k logits (Mixtral's convention): with k = 1 the weight is 1, and the router
+    learns from the loss alone. Of equal logits the first is chosen, as `lax.top_k` does. The
+    choice itself has no gradient.
+
+    The loss is k where tokens or probabilities are spread evenly, and E where k = 1 and all
+    tokens choose one expert with certainty. Multiply it by a coefficient of your own (Switch:
+    0.01).
+
+    Every expert computes every token, E / k times what is used, in E products of full matrices
+    and no moving of tokens: right for few experts. Saves the router's 2 E values and E booleans
+    and the experts' 2 E F values per token, beside x; silu and h are recomputed, and the experts'
+    outputs (E D values) are never held.
+
+    Args:
+        params: router (D, E), gate and up (E, D, F), down (E, F, D).
+        x: (..., D), tokens along all but the last dimension, at least one.
+        k: how many experts each token uses, from 1 to E.
+
+    Returns:
+        (y like x, loss a scalar), residuals.
+
+    Raises:
+        ValueError: the shapes do not fit, there is no token, or k is outside [1, E].
+
+    Jiang et al. (2024), "Mixtral of experts", section 2.1; the loss: Fedus et al. (2021), "Switch
+    transformers", equations 4 to 6, with tokens that choose k experts each.
+    """
+    _check(params, x, k)
+    rows = x.reshape(-1, x.shape[-1])
+    z = rows @ params.router
+    count = z.shape[-1]
+    index = lax.top_k(z, k)[1][..., None]
+    chosen = (index == jnp.arange(count, dtype=index.dtype)).any(-2)
+    exp = jnp.exp(z - lax.stop_gradient(z.max(-1, keepdims=True)))
+    p = exp / exp.sum(-1, keepdims=True)
+    w = jnp.where(chosen, exp, 0)
+    w /= w.sum(-1, keepdims=True)
+    gated = jnp.einsum("bd,edf->bef", rows, params.gate)
+    raised = jnp.einsum("bd,edf->bef", rows, params.up)
+    h = jax.nn.silu(gated) * raised
+    y = jnp.einsum("bef,efd->bd", w[..., None] * h, params.down)
+    loss = count * (chosen.astype(p.dtype).mean(0) * p.mean(0)).sum()
+    return (y.reshape(x.shape), loss), ExpertsResiduals(params, x, p, w, chosen, gated, raised)
+
+
+def experts_bwd(
+    residuals: ExpertsResiduals, dout: tuple[Array, Array], *, k: int
+) -> tuple[Experts, Array]:
+    """From y and the loss back to the parameters and x."""
+    (router, gate, up, down), x, p, w, chosen, gated, raised = residuals
+    dy, dloss = dout
+    rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1])
+    sigmoid = lax.logistic(gated)
+    silu = gated * sigmoid
+    h = silu * raised
+    back = jnp.einsum("bd,efd->bef", dy, down)  # of each expert's output, were its weight 1
+    dw = (back * h).sum(-1)
+    dh = w[..., None] * back
+    ddown = jnp.einsum("bef,bd->efd", w[..., None] * h, dy)
+    dgated = dh * raised * (sigmoid + silu * (1 - sigmoid))
+    draised = dh * silu
+    dp = dloss * p.shape[1] / p.shape[0] * chosen.astype(p.dtype).mean(0)
+    dz = w * (dw - (w * dw).sum(-1, keepdims=True)) + p * (dp - (p * dp).sum(-1, keepdims=True))
+    dx = (
+        dz @ router.T
+        + jnp.einsum("bef,edf->bd", dgated, gate)
+        + jnp.einsum("bef,edf->bd", draised, up)
+    )
+    dgate = jnp.einsum("bd,bef->edf", rows, dgated)
+    dup = jnp.einsum("bd,bef->edf", rows, draised)
+    return Experts(rows.T @ dz, dgate, dup, ddown), dx.reshape(x.shape)
+
+
+def _check(params: Experts, x: Array, k: int) -> None:
+    """Refuse what `experts_fwd` says it raises."""
+    router, gate, up, down = params
+    shapes = f"router, gate, up and down have shapes {', '.join(str(w.shape) for w in params)}"
+    if (
+        router.ndim != 2
+        or gate.ndim != 3
+        or gate.shape[:2] != router.shape[::-1]
+        or up.shape != gate.shape
+        or down.shape != (gate.shape[0], gate.shape[2], gate.shape[1])
+    ):
+        raise ValueError(
+            f"experts: {shapes}; they must be (D, E), (E, D, F), (E, D, F) and (E, F, D) for E "
+            "experts of F units on inputs of size D: reshape or transpose what differs"
+        )
+    if x.ndim == 0 or x.shape[-1] != router.shape[0]:
+        raise ValueError(
+            f"experts: x has shape {x.shape} but router has shape {router.shape}; the last "
+            f"dimension of x must equal the first of router ({router.shape[0]}): check the size"
+        )
+    if x.size == 0:
+        raise ValueError(
+            f"experts: x has shape {x.shape}, no token; the loss is a mean and needs at least one: "
+            "pass a non-empty batch"
+        )
+    if not (isinstance(k, int) and 1 <= k <= router.shape[1]):
+        raise ValueError(
+            f"experts: k is {k!r} for {router.shape[1]} experts; it must be an integer from 1 to "
+            f"{router.shape[1]}: choose fewer per token, or more experts"
+        )
+
+
+def _example(key: Array) -> tuple[Experts, Array]:
+    """Four experts, two of them with one gate; one token is zero nearly everywhere."""
+    kr, kg, ku, kd, kx = jax.random.split(key, 5)
+    gate = jax.random.normal(kg, (4, 5, 3))
+    params = Experts(
+        router=jax.random.normal(kr, (5, 4)),
+        gate=gate.at[1].set(gate[2]),
+        up=jax.random.normal(ku, (4, 5, 3)),
+        down=jax.random.normal(kd, (4, 3, 5)),
+    )
+    x = jax.random.normal(kx, (2, 7, 5))
+    return params, x.at[0, 0, 1:].set(0)
+
+
+experts = Op(experts_fwd, experts_bwd, example=_example, settings=({"k": 1}, {"k": 2}))

@@ -1,0 +1,236 @@
+"""Attention, rotary embedding and the multi-head block: what their rows do not show."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_leaves_close, run
+from rows.attention import attend
+
+from jaxnn.ops.attention import attention
+from jaxnn.ops.multi_head import MultiHead, multi_head
+from jaxnn.ops.rotary import rotary
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+
+def draw(t, s, heads=2, kv_heads=1, n=2, size=3, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = (n, t, heads, size), (n, s, kv_heads, size), (n, s, kv_heads, size)
+    return tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+
+
+def both(q, k, v, mask, **static):
+    """The result, its gradients by hand and those of `jax.grad`, under a cotangent of v's sort."""
+
+    def f(q, k, v):
+        return attention.fwd(q, k, v, mask, **static)[0]
+
+    y, residuals = attention.fwd(q, k, v, mask, **static)
+    dy = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    return y, attention.bwd(residuals, dy, **static)[:3], jax.vjp(f, q, k, v)[1](dy)
+
+
+@pytest.mark.parametrize(
+    ("t", "s", "block", "static"),
+    [
+        (7, 7, 3, {}),
+        (7, 7, 100, {"causal": True}),
+        (5, 9, 2, {"causal": True, "window": 2}),
+        (6, 4, 4, {"causal": True, "window": 1}),
+        (1, 1, 1, {"causal": True}),
+        (1, 8, 1, {"causal": True, "window": 20}),
+    ],
+)
+def test_blocks_and_the_plain_path_agree(t, s, block, static, x64):
+    inputs = draw(t, s)
+    mask = jnp.asarray(np.random.default_rng(1).random((2, 1, t, 1)) < 0.8)
+
+    def all_ways(*inputs):
+        plain = both(*inputs, mask, **static)
+        return plain, both(*inputs, mask, block=block, **static)
+
+    (y, hand, auto), blocks = run(all_ways, *inputs)
+    expected = attend(*map(np.asarray, inputs), np.asarray(mask), **static)
+    assert_leaves_close(y, expected, 1e-12, floor=1e-15)
+    assert_leaves_close(hand, auto, 1e-10, floor=1e-14)
+    assert_leaves_close(blocks, (y, hand, auto), 1e-10, floor=1e-14)
+
+
+@pytest.mark.parametrize("block", [None, 2])
+def test_huge_scores_and_rows_that_see_nothing_stay_finite(block):
+    q, k, v = (x.astype(jnp.float32) for x in draw(4, 4, size=1))
+    q, k = 100 * jnp.sign(q), 100 * jnp.sign(k)  # scores of +-1e4
+    mask = jnp.ones((2, 1, 4, 4), bool).at[0, 0, 2].set(False).at[1].set(False)
+    y, hand, auto = run(lambda *x: both(*x, mask, block=block), q, k, v)
+    for leaf in jax.tree.leaves((y, hand, auto)):
+        assert np.isfinite(leaf).all()
+    assert not np.any(y[0, 2])
+    assert not np.any(y[1])
+    for dq, dk, dv in (hand, auto):
+        assert not np.any(dq[0, 2])
+        assert not any(np.any(d[1]) for d in (dq, dk, dv))
+
+
+def test_causal_attention_is_that_of_jax_nn(x64):
+    q, k, v = draw(5, 5, heads=4, kv_heads=2)
+    for window in (None, 2):
+        local = None if window is None else (window - 1, 0)
+        with jax.numpy_dtype_promotion("standard"):
+            theirs = jax.nn.dot_product_attention(q, k, v, is_causal=True, local_window_size=local)
+        ours = attention(q, k, v, None, causal=True, window=window)
+        assert_leaves_close(ours, theirs, 1e-6)  # theirs is rounded to float32
+
+
+def test_one_new_query_on_a_cache_is_the_last_of_a_whole_pass(x64):
+    q, k, v = draw(6, 6)
+    whole = attention(q, k, v, None, causal=True, window=4)
+    last = attention(q[:, -2:], k, v, None, causal=True, window=4)
+    assert_leaves_close(last, whole[:, -2:], 1e-12)
+
+
+def test_blocks_hold_a_fraction_of_the_scores():
+    q, k, v = (jax.ShapeDtypeStruct((1, 512, 2, 8), jnp.float32),) * 3
+    memory = {
+        block: jax.jit(lambda *x, block=block: both(*x, None, causal=True, block=block)[:2])
+        .lower(q, k, v)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        for block in (None, 32)
+    }
+    assert memory[32] < memory[None] / 4, memory
+
+
+def test_turned_products_depend_on_the_distance_alone(x64):
+    q, k, _ = draw(1, 1, heads=1, size=4)
+
+    def product(i, j):
+        turned = (rotary(x, jnp.array([p]), base=50.0) for x, p in ((q, i), (k, j)))
+        return jnp.einsum("nthd,nthd->n", *turned)
+
+    assert_leaves_close(product(9, 4), product(105, 100), 1e-12)
+    np.testing.assert_array_equal(rotary(q, jnp.array([0])), q)
+
+
+def test_far_positions_keep_their_angles_in_bfloat16():
+    x, positions = jnp.ones((1, 2, 1, 2)), jnp.array([256, 257])
+    exact = np.cos([256.0, 257.0]) - np.sin([256.0, 257.0])
+    ours = rotary(x.astype(jnp.bfloat16), positions)[0, :, 0, 0]
+    np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.02)
+
+
+def test_the_block_is_pytorchs_multihead_attention(x64):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.tensor(rng.normal(size=tuple(parameter.shape))))
+    w, b = theirs.in_proj_weight.detach().numpy(), theirs.in_proj_bias.detach().numpy()
+    wo, bo = theirs.out_proj.weight.detach().numpy().T, theirs.out_proj.bias.detach().numpy()
+    params = jax.tree.map(
+        jnp.asarray, MultiHead(*(m.T for m in np.split(w, 3)), wo, *np.split(b, 3), bo)
+    )
+    x, hidden = rng.normal(size=(2, 5, 6)), rng.random((2, 5)) < 0.3
+    expected, _ = theirs(*[torch.tensor(x)] * 3, key_padding_mask=torch.tensor(hidden))
+    mask = jnp.asarray(~hidden[:, None, None, :])
+    z = run(lambda p, x, m: multi_head(p, x, None, m, heads=3), params, jnp.asarray(x), mask)
+    assert_leaves_close(z, expected.detach().numpy(), 1e-12)
+
+
+def test_the_block_without_biases_given_positions_or_rotary_and_in_blocks(x64):
+    """By hand as by `jax.vjp`, and in blocks as at once; positions count from 0 unless given."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.normal(size=s) for s in ((3, 8), (3, 4), (3, 4), (8, 2), (2, 5, 3), (2, 5, 2))]
+    *weights, x, dz = map(jnp.asarray, drawn)
+
+    def ways(params, x, positions, **static):
+        z, residuals = multi_head.fwd(params, x, positions, None, **HEADS, **static)
+        hand = multi_head.bwd(residuals, dz, **HEADS, **static)[:2]
+        _, pull = jax.vjp(
+            lambda p, x: multi_head.fwd(p, x, positions, None, **HEADS, **static)[0], params, x
+        )
+        return z, hand, pull(dz)
+
+    (z, hand, auto), blocks, counted = run(
+        lambda p, x: (
+            ways(p, x, jnp.arange(5), rotary_base=10.0),
+            ways(p, x, None, rotary_base=10.0, block=2),
+            ways(p, x, None, causal=True, window=2, block=2),
+        ),
+        MultiHead(*weights),
+        x,
+    )
+    assert_leaves_close(hand, auto, 1e-10)
+    assert_leaves_close(blocks, (z, hand, auto), 1e-10)
+    assert_leaves_close(counted[1], counted[2], 1e-10)
+
+
+Q, KV = jnp.zeros((2, 5, 4, 6)), jnp.zeros((2, 7, 2, 6))
+WEIGHTS = (jnp.zeros((3, 8)), jnp.zeros((3, 4)), jnp.zeros((3, 4)), jnp.zeros((8, 3)))
+PARAMS, X = MultiHead(*WEIGHTS), jnp.zeros((2, 5, 3))
+HEADS = {"heads": 4, "kv_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "static", "error", "message"),
+    [
+        (attention, (Q[0], KV, KV, None), {}, ValueError, "(5, 4, 6).*(N, T, H, D)"),
+        (attention, (Q[..., :5], KV, KV, None), {}, ValueError, "(2, 5, 4, 5), (2, 7, 2, 6)"),
+        (attention, (Q, KV, KV[:, :6], None), {}, ValueError, "all but the size by k and v"),
+        (attention, (Q[:, :, :3], KV, KV, None), {}, ValueError, "3 query heads, 2 heads"),
+        (attention, (Q, KV, KV, jnp.ones((5, 7))), {}, TypeError, "mask has dtype float32"),
+        (attention, (Q, KV, KV, jnp.ones((2, 7), bool)), {}, ValueError, "(2, 7).*(2, 4, 5, 7)"),
+        (attention, (Q, KV, KV, jnp.ones((3, 1, 1, 1, 1), bool)), {}, ValueError, "(3, 1, 1, 1"),
+        (attention, (Q, KV, KV, None), {"block": 0}, ValueError, "block is 0.*at least 1"),
+        (
+            attention,
+            (Q, KV, KV, None),
+            {"causal": True, "window": 2.5},
+            ValueError,
+            "window is 2.5.*integer of at least 1",
+        ),
+        (
+            attention,
+            (Q, KV, KV, None),
+            {"window": 3},
+            ValueError,
+            "window is 3 but causal is False",
+        ),
+        (rotary, (X, jnp.arange(5)), {}, ValueError, "(2, 5, 3).*four dimensions"),
+        (rotary, (Q[..., :5], jnp.arange(5)), {}, ValueError, "size 5; the size must be even"),
+        (rotary, (Q, jnp.arange(5.0)), {}, TypeError, "dtype float32; they must be integers"),
+        (rotary, (Q, jnp.arange(7)), {}, ValueError, "(7,), x (2, 5, 4, 6).*5 positions"),
+        (rotary, (Q, jnp.arange(5)), {"base": 0}, ValueError, "base is 0.*above 0"),
+        (multi_head, (PARAMS, X, None, None), {"heads": 3}, ValueError, "8 outputs for 3 heads"),
+        (
+            multi_head,
+            (PARAMS, X, None, None),
+            {"heads": 4, "kv_heads": 3},
+            ValueError,
+            "4 query heads, 3 heads",
+        ),
+        (multi_head, (PARAMS, X, None, None), {"heads": 4}, ValueError, "must be (3, 8)"),
+        (multi_head, (PARAMS, X[..., :2], None, None), HEADS, ValueError, "(2, 5, 2).*3 inputs"),
+        (
+            multi_head,
+            (PARAMS._replace(wo=X), X, None, None),
+            HEADS,
+            ValueError,
+            "(inputs, outputs)",
+        ),
+        (
+            multi_head,
+            (PARAMS._replace(bk=jnp.zeros(8)), X, None, None),
+            HEADS,
+            ValueError,
+            "bk has shape (8,); it must be (4,)",
+        ),
+    ],
+)
+def test_bad_inputs_are_named(op, inputs, static, error, message):
+    with pytest.raises(error, match=re.escape(message).replace(r"\.\*", ".*")):
+        op(*inputs, **static)
