@@ -40,12 +40,9 @@ def find(target: str, seed: int = 0) -> list[Check]:
     """
     modules = list(_modules(target))
     checks: list[Check] = []
-    seen: set[int] = set()
+    seen: set[Op[..., Any]] = set()
     for module in modules:
-        for op in _ops(module):
-            if id(op) in seen or _home(op, module) is not module:
-                continue
-            seen.add(id(op))
+        for op in _own_ops(module, seen):
             for static in op.settings:
                 settings = "".join(f", {name}={value!r}" for name, value in static.items())
                 run = partial(_on_example, op, seed, static)
@@ -68,6 +65,24 @@ def find(target: str, seed: int = 0) -> list[Check]:
             f"{', '.join(MODEL_FUNCTIONS)}{''.join(map(_instead, modules))}"
         )
     return checks
+
+
+def find_ops(target: str) -> list[Op[..., Any]]:
+    """The ops that `find` would verify.
+
+    Raises:
+        UsageError: the target cannot be imported.
+    """
+    seen: set[Op[..., Any]] = set()
+    return [op for module in _modules(target) for op in _own_ops(module, seen)]
+
+
+def _own_ops(module: ModuleType, seen: set[Op[..., Any]]) -> Iterator[Op[..., Any]]:
+    """The ops that are at home in a module and were not seen; now they are."""
+    for op in _ops(module):
+        if op not in seen and _home(op, module) is module:
+            seen.add(op)
+            yield op
 
 
 def _ops(module: ModuleType) -> Iterator[Op[..., Any]]:

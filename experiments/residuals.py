@@ -1,0 +1,62 @@
+"""What each op's forward keeps for its backward, beside what `jax.vjp` keeps of the same forward.
+
+    python -m experiments.residuals
+
+Bytes per element of the op's floating inputs, on its own small example in float32. What is kept but
+is an input itself costs nothing (its owner has it anyway) and is not counted. `jax.vjp` is asked
+outside jit, where every array that it keeps is one that exists; under jit, XLA may drop some.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments import cli
+from jaxnn.op import Op
+from jaxnn.verify.find import find_ops
+
+
+def kept(inputs: Any, residuals: Any) -> float:
+    """Bytes of the arrays in `residuals` that are not among the inputs, per floating input element.
+
+    An array that is kept twice is counted once.
+    """
+    leaves = jax.tree.leaves(inputs)
+    known = {id(leaf) for leaf in leaves}
+    new = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(residuals) if id(leaf) not in known}
+    elements = sum(leaf.size for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+    return sum(new.values()) / elements
+
+
+def measure(op: Op[..., Any], static: Any) -> tuple[float, float]:
+    """Bytes per input element kept by the hand-written rule, and by `jax.vjp`."""
+    inputs = op.example(jax.random.key(0))
+    _, by_hand = op.fwd(*inputs, **static)
+    _, pull = jax.vjp(lambda *arrays: op.fwd(*arrays, **static)[0], *inputs)
+    return kept(inputs, by_hand), kept(inputs, pull)
+
+
+def main(target: str = "jaxnn.ops", out: Path = Path("out/residuals")) -> int:
+    """Print the bytes that each op saves per input element, by hand and by jax.vjp.
+
+    Args:
+        target: A dotted module or package, or a .py file, with ops in it.
+        out: Folder for the table.
+    """
+    folder = cli.folder(out)
+    lines = [f"{'op':58}{'by hand':>9}{'jax.vjp':>9}   bytes per input element, float32"]
+    for op in find_ops(target):
+        for static in op.settings:
+            settings = "".join(f", {name}={value!r}" for name, value in static.items())
+            by_hand, autodiff = measure(op, static)
+            lines.append(f"{op.name + settings:58.58}{by_hand:>9.2f}{autodiff:>9.2f}")
+    table = "\n".join(lines)
+    print(table)
+    (folder / "table.txt").write_text(table + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
