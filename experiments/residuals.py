@@ -27,7 +27,7 @@ def kept(inputs: Any, residuals: Any) -> float:
     known = {id(leaf) for leaf in leaves}
     new = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(residuals) if id(leaf) not in known}
     elements = sum(leaf.size for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
-    return sum(new.values()) / elements
+    return float(sum(new.values()) / elements)
 
 
 def measure(op: Op[..., Any], static: Any) -> tuple[float, float]:

@@ -1,0 +1,158 @@
+"""Images as rows of patches, and convolution as their matrix product with the kernel.
+
+    u[n, o] = the values of x under a window at place o, side by side
+    y = u w + b, with w (KH KW C, O)
+
+Unfolding only copies: its backward adds every copy's cotangent to the value it came from.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn.op import Op
+from jaxnn.ops.convolution import Conv
+from jaxnn.ops.linear import Linear, LinearResiduals, linear
+from jaxnn.ops.windows import Padding, Sizes, Windows, check_rank, padded, placed, taken, windows
+
+
+def unfold_fwd(
+    x: Array,
+    *,
+    kernel: tuple[int, ...],
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+) -> tuple[Array, Array]:
+    """The patches of images, also called im2col (Chellapilla et al., 2006, section 3.1).
+
+    Saves x for its shape: no extra bytes.
+
+    Args:
+        x: (N, H, W, C).
+        kernel: height and width of a patch.
+        stride: from one patch to the next, for both axes or per axis, as `dilation`.
+        padding: "valid", "same", a number for all sides, or ((top, bottom), (left, right)): zeros.
+        dilation: positions from one value of a patch to the next.
+
+    Returns:
+        u (N, OH, OW, KH KW C), a patch row by row, the channels of a position together; residuals.
+
+    Raises:
+        ValueError: a setting has the wrong form, or a patch is larger than the padded image.
+    """
+    w = _windows(x, kernel, stride, padding, dilation)
+    zeros_around = padded(x, w, 0)
+    return jnp.concatenate([taken(zeros_around, tap, w) for tap in w.taps], -1), x
+
+
+def unfold_bwd(
+    x: Array,
+    du: Array,
+    *,
+    kernel: tuple[int, ...],
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+) -> tuple[Array]:
+    """dx = the patches added up where they came from, also called fold or col2im."""
+    w = _windows(x, kernel, stride, padding, dilation)
+    taps = list(w.taps)
+    parts = jnp.split(du, len(taps), -1)
+    dx: Array = sum(placed(part, tap, w) for part, tap in zip(parts, taps, strict=True))  # type: ignore[assignment]
+    return (dx,)
+
+
+class UnfoldedResiduals(NamedTuple):
+    """The parameters, the images, and what the matrix product saved: the patches among it."""
+
+    params: Conv
+    x: Array
+    product: LinearResiduals
+
+
+def conv2d_unfold_fwd(
+    params: Conv,
+    x: Array,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+) -> tuple[Array, UnfoldedResiduals]:
+    """`conv2d` of one group, by unfolding and one matrix product.
+
+    Saves the patches, KH KW values for each of x where the stride is 1: what the plain convolution
+    does without.
+
+    Args:
+        params: w (KH, KW, C, O) and b (O,).
+        x: (N, H, W, C).
+        stride: as `conv2d_fwd`, as are `padding` and `dilation`.
+        padding: see there.
+        dilation: see there.
+
+    Returns:
+        y (N, OH, OW, O), residuals.
+
+    Raises:
+        ValueError: as `unfold_fwd`, or w and b fit neither each other nor x.
+    """
+    w, b = params
+    patches, _ = unfold_fwd(
+        x, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation
+    )
+    bias = jnp.zeros(w.shape[-1], w.dtype) if b is None else b
+    y, product = linear.fwd(Linear(w.reshape(-1, w.shape[-1]), bias), patches)
+    return y, UnfoldedResiduals(params, x, product)
+
+
+def conv2d_unfold_bwd(
+    residuals: UnfoldedResiduals,
+    dy: Array,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+) -> tuple[Conv, Array]:
+    """Back through the matrix product, then the patches."""
+    (w, b), x, product = residuals
+    (dw, db), dpatches = linear.bwd(product, dy)
+    (dx,) = unfold_bwd(
+        x, dpatches, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation
+    )
+    return Conv(dw.reshape(w.shape), None if b is None else db), dx
+
+
+def _windows(
+    x: Array, kernel: tuple[int, ...], stride: Sizes, padding: Padding, dilation: Sizes
+) -> Windows:
+    check_rank("unfold", x, 2)
+    return windows("unfold", x.shape[1:3], tuple(kernel), stride, padding, dilation)
+
+
+def _example(key: Array) -> tuple[Array]:
+    return (jax.random.normal(key, (2, 7, 5, 3)).at[0, 0, 0].set(0.0),)
+
+
+def _kernel_example(key: Array) -> tuple[Conv, Array]:
+    kw, kb, kx = jax.random.split(key, 3)
+    params = Conv(jax.random.normal(kw, (2, 3, 3, 4)), jax.random.normal(kb, (4,)))
+    return params, *_example(kx)
+
+
+unfold = Op(
+    unfold_fwd,
+    unfold_bwd,
+    example=_example,
+    settings=(
+        {"kernel": (2, 3), "stride": (2, 3), "padding": ((2, 0), (1, 3)), "dilation": (2, 1)},
+    ),
+)
+conv2d_unfold = Op(
+    conv2d_unfold_fwd,
+    conv2d_unfold_bwd,
+    example=_kernel_example,
+    settings=({"stride": 2, "padding": "same"},),
+)

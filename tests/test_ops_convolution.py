@@ -1,0 +1,178 @@
+"""Convolution and pooling: other forms that must agree, edge sizes, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_leaves_close, run
+from jax import lax
+
+from jaxnn.ops.convolution import Conv, conv1d, conv2d, conv2d_transpose
+from jaxnn.ops.pooling import (
+    average_pool,
+    global_average_pool,
+    global_max_pool,
+    max_pool,
+    upsample_nearest,
+)
+from jaxnn.ops.unfold import conv2d_unfold, unfold
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape))
+
+
+def both(op, inputs, dy, **static):
+    y, residuals = op.fwd(*inputs, **static)
+    return y, op.bwd(residuals, dy, **static)
+
+
+def by_autodiff(forward, inputs, dy):
+    y, pull = jax.vjp(forward, *inputs)
+    return y, pull(dy)
+
+
+@pytest.mark.parametrize("static", [{}, {"stride": 2, "padding": "same", "dilation": (1, 2)}])
+def test_unfolding_and_a_product_is_the_convolution(static, x64):
+    x, params = normal(2, 8, 7, 3), Conv(normal(3, 2, 3, 5), normal(5))
+    dy = normal(*jax.eval_shape(lambda *a: conv2d.fwd(*a, **static)[0], params, x).shape)
+    plain, unfolded = run(
+        lambda *a: (both(conv2d, a, dy, **static), both(conv2d_unfold, a, dy, **static)), params, x
+    )
+    assert_leaves_close(unfolded, plain, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("size", "static"),
+    [
+        ((8, 7), {"stride": 3, "padding": "same"}),
+        ((9, 5), {"stride": (2, 4), "padding": ((5, 0), (0, 7)), "dilation": 2}),
+        ((3, 2), {}),  # the kernel is as large as the image
+        ((1, 1), {"padding": 2}),
+        ((4, 4), {"padding": 1, "groups": 4}),  # depthwise
+    ],
+)
+def test_settings_at_their_edges_equal_autodiff(size, static, x64):
+    """Strides that leave a remainder, more padding than kernel, kernels as large as the image."""
+    groups = static.get("groups", 1)
+    x, params = normal(2, *size, 4), Conv(normal(3, 2, 4 // groups, 8), None)
+    dy = normal(*jax.eval_shape(lambda *a: conv2d.fwd(*a, **static)[0], params, x).shape)
+    ours, theirs = run(
+        lambda *a: (
+            both(conv2d, a, dy, **static),
+            by_autodiff(lambda *b: conv2d.fwd(*b, **static)[0], a, dy),
+        ),
+        params,
+        x,
+    )
+    assert_leaves_close(ours, theirs, 1e-12)
+
+
+def test_padding_by_name_is_lax_s(x64):
+    x, w = normal(2, 8, 7, 3), normal(3, 2, 3, 5)
+    for padding in ("same", "valid"):
+        ours = conv2d(Conv(w, None), x, stride=2, padding=padding)
+        theirs = lax.conv_general_dilated(
+            x, w, (2, 2), padding.upper(), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        assert_leaves_close(ours, theirs, 1e-13)
+
+
+def test_a_causal_output_sees_nothing_later(x64):
+    x, params = normal(1, 6, 2), Conv(normal(3, 2, 1), None)
+    y = conv1d(params, x, padding="causal", dilation=2)
+    changed = conv1d(params, x.at[0, 4:].set(9.0), padding="causal", dilation=2)
+    np.testing.assert_array_equal(changed[0, :4], y[0, :4])
+    assert y.shape == (1, 6, 1)
+    assert (changed[0, 4:] != y[0, 4:]).all()
+
+
+def test_the_transpose_is_the_adjoint(x64):
+    """<conv x, y> = <x, transpose y>, with every setting, for a size that it brings back."""
+    static = {"stride": (2, 3), "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 2}
+    x, w = normal(2, 8, 11, 4), normal(3, 2, 2, 6)
+    y = conv2d(Conv(w, None), x, **static)
+    z = normal(*y.shape)
+    for extra in ((1, 0), 1, (0, 2)):
+        back = conv2d_transpose(Conv(w, None), z, **static, output_padding=extra)
+        forth = conv2d(Conv(w, None), back, **static)
+        assert forth.shape == z.shape
+    assert back.shape[1:3] == (8, 11)
+    np.testing.assert_allclose((y * z).sum(), (x * back).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [((2, 2), None, "valid"), ((3, 2), (1, 2), "same")]
+)
+def test_ties_are_shared_as_jax_does(window, stride, padding, x64):
+    x = jnp.asarray(RNG.integers(0, 3, (2, 6, 5, 2)), float)
+    strides = stride or window
+
+    def lax_max(x):
+        return lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, *window, 1), (1, *strides, 1), padding.upper()
+        )
+
+    static = {"window": window, "stride": stride, "padding": padding}
+    dy = normal(*lax_max(x).shape)
+    ours, theirs = run(
+        lambda x: (both(max_pool, (x,), dy, **static), by_autodiff(lax_max, (x,), dy)), x
+    )
+    assert_leaves_close(ours, theirs, 1e-14)
+    every = dy[:, 0, 0]
+    ours = both(global_max_pool, (x,), every)
+    assert_leaves_close(ours, by_autodiff(lambda x: x.max((1, 2)), (x,), every), 1e-14)
+
+
+def test_huge_values_and_infinities_stay(x64):
+    x = jnp.full((1, 4, 4, 1), -1e308).at[0, 0, 0].set(-jnp.inf)
+    y, (dx,) = both(max_pool, (x,), jnp.ones((1, 2, 2, 1)))
+    assert (y == -1e308).all()
+    assert dx.sum() == 4
+    y, (dx,) = both(global_average_pool, (jnp.full((1, 2, 2, 1), 1e4),), jnp.ones((1, 1)))
+    np.testing.assert_array_equal(y, 1e4)
+    np.testing.assert_array_equal(dx, 0.25)
+
+
+IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: conv2d(KERNEL, IMAGE[0]), r"x has shape \(5, 4, 6\).*\(N, H, W, C\)"),
+        (lambda: conv2d(KERNEL, IMAGE[..., :5]), r"x has 5 channels.*takes 6 in 1 group"),
+        (lambda: conv2d(KERNEL, IMAGE[:, :2]), r"spans \(3, 3\).*has \(2, 4\).*fit inside"),
+        (lambda: conv2d(KERNEL, IMAGE, dilation=3), r"spans \(7, 7\) positions"),
+        (lambda: conv2d(KERNEL, IMAGE, stride=0), "stride is 0.*at least 1"),
+        (lambda: conv2d(KERNEL, IMAGE, stride=(1, 2, 3)), r"stride is \(1, 2, 3\).*2 of them"),
+        (lambda: conv2d(KERNEL, IMAGE, dilation=-1), "dilation is -1.*at least 1"),
+        (lambda: conv2d(KERNEL, IMAGE, groups=3), "groups are 3.*divide its last dimension, 4"),
+        (lambda: conv2d(KERNEL, IMAGE, groups=2), "x has 6 channels.*takes 12 in 2 group"),
+        (lambda: conv2d(KERNEL, IMAGE, padding="causal"), "padding is 'causal'.*'same' or 'valid'"),
+        (lambda: conv2d(KERNEL, IMAGE, padding=((1, 1),)), r"padding is \(\(1, 1\),\).*2 pair"),
+        (lambda: conv2d(KERNEL._replace(b=jnp.zeros(3)), IMAGE), r"b has shape \(3,\).*\(4,\)"),
+        (
+            lambda: conv2d_transpose(Conv(jnp.zeros((2, 2, 3, 6)), None), IMAGE, padding=4),
+            "would have .* pad less",
+        ),
+        (
+            lambda: conv2d_transpose(Conv(jnp.zeros((2, 2, 3, 6)), None), IMAGE, output_padding=1),
+            r"output_padding is 1, the stride \(1, 1\).*from 0 to stride - 1",
+        ),
+        (
+            lambda: conv2d_transpose(KERNEL._replace(b=None), IMAGE),
+            r"x has 6 channels.*takes 4.*\(KH, KW, O / groups, C\)",
+        ),
+        (lambda: max_pool(IMAGE, window=(6, 1)), r"spans \(6, 1\).*\(5, 4\)"),
+        (lambda: max_pool(IMAGE, padding=2), r"padding is \(\(2, 2\).*window \(2, 2\)"),
+        (lambda: average_pool(IMAGE[0]), r"average_pool: x has shape \(5, 4, 6\)"),
+        (lambda: unfold(IMAGE, kernel=(2, 0)), r"kernel size is \(2, 0\)"),
+        (lambda: upsample_nearest(IMAGE, factor=0), "factor is 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
