@@ -59,6 +59,21 @@ def loss(path: Path, losses: Any) -> Path:
     return _save(figure, path)
 
 
+def bits(path: Path, steps: Any, training: Any, held_out: Any) -> Path:
+    """Bits per character of training and held-out text over the optimizer steps."""
+    figure, (ax,) = _axes()
+    marker = "." if len(steps) == 1 else None
+    ax.plot(steps, training, color=BLUE, label="training, mean since the last point", marker=marker)
+    ax.plot(steps, held_out, color=ORANGE, label="held out", marker=marker)
+    ax.set(
+        xlabel="step",
+        ylabel="bits per character",
+        title=f"Held out: {held_out[-1]:.3f} bits at the end",
+    )
+    ax.legend(frameon=False)
+    return _save(figure, path)
+
+
 def confusion(path: Path, counts: Any) -> Path:
     """Who is taken for whom; the diagonal is muted so that the mistakes show."""
     counts = np.asarray(counts)
@@ -242,4 +257,45 @@ def verifier(
     )
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
+    return _save(figure, path)
+
+
+def images(path: Path, rows: Any, title: str) -> Path:
+    """Square images of flat pixels, rows (R, C, pixels), as a grid."""
+    rows = np.asarray(rows)
+    side = round(np.sqrt(rows.shape[-1]))
+    grid = rows.reshape(*rows.shape[:2], side, side)
+    grid = np.pad(grid, ((0, 0), (0, 0), (1, 0), (1, 0)))  # white lines between
+    figure, (ax,) = _axes(size=(0.6 * rows.shape[1], 0.6 * rows.shape[0] + 0.4))
+    ax.imshow(np.concatenate(np.concatenate(grid, 1), 1), cmap="Greys", vmin=0, vmax=1)
+    ax.axis("off")
+    ax.set_title(title, fontsize=10)
+    return _save(figure, path)
+
+
+def latent_plane(path: Path, means: Any, labels: Any, decoded: Any, reach: float) -> Path:
+    """Where each input lies in the first two latent dimensions, beside what is decoded there.
+
+    Args:
+        path: of the picture.
+        means: (N, 2).
+        labels: (N,) digits.
+        decoded: (R, R, pixels) images, first row at the top of the plane.
+        reach: the decoded images span [-reach, reach] both ways.
+    """
+    means, labels, decoded = np.asarray(means), np.asarray(labels), np.asarray(decoded)
+    figure, (left, right) = _axes(2, size=(5.6, 5.2))
+    points = left.scatter(*means.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=14)
+    figure.colorbar(points, ax=left, ticks=range(10), label="digit written")
+    left.set(xlabel="$z_1$", ylabel="$z_2$", title="Means that the encoder gives", aspect="equal")
+    side = round(np.sqrt(decoded.shape[-1]))
+    grid = decoded.reshape(*decoded.shape[:2], side, side)
+    right.imshow(
+        np.concatenate(np.concatenate(grid, 1), 1),
+        cmap="Greys",
+        vmin=0,
+        vmax=1,
+        extent=(-reach, reach, -reach, reach),
+    )
+    right.set(xlabel="$z_1$", ylabel="$z_2$", title="What the decoder makes of the plane")
     return _save(figure, path)

@@ -9,6 +9,9 @@
     state, history = run(state)
 
 Optimizers, schedules and clipping are optax's.
+
+A model that draws in training (dropout, a latent sample) has a batch with a field `key`, None in
+evaluation: every step hands it a fresh one, so leave it None in the data.
 """
 
 from collections.abc import Callable
@@ -31,7 +34,7 @@ class State(NamedTuple):
         params: the model's parameters.
         opt_state: the optimizer's own state.
         step: how many optimizer steps were taken, int32.
-        key: the PRNG key that the next epoch's shuffle comes from.
+        key: the PRNG key that the next epoch's shuffle, and the next step's draw, come from.
     """
 
     params: Any
@@ -165,11 +168,15 @@ def _step(
     value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
+        key = state.key
+        if hasattr(batch, "key"):
+            key, k_draw = jax.random.split(key)
+            batch = batch._replace(key=k_draw)
         loss, grads = value_and_grad(state.params, batch, config)
         chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(params, opt_state, state.step + 1, state.key), loss
+        return State(params, opt_state, state.step + 1, key), loss
 
     return step
 

@@ -18,6 +18,7 @@ from experiments import (
     moons,
     numpy_net,
     parameters,
+    residuals,
     square,
     two_layer,
 )
@@ -152,6 +153,15 @@ def test_relu_as_an_op_trains_like_the_models_own_gradient():
     through_op, own = foundations.train_with_op(jax.random.key(0), 30).values()
     assert own[-1] < 0.5 * own[0]
     np.testing.assert_allclose(through_op, own, rtol=1e-4)
+
+
+def test_residuals_counts_what_is_kept_and_no_input(tmp_path, capsys):
+    x = jnp.ones((3, 4))
+    assert residuals.kept((x, jnp.arange(5)), (x, (y := x + 1), y, y > 0)) == 4 + 1
+    assert residuals.main("jaxnn.ops.linear", out=tmp_path) == 0
+    assert residuals.main("jaxnn.ops.dropout", out=tmp_path) == 0
+    assert re.search(r"dropout, rate=0.3 +1\.00 ", capsys.readouterr().out)
+    assert "dropout" in (tmp_path / "table.txt").read_text()
 
 
 def as_command(name, options, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from typing import NamedTuple
 
 import chex
 import jax
@@ -124,6 +125,40 @@ def test_an_epoch_takes_every_example_once_in_a_new_order():
     np.testing.assert_array_equal(fed_each_epoch.sum(1), 9 * np.ones(4))
     assert fed_each_epoch.max() == 1
     assert len({tuple(row) for row in fed_each_epoch}) > 1
+
+
+class Drawn(NamedTuple):
+    """A batch of a model that draws in training."""
+
+    inputs: jax.Array
+    key: jax.Array | None = None
+
+
+def drawn_loss(params, batch, config):
+    return params * (0.0 if batch.key is None else jax.random.normal(batch.key))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_every_step_hands_a_fresh_key_to_a_batch_that_has_one(batch_size):
+    """A model whose gradient is its draw: equal losses after one step would be equal keys."""
+    drawing = types.SimpleNamespace(
+        init_params=lambda key, config: jnp.ones(()),
+        loss=drawn_loss,
+        manual_value_and_grad=lambda *a: jax.value_and_grad(drawn_loss)(*a),
+    )
+    optimizer, data = optax.sgd(0.0), Drawn(jnp.ones((3, 1)))
+    start = train.init_state(drawing, None, optimizer, jax.random.key(0))
+    run = train.make_run(drawing, None, optimizer, data, epochs=6, batch_size=batch_size)
+    end, history = run(start)
+    again, _ = run(end)
+    assert len({*np.asarray(history.loss).tolist()}) == 6
+    keys = [jax.random.key_data(state.key).tolist() for state in (start, end, again)]
+    assert keys[0] != keys[1] != keys[2]
+    step = train.make_step(drawing, None, optimizer)
+    state, first = step(start, data)
+    _, second = step(state, data)
+    assert first != second
+    assert step(start, data)[1] == first
 
 
 def test_runs_go_on_where_they_stopped_and_repeat_by_seed():

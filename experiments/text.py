@@ -1,0 +1,241 @@
+"""A language model over characters, trained with its hand-written gradient, that writes.
+
+    python -m experiments.text                       an LSTM on Python's own documentation
+    python -m experiments.text --model gpt           or rnn, gru, llama
+    python -m experiments.text --file FILE           any text in UTF-8
+    python -m experiments.text --gradient autodiff   the same curve from jax.grad
+    python -m experiments.text --sample out/text/params.safetensors --prompt "The "
+
+Verifies the gradient of the very network it is about to train, trains it on random windows of the
+text but its last tenth, reports the bits per character of that tenth, and writes curves, a sample
+and the parameters to `--out`.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+from jax import Array, lax
+
+from experiments import cli, parameters, pictures
+from experiments import fit as fitting
+from jaxnn import text, train, verify
+from jaxnn.models import generate, rnn, transformer
+from jaxnn.models.transformer_config import gpt2, llama
+
+Model = Literal["lstm", "gru", "rnn", "gpt", "llama"]
+# Layers and width of each model, unless others are asked for.
+SIZES = {"lstm": (1, 256), "gru": (1, 256), "rnn": (1, 256), "gpt": (4, 128), "llama": (4, 128)}
+# More windows of a long text would take longer to evaluate than to learn from.
+WINDOWS = 512
+
+
+def main(
+    model: Model = "lstm",
+    file: Path | None = None,
+    seed: int = 0,
+    steps: int = 1000,
+    steps_per_epoch: int = 50,
+    batch_size: int = 32,
+    sequence: int = 128,
+    layers: int | None = None,
+    width: int | None = None,
+    embedding: int = 64,
+    heads: int = 4,
+    dropout: float = 0.0,
+    learning_rate: float = 3e-3,
+    gradient: train.Gradient = "manual",
+    prompt: str | None = None,
+    length: int = 500,
+    temperature: float = 0.7,
+    sample: Path | None = None,
+    out: Path = Path("out/text"),
+) -> int:
+    """Train a language model over characters with its hand-written gradient, or let one write.
+
+    Args:
+        model: The recurrent cell, or the kind of transformer.
+        file: A text in UTF-8, to use instead of Python's documentation.
+        seed: Of the initial parameters, the windows, dropout and the sample.
+        steps: Of the optimizer, in all; a multiple of --steps-per-epoch where there are more.
+        steps_per_epoch: After so many the held-out text is evaluated.
+        batch_size: Windows per step.
+        sequence: Characters in a window.
+        layers: How many; by default 1, or 4 in a transformer.
+        width: Units of a recurrent layer, or features of a transformer; by default 256 or 128.
+        embedding: Of a recurrent model: features of a character.
+        heads: Of a transformer: attention heads.
+        dropout: Share of the features dropped in training.
+        learning_rate: Adam's, decayed to 0 by a cosine.
+        gradient: By hand, or by jax.grad.
+        prompt: What the sample begins with; by default, the beginning of the held-out text.
+        length: Characters to write; a transformer stops when it has no position left.
+        temperature: Of the sample: below 1 likely characters become likelier.
+        sample: A saved parameter file: write with it instead of training. Give the same --model,
+            its options, --sequence and --file as in training.
+        out: Folder for the picture, the sample and the parameters.
+    """
+    cli.check_positive(
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        sequence=sequence,
+        learning_rate=learning_rate,
+        length=length,
+        temperature=temperature,
+    )
+    per_epoch = min(steps, steps_per_epoch)
+    if steps % per_epoch:
+        raise ValueError(
+            f"--steps is {steps}, --steps-per-epoch {per_epoch}; the steps must be whole epochs: "
+            f"take {steps - steps % per_epoch} steps, or {math.gcd(steps, per_epoch)} per epoch"
+        )
+    page = text.read_text(file) if file else text.documentation()
+    characters = text.vocabulary(page)
+    split = text.split(text.encode(page, characters), sequence)
+    default_layers, default_width = SIZES[model]
+    net, config, write = _network(
+        model,
+        layers=layers or default_layers,
+        width=width or default_width,
+        vocabulary=len(characters),
+        sequence=sequence,
+        embedding=embedding,
+        heads=heads,
+        dropout=dropout,
+    )
+    start = split.held_out[: min(16, sequence // 2)]
+    if prompt is not None:
+        start = text.encode(prompt, characters)
+    room = length if net is rnn else min(length, sequence - len(start))
+    if not len(start) or room < 1:
+        raise ValueError(
+            f"--prompt has {len(start)} characters; it must have at least 1, and with a "
+            f"transformer fewer than --sequence, {sequence}"
+        )
+
+    def written(params: Any, seed: int) -> str:
+        tokens = write(
+            params, start[None], config, jax.random.key(seed), length=room, temperature=temperature
+        )
+        return text.decode(tokens[0], characters)
+
+    if sample:
+        print(written(parameters.load(sample, net, config)[0], seed))
+        return 0
+
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
+    )
+    state = train.init_state(net, config, optimizer, jax.random.key(seed))
+    folder = cli.folder(out)
+    print(
+        f"{len(split.train)} characters to learn, {len(split.held_out)} held out, "
+        f"{len(characters)} different"
+    )
+    print(config)
+
+    few = text.random_windows(state.key, split.train, 4, min(sequence, 16))
+    if dropout:
+        few = few._replace(key=state.key)  # as in training
+    report = verify.gradient(net.loss, net.manual_grad, state.params, few, config)
+    print(f"\n{report}\n")
+    if report.status == "fail":  # a kink under the data is no reason not to train
+        return 1
+
+    step = train.make_step(net, config, optimizer, gradient)
+    run = _make_epoch(net, config, step, split, per_epoch, batch_size, sequence)
+    result = fitting.fit(run, state, steps // per_epoch)
+    parameters.save(folder / "params.safetensors", result.params, config, seed)
+    print(f"wrote {folder / 'params.safetensors'}")
+    training, held_out = (
+        nats / math.log(2) for nats in (result.history.loss, result.history.metrics["loss"])
+    )
+    taken = per_epoch * np.arange(1, len(training) + 1)
+    pictures.bits(folder / "curves.png", taken, training, held_out)
+    if not result.diverged:
+        (folder / "sample.txt").write_text(written(result.params, seed), encoding="utf-8")
+        print(f"wrote {folder / 'sample.txt'}\n\n{(folder / 'sample.txt').read_text('utf-8')}\n")
+    print(
+        f"held-out bits per character {held_out[-1]:.3f} after {taken[-1]} steps, "
+        f"training {training[-1]:.3f}, "
+        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
+    )
+    return result.status
+
+
+def _network(
+    model: Model,
+    *,
+    layers: int,
+    width: int,
+    vocabulary: int,
+    sequence: int,
+    embedding: int,
+    heads: int,
+    dropout: float,
+) -> tuple[Any, Any, Callable[..., Array]]:
+    """The module of the model, its configuration, and its function that writes."""
+    if model in ("gpt", "llama"):
+        kind: Callable[..., Any] = gpt2 if model == "gpt" else partial(llama, kv_heads=1)
+        config: Any = kind(
+            vocabulary=vocabulary,
+            positions=sequence,
+            layers=layers,
+            width=width,
+            heads=heads,
+            dropout=dropout,
+        )
+        return transformer, config, generate.generate
+    config = rnn.Config(
+        vocabulary=vocabulary,
+        width=embedding,
+        hidden=width,
+        layers=layers,
+        cell=model,
+        dropout=dropout,
+    )
+    return rnn, config, rnn.generate
+
+
+def _make_epoch(
+    net: Any,
+    config: Any,
+    step: Callable[[train.State, Any], tuple[train.State, Array]],
+    split: text.Split,
+    steps: int,
+    batch_size: int,
+    sequence: int,
+) -> Callable[[train.State], tuple[train.State, train.History]]:
+    """So many steps, each on new random windows, then the held-out loss: one compiled program."""
+    held_out = text.windows(split.held_out, sequence)
+    held_out = jax.tree.map(lambda x: x[:: -(-len(x) // WINDOWS)], held_out)
+
+    @jax.jit
+    def epoch(
+        state: train.State, tokens: Array, held_out: text.Batch
+    ) -> tuple[train.State, train.History]:
+        def one(state: train.State, _: None) -> tuple[train.State, Array]:
+            key, k_windows = jax.random.split(state.key)
+            batch = text.random_windows(k_windows, tokens, batch_size, sequence)
+            return step(state._replace(key=key), batch)
+
+        def loss(window: text.Batch) -> Array:
+            value: Array = net.loss(state.params, jax.tree.map(lambda x: x[None], window), config)
+            return value
+
+        state, losses = lax.scan(one, state, length=steps)
+        evaluated = lax.map(loss, held_out, batch_size=batch_size)
+        return state, train.History(losses.mean()[None], {"loss": evaluated.mean()[None]})
+
+    return partial(epoch, tokens=split.train, held_out=held_out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

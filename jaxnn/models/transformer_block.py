@@ -1,0 +1,168 @@
+"""One layer of `jaxnn.models.transformer`: two branches that add to what passes them by.
+
+    x = x + dropout(attention(norm(x)))
+    x = x + dropout(feed_forward(norm(x)))
+
+    feed_forward    gelu(x up) down,  (silu(x gate) * (x up)) down,  or a mixture of experts
+
+with a bias in every projection or in none.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxnn.models.transformer_config import Config
+from jaxnn.op import Op
+from jaxnn.ops.activations import gelu
+from jaxnn.ops.dropout import dropout
+from jaxnn.ops.experts import Experts, experts
+from jaxnn.ops.gated import swiglu
+from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.multi_head import MultiHead, multi_head
+from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
+
+NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
+Attend = Callable[[MultiHead, Array], tuple[Array, Any]]
+
+
+class FeedForward(NamedTuple):
+    """Parameters: `up` and `gate` (D, F), `down` (F, D); biases (outputs,) or None.
+
+    The gate is "swiglu"'s only.
+    """
+
+    up: Array
+    down: Array
+    gate: Array | None = None
+    bup: Array | None = None
+    bdown: Array | None = None
+    bgate: Array | None = None
+
+
+class Block(NamedTuple):
+    """Parameters of one layer, or of all, stacked along a first axis."""
+
+    attention_norm: Scale
+    attention: MultiHead
+    feed_forward_norm: Scale
+    feed_forward: FeedForward | Experts
+
+
+def feed_forward_fwd(
+    params: FeedForward | Experts, x: Array, config: Config
+) -> tuple[tuple[Array, Array], Any]:
+    """(y (N, T, D), load-balancing loss; 0 without experts), residuals."""
+    if isinstance(params, Experts):
+        return experts.fwd(params, x, k=config.experts_per_token)
+    h, up = _project_fwd(params.up, params.bup, x)
+    gate = None
+    if params.gate is None:
+        h, activation = gelu.fwd(h, approximate=True)
+    else:
+        g, gate = _project_fwd(params.gate, params.bgate, x)
+        h, activation = swiglu.fwd(g, h)
+    y, down = _project_fwd(params.down, params.bdown, h)
+    return (y, jnp.zeros((), y.dtype)), (up, gate, activation, down)
+
+
+def feed_forward_bwd(
+    residuals: Any, dout: tuple[Array, Array], config: Config
+) -> tuple[FeedForward | Experts, Array]:
+    """From y and the load-balancing loss back to the parameters and x."""
+    if config.experts:
+        dexperts, dx = experts.bwd(residuals, dout, k=config.experts_per_token)
+        return dexperts, dx
+    up, gate, activation, down = residuals
+    dy, _ = dout
+    ddown, dbdown, dh = _project_bwd(down, dy, config)
+    if gate is None:
+        (dh,) = gelu.bwd(activation, dh, approximate=True)
+        dup, dbup, dx = _project_bwd(up, dh, config)
+        return FeedForward(dup, ddown, None, dbup, dbdown), dx
+    dg, dh = swiglu.bwd(activation, dh)
+    dgate, dbgate, dx_gate = _project_bwd(gate, dg, config)
+    dup, dbup, dx_up = _project_bwd(up, dh, config)
+    return FeedForward(dup, ddown, dgate, dbup, dbdown, dbgate), dx_gate + dx_up
+
+
+def block_fwd(
+    block: Block, x: Array, keys: Array | None, attend: Attend, config: Config
+) -> tuple[tuple[Array, Array], Any]:
+    """One layer: (x (N, T, D), load-balancing loss), residuals.
+
+    `keys` are two for dropout, or None. `attend(parameters, x)` is the attention: its result, and
+    what it saved for `multi_head.bwd`.
+    """
+    k_attention, k_feed_forward = (None, None) if keys is None else keys
+    a, attention_norm = NORMS[config.norm].fwd(block.attention_norm, x, eps=config.eps)
+    a, attention = attend(block.attention, a)
+    a, attention_kept = drop_fwd(a, k_attention, config)
+    x = x + a
+    f, feed_norm = NORMS[config.norm].fwd(block.feed_forward_norm, x, eps=config.eps)
+    (f, balance), feed = feed_forward_fwd(block.feed_forward, f, config)
+    f, feed_kept = drop_fwd(f, k_feed_forward, config)
+    saved = (attention_norm, attention, attention_kept, feed_norm, feed, feed_kept)
+    return (x + f, balance), saved
+
+
+def block_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> tuple[Block, Array]:
+    """The same layer from its end: gradients of the parameters and of x.
+
+    What a branch sends back is added to what passes it by.
+    """
+    attention_norm, attention, attention_kept, feed_norm, feed, feed_kept = residuals
+    dx, dbalance = dout
+    df = drop_bwd(feed_kept, dx, config)
+    dfeed_forward, df = feed_forward_bwd(feed, (df, dbalance), config)
+    dfeed_forward_norm, df = NORMS[config.norm].bwd(feed_norm, df, eps=config.eps)
+    dx = dx + df
+    da = drop_bwd(attention_kept, dx, config)
+    dattention, da, _, _ = multi_head.bwd(attention, da, **_attention_settings(config))
+    dattention_norm, da = NORMS[config.norm].bwd(attention_norm, da, eps=config.eps)
+    return Block(dattention_norm, dattention, dfeed_forward_norm, dfeed_forward), dx + da
+
+
+def self_attention(positions: Array, config: Config) -> Attend:
+    """The attention of training: every token to those before it, at these positions (T,)."""
+
+    def attend(params: MultiHead, x: Array) -> tuple[Array, Any]:
+        return multi_head.fwd(params, x, positions, None, **_attention_settings(config))
+
+    return attend
+
+
+def drop_fwd(x: Array, key: Array | None, config: Config) -> tuple[Array, Array | None]:
+    """Dropout in training, nothing in evaluation: x and which elements were kept, None for all."""
+    if key is None or not config.dropout:
+        return x, None
+    return dropout.fwd(x, key, rate=config.dropout)
+
+
+def drop_bwd(kept: Array | None, dy: Array, config: Config) -> Array:
+    """What was dropped gets nothing."""
+    return dy if kept is None else dropout.bwd(kept, dy, rate=config.dropout)[0]
+
+
+def _project_fwd(w: Array, b: Array | None, x: Array) -> tuple[Array, Any]:
+    """A linear layer whose biases may be missing, which is the same as 0."""
+    return linear.fwd(Linear(w, jnp.zeros(w.shape[1:], w.dtype) if b is None else b), x)
+
+
+def _project_bwd(residuals: Any, dy: Array, config: Config) -> tuple[Array, Array | None, Array]:
+    """dw, db (None where there are no biases), dx."""
+    (dw, db), dx = linear.bwd(residuals, dy)
+    return dw, db if config.biases else None, dx
+
+
+def _attention_settings(config: Config) -> dict[str, Any]:
+    return {
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "causal": True,
+        "window": config.window,
+        "block": config.block,
+        "rotary_base": config.rotary_base if config.position == "rotary" else None,
+    }

@@ -1,0 +1,164 @@
+"""Text as tokens: one integer per character, and windows of them for a language model to learn.
+
+    text = documentation()
+    characters = vocabulary(text)
+    train, held_out = split(encode(text, characters), length=128)
+    batch = random_windows(key, train, number=32, length=128)
+
+Nothing is downloaded: the text is Python's own documentation, or a file of yours.
+"""
+
+import pydoc_data.topics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class Batch(NamedTuple):
+    """What a language model learns from.
+
+    Attributes:
+        tokens: (N, T) integers.
+        targets: (N, T), each the token that comes next.
+        key: for dropout; None: the model is evaluated.
+    """
+
+    tokens: Array
+    targets: Array
+    key: Array | None = None
+
+
+class Split(NamedTuple):
+    """Tokens (n,) to train on, and those after them, held out."""
+
+    train: Array
+    held_out: Array
+
+
+def documentation() -> str:
+    """The Python Language Reference as `help()` shows it: English and code, 450,000 characters.
+
+    From this interpreter's `pydoc_data.topics`, so another version of Python has another text.
+    """
+    topics = pydoc_data.topics.topics
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def read_text(path: str | Path) -> str:
+    """A text file in UTF-8, whole.
+
+    Raises:
+        ValueError: it cannot be read, is empty, or is not UTF-8; then the message says from which
+            byte on.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); name a text file: check the path"
+        ) from error
+    if not content:
+        raise ValueError(f"{path} is empty; there must be text to learn: check the path")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x} "
+            f"({error.reason}); convert it first, for example with "
+            "iconv -f ENCODING -t UTF-8"
+        ) from error
+
+
+def vocabulary(text: str) -> str:
+    """The characters that occur in a text, each once, sorted; a character's place is its token."""
+    return "".join(sorted(set(text)))
+
+
+def encode(text: str, characters: str) -> Array:
+    """Tokens (n,), int32: the place of each character in the vocabulary.
+
+    Raises:
+        ValueError: a character is not in it; the message names the first.
+    """
+    known, given = _code_points(characters), _code_points(text)
+    tokens = np.searchsorted(known, given)
+    strange = np.flatnonzero(known[np.minimum(tokens, len(known) - 1)] != given)
+    if len(strange):
+        at = strange[0]
+        raise ValueError(
+            f"character {text[at]!r} at position {at} ({len(strange)} such in all) is not among "
+            f"the {len(characters)} of the vocabulary; every character must be: leave it out, or "
+            "take the vocabulary of a text that has it"
+        )
+    return jnp.asarray(tokens, jnp.int32)
+
+
+def decode(tokens: Any, characters: str) -> str:
+    """The text of tokens (n,): `encode` undone."""
+    return "".join(characters[token] for token in np.asarray(tokens))
+
+
+def split(tokens: Array, length: int, held_out: float = 0.1) -> Split:
+    """The tokens to train on and, from the end, the share held out.
+
+    By position, so that nothing held out stands between what was learned.
+
+    Args:
+        tokens: (n,).
+        length: of the windows to come: both sides must have room for one and the token after it.
+        held_out: the share, in (0, 1).
+
+    Raises:
+        ValueError: the length is below 1, the share is not in (0, 1), or a side is too short.
+    """
+    if length < 1:
+        raise ValueError(f"the length of a window is {length}; it must be at least 1")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out is {held_out}; it must be a share strictly between 0 and 1")
+    end = len(tokens) - int(len(tokens) * held_out)
+    parts = Split(tokens[:end], tokens[end:])
+    for name, part in zip(("to train on", "held out"), parts, strict=True):
+        if len(part) <= length:
+            raise ValueError(
+                f"the text has {len(tokens)} characters, {len(part)} of them {name}; there must "
+                f"be at least {length + 1} of those, a window of {length} and the character after "
+                "it: take a longer text or shorter windows"
+            )
+    return parts
+
+
+def windows(tokens: Array, length: int) -> Batch:
+    """All of a text in order: windows (N, length) that predict each token but the first once.
+
+    What is left at the end, shorter than a window, is left out.
+
+    Raises:
+        ValueError: there is no window.
+    """
+    number = (len(tokens) - 1) // length
+    if number < 1:
+        raise ValueError(
+            f"there are {len(tokens)} tokens; a window of {length} and the token after it need "
+            f"{length + 1}: take a longer text or shorter windows"
+        )
+    end = number * length
+    return Batch(tokens[:end].reshape(-1, length), tokens[1 : end + 1].reshape(-1, length))
+
+
+def random_windows(key: Array, tokens: Array, number: int, length: int) -> Batch:
+    """So many windows (number, length), each starting anywhere; works under jit.
+
+    The batch has no key; for dropout put one in: `batch._replace(key=...)`.
+    """
+    starts = jax.random.randint(key, (number, 1), 0, len(tokens) - length)
+    at = starts + jnp.arange(length)
+    return Batch(tokens[at], tokens[at + 1])
+
+
+def _code_points(text: str) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    return np.frombuffer(text.encode("utf-32-le"), np.dtype("<u4"))

@@ -1,0 +1,104 @@
+"""Text as tokens: files that cannot be read, characters that are not known, windows that fit."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import text
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+
+def test_the_documentation_is_english_that_can_be_encoded():
+    page = text.documentation()
+    characters = text.vocabulary(page)
+    assert len(page) > 300_000
+    assert page.count(" the ") > 3000
+    assert len(characters) < 200
+    assert text.decode(text.encode(page, characters), characters) == page
+
+
+@hypothesis.given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_decoding_undoes_encoding(page):
+    characters = text.vocabulary(page)
+    tokens = text.encode(page, characters)
+    assert tokens.dtype == jnp.int32
+    assert list(characters) == sorted(set(page))
+    np.testing.assert_array_equal(tokens, [characters.index(c) for c in page])
+    assert text.decode(tokens, characters) == page
+
+
+def test_a_character_outside_the_vocabulary_is_named():
+    for page in ("cab€€", "ab-€€", "€"):  # past the end, between, alone
+        with pytest.raises(ValueError, match=r"character '[€-]' at position \d .* the 3 of the"):
+            text.encode(page, "abc")
+    assert text.encode("", "abc").shape == (0,)
+
+
+def test_a_file_is_read_as_it_is(tmp_path):
+    path = tmp_path / "page.txt"
+    path.write_bytes("naïve\r\n☃".encode())
+    assert text.read_text(path) == "naïve\r\n☃"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"page.txt is empty"),
+        (b"fine so far \xff", r"page.txt is not UTF-8: byte 12 is 0xff .*iconv"),
+        ("naïve".encode("latin1"), r"byte 2 is 0xef"),
+        (None, r"page.txt cannot be read \(No such file"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused(content, message, tmp_path):
+    path = tmp_path / "page.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        text.read_text(path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        text.read_text(tmp_path)
+
+
+def test_the_end_is_held_out():
+    train, held_out = text.split(jnp.arange(109), length=9)
+    np.testing.assert_array_equal(train, np.arange(99))
+    np.testing.assert_array_equal(held_out, np.arange(99, 109))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((jnp.arange(109), 10), "has 109 characters, 10 of them held out; .* at least 11"),
+        ((jnp.arange(20), 10, 0.6), "8 of them to train on; .* at least 11"),
+        ((jnp.arange(20), 0), "window is 0"),
+        ((jnp.arange(20), 3, 1.0), "held_out is 1.0"),
+    ],
+)
+def test_a_text_too_short_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        text.split(*arguments)
+
+
+@pytest.mark.parametrize("n", [4, 10, 12, 13])
+def test_windows_predict_every_token_but_the_first_once(n):
+    batch = text.windows(jnp.arange(n), 3)
+    assert batch.key is None
+    np.testing.assert_array_equal(batch.tokens.ravel(), np.arange((n - 1) // 3 * 3))
+    np.testing.assert_array_equal(batch.targets, batch.tokens + 1)
+
+
+def test_no_window_is_refused():
+    with pytest.raises(ValueError, match=r"3 tokens; a window of 3 .* need 4"):
+        text.windows(jnp.arange(3), 3)
+
+
+def test_random_windows_start_anywhere():
+    draw = jax.jit(text.random_windows, static_argnums=(2, 3))
+    batch = draw(jax.random.key(0), jnp.arange(10), 200, 4)
+    np.testing.assert_array_equal(batch.targets, batch.tokens + 1)
+    np.testing.assert_array_equal(batch.tokens, batch.tokens[:, :1] + np.arange(4))
+    assert set(np.asarray(batch.tokens[:, 0])) == set(range(6))  # the last target is the last token

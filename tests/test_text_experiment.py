@@ -1,0 +1,107 @@
+"""The script that learns to write: its result, its files, its errors."""
+
+import re
+import sys
+import types
+
+import jax
+import pytest
+
+from experiments import cli, text
+
+SMALL = {"steps": 6, "steps_per_epoch": 3, "batch_size": 4, "sequence": 16, "length": 30}
+SIZES = {"layers": 1, "width": 8, "embedding": 4, "heads": 2}
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A text of six characters that is easy to learn."""
+    path = tmp_path / "page.txt"
+    path.write_text("abcde\n" * 200)
+    return path
+
+
+@pytest.fixture
+def unverified(monkeypatch):
+    """What these tests look at comes after the verification, which takes its time."""
+    report = types.SimpleNamespace(status="inconclusive")
+    monkeypatch.setattr(text.verify, "gradient", lambda *a: report)
+    return report
+
+
+def test_a_text_is_verified_learned_written_and_kept(page, tmp_path, capsys):
+    options = {"file": page, **SMALL, **SIZES, "width": 16, "dropout": 0.1}
+    long = options | {"steps": 150, "steps_per_epoch": 50}
+    assert text.main(**long, learning_rate=0.02, out=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "PASS         manual_grad" in out
+    assert "1080 characters to learn, 120 held out, 6 different" in out
+    bits = float(re.search(r"held-out bits per character ([\d.]+) after 150 steps", out)[1])
+    assert bits < 0.5
+    written = (tmp_path / "sample.txt").read_text()
+    assert written in out
+    assert len(written) == 8 + 30
+    assert written.startswith("abcde\nab")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert text.main(**options, sample=tmp_path / "params.safetensors") == 0
+    assert capsys.readouterr().out == written + "\n"
+
+
+def test_by_autodiff_it_learns_the_same_curve(page, tmp_path, capsys, unverified):
+    bits = []
+    for gradient in ("manual", "autodiff"):
+        assert text.main("gru", page, gradient=gradient, **SMALL, **SIZES, out=tmp_path) == 0
+        out = capsys.readouterr().out
+        bits.append(re.search(r"character ([\d.]+) after 6 steps, training ([\d.]+)", out).groups())
+    assert bits[0] == bits[1]
+
+
+@pytest.mark.parametrize("model", ["gpt", "llama"])
+def test_a_transformer_trains_and_writes_as_far_as_it_sees(model, page, tmp_path, unverified):
+    assert text.main(model, page, **SMALL, **SIZES, prompt="de", out=tmp_path) == 0
+    written = (tmp_path / "sample.txt").read_text()
+    assert written.startswith("de")
+    assert len(written) == SMALL["sequence"]
+
+
+def test_a_wrong_gradient_is_not_trained_with(page, tmp_path, unverified):
+    unverified.status = "fail"
+    assert text.main(file=page, **SMALL, **SIZES, out=tmp_path / "out") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--file absent.txt", "absent.txt cannot be read"),
+        ("--sequence 120", "120 of them held out; there must be at least 121"),
+        ("--steps 75", "--steps is 75, --steps-per-epoch 50; .* take 50 steps, or 25 per epoch"),
+        ("--batch-size 0", "--batch-size is 0; it must be finite and above 0"),
+        ("--sequence 32 --prompt abcX", "character 'X' at position 3"),
+        ("--sequence 4 --model gpt --prompt abcd", "--prompt has 4 characters; .* --sequence, 4"),
+        ("--sequence 8 --sample absent", "absent is not a file"),
+        ("--sequence 8 --dropout 1", "dropout is 1.0"),
+        ("--sequence 8 --layers -1", "layers is -1"),
+    ],
+)
+def test_a_mistake_gets_a_message_and_exit_status_2(options, message, page, monkeypatch, capsys):
+    given = options if "--file" in options else f"--file {page} {options}"
+    monkeypatch.setattr(sys, "argv", ["text", *given.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(text.main)
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_held_out_loss_is_that_of_all_windows(page):
+    """The evaluation goes window by window; the mean must be that of them all at once."""
+    tokens = text.text.encode(page.read_text(), "\nabcde")
+    split = text.text.split(tokens, 16)
+    net, config, _ = text._network("lstm", vocabulary=6, sequence=16, dropout=0.2, **SIZES)
+    optimizer = text.optax.sgd(0.1)
+    state = text.train.init_state(net, config, optimizer, jax.random.key(0))
+    step = text.train.make_step(net, config, optimizer)
+    state, history = text._make_epoch(net, config, step, split, 2, 4, 16)(state)
+    expected = net.loss(state.params, text.text.windows(split.held_out, 16), config)
+    assert history.metrics["loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert int(state.step) == 2

@@ -1,0 +1,348 @@
+"""The decoder language model against autodiff, itself, and what it ought to learn and to draw."""
+
+import dataclasses
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import assert_leaves_close, run
+
+from jaxnn import train, verify
+from jaxnn.models import generate, transformer, transformer_block
+from jaxnn.text import Batch
+
+GPT2, LLAMA, WINDOWED, ROUTED = transformer.EXAMPLE_CONFIGS
+NAMES = ["gpt2", "llama", "recompute, block and window", "experts"]
+CROSSED = dataclasses.replace(
+    ROUTED, recompute=True, dropout=0.3, tied=True, biases=True, positions=9
+)
+
+
+def draw(config, seed=0):
+    """Parameters without zeros and a batch, one token shorter than the positions."""
+    params = transformer.init_params(jax.random.key(seed), config)
+    params = jax.tree.map(
+        lambda p: p + 0.3 * jnp.cos(jnp.arange(p.size, dtype=p.dtype)).reshape(p.shape), params
+    )
+    batch = transformer.example_batch(jax.random.key(seed + 1), config)
+    return params, batch._replace(tokens=batch.tokens[:, 1:], targets=batch.targets[:, 1:])
+
+
+def gradients(config):
+    """By hand and by autodiff, each with its value."""
+    params, batch = draw(config)
+    return run(
+        lambda *a: (
+            transformer.manual_value_and_grad(*a, config),
+            jax.value_and_grad(transformer.loss)(*a, config),
+        ),
+        params,
+        batch,
+    )
+
+
+def test_manual_grad_equals_autodiff_with_settings_crossed(x64, strict_dtypes):
+    (value, grads), (expected, oracle) = gradients(CROSSED)
+    assert_leaves_close(value, expected, 1e-14)
+    assert_leaves_close(grads, oracle, 1e-10, floor=1e-15)
+
+
+@pytest.mark.parametrize("config", transformer.EXAMPLE_CONFIGS, ids=NAMES)
+def test_the_verifier_passes_the_model(config, strict_dtypes):
+    report = verify.model(transformer, config)
+    assert report.status == "pass", report
+
+
+def test_recomputation_changes_no_number(x64):
+    params, batch = draw(GPT2)
+    saved, again = (
+        run(partial(transformer.manual_value_and_grad, config=config), params, batch)
+        for config in (GPT2, dataclasses.replace(GPT2, recompute=True))
+    )
+    assert_leaves_close(saved, again, 1e-14, floor=1e-17)
+
+
+def residuals_of_the_layers(config):
+    params, batch = draw(config)
+    x = jnp.zeros((*batch.tokens.shape, config.width))
+    _, (_, _, _, saved) = transformer.blocks_fwd(params.blocks, x, None, config)
+    return params, jax.tree.leaves(saved)
+
+
+def test_no_parameter_is_saved_a_second_time_and_recomputed_only_inputs_are():
+    for config in (GPT2, LLAMA, ROUTED):
+        params, saved = residuals_of_the_layers(config)
+        weights = {leaf.shape for leaf in jax.tree.leaves(params.blocks)}
+        assert not weights & {leaf.shape for leaf in saved}
+    _, saved = residuals_of_the_layers(WINDOWED)
+    assert [leaf.shape for leaf in saved] == [(2, 3, 4, 6)]
+
+
+def test_compiling_does_not_take_longer_with_more_layers():
+    def program(layers):
+        config = dataclasses.replace(LLAMA, layers=layers)
+        function = partial(transformer.manual_value_and_grad, config=config)
+        arguments = jax.eval_shape(lambda: draw(config))
+        return len(jax.jit(function).lower(*arguments).as_text().splitlines())
+
+    assert program(2) == program(7)
+
+
+def forgets_the_residual_stream(residuals, dout, config):
+    dblock, dx = RIGHT(residuals, dout, config)
+    return dblock, dx - dout[0]
+
+
+def forgets_the_feed_forward_dropout(residuals, dout, config):
+    return RIGHT((*residuals[:-1], None), dout, config)
+
+
+RIGHT = transformer_block.block_bwd
+
+
+@pytest.mark.parametrize(
+    ("wrong", "clean"),
+    [
+        (forgets_the_residual_stream, []),
+        (forgets_the_feed_forward_dropout, ["norm.scale", "norm.shift"]),
+    ],
+)
+def test_a_fault_in_a_layers_backward_is_caught(wrong, clean, monkeypatch):
+    monkeypatch.setattr(transformer, "block_bwd", wrong)
+    with jax.enable_x64(True):
+        (_, grads), (_, oracle) = gradients(GPT2)
+    wrong_leaves = [
+        jax.tree_util.keystr(path)
+        for (path, ours), theirs in zip(
+            jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(oracle), strict=True
+        )
+        if np.abs(ours - theirs).max() > 1e-6 * np.abs(theirs).max()
+    ]
+    assert ".blocks.attention.wv" in wrong_leaves
+    assert ".tokens.table" in wrong_leaves
+    assert not {f".{name}" for name in clean} & set(wrong_leaves)
+
+
+def test_twenty_steps_by_hand_and_by_autodiff_end_alike(x64):
+    _, batch = draw(LLAMA)
+    ends, optimizer = [], optax.adam(0.01)
+    for gradient in ("manual", "autodiff"):
+        state = train.init_state(transformer, LLAMA, optimizer, jax.random.key(0))
+        step = train.make_step(transformer, LLAMA, optimizer, gradient)
+        for _ in range(20):
+            state, loss = step(state, batch)
+        ends.append((state.params, loss))
+    chex.assert_trees_all_close(*ends, rtol=1e-9, atol=1e-12)
+
+
+PAGE = jnp.array([[0, 1, 2, 0, 3, 1, 1, 4, 0, 2, 2, 3]])
+
+
+def test_a_tiny_text_is_learned_by_heart_and_recited():
+    config = transformer.gpt2(vocabulary=5, positions=12, layers=2, width=16, heads=2)
+    batch = Batch(PAGE[:, :-1], PAGE[:, 1:])
+    optimizer = optax.adam(0.01)
+    state = train.init_state(transformer, config, optimizer, jax.random.key(0))
+    step = train.make_step(transformer, config, optimizer)
+    for _ in range(150):
+        state, loss = step(state, batch)
+    assert loss < 0.01
+    recited = generate.generate(
+        state.params, PAGE[:, :1], config, jax.random.key(0), length=11, temperature=0.0
+    )
+    np.testing.assert_array_equal(recited, PAGE)
+
+
+@pytest.mark.parametrize("config", [LLAMA, WINDOWED, ROUTED], ids=NAMES[1:])
+def test_with_a_cache_the_logits_are_the_forwards(config, x64, strict_dtypes):
+    """Two tokens are read at once, the others one by one; the cache has room to spare."""
+    params, batch = draw(config)
+    tokens = batch.tokens
+
+    def one_by_one(params, tokens):
+        cache = generate.init_cache(params, len(tokens), config.positions, config)
+        logits, cache = generate.cached_forward(params, cache, tokens[:, :2], 0, config)
+        rest = jnp.arange(2, tokens.shape[1])
+
+        def step(cache, at):
+            token = tokens[:, at][:, None]
+            logits, cache = generate.cached_forward(params, cache, token, at, config)
+            return cache, logits[:, 0]
+
+        _, others = jax.lax.scan(step, cache, rest)
+        return jnp.concatenate([logits, jnp.moveaxis(others, 0, 1)], 1)
+
+    ours, full = run(lambda *a: (one_by_one(*a), transformer.forward(*a, config)), params, tokens)
+    assert_leaves_close(ours, full, 1e-12)
+
+
+def test_what_is_drawn_follows_the_models_own_distribution(x64, strict_dtypes):
+    """Each token's frequency at step 2, over many draws, is that of the forward's softmax."""
+    params, _ = draw(LLAMA)
+    prompt, n, temperature = jnp.array([1, 4]), 4000, 0.7
+    drawn = generate.generate(
+        params,
+        jnp.tile(prompt, (n, 1)),
+        LLAMA,
+        jax.random.key(0),
+        length=2,
+        temperature=temperature,
+    )
+    assert drawn.shape == (n, 4)
+    assert (drawn[:, :2] == prompt).all()
+    continued = jnp.array([[*prompt, token] for token in range(LLAMA.vocabulary)])
+    logits = run(partial(transformer.forward, config=LLAMA), params, continued)
+    p = jax.nn.softmax(logits / temperature)
+    first, second = p[0, 1], p[:, 2]
+    for expected, tokens in ((first, drawn[:, 2]), (first @ second, drawn[:, 3])):
+        share = np.bincount(tokens, minlength=LLAMA.vocabulary) / n
+        np.testing.assert_allclose(share, expected, atol=5 * np.sqrt(0.25 / n))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_k": 2}, [0.5, 0.25, 0, 0]),
+        ({"top_p": 0.5}, [0.5, 0, 0, 0]),
+        ({"top_p": 0.51}, [0.5, 0.25, 0, 0]),
+        ({"top_k": 2, "top_p": 0.6}, [0.5, 0, 0, 0]),  # of the two kept, the first has 2/3
+        ({"top_p": 1.0}, [0.5, 0.25, 0.15, 0.1]),
+        ({"top_k": 3, "temperature": 0.5}, [0.25, 0.0625, 0.0225, 0]),
+    ],
+)
+def test_sampling_is_cut_off_where_it_should_be(settings, kept, x64, strict_dtypes):
+    order, n = np.array([2, 0, 3, 1]), 4000
+    logits = jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1]))[order]
+    tokens = generate.sample(jnp.tile(logits, (n, 1)), jax.random.key(0), **settings)
+    expected = np.array(kept)[order] / np.sum(kept)
+    share = np.bincount(tokens, minlength=4) / n
+    np.testing.assert_allclose(share, expected, atol=5 * np.sqrt(0.25 / n))
+    np.testing.assert_array_equal(share[expected == 0], 0)
+
+
+def test_no_token_sees_those_after_it_or_out_of_the_window():
+    config = dataclasses.replace(WINDOWED, layers=1, positions=7)
+    params, _ = draw(config)
+    tokens = jnp.array([[0, 1, 2, 3, 4, 0, 1]])
+    ours, theirs = (
+        run(partial(transformer.forward, config=config), params, x)
+        for x in (tokens, tokens.at[0, 3].set(0))
+    )
+    differ = (ours != theirs).any(-1)[0]
+    np.testing.assert_array_equal(differ, [False] * 3 + [True] * 2 + [False] * 2)
+
+
+def test_dropout_needs_a_key_and_follows_it():
+    params, batch = draw(GPT2)
+    loss = jax.jit(transformer.loss, static_argnums=2)
+    once, again, other = (
+        loss(params, batch._replace(key=jax.random.key(seed)), GPT2) for seed in (1, 1, 2)
+    )
+    evaluated = loss(params, batch._replace(key=None), GPT2)
+    assert once == again
+    assert len({float(once), float(other), float(evaluated)}) == 3
+    assert evaluated == loss(params, batch, dataclasses.replace(GPT2, dropout=0.0))
+
+
+def test_initial_weights_have_the_promised_scale():
+    config = transformer.llama(layers=8, width=64, biases=True, norm="layer")
+    params = transformer.init_params(jax.random.key(0), config)
+    blocks = params.blocks
+    for w in (blocks.attention.wq, blocks.feed_forward.gate, params.tokens.table, params.output):
+        np.testing.assert_allclose(w.std(), 0.02, rtol=0.05)
+    for w in (blocks.attention.wo, blocks.feed_forward.down):
+        np.testing.assert_allclose(w.std(), 0.02 / 4, rtol=0.05)
+    assert not blocks.attention.bq.any()
+    assert (blocks.attention_norm.scale == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"layers": 0}, ValueError, "layers is 0.*at least 1"),
+        ({"experts": -1}, ValueError, "experts is -1.*at least 0"),
+        ({"width": 2.5}, TypeError, "width is 2.5.*integer"),
+        ({"width": None}, TypeError, "width is None.*integer"),
+        ({"width": 10, "heads": 4}, ValueError, "width is 10 for 4 heads.*divide"),
+        ({"heads": 4, "kv_heads": 3}, ValueError, "4 query heads, 3 heads.*divide"),
+        ({"norm": "batch"}, ValueError, "norm is 'batch'.*'layer', 'rms'"),
+        ({"feed_forward": "relu"}, ValueError, "'relu'.*'gelu', 'swiglu'"),
+        ({"position": "none"}, ValueError, "'none'.*'learned', 'rotary'"),
+        ({"tied": "yes"}, ValueError, "tied is 'yes'.*False, True"),
+        (
+            {"width": 6, "heads": 2, "position": "rotary"},
+            ValueError,
+            "width 6 and 2 heads.*size 3.*even",
+        ),
+        ({"experts": 2}, ValueError, "'gelu' with 2 experts.*'swiglu'"),
+        (
+            {"experts": 2, "experts_per_token": 3, "feed_forward": "swiglu"},
+            ValueError,
+            "3 of 2 experts",
+        ),
+        ({"dropout": 1.0}, ValueError, r"dropout is 1.0.*\[0, 1\)"),
+        ({"balance": float("nan")}, ValueError, "balance is nan.*finite"),
+        ({"eps": 0.0}, ValueError, "eps is 0.0.*above 0"),
+        ({"window": 0}, ValueError, "window is 0.*at least 1"),
+    ],
+)
+def test_a_bad_configuration_is_refused(settings, error, message):
+    with pytest.raises(error, match=message):
+        transformer.Config(**settings)
+
+
+GOOD = jnp.zeros((2, 3), int)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "targets", "error", "message"),
+    [
+        (GOOD.at[1, 2].set(7), GOOD, ValueError, r"token 7 at index \(1, 2\).*\[0, 7\)"),
+        (GOOD.at[0, 0].set(-1), GOOD, ValueError, r"token -1.*\[0, 7\)"),
+        (GOOD, GOOD.at[1, 2].set(7), ValueError, r"label 7 at index \(1, 2\).*\[0, 7\)"),
+        (GOOD, GOOD[:1], ValueError, r"\(1, 3\).*one label per row"),
+        (jnp.ones((2, 3)), GOOD, TypeError, "float32.*integers"),
+        ([[0, 1]], GOOD, TypeError, "tokens are a list.*jnp.asarray"),
+        (GOOD[0], GOOD[0], ValueError, r"\(3,\).*tokens\[None\]"),
+        (GOOD[:, :0], GOOD[:, :0], ValueError, r"\(2, 0\).*at least one"),
+        (jnp.zeros((2, 7), int), GOOD, ValueError, "sequences of 7; there are 6 positions"),
+    ],
+)
+def test_bad_data_is_refused_before_anything_is_compiled(tokens, targets, error, message):
+    params = transformer.init_params(jax.random.key(0), GPT2)
+    for function in (transformer.loss, transformer.manual_value_and_grad):
+        with pytest.raises(error, match=message):
+            function(params, Batch(tokens, targets), GPT2)
+
+
+def test_parameters_of_another_configuration_are_refused():
+    params = transformer.init_params(jax.random.key(0), LLAMA)
+    other = dataclasses.replace(LLAMA, kv_heads=1)
+    with pytest.raises(ValueError, match=r"attention.wk \(2 .*\(2, 8, 4\).*\(2, 8, 2\).*must fit"):
+        transformer.forward(params, GOOD, other)
+    with pytest.raises(ValueError, match=r"tokens.table.*\(6, 8\).*\(7, 4\)"):
+        transformer.forward(params, GOOD, GPT2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": 0}, "length is 0.*at least 1"),
+        ({"length": 4}, "prompt has 3 tokens, length is 4.*the 6 positions"),
+        ({"temperature": -0.1}, "temperature is -0.1.*at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan.*finite"),
+        ({"top_k": 0}, "top_k is 0.*at least 1"),
+        ({"top_k": 8}, "top_k is 8 of 7 tokens"),
+        ({"top_p": 0.0}, r"top_p is 0.0.*\(0, 1\]"),
+        ({"prompt": GOOD.at[0, 0].set(9)}, "token 9.*outside"),
+    ],
+)
+def test_bad_sampling_settings_are_refused(settings, message):
+    params = transformer.init_params(jax.random.key(0), GPT2)
+    settings = {"prompt": GOOD, "config": GPT2, "key": jax.random.key(0), "length": 2} | settings
+    with pytest.raises(ValueError, match=message):
+        generate.generate(params, **settings)
