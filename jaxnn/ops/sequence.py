@@ -1,0 +1,243 @@
+"""A recurrent cell over whole sequences: what `jaxnn.ops.recurrent`'s layers have in common.
+
+Forward, the product x w_x is taken for all steps at once; only h w_h waits for the step before.
+Backward, the steps are walked in the opposite order, but only for what waits for the step after:
+
+    da_t from dh_t and dc_t,  dh_{t-1} = da_t w_h^T + what reaches h_{t-1} past the gates
+
+With da known for all steps the rest are single large products:
+
+    dx = da w_x^T,  dw_x = x^T da,  dw_h = h_{t-1}^T da,  db = sum da
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+
+class Recurrent(NamedTuple):
+    """Parameters of a recurrent layer: G gates side by side, in PyTorch's order.
+
+    Attributes:
+        w_x: (D, G H), from the input: G is 1 for rnn, 4 for lstm (i f g o), 3 for gru (r z n).
+        w_h: (H, G H), from the state.
+        b: (G H,).
+        b_hn: (H,), of the gru's q; None for the others.
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array
+    b_hn: Array | None = None
+
+
+class State(NamedTuple):
+    """What passes from step to step: `h` (N, H) and, for lstm, the memory `c` (N, H), else None."""
+
+    h: Array
+    c: Any = None
+
+
+class RecurrentResiduals(NamedTuple):
+    """What a backward needs.
+
+    Attributes:
+        params: the parameters.
+        initial: the state before the first step.
+        x: (N, T, D), 0 in the padding.
+        real: (T, N, 1), False in the padding; None where there is none.
+        states: the state after each step, each array (T, N, H).
+        gates: (T, N, H) each: lstm i, f, g, o; gru r, z, n, q; rnn none, its state says all.
+    """
+
+    params: Recurrent
+    initial: State
+    x: Array
+    real: Array | None
+    states: State
+    gates: tuple[Array, ...]
+
+
+Output = tuple[Array, State]
+Cotangents = tuple[Recurrent, State, Array, None]
+
+
+class Cell(NamedTuple):
+    """One step of a layer.
+
+    Attributes:
+        name: the layer's.
+        gates: how many columns of w_x there are per hidden unit.
+        step: (x_t w_x + b, h w_h, state before, b_hn) -> (state after, gates).
+        step_bwd: (gates, state before, state after, its cotangent) -> (da, and of the cotangent
+            of the state before the part that does not come through h w_h).
+        to_hidden: (gates, da) -> the cotangent of h w_h.
+        memory: whether the state has a c.
+        inner_bias: whether the parameters have a b_hn.
+    """
+
+    name: str
+    gates: int
+    step: Callable[[Array, Array, State, Any], tuple[State, tuple[Array, ...]]]
+    step_bwd: Callable[[tuple[Array, ...], State, State, State], tuple[Array, State]]
+    to_hidden: Callable[[tuple[Array, ...], Array], Array] = lambda gates, da: da
+    memory: bool = False
+    inner_bias: bool = False
+
+
+def forward(
+    cell: Cell,
+    params: Recurrent,
+    state: State,
+    x: Array,
+    lengths: Array | None,
+    reverse: bool,
+    truncate: int | None,
+) -> tuple[Output, RecurrentResiduals]:
+    """All steps of a cell; the product with the inputs is taken for all of them at once."""
+    _check(cell, params, state, x, lengths, truncate)
+    w_x, w_h, b, b_hn = params
+    real = None
+    if lengths is not None:
+        steps = jnp.arange(x.shape[1], dtype=jnp.int32)
+        real = (steps[:, None] < lengths.astype(jnp.int32))[..., None]
+        x = jnp.where(real.swapaxes(0, 1), x, 0)  # or NaN in the padding would reach dw_x
+    a_x = jnp.einsum("ntd,dg->tng", x, w_x) + b
+
+    def step(before: State, at: Any) -> tuple[State, Any]:
+        a_x, real, cut = at
+        if cut is not None:
+            before = jax.tree.map(lambda s: jnp.where(cut, lax.stop_gradient(s), s), before)
+        after, gates = cell.step(a_x, before.h @ w_h, before, b_hn)
+        after = _where(real, after, before)
+        return after, (after, gates)
+
+    cuts = _cuts(x.shape[1], real, reverse, truncate)
+    final, (states, gates) = lax.scan(step, state, (a_x, real, cuts), reverse=reverse)
+    outputs = _where(real, states.h, jnp.zeros_like(states.h)).swapaxes(0, 1)
+    return (outputs, final), RecurrentResiduals(params, state, x, real, states, gates)
+
+
+def backward(
+    cell: Cell,
+    residuals: RecurrentResiduals,
+    dout: Output,
+    reverse: bool,
+    truncate: int | None,
+) -> Cotangents:
+    """da step by step, against the forward's order; then everything else at once."""
+    (w_x, w_h, _, b_hn), initial, x, real, states, gates = residuals
+    dy, dfinal = dout
+    dy = dy.swapaxes(0, 1)
+    dy = _where(real, dy, jnp.zeros_like(dy))
+
+    def shifted(first: Array, after: Array) -> Array:
+        parts = [after[1:], first[None]] if reverse else [first[None], after[:-1]]
+        return jnp.concatenate(parts)
+
+    befores = jax.tree.map(shifted, initial, states)
+
+    def step(dafter: State, at: Any) -> tuple[State, Array]:
+        dy, gates, before, after, real, cut = at
+        dafter = State(dafter.h + dy, dafter.c)
+        da, past_gates = cell.step_bwd(gates, before, after, dafter)
+        dh = past_gates.h + cell.to_hidden(gates, da) @ w_h.T
+        dbefore = _where(real, State(dh, past_gates.c), dafter)
+        if cut is not None:
+            dbefore = jax.tree.map(lambda d: jnp.where(cut, 0, d), dbefore)
+        return dbefore, _where(real, da, jnp.zeros_like(da))
+
+    cuts = _cuts(x.shape[1], real, reverse, truncate)
+    ats = (dy, gates, befores, states, real, cuts)
+    dinitial, da = lax.scan(step, dfinal, ats, reverse=not reverse)
+
+    da_h = cell.to_hidden(gates, da)
+    dw_x = jnp.einsum("ntd,tng->dg", x, da)
+    dw_h = jnp.einsum("tnh,tng->hg", befores.h, da_h)
+    db_hn = None if b_hn is None else da_h[..., -b_hn.size :].sum((0, 1))
+    dx = jnp.einsum("tng,dg->ntd", da, w_x)
+    return Recurrent(dw_x, dw_h, da.sum((0, 1)), db_hn), dinitial, dx, None
+
+
+def _where(real: Array | None, inside: Any, outside: Any) -> Any:
+    """The one in real steps, the other in the padding; without padding, the one."""
+    if real is None:
+        return inside
+    return jax.tree.map(lambda a, b: jnp.where(real, a, b), inside, outside)
+
+
+def _cuts(steps: int, real: Array | None, reverse: bool, truncate: int | None) -> Array | None:
+    """Where no gradient passes into a step from the one taken before it: (T, 1 or N, 1)."""
+    if truncate is None:
+        return None
+    t = np.arange(steps)[:, None, None]
+    cuts = jnp.asarray((t > 0) & (t % truncate == 0))  # between t - 1 and t
+    if real is not None:  # the state before the first step crosses the padding, or the last one
+        cuts &= real
+    return jnp.roll(cuts, -1, 0) if reverse else cuts
+
+
+def _check(
+    cell: Cell,
+    params: Recurrent,
+    state: State,
+    x: Array,
+    lengths: Array | None,
+    truncate: int | None,
+) -> None:
+    """Refuse what does not fit together."""
+    name, gates = cell.name, cell.gates
+    if x.ndim != 3 or 0 in x.shape[1:]:
+        raise ValueError(
+            f"{name}: x has shape {x.shape}; it must be (N, T, D) with at least one step of one "
+            "feature: add the missing axis"
+        )
+    n, steps, d = x.shape
+    h = params.w_h.shape[0] if params.w_h.ndim else 0
+    given = {**params._asdict(), **state._asdict()}
+    needed = {
+        "w_x": (d, gates * h),
+        "w_h": (h, gates * h),
+        "b": (gates * h,),
+        "b_hn": (h,) if cell.inner_bias else None,
+        "h": (n, h),
+        "c": (n, h) if cell.memory else None,
+    }
+    for field, shape in needed.items():
+        found = None if given[field] is None else given[field].shape
+        if found != shape:
+            raise ValueError(
+                f"{name}: the shape of {field} is {found}; it must be {shape} for x of shape "
+                f"{x.shape}, (N, T, D), and {gates} gates of {h} units, the rows of w_h: check "
+                f"the sizes, or take parameters from init_{name}"
+            )
+    if truncate is not None and truncate < 1:
+        raise ValueError(
+            f"{name}: truncate is {truncate}; it must be at least 1, the steps that a gradient "
+            "may go back: pass None for all of them"
+        )
+    if lengths is None:
+        return
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(
+            f"{name}: lengths have dtype {lengths.dtype}; they must be integers: count the real "
+            "steps, for example mask.sum(1)"
+        )
+    if lengths.shape != (n,):
+        raise ValueError(
+            f"{name}: lengths have shape {lengths.shape}, x {x.shape}; there must be one length "
+            f"per sequence, shape ({n},): check that both are of the same batch"
+        )
+    if isinstance(lengths, jax.core.Tracer):
+        return
+    values = np.asarray(lengths)
+    wrong = np.flatnonzero((values < 0) | (values > steps))
+    if len(wrong):
+        raise ValueError(
+            f"{name}: length {values[wrong[0]]} at index {wrong[0]} ({len(wrong)} in all) is "
+            f"outside [0, {steps}]; x has {steps} steps: cut the length or pad x"
+        )

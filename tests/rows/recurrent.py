@@ -1,0 +1,140 @@
+"""Rows of the recurrent layers."""
+
+import numpy as np
+from scipy.special import expit
+
+from jaxnn.ops import recurrent
+from jaxnn.ops.recurrent import Directions
+from jaxnn.ops.sequence import Recurrent, State
+from rows import Row
+
+
+def sizes(shape):
+    """Sequences, steps, inputs and units of a layer."""
+    return shape[0], shape[-1], 1 + shape[1] % 3, 1 + sum(shape) % 7
+
+
+def parameters(rng, shape, gates):
+    _, _, d, h = sizes(shape)
+    widths = [(d, gates * h), (h, gates * h), (gates * h,)]
+    inner = rng.normal(size=h) if gates == 3 else None
+    return Recurrent(*(rng.normal(scale=0.5, size=size) for size in widths), inner)
+
+
+def state(rng, shape, gates):
+    n, _, _, h = sizes(shape)
+    return State(rng.normal(size=(n, h)), rng.normal(size=(n, h)) if gates == 4 else None)
+
+
+def inputs(rng, shape):
+    """Sequences, and lengths from none of the steps to all of them."""
+    n, steps, d, _ = sizes(shape)
+    return rng.normal(size=(n, steps, d)), rng.integers(0, steps + 1, n)
+
+
+def layer(gates):
+    return lambda rng, shape: (
+        parameters(rng, shape, gates),
+        state(rng, shape, gates),
+        *inputs(rng, shape),
+    )
+
+
+def unpadded(rng, shape):
+    return *layer(1)(rng, shape)[:3], None
+
+
+def both_ways(rng, shape):
+    return (
+        Directions(parameters(rng, shape, 1), parameters(rng, shape, 1)),
+        Directions(state(rng, shape, 1), state(rng, shape, 1)),
+        *inputs(rng, shape),
+    )
+
+
+def step(p, x, h, c):
+    """The state after one step of one sequence; which cell it is shows in the parameters."""
+    if c is not None:
+        i, f, g, o = np.split(x @ p.w_x + h @ p.w_h + p.b, 4)
+        c = expit(f) * c + expit(i) * np.tanh(g)
+        return expit(o) * np.tanh(c), c
+    if p.b_hn is None:
+        return np.tanh(x @ p.w_x + h @ p.w_h + p.b), None
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = np.split(x @ p.w_x + p.b, 3), np.split(h @ p.w_h, 3)
+    z = expit(x_z + h_z)
+    return (1 - z) * np.tanh(x_n + expit(x_r + h_r) * (h_n + p.b_hn)) + z * h, None
+
+
+def one_by_one(p, state, x, lengths, reverse=False):
+    """Sequence by sequence, over its real steps alone."""
+    y, final = (
+        np.zeros((*x.shape[:2], state.h.shape[1])),
+        State(state.h.copy(), None if state.c is None else state.c.copy()),
+    )
+    for row in range(len(x)):
+        h, c = state.h[row], None if state.c is None else state.c[row]
+        real = range(x.shape[1] if lengths is None else lengths[row])
+        for t in reversed(real) if reverse else real:
+            h, c = step(p, x[row, t], h, c)
+            y[row, t] = h
+        final.h[row] = h
+        if c is not None:
+            final.c[row] = c
+    return y, final
+
+
+def two_ways(p, states, x, lengths, cell):
+    y, final = one_by_one(p.forward, states.forward, x, lengths)
+    y_back, final_back = one_by_one(p.backward, states.backward, x, lengths, reverse=True)
+    return np.concatenate([y, y_back], -1), Directions(final, final_back)
+
+
+def torch_layer(torch, p, state, x, lengths, reverse=False):
+    """PyTorch's layer over a packed batch, where no sequence may be empty."""
+    n, steps, d = x.shape
+    hidden = len(p.w_h)
+    lengths = torch.full((n,), steps) if lengths is None else lengths
+    t = torch.arange(steps)
+    turned = torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)[..., None]
+
+    def turn(x):
+        return x.gather(1, turned.expand(x.shape)) if reverse else x
+
+    name = {1: "RNN", 3: "GRU", 4: "LSTM"}[p.w_x.shape[1] // hidden]
+    module = getattr(torch.nn, name)(d, hidden, batch_first=True, dtype=x.dtype)
+    inner = torch.zeros_like(p.b)
+    if p.b_hn is not None:
+        inner = torch.cat([inner[: -len(p.b_hn)], p.b_hn])
+    weights = {
+        "weight_ih_l0": p.w_x.T,
+        "weight_hh_l0": p.w_h.T,
+        "bias_ih_l0": p.b,
+        "bias_hh_l0": inner,
+    }
+    before = [s[None] for s in state if s is not None]
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        turn(x), lengths.clamp(min=1), batch_first=True, enforce_sorted=False
+    )
+    arguments = (packed, tuple(before) if len(before) > 1 else before[0])
+    out, after = torch.func.functional_call(module, weights, arguments)
+    y, _ = torch.nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=steps)
+    any_step = (lengths > 0)[:, None]
+    after = after if len(before) > 1 else [after]
+    final = [torch.where(any_step, a, b)[0] for a, b in zip(after, before, strict=True)]
+    return turn(y) * any_step[..., None], State(*final)
+
+
+def torch_both_ways(torch, p, states, x, lengths, cell):
+    y, final = torch_layer(torch, p.forward, states.forward, x, lengths)
+    y_back, final_back = torch_layer(torch, p.backward, states.backward, x, lengths, reverse=True)
+    return torch.cat([y, y_back], -1), Directions(final, final_back)
+
+
+ROWS = {
+    "rnn": Row(recurrent.rnn, {}, one_by_one, unpadded, torch_layer),
+    "lstm": Row(recurrent.lstm, {}, one_by_one, layer(4), torch_layer),
+    "gru reverse": Row(recurrent.gru, {"reverse": True}, one_by_one, layer(3), torch_layer),
+    "bidirectional rnn": Row(
+        recurrent.bidirectional, {"cell": recurrent.rnn}, two_ways, both_ways, torch_both_ways
+    ),
+}

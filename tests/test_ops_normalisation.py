@@ -1,0 +1,131 @@
+"""What the table of laws does not ask of the normalisations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_leaves_close, run
+
+from jaxnn.ops.normalisation import (
+    Running,
+    Scale,
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+NONE = Scale(None, None)
+FRESH = Running(jnp.zeros(4), jnp.ones(4))
+
+
+def by_hand(op, inputs, dout, **static):
+    out, residuals = op.fwd(*inputs, **static)
+    return out, op.bwd(residuals, dout, **static)
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0, -1e4])
+def test_a_variance_of_zero_stays_finite(value):
+    x = jnp.full((2, 3, 4), value)
+    dy = jax.random.normal(jax.random.key(0), x.shape)
+
+    def all_of_them(x, dy):
+        new = Running(jnp.zeros(4), jnp.zeros(4))
+        return [
+            by_hand(layer_norm, (NONE, x), dy),
+            by_hand(group_norm, (NONE, x), dy, groups=4),  # of one channel
+            by_hand(group_norm, (NONE, x), dy, groups=1),
+            by_hand(instance_norm, (NONE, x), dy),
+            by_hand(rms_norm, (NONE, x), dy),
+            by_hand(batch_norm, (NONE, FRESH, x), (dy, new), training=True),
+        ]
+
+    *centred, (rms, _), ((normed, running), _) = results = run(all_of_them, x, dy)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
+    for y in (*(y for y, _ in centred), normed):
+        np.testing.assert_array_equal(y, 0)
+    np.testing.assert_allclose(rms, np.sign(value), rtol=1e-5)
+    np.testing.assert_allclose(running.mean, 0.1 * value, rtol=1e-6)
+    np.testing.assert_allclose(running.variance, 0.9, rtol=1e-6)
+
+
+def test_a_large_mean_does_not_cost_the_variance():
+    """In float32 mean(x^2) - mean^2 is 0 or worse here."""
+    x = 1e4 + jnp.array([[-0.5, 0.5, -0.25, 0.25]])
+    expected = np.array([[-0.5, 0.5, -0.25, 0.25]]) / np.sqrt(0.15625 + 1e-5)
+    np.testing.assert_allclose(layer_norm(NONE, x), expected, rtol=1e-5)
+
+
+def test_one_feature_or_position_is_normalised_to_the_shift():
+    x = jnp.array([[[3.0]], [[-2.0]]])
+    params = Scale(jnp.array([2.0]), jnp.array([5.0]))
+
+    def both(x):
+        dy = jnp.ones_like(x)
+        return by_hand(layer_norm, (params, x), dy), by_hand(instance_norm, (params, x), dy)
+
+    for y, (dparams, dx) in run(both, x):
+        np.testing.assert_array_equal(y, 5)
+        np.testing.assert_array_equal(dx, 0)
+        np.testing.assert_array_equal(dparams.scale, 0)
+        np.testing.assert_array_equal(dparams.shift, 2)
+
+
+def test_evaluation_hands_out_the_running_statistics_as_they_came():
+    x = jax.random.normal(jax.random.key(0), (1, 4))
+    _, running = batch_norm(NONE, FRESH, x, training=False)
+    assert_leaves_close(running, FRESH, 0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pytorch_moves_its_running_statistics_likewise(training):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(2, 5, 3, 4))
+    scale, shift, mean = rng.normal(size=(3, 4))
+    variance = rng.uniform(0.5, 2, 4)
+    tensors = [torch.tensor(v, requires_grad=True) for v in (scale, shift, x)]
+    buffers = [torch.tensor(mean), torch.tensor(variance)]
+    y = torch.nn.functional.batch_norm(
+        tensors[2].movedim(-1, 1), *buffers, *tensors[:2], training, momentum=0.3
+    ).movedim(1, -1)
+    y.backward(torch.tensor(dy))
+    with jax.enable_x64(True):
+        inputs = jax.tree.map(jnp.asarray, (Scale(scale, shift), Running(mean, variance), x))
+        zeros = Running(jnp.zeros(4), jnp.zeros(4))
+        out, (dparams, _, dx) = run(
+            lambda inputs, dout: by_hand(batch_norm, inputs, dout, training=training, momentum=0.3),
+            inputs,
+            (jnp.asarray(dy), zeros),
+        )
+    assert_leaves_close(out, (y.detach().numpy(), *(b.numpy() for b in buffers)), 1e-12)
+    assert_leaves_close((*dparams, dx), [t.grad.numpy() for t in tensors], 1e-12)
+
+
+X = jnp.zeros((2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: layer_norm(Scale(jnp.ones(3), None), X), r"scale has shape \(3,\).*\(4,\)"),
+        (lambda: rms_norm(Scale(None, jnp.ones(())), X), r"shift has shape \(\).*\(4,\)"),
+        (lambda: layer_norm(NONE, X, eps=0.0), "layer_norm: eps is 0.0.*positive"),
+        (lambda: rms_norm(NONE, X.astype("float16"), eps=1e-12), "eps is 1e-12, 0.0 in float16"),
+        (lambda: layer_norm(NONE, X[:, :0]), r"\(2, 0, 4\).*no axis may be empty"),
+        (lambda: layer_norm(NONE, jnp.zeros(())), r"shape \(\).*the last axis"),
+        (lambda: group_norm(NONE, X, groups=3), "groups are 3 but x has 4 channels"),
+        (lambda: group_norm(NONE, X, groups=0), "groups are 0"),
+        (lambda: group_norm(NONE, X[0, 0], groups=2), r"\(4,\); it must be \(N, ..., C\)"),
+        (lambda: instance_norm(NONE, X[0]), r"\(3, 4\).*three axes"),
+        (lambda: batch_norm(NONE, FRESH, X[:1, :1], training=True), "1 values per channel.*2"),
+        (lambda: batch_norm(NONE, FRESH, X[..., :3], training=False), r"mean has shape \(4,\)"),
+        (lambda: batch_norm(NONE, FRESH, X, training=True, momentum=1.1), "momentum is 1.1"),
+    ],
+)
+def test_bad_inputs_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,192 @@
+"""What the table of laws does not ask of the recurrent layers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import assert_leaves_close, run
+from rows.recurrent import layer, one_by_one
+
+from jaxnn.ops.recurrent import (
+    Directions,
+    bidirectional,
+    gru,
+    init_gru,
+    init_lstm,
+    init_rnn,
+    lstm,
+    rnn,
+)
+from jaxnn.ops.sequence import Recurrent, State
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+LAYERS = {"rnn": (rnn, 1), "lstm": (lstm, 4), "gru": (gru, 3)}
+
+
+def drawn(gates, shape):
+    """Inputs in float64; the sequences are shape[0], the steps shape[-1]."""
+    inputs = layer(gates)(np.random.default_rng(0), shape)
+    return jax.tree.map(jnp.asarray, inputs)
+
+
+def cotangent(op, inputs, **static):
+    rng = np.random.default_rng(1)
+    out = jax.eval_shape(lambda *x: op.fwd(*x, **static)[0], *inputs)
+    return jax.tree.map(lambda o: jnp.asarray(rng.normal(size=o.shape), o.dtype), out)
+
+
+def by_hand(op, inputs, dout, **static):
+    _, residuals = op.fwd(*inputs, **static)
+    return op.bwd(residuals, dout, **static)
+
+
+def by_autodiff(op, inputs, dout, **static):
+    *reals, lengths = inputs
+    _, pull = jax.vjp(lambda *x: op.fwd(*x, lengths, **static)[0], *reals)
+    return *pull(dout), None
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_truncation_cuts_gradients_and_nothing_else(reverse, x64):
+    """The state enters each block of steps as a constant, also where the last one is padded."""
+    params, state, x, _ = drawn(4, (5, 7))
+    inputs = params, state, x, jnp.array([7, 0, 6, 4, 3])
+    static = {"reverse": reverse, "truncate": 3}
+    (y, final), dout = lstm(*inputs, reverse=reverse), cotangent(lstm, inputs)
+
+    def ways(inputs, dout):
+        return (
+            lstm(*inputs, **static),
+            by_hand(lstm, inputs, dout, **static),
+            by_autodiff(lstm, inputs, dout, **static),
+            jax.vjp(in_blocks, *inputs[:3])[1](dout),
+            by_hand(lstm, inputs, dout, reverse=reverse),
+            by_hand(lstm, inputs, dout, reverse=reverse, truncate=7),
+        )
+
+    def in_blocks(params, state, x):
+        """The same by calls of three steps, with what passes between them stopped."""
+        blocks, lengths = [slice(0, 3), slice(3, 6), slice(6, 7)], inputs[-1]
+        outputs = {}
+        for number, block in enumerate(blocks[::-1] if reverse else blocks):
+            here = jnp.clip(lengths - block.start, 0, block.stop - block.start)
+            begun = jnp.minimum(lengths, 7) > block.stop if reverse else here > 0
+            if number:  # a state that has yet to enter, or has left, is not stopped
+                state = jax.tree.map(
+                    lambda s, begun=begun: jnp.where(begun[:, None], jax.lax.stop_gradient(s), s),
+                    state,
+                )
+            (outputs[block.start], state), _ = lstm.fwd(
+                params, state, x[:, block], here, reverse=reverse
+            )
+        return jnp.concatenate([outputs[b.start] for b in blocks], 1), state
+
+    same, hand, auto, blocks, whole, longer = run(ways, inputs, dout)
+    assert_leaves_close(same, (y, final), 1e-12)
+    assert_leaves_close(hand, auto, 1e-12)
+    assert_leaves_close(hand, blocks, 1e-12)
+    assert np.abs(whole[0].w_h - hand[0].w_h).max() > 1e-3
+    assert_leaves_close(longer, whole, 1e-12)
+
+
+def test_both_directions_carry_the_memory_of_an_lstm(x64):
+    params, state, x, lengths = drawn(4, (3, 4))
+    other = jax.tree.map(lambda v: -v, params)
+    inputs = Directions(params, other), Directions(state, state), x, lengths
+    static = {"cell": lstm, "truncate": 2}
+    dout = cotangent(bidirectional, inputs, **static)
+    (y, final), hand, auto = run(
+        lambda inputs, dout: (
+            bidirectional(*inputs, **static),
+            by_hand(bidirectional, inputs, dout, **static),
+            by_autodiff(bidirectional, inputs, dout, **static),
+        ),
+        inputs,
+        dout,
+    )
+    assert_leaves_close(hand, auto, 1e-12)
+    there, back = np.split(y, 2, -1)
+    arrays = jax.tree.map(np.asarray, (params, other, state, x, lengths))
+    assert_leaves_close((there, final.forward), one_by_one(arrays[0], *arrays[2:]), 1e-12)
+    back_too = one_by_one(*arrays[1:], reverse=True)
+    assert_leaves_close((back, final.backward), back_too, 1e-12)
+
+
+@pytest.mark.parametrize(("op", "gates"), LAYERS.values(), ids=LAYERS.keys())
+def test_nothing_in_the_padding_is_looked_at(op, gates):
+    params, state, x, _ = jax.tree.map(lambda v: v.astype("float32"), drawn(gates, (3, 4)))
+    lengths = jnp.array([4, 0, 1])
+    hidden = jnp.arange(4) >= lengths[:, None]
+    dout = cotangent(op, (params, state, x, lengths))
+    backward = jax.jit(lambda x: (op.fwd(params, state, x, lengths)[0],
+                                  by_hand(op, (params, state, x, lengths), dout)))  # fmt: skip
+    (y, final), cotangents = backward(jnp.where(hidden[..., None], jnp.nan, x))
+    assert_leaves_close(((y, final), cotangents), backward(x), 0)
+    assert not y[hidden].any()
+    assert not cotangents[2][hidden].any()
+    np.testing.assert_array_equal(final.h[1], state.h[1])
+
+
+@pytest.mark.parametrize(("op", "gates"), LAYERS.values(), ids=LAYERS.keys())
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_huge_inputs_stay_finite(op, gates, scale):
+    params, state, x, _ = jax.tree.map(lambda v: v.astype("float32"), drawn(gates, (3, 4)))
+    inputs = params, state, scale * x, None
+    out, hand = run(
+        lambda inputs, dout: (op(*inputs), by_hand(op, inputs, dout)), inputs, cotangent(op, inputs)
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((out, hand)))
+    assert np.abs(out[0]).max() <= np.abs(state.h).max() + 1
+
+
+def test_lengths_that_cannot_be_seen_are_clipped():
+    params, state, x, _ = drawn(1, (2, 3))
+    clipped = jax.jit(rnn)(params, state, x, jnp.array([9, -1], jnp.int8))
+    assert_leaves_close(clipped, rnn(params, state, x, jnp.array([3, 0])), 1e-6)
+
+
+def test_initial_weights_are_orthogonal_and_forget_gates_open():
+    key = jax.random.key(0)
+    for init, gates in ((init_rnn, 1), (init_lstm, 4), (init_gru, 3)):
+        params = init(key, 3, 5)
+        assert params.w_x.shape == (3, gates * 5)
+        squares = [np.asarray(w.T @ w) for w in jnp.split(params.w_h, gates, 1)]
+        np.testing.assert_allclose(squares, [np.eye(5)] * gates, atol=1e-5)
+        drawings = jnp.split(params.w_h, gates, 1)
+        assert len({float(w[0, 0]) for w in drawings}) == gates
+    np.testing.assert_array_equal(init_lstm(key, 3, 5).b, np.repeat([0.0, 1.0, 0.0, 0.0], 5))
+    assert init_gru(key, 3, 5).b_hn.shape == (5,)
+    assert init_rnn(key, 3, 5).b_hn is init_lstm(key, 3, 5).b_hn is None
+
+
+PARAMS = Recurrent(jnp.zeros((2, 5)), jnp.zeros((5, 5)), jnp.zeros(5))
+FOUR = Recurrent(jnp.zeros((2, 20)), jnp.zeros((5, 20)), jnp.zeros(20))
+START = State(jnp.zeros((3, 5)))
+X = jnp.zeros((3, 4, 2))
+call = functools.partial(rnn, PARAMS, START, X)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: rnn(PARAMS, START, X[0], None), ValueError, r"\(4, 2\).*\(N, T, D\)"),
+        (lambda: rnn(PARAMS, START, X[:, :0], None), ValueError, r"\(3, 0, 2\).*one step"),
+        (lambda: rnn(PARAMS, START, X[..., :1], None), ValueError, r"w_x is \(2, 5\).*\(1, 5\)"),
+        (lambda: lstm(PARAMS, START, X, None), ValueError, r"lstm: .*w_x is \(2, 5\).*\(2, 20\)"),
+        (lambda: lstm(FOUR, START, X, None), ValueError, r"shape of c is None.*\(3, 5\)"),
+        (lambda: rnn(PARAMS, State(START.h[:2]), X, None), ValueError, r"h is \(2, 5\).*\(3, 5\)"),
+        (lambda: rnn(PARAMS, State(START.h, START.h), X, None), ValueError, "c is .*be None"),
+        (lambda: call(jnp.zeros(3)), TypeError, "rnn: lengths have dtype float32.*integers"),
+        (lambda: call(jnp.zeros(2, int)), ValueError, r"shape \(2,\).*\(3,\)"),
+        (lambda: call(jnp.array([0, 5, 4])), ValueError, r"length 5 at index 1 .*\[0, 4\]"),
+        (lambda: call(jnp.array([0, 4, -1])), ValueError, r"length -1 at index 2"),
+        (lambda: call(None, truncate=0), ValueError, "truncate is 0.*at least 1"),
+        (lambda: bidirectional((), (), X, None, cell="lstm"), ValueError, "cell is 'lstm'.*gru"),
+    ],
+)
+def test_bad_inputs_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
