@@ -56,7 +56,7 @@ def is_real(x):
 
 
 def cotangent(row, inputs, seed=0):
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed + 100)  # not the numbers that the inputs were drawn from
     out = jax.eval_shape(lambda *x: row.op.fwd(*x, **row.static)[0], *inputs)
     return jax.tree.map(lambda o: jnp.asarray(rng.normal(size=o.shape), o.dtype), out)
 
@@ -209,24 +209,21 @@ FAULTS = {
 }
 
 
-@each_row
-def test_the_verifier_passes_the_rule_and_catches_a_fault_in_it(row):
+# A report that passes has caught more faults, planted in the gradient it looked at: see
+# `jaxnn.verify.coverage`. These are planted outside, one for each row, in turn.
+@pytest.mark.parametrize(
+    ("row", "fault"), zip(ROWS.values(), itertools.cycle(FAULTS.values())), ids=ROWS.keys()
+)
+def test_the_verifier_passes_the_rule_and_catches_a_fault_in_it(row, fault):
     report = verify.op(row.op, **row.static)
     assert report.status == "pass", str(report)
-    inputs = row.op.example(jax.random.key(0))
-    dout = cotangent(row, inputs)
 
-    def loss(inputs, dout, fault):
-        return dot(row.op.fwd(*inputs, **row.static)[0], dout)
+    def wrong(*args, **static):
+        first, *others = row.op.bwd(*args, **static)
+        return (jax.tree.map(fault, first), *others)
 
-    def faulty(inputs, dout, fault):
-        first, *others = by_hand(row, inputs, dout)
-        planted = jax.tree.map(lambda d: lax.switch(fault, list(FAULTS.values()), d), first)
-        return (planted, *others)
-
-    for number, name in enumerate(FAULTS):
-        report = verify.gradient(loss, faulty, inputs, dout, jnp.int32(number))
-        assert report.status == "fail", (name, str(report))
+    report = verify.op(dataclasses.replace(row.op, bwd=wrong), **row.static)
+    assert report.status == "fail", str(report)
 
 
 def test_relu_has_slope_zero_at_zero_and_passes_nan_on():

@@ -29,7 +29,7 @@ from jaxnn.data import check_finite
 from jaxnn.ops.activations import relu
 from jaxnn.ops.convolution import Conv, conv2d
 from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
-from jaxnn.ops.dropout import dropout
+from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.normalisation import Running, Scale, batch_norm, group_norm
 from jaxnn.ops.pooling import global_average_pool
@@ -254,13 +254,11 @@ def network_fwd(
         blocks.append(block)
         saved.append(block_residuals)
     features, pool_residuals = global_average_pool.fwd(a)
-    dropout_residuals = None
-    if key is not None:
-        features, dropout_residuals = dropout.fwd(features, key, rate=config.dropout)
+    features, kept = drop_fwd(features, key, config.dropout)
     logits, head_residuals = linear.fwd(params.head, features)
     seen = Params(params.stem, stem_norm, tuple(blocks), params.head)
     stem = stem_residuals, norm_residuals, relu_residuals
-    head = pool_residuals, dropout_residuals, head_residuals
+    head = pool_residuals, kept, head_residuals
     return (logits, seen), (stem, saved, head)
 
 
@@ -268,10 +266,9 @@ def network_bwd(residuals: Any, dlogits: Array, config: Config, training: bool) 
     """The same walk, last to first: the gradient of the parameters."""
     stem, saved, head = residuals
     stem_residuals, norm_residuals, relu_residuals = stem
-    pool_residuals, dropout_residuals, head_residuals = head
+    pool_residuals, kept, head_residuals = head
     dhead, dfeatures = linear.bwd(head_residuals, dlogits)
-    if dropout_residuals is not None:
-        dfeatures, _ = dropout.bwd(dropout_residuals, dfeatures, rate=config.dropout)
+    dfeatures = drop_bwd(kept, dfeatures, config.dropout)
     (da,) = global_average_pool.bwd(pool_residuals, dfeatures)
     dblocks = []
     for block_residuals, stride in zip(reversed(saved), reversed(config.strides), strict=True):

@@ -20,7 +20,7 @@ from jax.nn.initializers import glorot_uniform, normal
 
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
-from jaxnn.ops.dropout import dropout
+from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.embedding import Embedding, embedding
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.recurrent import gru, init_gru, init_lstm, init_rnn, lstm, rnn
@@ -123,7 +123,7 @@ def layer_fwd(
     layer: Recurrent, state: State, x: Array, key: Array | None, config: Config
 ) -> tuple[Output, Any]:
     """Dropout, then the cell over all steps: (h (N, T, H), final state), residuals."""
-    x, kept = _drop_fwd(x, key, config)
+    x, kept = drop_fwd(x, key, config.dropout)
     out, saved = CELLS[config.cell].fwd(layer, state, x, None, truncate=config.truncate)
     return out, (kept, saved)
 
@@ -132,7 +132,7 @@ def layer_bwd(residuals: Any, dout: Output, config: Config) -> tuple[Recurrent, 
     """The cell, then the dropout: gradients of parameters, first state and input."""
     kept, saved = residuals
     dlayer, dstate, dx, _ = CELLS[config.cell].bwd(saved, dout, truncate=config.truncate)
-    return dlayer, dstate, _drop_bwd(kept, dx, config)
+    return dlayer, dstate, drop_bwd(kept, dx, config.dropout)
 
 
 def network_fwd(
@@ -146,7 +146,7 @@ def network_fwd(
         (x, final), layer_residuals = layer_fwd(layer, state, x, k, config)
         finals.append(final)
         saved.append(layer_residuals)
-    x, kept = _drop_fwd(x, keys[-1], config)
+    x, kept = drop_fwd(x, keys[-1], config.dropout)
     logits, output_residuals = linear.fwd(params.output, x)
     return (logits, tuple(finals)), (embedding_residuals, saved, kept, output_residuals)
 
@@ -158,7 +158,7 @@ def network_bwd(
     embedding_residuals, saved, kept, output_residuals = residuals
     dlogits, dfinals = dout
     doutput, dx = linear.bwd(output_residuals, dlogits)
-    dx = _drop_bwd(kept, dx, config)
+    dx = drop_bwd(kept, dx, config.dropout)
     dlayers, dstates = [], []
     for layer_residuals, dfinal in zip(reversed(saved), reversed(dfinals), strict=True):
         dlayer, dstate, dx = layer_bwd(layer_residuals, (dx, dfinal), config)
@@ -279,17 +279,6 @@ def example_batch(key: Array, config: Config) -> Batch:
     k_tokens, k_drop = jax.random.split(key)
     tokens = jax.random.permutation(k_tokens, jnp.arange(21) % config.vocabulary).reshape(3, 7)
     return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)
-
-
-def _drop_fwd(x: Array, key: Array | None, config: Config) -> tuple[Array, Array | None]:
-    """Dropout in training, nothing in evaluation: x and which elements were kept, None for all."""
-    if key is None or not config.dropout:
-        return x, None
-    return dropout.fwd(x, key, rate=config.dropout)
-
-
-def _drop_bwd(kept: Array | None, dy: Array, config: Config) -> Array:
-    return dy if kept is None else dropout.bwd(kept, dy, rate=config.dropout)[0]
 
 
 def _check_tokens(params: Params, tokens: Array, config: Config) -> None:

@@ -29,11 +29,10 @@ from jaxnn.models.transformer_block import (
     FeedForward,
     block_bwd,
     block_fwd,
-    drop_bwd,
-    drop_fwd,
     self_attention,
 )
 from jaxnn.models.transformer_config import Config, gpt2, llama
+from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.embedding import Embedding, embedding
 from jaxnn.ops.experts import Experts
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
@@ -177,7 +176,7 @@ def network_fwd(
     """All but the output layer: (x (N, T, D), sum of the load-balancing losses), residuals."""
     k_embedding, k_blocks = (None, None) if key is None else jax.random.split(key)
     x, embedded = embed_fwd(params, tokens, jnp.arange(tokens.shape[1]))
-    x, kept = drop_fwd(x, k_embedding, config)
+    x, kept = drop_fwd(x, k_embedding, config.dropout)
     (x, balance), blocks = blocks_fwd(params.blocks, x, k_blocks, config)
     x, norm = NORMS[config.norm].fwd(params.norm, x, eps=config.eps)
     return (x, balance), (embedded, kept, blocks, norm)
@@ -189,7 +188,7 @@ def network_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> Pa
     dx, dbalance = dout
     dnorm, dx = NORMS[config.norm].bwd(norm, dx, eps=config.eps)
     dblocks, dx = blocks_bwd(blocks, (dx, dbalance), config)
-    dx = drop_bwd(kept, dx, config)
+    dx = drop_bwd(kept, dx, config.dropout)
     dtokens, dpositions = embed_bwd(embedded, dx)
     return Params(dtokens, dpositions, dblocks, dnorm, None)
 

@@ -17,7 +17,7 @@ from jax import Array
 from jaxnn.models.transformer_config import Config
 from jaxnn.op import Op
 from jaxnn.ops.activations import gelu
-from jaxnn.ops.dropout import dropout
+from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.experts import Experts, experts
 from jaxnn.ops.gated import swiglu
 from jaxnn.ops.linear import Linear, linear
@@ -99,11 +99,11 @@ def block_fwd(
     k_attention, k_feed_forward = (None, None) if keys is None else keys
     a, attention_norm = NORMS[config.norm].fwd(block.attention_norm, x, eps=config.eps)
     a, attention = attend(block.attention, a)
-    a, attention_kept = drop_fwd(a, k_attention, config)
+    a, attention_kept = drop_fwd(a, k_attention, config.dropout)
     x = x + a
     f, feed_norm = NORMS[config.norm].fwd(block.feed_forward_norm, x, eps=config.eps)
     (f, balance), feed = feed_forward_fwd(block.feed_forward, f, config)
-    f, feed_kept = drop_fwd(f, k_feed_forward, config)
+    f, feed_kept = drop_fwd(f, k_feed_forward, config.dropout)
     saved = (attention_norm, attention, attention_kept, feed_norm, feed, feed_kept)
     return (x + f, balance), saved
 
@@ -115,11 +115,11 @@ def block_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> tupl
     """
     attention_norm, attention, attention_kept, feed_norm, feed, feed_kept = residuals
     dx, dbalance = dout
-    df = drop_bwd(feed_kept, dx, config)
+    df = drop_bwd(feed_kept, dx, config.dropout)
     dfeed_forward, df = feed_forward_bwd(feed, (df, dbalance), config)
     dfeed_forward_norm, df = NORMS[config.norm].bwd(feed_norm, df, eps=config.eps)
     dx = dx + df
-    da = drop_bwd(attention_kept, dx, config)
+    da = drop_bwd(attention_kept, dx, config.dropout)
     dattention, da, _, _ = multi_head.bwd(attention, da, **_attention_settings(config))
     dattention_norm, da = NORMS[config.norm].bwd(attention_norm, da, eps=config.eps)
     return Block(dattention_norm, dattention, dfeed_forward_norm, dfeed_forward), dx + da
@@ -132,18 +132,6 @@ def self_attention(positions: Array, config: Config) -> Attend:
         return multi_head.fwd(params, x, positions, None, **_attention_settings(config))
 
     return attend
-
-
-def drop_fwd(x: Array, key: Array | None, config: Config) -> tuple[Array, Array | None]:
-    """Dropout in training, nothing in evaluation: x and which elements were kept, None for all."""
-    if key is None or not config.dropout:
-        return x, None
-    return dropout.fwd(x, key, rate=config.dropout)
-
-
-def drop_bwd(kept: Array | None, dy: Array, config: Config) -> Array:
-    """What was dropped gets nothing."""
-    return dy if kept is None else dropout.bwd(kept, dy, rate=config.dropout)[0]
 
 
 def _project_fwd(w: Array, b: Array | None, x: Array) -> tuple[Array, Any]:

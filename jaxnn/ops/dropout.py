@@ -47,6 +47,21 @@ def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     return jnp.where(kept, dy / (1 - rate), 0), None
 
 
+def drop_fwd(x: Array, key: Array | None, rate: float) -> tuple[Array, Array | None]:
+    """A model's dropout: in training with a key; without one, in evaluation, x as it is.
+
+    Saves which elements are kept, None for all.
+    """
+    if key is None or not rate:
+        return x, None
+    return dropout.fwd(x, key, rate=rate)
+
+
+def drop_bwd(kept: Array | None, dy: Array, rate: float) -> Array:
+    """dx of `drop_fwd`."""
+    return dy if kept is None else dropout.bwd(kept, dy, rate=rate)[0]
+
+
 def _example(key: Array) -> tuple[Array, Array]:
     kx, kdrop = jax.random.split(key)
     return jax.random.normal(kx, (3, 1, 7)).at[0, 0, :2].set(0.0), kdrop
