@@ -1,0 +1,305 @@
+"""Weight files of GPT-2 and Llama, as Hugging Face names them, for `jaxnn.models.transformer`.
+
+    config = pretrained_config.load(Path("gpt2/config.json"))
+    params = pretrained.load(Path("gpt2/model.safetensors"), config)
+    pretrained.save(Path("mine.safetensors"), params, config)
+
+A configuration with learned positions means GPT-2's names, one with rotary positions Llama's.
+Each layer's tensors are stacked into one array, and split again when saved. Files in several parts
+(`model.safetensors.index.json`) are not read.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxnn.models.transformer import Params, init_params
+from jaxnn.models.transformer_config import Config
+from jaxnn.verify.lift import path_name
+
+
+class Names(NamedTuple):
+    """What a kind of file calls its tensors.
+
+    Attributes:
+        kind: the model's name.
+        prefix: before every tensor but `lm_head.weight`; files of the bare network lack it.
+        tensors: a tensor's name, {} for the layer's number, to the parameters that lie side by side
+            in it; `.T` where the file has them transposed, as `torch.nn.Linear` (outputs, inputs).
+        buffers: what older files hold beside their parameters; computed anew and not read.
+        settings: of a configuration, the values that such a file stands for.
+    """
+
+    kind: str
+    prefix: str
+    tensors: Mapping[str, tuple[str, ...]]
+    buffers: str
+    settings: Mapping[str, Any]
+
+
+class Part(NamedTuple):
+    """A parameter's place in a tensor: its path, its layer or None, whether it is transposed."""
+
+    path: str
+    layer: int | None
+    transposed: bool
+
+
+Leaves = dict[str, jax.ShapeDtypeStruct]
+ATTENTION, FEED_FORWARD = "blocks.attention", "blocks.feed_forward"
+OUTPUT = "lm_head.weight"
+GPT2 = Names(
+    "GPT-2",
+    "transformer.",
+    {
+        "wte.weight": ("tokens.table",),
+        "wpe.weight": ("positions.table",),
+        "h.{}.ln_1.weight": (f"{ATTENTION}_norm.scale",),
+        "h.{}.ln_1.bias": (f"{ATTENTION}_norm.shift",),
+        "h.{}.attn.c_attn.weight": tuple(f"{ATTENTION}.{name}" for name in ("wq", "wk", "wv")),
+        "h.{}.attn.c_attn.bias": tuple(f"{ATTENTION}.{name}" for name in ("bq", "bk", "bv")),
+        "h.{}.attn.c_proj.weight": (f"{ATTENTION}.wo",),
+        "h.{}.attn.c_proj.bias": (f"{ATTENTION}.bo",),
+        "h.{}.ln_2.weight": (f"{FEED_FORWARD}_norm.scale",),
+        "h.{}.ln_2.bias": (f"{FEED_FORWARD}_norm.shift",),
+        "h.{}.mlp.c_fc.weight": (f"{FEED_FORWARD}.up",),
+        "h.{}.mlp.c_fc.bias": (f"{FEED_FORWARD}.bup",),
+        "h.{}.mlp.c_proj.weight": (f"{FEED_FORWARD}.down",),
+        "h.{}.mlp.c_proj.bias": (f"{FEED_FORWARD}.bdown",),
+        "ln_f.weight": ("norm.scale",),
+        "ln_f.bias": ("norm.shift",),
+        OUTPUT: ("output.T",),
+    },
+    r"h\.\d+\.attn\.(bias|masked_bias)",
+    {"norm": "layer", "feed_forward": "gelu", "biases": True, "experts": 0},
+)
+LLAMA = Names(
+    "Llama",
+    "model.",
+    {
+        "embed_tokens.weight": ("tokens.table",),
+        "layers.{}.input_layernorm.weight": (f"{ATTENTION}_norm.scale",),
+        "layers.{}.self_attn.q_proj.weight": (f"{ATTENTION}.wq.T",),
+        "layers.{}.self_attn.k_proj.weight": (f"{ATTENTION}.wk.T",),
+        "layers.{}.self_attn.v_proj.weight": (f"{ATTENTION}.wv.T",),
+        "layers.{}.self_attn.o_proj.weight": (f"{ATTENTION}.wo.T",),
+        "layers.{}.post_attention_layernorm.weight": (f"{FEED_FORWARD}_norm.scale",),
+        "layers.{}.mlp.gate_proj.weight": (f"{FEED_FORWARD}.gate.T",),
+        "layers.{}.mlp.up_proj.weight": (f"{FEED_FORWARD}.up.T",),
+        "layers.{}.mlp.down_proj.weight": (f"{FEED_FORWARD}.down.T",),
+        "norm.weight": ("norm.scale",),
+        OUTPUT: ("output.T",),
+    },
+    r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+    {"norm": "rms", "feed_forward": "swiglu", "biases": False, "experts": 0},
+)
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+def load(path: Path, config: Config) -> Params:
+    """Read the parameters of `config` from a GPT-2 or Llama file, in the file's dtype.
+
+    Buffers are passed over. A tied model's file may repeat its table as `lm_head.weight`.
+
+    Raises:
+        ValueError: such files cannot hold this configuration; the file is missing or no
+            safetensors; tensors are missing, too many or of other shapes (all are listed), of
+            several dtypes or of none that JAX computes in; `lm_head.weight` is not the table.
+    """
+    names = _names(config)
+    leaves, tree = _leaves(config)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; name a safetensors file of weights")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: tuple(header.get_shape()) for name, header in headers.items()}
+            prefix = names.prefix if any(n.startswith(names.prefix) for n in found) else ""
+            parts = _parts(names, prefix, config)
+            _check_tensors(path, found, parts, leaves, names, prefix)
+            dtypes = {name: headers[name].get_dtype() for name in parts}
+            dtype = _dtype(path, {name: DTYPES.get(d, d) for name, d in dtypes.items()})
+            arrays = {where: np.empty(leaf.shape, dtype) for where, leaf in leaves.items()}
+            for name, beside in parts.items():
+                _take_apart(file.get_tensor(name), beside, arrays)
+            if config.tied and OUTPUT in found:
+                _check_tied(path, file.get_tensor(OUTPUT), arrays["tokens.table"])
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it must be a safetensors file: check the path"
+        ) from error
+    params: Params = jax.tree.unflatten(tree, [jnp.asarray(arrays[where]) for where in leaves])
+    return params
+
+
+def save(path: Path, params: Params, config: Config, prefix: str | None = None) -> None:
+    """Write what `load` reads: of a loaded file, every parameter's tensor to the same bytes.
+
+    Args:
+        path: the file, overwritten.
+        params: of `config`.
+        config: of GPT-2's or Llama's kind.
+        prefix: before every tensor's name but `lm_head.weight`; None for "transformer." or
+            "model.". `load` knows these and "".
+
+    Raises:
+        ValueError: such files cannot hold this configuration; the parameters are of another (all
+            that differ are listed), or of several dtypes; the folder is missing.
+    """
+    names = _names(config)
+    leaves, _ = _leaves(config)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
+    arrays = {
+        path_name(where): np.asarray(leaf)
+        for where, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    wrong = [
+        f"{where} has shape {arrays[where].shape if where in arrays else None}, needed "
+        f"{leaves[where].shape if where in leaves else None}"
+        for where in leaves | arrays
+        if where not in arrays or where not in leaves or arrays[where].shape != leaves[where].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"the parameters are not of this configuration: {'; '.join(wrong)}; they must fit: use "
+            "the configuration that the parameters came from"
+        )
+    _dtype("params", {where: str(array.dtype) for where, array in arrays.items()})
+    tensors = {
+        name: _put_together(beside, arrays)
+        for name, beside in _parts(
+            names, names.prefix if prefix is None else prefix, config
+        ).items()
+    }
+    # Hugging Face's own loader refuses files that do not name a framework.
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _names(config: Config) -> Names:
+    """The kind of file by the positions; refuse a configuration that it cannot hold."""
+    names = GPT2 if config.position == "learned" else LLAMA
+    wrong = [
+        f"{setting} is {getattr(config, setting)!r}, not {needed!r}"
+        for setting, needed in names.settings.items()
+        if getattr(config, setting) != needed
+    ]
+    if names is GPT2 and config.kv_heads not in (None, config.heads):
+        wrong.append(f"kv_heads is {config.kv_heads}, not {config.heads} as the heads")
+    if wrong:
+        raise ValueError(
+            f"with {config.position!r} positions the file is one of {names.kind}, which cannot hold"
+            f" this configuration: {'; '.join(wrong)}; use the settings of gpt2() or llama()"
+        )
+    return names
+
+
+def _leaves(config: Config) -> tuple[Leaves, Any]:
+    """Every parameter's shape by its path, and the structure of all."""
+    shapes = jax.eval_shape(partial(init_params, config=config), jax.random.key(0))
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    return {path_name(where): leaf for where, leaf in leaves}, tree
+
+
+def _parts(names: Names, prefix: str, config: Config) -> dict[str, list[Part]]:
+    """Every tensor's full name, and the parameters side by side in it."""
+    parts = {}
+    for name, paths in names.tensors.items():
+        if name == OUTPUT and config.tied:
+            continue
+        for layer in range(config.layers) if "{}" in name else (None,):
+            full = name if name == OUTPUT else prefix + name.format(layer)
+            parts[full] = [Part(p.removesuffix(".T"), layer, p.endswith(".T")) for p in paths]
+    return parts
+
+
+def _needed_shape(beside: list[Part], leaves: Leaves) -> tuple[int, ...]:
+    shapes = []
+    for path, layer, transposed in beside:
+        shape = leaves[path].shape if layer is None else leaves[path].shape[1:]
+        shapes.append(shape[::-1] if transposed else shape)
+    return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+
+
+def _put_together(beside: list[Part], arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The tensor of a file, of its parts."""
+    found = []
+    for path, layer, transposed in beside:
+        array = arrays[path] if layer is None else arrays[path][layer]
+        found.append(array.T if transposed else array)
+    return np.ascontiguousarray(np.concatenate(found, -1))
+
+
+def _take_apart(tensor: np.ndarray, beside: list[Part], arrays: dict[str, np.ndarray]) -> None:
+    """The same way back: fill the parts with a tensor of a file."""
+    start = 0
+    for path, layer, transposed in beside:
+        array = arrays[path] if layer is None else arrays[path][layer]
+        array = array.T if transposed else array
+        stop = start + array.shape[-1]
+        array[...] = tensor[..., start:stop]
+        start = stop
+
+
+def _check_tensors(
+    path: Path,
+    found: dict[str, tuple[int, ...]],
+    parts: dict[str, list[Part]],
+    leaves: Leaves,
+    names: Names,
+    prefix: str,
+) -> None:
+    """Refuse tensors that are missing, too many or misshapen, all in one message."""
+    needed = {name: _needed_shape(beside, leaves) for name, beside in parts.items()}
+    allowed = {OUTPUT: leaves["tokens.table"].shape} | needed
+    buffer = re.compile(re.escape(prefix) + names.buffers)
+    wrong = [f"{name} is missing, needed {needed[name]}" for name in needed if name not in found]
+    for name, shape in found.items():
+        if name in allowed and shape != allowed[name]:
+            wrong.append(f"{name} has shape {shape}, needed {allowed[name]}")
+        elif name not in allowed and not buffer.fullmatch(name):
+            wrong.append(f"{name} {shape} is not a tensor of this configuration")
+    if wrong:
+        raise ValueError(
+            f"{path} does not hold this configuration's {names.kind} tensors: {'; '.join(wrong)}; "
+            "change the configuration to the file's, or name another file"
+        )
+
+
+def _dtype(where: Path | str, dtypes: dict[str, str]) -> np.dtype[Any]:
+    """The one dtype of all; refuse others than JAX computes in here."""
+    kinds = {kind: [n for n in dtypes if dtypes[n] == kind] for kind in dtypes.values()}
+    if len(kinds) > 1:
+        each = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+        raise ValueError(
+            f"{where} has tensors of several dtypes ({each}); they must be one: cast them to one"
+        )
+    (kind,) = kinds
+    if kind not in DTYPES.values():
+        raise ValueError(
+            f"{where} has tensors of dtype {kind}; it must be one of {', '.join(DTYPES.values())}: "
+            "cast them"
+        )
+    if isinstance(where, Path) and jax.dtypes.canonicalize_dtype(kind) != kind:
+        raise ValueError(
+            f"{where} has tensors of dtype {kind}, which JAX would round: turn it on with "
+            "jax.enable_x64(True)"
+        )
+    return jnp.dtype(kind)
+
+
+def _check_tied(path: Path, output: np.ndarray, table: np.ndarray) -> None:
+    """Refuse a model that is not tied; bytes are compared, so that NaN equals itself."""
+    if output.dtype != table.dtype or output.tobytes() != table.tobytes():
+        raise ValueError(
+            f"{path} has {OUTPUT} with other values than the embedding table; in a tied model they "
+            "must be equal: set tied=False"
+        )
