@@ -1,8 +1,15 @@
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 # Two test processes share two cores: a thread pool each would only make them wait for each other.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+# Programs here are small and run a few times: what takes long is to compile them well.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
+    # Later ones know no such option, and end the process.
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.11" else ""),
+)
 # What one process has compiled, the others need not; `pytest --cache-clear` forgets it.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax")

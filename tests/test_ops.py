@@ -212,7 +212,9 @@ FAULTS = {
 # A report that passes has caught more faults, planted in the gradient it looked at: see
 # `jaxnn.verify.coverage`. These are planted outside, one for each row, in turn.
 @pytest.mark.parametrize(
-    ("row", "fault"), zip(ROWS.values(), itertools.cycle(FAULTS.values())), ids=ROWS.keys()
+    ("row", "fault"),
+    list(zip(ROWS.values(), itertools.cycle(FAULTS.values()), strict=False)),
+    ids=ROWS.keys(),
 )
 def test_the_verifier_passes_the_rule_and_catches_a_fault_in_it(row, fault):
     report = verify.op(row.op, **row.static)

@@ -136,6 +136,13 @@ def test_huge_values_and_infinities_stay(x64):
     np.testing.assert_array_equal(dx, 0.25)
 
 
+def test_nan_reaches_the_output_and_loses_no_gradient(x64):
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1).at[0, 1, 0].set(jnp.nan)
+    y, (dx,) = both(max_pool, (x,), normal(1, 2, 2, 1))
+    np.testing.assert_array_equal(jnp.isnan(y).ravel(), [True, False, False, False])
+    assert ((dx != 0).sum(), (dx[0, :2, :2] != 0).sum()) == (4, 1)
+
+
 IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros(4))
 
 
@@ -166,6 +173,17 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros
             lambda: conv2d_transpose(KERNEL._replace(b=None), IMAGE),
             r"x has 6 channels.*takes 4.*\(KH, KW, O / groups, C\)",
         ),
+        (lambda: conv2d(KERNEL, IMAGE, stride=2.0), "stride is 2.0.*an integer"),
+        (lambda: conv2d(KERNEL, IMAGE, padding=((1.5, 1), (1, 1))), "padding is .*1.5"),
+        (
+            lambda: conv2d_transpose(Conv(jnp.zeros((2, 2, 3, 6)), None), IMAGE, dilation=1.5),
+            "dilation is 1.5.*an integer",
+        ),
+        (
+            lambda: conv2d_unfold(Conv(jnp.zeros((3, 3, 5, 4)), None), IMAGE),
+            r"conv2d_unfold: w has shape \(3, 3, 5, 4\).*\(2, 5, 4, 6\).*\(KH, KW, C, O\)",
+        ),
+        (lambda: conv2d_unfold(Conv(jnp.zeros((3, 3, 3, 2, 4)), None), IMAGE), "KH, KW, C, O"),
         (lambda: max_pool(IMAGE, window=(6, 1)), r"spans \(6, 1\).*\(5, 4\)"),
         (lambda: max_pool(IMAGE, padding=2), r"padding is \(\(2, 2\).*window \(2, 2\)"),
         (lambda: average_pool(IMAGE[0]), r"average_pool: x has shape \(5, 4, 6\)"),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.op import Op
-from jaxnn.ops.windows import Padding, Sizes, Windows, check_rank, windows
+from jaxnn.ops.windows import Padding, Sizes, Windows, check_rank, per_axis, windows
 
 
 class Conv(NamedTuple):
@@ -316,10 +316,11 @@ def _transposed_windows(
         )
     kernel = params.w.shape[:2]
     # The settings are checked on an image large enough for any kernel.
-    room = tuple(k * max(1, *_numbers(dilation)) for k in kernel)
-    checked = windows(name, room, kernel, stride, padding, dilation)
-    extra = (output_padding,) * 2 if isinstance(output_padding, int) else tuple(output_padding)
-    if len(extra) != 2 or not all(0 <= e < s for e, s in zip(extra, checked.stride, strict=True)):
+    gaps = per_axis(name, "dilation", dilation, 2)
+    room = tuple(k * d for k, d in zip(kernel, gaps, strict=True))
+    checked = windows(name, room, kernel, stride, padding, gaps)
+    extra = per_axis(name, "output_padding", output_padding, 2, least=0)
+    if any(e >= s for e, s in zip(extra, checked.stride, strict=True)):
         raise ValueError(
             f"{name}: output_padding is {output_padding!r}, the stride {checked.stride}; it must "
             "be from 0 to stride - 1 along each axis"
@@ -342,10 +343,6 @@ def _transposed_windows(
             "positions, and it must have at least 1 along each axis: pad less"
         )
     return checked._replace(size=size, places=x.shape[1:3])
-
-
-def _numbers(value: Sizes) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def _check_kernel(name: str, params: Conv, axes: int, groups: int, outputs: int) -> None:

@@ -26,7 +26,7 @@ class PoolResiduals(NamedTuple):
 def max_pool_fwd(
     x: Array,
     *,
-    window: tuple[int, int] = (2, 2),
+    window: Sizes = 2,
     stride: Sizes | None = None,
     padding: Padding = "valid",
 ) -> tuple[Array, PoolResiduals]:
@@ -38,7 +38,7 @@ def max_pool_fwd(
 
     Args:
         x: (N, H, W, C).
-        window: height and width.
+        window: height and width, or one number for both.
         stride: from one window to the next, for both axes or per axis; None for the window's size.
         padding: "valid", "same", a number for all sides, or ((top, bottom), (left, right)); less
             than the window, so that none is all padding.
@@ -61,17 +61,18 @@ def max_pool_bwd(
     residuals: PoolResiduals,
     dy: Array,
     *,
-    window: tuple[int, int] = (2, 2),
+    window: Sizes = 2,
     stride: Sizes | None = None,
     padding: Padding = "valid",
 ) -> tuple[Array]:
-    """dx = dy at the first tap of each window whose x is y."""
+    """dx = dy at the first tap of each window whose x is y; where y is NaN, at the first."""
     x, y = residuals
     w = _windows("max_pool", x, window, stride, padding)
     least_around = padded(x, w, -jnp.inf)
     dx, not_found = jnp.zeros_like(x), jnp.ones(y.shape, bool)
     for tap in w.taps:
-        first = not_found & (taken(least_around, tap, w) == y)
+        # "Not less" is "equal", but where y is NaN: no x would equal that, and dy vanish.
+        first = not_found & ~(taken(least_around, tap, w) < y)
         not_found &= ~first
         dx += placed(jnp.where(first, dy, 0), tap, w)
     return (dx,)
@@ -80,7 +81,7 @@ def max_pool_bwd(
 def average_pool_fwd(
     x: Array,
     *,
-    window: tuple[int, int] = (2, 2),
+    window: Sizes = 2,
     stride: Sizes | None = None,
     padding: Padding = "valid",
 ) -> tuple[Array, Array]:
@@ -99,7 +100,7 @@ def average_pool_bwd(
     x: Array,
     dy: Array,
     *,
-    window: tuple[int, int] = (2, 2),
+    window: Sizes = 2,
     stride: Sizes | None = None,
     padding: Padding = "valid",
 ) -> tuple[Array]:
@@ -173,11 +174,8 @@ def upsample_nearest_bwd(residuals: None, dy: Array, *, factor: int = 2) -> tupl
     return (dy.reshape(n, h // factor, factor, w // factor, factor, c).sum((2, 4)),)
 
 
-def _windows(
-    name: str, x: Array, window: tuple[int, ...], stride: Sizes | None, padding: Padding
-) -> Windows:
+def _windows(name: str, x: Array, window: Sizes, stride: Sizes | None, padding: Padding) -> Windows:
     check_rank(name, x, 2)
-    window = tuple(window)
     w = windows(name, x.shape[1:3], window, window if stride is None else stride, padding)
     if any(max(pads) >= k for pads, k in zip(w.padding, w.kernel, strict=True)):
         raise ValueError(

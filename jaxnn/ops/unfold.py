@@ -21,7 +21,7 @@ from jaxnn.ops.windows import Padding, Sizes, Windows, check_rank, padded, place
 def unfold_fwd(
     x: Array,
     *,
-    kernel: tuple[int, ...],
+    kernel: Sizes,
     stride: Sizes = 1,
     padding: Padding = "valid",
     dilation: Sizes = 1,
@@ -32,7 +32,7 @@ def unfold_fwd(
 
     Args:
         x: (N, H, W, C).
-        kernel: height and width of a patch.
+        kernel: height and width of a patch, or one number for both.
         stride: from one patch to the next, for both axes or per axis, as `dilation`.
         padding: "valid", "same", a number for all sides, or ((top, bottom), (left, right)): zeros.
         dilation: positions from one value of a patch to the next.
@@ -52,7 +52,7 @@ def unfold_bwd(
     x: Array,
     du: Array,
     *,
-    kernel: tuple[int, ...],
+    kernel: Sizes,
     stride: Sizes = 1,
     padding: Padding = "valid",
     dilation: Sizes = 1,
@@ -97,9 +97,17 @@ def conv2d_unfold_fwd(
         y (N, OH, OW, O), residuals.
 
     Raises:
-        ValueError: as `unfold_fwd`, or w and b fit neither each other nor x.
+        ValueError: as `unfold_fwd`, or w and b do not fit each other or x.
     """
     w, b = params
+    check_rank("conv2d_unfold", x, 2)
+    outputs = w.shape[-1:]
+    if w.ndim != 4 or w.shape[2] != x.shape[-1] or (b is not None and b.shape != outputs):
+        raise ValueError(
+            f"conv2d_unfold: w has shape {w.shape}, b {None if b is None else b.shape}, x "
+            f"{x.shape}; they must be (KH, KW, C, O), (O,) or None, and (N, H, W, C): reshape one "
+            "of them"
+        )
     patches, _ = unfold_fwd(
         x, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation
     )
@@ -125,11 +133,9 @@ def conv2d_unfold_bwd(
     return Conv(dw.reshape(w.shape), None if b is None else db), dx
 
 
-def _windows(
-    x: Array, kernel: tuple[int, ...], stride: Sizes, padding: Padding, dilation: Sizes
-) -> Windows:
+def _windows(x: Array, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes) -> Windows:
     check_rank("unfold", x, 2)
-    return windows("unfold", x.shape[1:3], tuple(kernel), stride, padding, dilation)
+    return windows("unfold", x.shape[1:3], kernel, stride, padding, dilation)
 
 
 def _example(key: Array) -> tuple[Array]:

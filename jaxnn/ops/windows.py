@@ -49,7 +49,7 @@ class Windows(NamedTuple):
 def windows(
     name: str,
     size: tuple[int, ...],
-    kernel: tuple[int, ...],
+    kernel: Sizes,
     stride: Sizes = 1,
     padding: Padding = "valid",
     dilation: Sizes = 1,
@@ -59,8 +59,8 @@ def windows(
     Args:
         name: of the op, for messages.
         size: positions along each axis.
-        kernel: taps along each axis.
-        stride: one for all axes, or one per axis; `dilation` likewise.
+        kernel: taps, one number for all axes or one per axis; `stride` and `dilation` likewise.
+        stride: positions from one place to the next.
         padding: "valid" for none; "same" for as many places as ceil(size / stride), any odd one
             after; "causal" (one axis only) for all of it before; one number for both ends of all
             axes; or (before, after) per axis.
@@ -70,10 +70,10 @@ def windows(
         ValueError: a setting has the wrong form, is below its least value, or leaves no place.
     """
     axes = len(size)
-    steps = _per_axis(name, "stride", stride, axes)
-    gaps = _per_axis(name, "dilation", dilation, axes)
-    _per_axis(name, "kernel size", kernel, axes)
-    spans = tuple(d * (k - 1) + 1 for k, d in zip(kernel, gaps, strict=True))
+    steps = per_axis(name, "stride", stride, axes)
+    gaps = per_axis(name, "dilation", dilation, axes)
+    taps = per_axis(name, "kernel size", kernel, axes)
+    spans = tuple(d * (k - 1) + 1 for k, d in zip(taps, gaps, strict=True))
     pads = _pads(name, padding, size, spans, steps)
     places = tuple(
         (h + lo + hi - span) // s + 1
@@ -85,7 +85,7 @@ def windows(
             f"{name}: the kernel spans {spans} positions, the input padded has {padded}; it must "
             "fit inside: pad more, or take a smaller kernel or dilation"
         )
-    return Windows(tuple(kernel), steps, pads, gaps, tuple(size), places)
+    return Windows(taps, steps, pads, gaps, tuple(size), places)
 
 
 def taken(x: Array, tap: tuple[int, ...], w: Windows) -> Array:
@@ -121,21 +121,25 @@ def check_rank(name: str, x: Array, axes: int) -> None:
         )
 
 
-def _per_axis(name: str, what: str, value: Any, axes: int) -> tuple[int, ...]:
+def per_axis(name: str, what: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
     """A setting for each axis.
 
     Raises:
-        ValueError: it has another number of entries, or one is no integer of at least 1.
+        ValueError: it has another number of entries, or one is no integer of at least `least`.
     """
-    values = (value,) * axes if isinstance(value, int | np.integer) else tuple(value)
-    if len(values) != axes or any(
-        isinstance(v, bool) or not isinstance(v, int | np.integer) or v < 1 for v in values
-    ):
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
+    if len(values) != axes or not all(_is_integer(v, least) for v in values):
         raise ValueError(
-            f"{name}: {what} is {value!r}; it must be an integer of at least 1, or {axes} of them, "
-            "one per axis"
+            f"{name}: {what} is {value!r}; it must be an integer of at least {least}, or {axes} of "
+            "them, one per axis"
         )
     return tuple(int(v) for v in values)
+
+
+def _is_integer(value: Any, least: int) -> bool:
+    """Whether it is one, of at least this size; True and False are none."""
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return integer and bool(value >= least)
 
 
 def _pads(
@@ -157,12 +161,13 @@ def _pads(
         return tuple((total // 2, total - total // 2) for total in missing)
     if padding == "causal" and axes == 1:
         return ((spans[0] - 1, 0),)
-    if isinstance(padding, int | np.integer) and not isinstance(padding, bool) and padding >= 0:
+    if _is_integer(padding, 0):
         return ((int(padding), int(padding)),) * axes
     if (
         isinstance(padding, tuple | list)
         and len(padding) == axes
-        and all(np.shape(pair) == (2,) and min(pair) >= 0 for pair in padding)
+        and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in padding)
+        and all(_is_integer(end, 0) for pair in padding for end in pair)
     ):
         return tuple((int(lo), int(hi)) for lo, hi in padding)
     names = "'same', 'valid' or 'causal'" if axes == 1 else "'same' or 'valid'"
