@@ -289,7 +289,7 @@ def latent_plane(path: Path, means: Any, labels: Any, decoded: Any, reach: float
     figure.colorbar(points, ax=left, ticks=range(10), label="digit written")
     left.set(xlabel="$z_1$", ylabel="$z_2$", title="Means that the encoder gives", aspect="equal")
     side = round(np.sqrt(decoded.shape[-1]))
-    grid = decoded.reshape(*decoded.shape[:2], side, side)
+    grid = np.pad(decoded.reshape(*decoded.shape[:2], side, side), [(0, 0)] * 2 + [(1, 1)] * 2)
     right.imshow(
         np.concatenate(np.concatenate(grid, 1), 1),
         cmap="Greys",
