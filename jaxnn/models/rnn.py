@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
+from jaxnn.models.generate import sample
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
@@ -262,11 +263,7 @@ def generate(
 
     def step(before: tuple[Array, States], key: Array) -> tuple[tuple[Array, States], Array]:
         logits, states = before
-        if temperature:
-            token = jax.random.categorical(key, logits / temperature)
-        else:
-            token = logits.argmax(-1)
-        token = token.astype(prompt.dtype)
+        token = sample(logits, key, temperature=temperature).astype(prompt.dtype)
         (logits, states), _ = network_fwd(params, states, token[:, None], None, config)
         return (logits[:, -1], states), token
 

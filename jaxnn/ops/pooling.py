@@ -6,6 +6,7 @@
 K is the number of positions in a window; where windows overlap, the dx of all of them add up.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,17 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.op import Op
-from jaxnn.ops.windows import Padding, Sizes, Windows, check_rank, padded, placed, taken, windows
+from jaxnn.ops.windows import (
+    Padding,
+    Sizes,
+    Windows,
+    added,
+    check_rank,
+    padded,
+    placed,
+    taken,
+    windows,
+)
 
 
 class PoolResiduals(NamedTuple):
@@ -91,9 +102,8 @@ def average_pool_fwd(
     """
     w = _windows("average_pool", x, window, stride, padding)
     zeros_around = padded(x, w, 0)
-    taps = list(w.taps)
-    total: Array = sum(taken(zeros_around, tap, w) for tap in taps)  # type: ignore[assignment]
-    return total / len(taps), x
+    total = reduce(jnp.add, (taken(zeros_around, tap, w) for tap in w.taps))
+    return total / w.size_of_kernel, x
 
 
 def average_pool_bwd(
@@ -106,10 +116,7 @@ def average_pool_bwd(
 ) -> tuple[Array]:
     """dx = the dy of all windows over a position, added up, over the window's size."""
     w = _windows("average_pool", x, window, stride, padding)
-    taps = list(w.taps)
-    share = dy / len(taps)
-    dx: Array = sum(placed(share, tap, w) for tap in taps)  # type: ignore[assignment]
-    return (dx,)
+    return (added([dy / w.size_of_kernel] * w.size_of_kernel, w),)
 
 
 def global_average_pool_fwd(x: Array) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from jax import Array
 from jaxnn.op import Op
 from jaxnn.ops.convolution import Conv
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
-from jaxnn.ops.windows import Padding, Sizes, Windows, check_rank, padded, placed, taken, windows
+from jaxnn.ops.windows import Padding, Sizes, Windows, added, check_rank, padded, taken, windows
 
 
 def unfold_fwd(
@@ -59,10 +59,7 @@ def unfold_bwd(
 ) -> tuple[Array]:
     """dx = the patches added up where they came from, also called fold or col2im."""
     w = _windows(x, kernel, stride, padding, dilation)
-    taps = list(w.taps)
-    parts = jnp.split(du, len(taps), -1)
-    dx: Array = sum(placed(part, tap, w) for part, tap in zip(parts, taps, strict=True))  # type: ignore[assignment]
-    return (dx,)
+    return (added(jnp.split(du, w.size_of_kernel, -1), w),)
 
 
 class UnfoldedResiduals(NamedTuple):

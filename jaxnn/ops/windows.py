@@ -9,7 +9,9 @@ places; at place o its tap k lies on position o s + k d - lo.
 """
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,6 +40,11 @@ class Windows(NamedTuple):
     dilation: tuple[int, ...]
     size: tuple[int, ...]
     places: tuple[int, ...]
+
+    @property
+    def size_of_kernel(self) -> int:
+        """How many taps there are."""
+        return math.prod(self.kernel)
 
     @property
     def taps(self) -> Iterator[tuple[int, ...]]:
@@ -100,6 +107,11 @@ def placed(dy: Array, tap: tuple[int, ...], w: Windows) -> Array:
     for o, n, s, h, (lo, _) in zip(tap, w.places, w.stride, w.size, w.padding, strict=True):
         config.append((o - lo, h - (o - lo) - (n - 1) * s - 1, s - 1))
     return lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
+
+
+def added(parts: Iterable[Array], w: Windows) -> Array:
+    """What lies under every tap, in the order of `taps`, back at its positions and added up."""
+    return reduce(jnp.add, (placed(part, tap, w) for part, tap in zip(parts, w.taps, strict=True)))
 
 
 def padded(x: Array, w: Windows, value: float) -> Array:
