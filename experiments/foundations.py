@@ -21,6 +21,7 @@ from experiments import cli, pictures
 from jaxnn import train
 from jaxnn.models import mlp
 from jaxnn.ops.activations import relu
+from jaxnn.ops.linear import linear
 from jaxnn.ops.losses import mean_squared_error
 from jaxnn.ops.matmul import LADDER
 
@@ -158,8 +159,7 @@ def train_with_op(
 
     def loss(params: mlp.Params) -> Array:
         first, second = params.layers
-        hidden = relu(x @ first.w + first.b)
-        return mean_squared_error(hidden @ second.w + second.b, y)
+        return mean_squared_error(linear(second, relu(linear(first, x))), y)
 
     @jax.jit
     def through_ops(params: mlp.Params) -> Array:

@@ -71,7 +71,8 @@ def main(
         embedding: Of a recurrent model: features of a character.
         heads: Of a transformer: attention heads.
         dropout: Share of the features dropped in training.
-        learning_rate: Adam's, decayed to 0 by a cosine.
+        learning_rate: Adam's highest: it rises over the first tenth of the steps and then falls
+            to 0 as a cosine.
         gradient: By hand, or by jax.grad.
         prompt: What the sample begins with; by default, the beginning of the held-out text.
         length: Characters to write; a transformer stops when it has no position left.
@@ -131,7 +132,7 @@ def main(
 
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
+        optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)),
     )
     state = train.init_state(net, config, optimizer, jax.random.key(seed))
     folder = cli.folder(out)

@@ -12,10 +12,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Inputs = ParamSpec("Inputs")
 Out = TypeVar("Out")
@@ -77,15 +78,32 @@ class Op(Generic[Inputs, Out]):
     def __call__(self, *inputs: Inputs.args, **static: Inputs.kwargs) -> Out:
         """The forward's result; its derivative is the hand-written rule."""
         fwd, bwd = vars(self)["fwd"], vars(self)["bwd"]  # the plain ones, whoever watches
+        # A scalar of NumPy's would widen bfloat16; Python's does not.
+        settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in static.items()}
 
         def primal(*args: Any) -> Out:
-            out: Out = fwd(*args, **static)[0]
+            out: Out = fwd(*args, **settings)[0]
             return out
 
+        def forward(*args: Any) -> tuple[Out, Any]:
+            out, residuals = fwd(*args, **settings)
+            return out, (residuals, jax.tree.map(lambda x: jnp.zeros(0, x.dtype), args))
+
+        def backward(residuals: Any, dout: Any) -> tuple[Any, ...]:
+            residuals, empty = residuals
+            return tuple(map(_cast, bwd(residuals, dout, **settings), empty))
+
         rule: Any = jax.custom_vjp(primal)
-        rule.defvjp(partial(fwd, **static), partial(bwd, **static))
+        rule.defvjp(forward, backward)
         out: Out = rule(*inputs)
         return out
 
     def __repr__(self) -> str:
         return f"Op({self.name})"
+
+
+def _cast(cotangent: Any, like: Any) -> Any:
+    """An input's cotangent in its dtype, which JAX expects and does not see to itself."""
+    if cotangent is None:
+        return None
+    return jax.tree.map(lambda d, x: d.astype(x.dtype), cotangent, like)

@@ -253,9 +253,9 @@ def test_initial_weights_have_the_promised_scale():
     params = transformer.init_params(jax.random.key(0), config)
     blocks = params.blocks
     for w in (blocks.attention.wq, blocks.feed_forward.gate, params.tokens.table, params.output):
-        np.testing.assert_allclose(w.std(), 0.02, rtol=0.05)
+        np.testing.assert_allclose(w.std(), np.sqrt(2 / (5 * config.width)), rtol=0.05)
     for w in (blocks.attention.wo, blocks.feed_forward.down):
-        np.testing.assert_allclose(w.std(), 0.02 / 4, rtol=0.05)
+        np.testing.assert_allclose(w.std(), np.sqrt(2 / (5 * config.width)) / 4, rtol=0.05)
     assert not blocks.attention.bq.any()
     assert (blocks.attention_norm.scale == 1).all()
 

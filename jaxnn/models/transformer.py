@@ -70,15 +70,20 @@ EXAMPLE_CONFIGS = (
 
 
 def init_params(key: Array, config: Config) -> Params:
-    """Weights from N(0, 0.02^2), smaller where they lead back to the residual stream; biases 0.
+    """Weights from N(0, 2 / (5 D)), smaller where they lead back to the residual stream; biases 0.
 
-    These, `wo` and `down`, have 0.02 / sqrt(2 layers): 2 layers such terms are added up (GPT-2).
+    These, `wo` and `down`, have 1 / sqrt(2 layers) of the others' deviation: so many such terms
+    are added up (GPT-2). The others' is that of Nguyen and Salazar (2019, "Transformers without
+    tears", section 2.2): GPT-2's own 0.02 where D is 1,000, and enough to learn from where it is
+    far smaller.
     """
     d, h, n = config.width, config.hidden or 4 * config.width, config.layers
     inner = (config.kv_heads or config.heads) * config.head_size
     keys = iter(jax.random.split(key, 11))
 
-    def draw(*shape: int, std: float = 0.02) -> Array:
+    std = math.sqrt(2 / (5 * d))
+
+    def draw(*shape: int, std: float = std) -> Array:
         return normal(std)(next(keys), shape)
 
     def bias(*shape: int) -> Array | None:
@@ -87,7 +92,7 @@ def init_params(key: Array, config: Config) -> Params:
     def scale(*shape: int) -> Scale:
         return Scale(jnp.ones(shape), bias(*shape) if config.norm == "layer" else None)
 
-    back = partial(draw, std=0.02 / math.sqrt(2 * n))
+    back = partial(draw, std=std / math.sqrt(2 * n))
     attention = MultiHead(
         draw(n, d, d), draw(n, d, inner), draw(n, d, inner), back(n, d, d),
         bias(n, d), bias(n, inner), bias(n, inner), bias(n, d),

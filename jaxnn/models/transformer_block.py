@@ -57,14 +57,14 @@ def feed_forward_fwd(
     """(y (N, T, D), load-balancing loss; 0 without experts), residuals."""
     if isinstance(params, Experts):
         return experts.fwd(params, x, k=config.experts_per_token)
-    h, up = _project_fwd(params.up, params.bup, x)
+    h, up = linear.fwd(Linear(params.up, params.bup), x)
     gate = None
     if params.gate is None:
         h, activation = gelu.fwd(h, approximate=True)
     else:
-        g, gate = _project_fwd(params.gate, params.bgate, x)
+        g, gate = linear.fwd(Linear(params.gate, params.bgate), x)
         h, activation = swiglu.fwd(g, h)
-    y, down = _project_fwd(params.down, params.bdown, h)
+    y, down = linear.fwd(Linear(params.down, params.bdown), h)
     return (y, jnp.zeros((), y.dtype)), (up, gate, activation, down)
 
 
@@ -77,14 +77,14 @@ def feed_forward_bwd(
         return dexperts, dx
     up, gate, activation, down = residuals
     dy, _ = dout
-    ddown, dbdown, dh = _project_bwd(down, dy, config)
+    (ddown, dbdown), dh = linear.bwd(down, dy)
     if gate is None:
         (dh,) = gelu.bwd(activation, dh, approximate=True)
-        dup, dbup, dx = _project_bwd(up, dh, config)
+        (dup, dbup), dx = linear.bwd(up, dh)
         return FeedForward(dup, ddown, None, dbup, dbdown), dx
     dg, dh = swiglu.bwd(activation, dh)
-    dgate, dbgate, dx_gate = _project_bwd(gate, dg, config)
-    dup, dbup, dx_up = _project_bwd(up, dh, config)
+    (dgate, dbgate), dx_gate = linear.bwd(gate, dg)
+    (dup, dbup), dx_up = linear.bwd(up, dh)
     return FeedForward(dup, ddown, dgate, dbup, dbdown, dbgate), dx_gate + dx_up
 
 
@@ -132,17 +132,6 @@ def self_attention(positions: Array, config: Config) -> Attend:
         return multi_head.fwd(params, x, positions, None, **_attention_settings(config))
 
     return attend
-
-
-def _project_fwd(w: Array, b: Array | None, x: Array) -> tuple[Array, Any]:
-    """A linear layer whose biases may be missing, which is the same as 0."""
-    return linear.fwd(Linear(w, jnp.zeros(w.shape[1:], w.dtype) if b is None else b), x)
-
-
-def _project_bwd(residuals: Any, dy: Array, config: Config) -> tuple[Array, Array | None, Array]:
-    """dw, db (None where there are no biases), dx."""
-    (dw, db), dx = linear.bwd(residuals, dy)
-    return dw, db if config.biases else None, dx
 
 
 def _attention_settings(config: Config) -> dict[str, Any]:

@@ -10,26 +10,26 @@ from jaxnn.op import Op
 
 
 class Linear(NamedTuple):
-    """Parameters of a linear layer: weights `w` (inputs, outputs), biases `b` (outputs,)."""
+    """Weights `w` (inputs, outputs); biases `b` (outputs,), or None for a layer without."""
 
     w: Array
-    b: Array
+    b: Array | None = None
 
 
 class LinearResiduals(NamedTuple):
-    """What the backward of a linear layer needs: its weights and its input."""
+    """What the backward of a linear layer needs: its parameters and its input."""
 
-    w: Array
+    params: Linear
     x: Array
 
 
 def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
-    """A linear layer, y = x w + b.
+    """A linear layer, y = x w + b, or x w where b is None.
 
-    Saves x and w, both there already: no extra bytes. Nothing is recomputed.
+    Saves x, w and b, all there already: no extra bytes. Nothing is recomputed.
 
     Args:
-        params: w (I, O) and b (O,).
+        params: w (I, O) and b (O,) or None.
         x: (..., I), of the dtype of w.
 
     Returns:
@@ -39,25 +39,26 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
         ValueError: w and b do not fit, or x does not end in a dimension of size I.
     """
     w, b = params
-    if w.ndim != 2 or b.shape != w.shape[1:]:
+    if w.ndim != 2 or (b is not None and b.shape != w.shape[1:]):
         raise ValueError(
-            f"linear: w has shape {w.shape}, b {b.shape}; they must be (inputs, outputs) and "
-            "(outputs,): reshape one of them"
+            f"linear: w has shape {w.shape}, b {None if b is None else b.shape}; they must be "
+            "(inputs, outputs), and (outputs,) or None: reshape one of them"
         )
     if x.ndim == 0 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"linear: x has shape {x.shape} but w has shape {w.shape}; the last dimension of x "
             f"must equal the first of w ({w.shape[0]}): check the feature count or transpose w"
         )
-    return x @ w + b, LinearResiduals(w, x)
+    y = x @ w
+    return y if b is None else y + b, LinearResiduals(params, x)
 
 
 def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Linear, Array]:
     """dw = x^T dy and db = sum dy, over all leading dimensions; dx = dy w^T."""
-    w, x = residuals
+    (w, b), x = residuals
     rows_x, rows_dy = x.reshape(-1, w.shape[0]), dy.reshape(-1, w.shape[1])
     dw = rows_x.T @ rows_dy
-    db = rows_dy.sum(axis=0)
+    db = None if b is None else rows_dy.sum(axis=0)
     dx = dy @ w.T
     return Linear(dw, db), dx
 

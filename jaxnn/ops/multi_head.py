@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxnn.op import Op
 from jaxnn.ops.attention import AttentionResiduals, attention, check_heads
+from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.rotary import rotary
 
 
@@ -91,15 +92,17 @@ def multi_head_fwd(
     _check(params, x, heads, kv_heads)
     wq, wk, wv, wo, bq, bk, bv, bo = params
     positions = jnp.arange(x.shape[1]) if positions is None else positions
-    q = _split(_project(x, wq, bq), heads)
-    k = _split(_project(x, wk, bk), kv_heads)
-    v = _split(_project(x, wv, bv), kv_heads)
+    q, _ = linear.fwd(Linear(wq, bq), x)
+    k, _ = linear.fwd(Linear(wk, bk), x)
+    v, _ = linear.fwd(Linear(wv, bv), x)
+    q, k, v = _split(q, heads), _split(k, kv_heads), _split(v, kv_heads)
     if rotary_base is not None:
         q, _ = rotary.fwd(q, positions, base=rotary_base)
         k, _ = rotary.fwd(k, positions, base=rotary_base)
     y, saved = attention.fwd(q, k, v, mask, causal=causal, window=window, block=block)
     y = _merged(y)
-    return _project(y, wo, bo), MultiHeadResiduals(params, x, positions, saved, y)
+    z, _ = linear.fwd(Linear(wo, bo), y)
+    return z, MultiHeadResiduals(params, x, positions, saved, y)
 
 
 def multi_head_bwd(
@@ -115,30 +118,17 @@ def multi_head_bwd(
 ) -> tuple[MultiHead, Array, None, None]:
     """From z back to the parameters and x; positions and mask have no cotangent."""
     (wq, wk, wv, wo, bq, bk, bv, bo), x, positions, saved, y = residuals
-    dy, dwo, dbo = _project_bwd(y, wo, bo, dz)
+    (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), y), dz)
     dq, dk, dv, _ = attention.bwd(
         saved, _split(dy, heads), causal=causal, window=window, block=block
     )
     if rotary_base is not None:
         dq, _ = rotary.bwd(positions, dq, base=rotary_base)
         dk, _ = rotary.bwd(positions, dk, base=rotary_base)
-    dx_q, dwq, dbq = _project_bwd(x, wq, bq, _merged(dq))
-    dx_k, dwk, dbk = _project_bwd(x, wk, bk, _merged(dk))
-    dx_v, dwv, dbv = _project_bwd(x, wv, bv, _merged(dv))
+    (dwq, dbq), dx_q = linear.bwd(LinearResiduals(Linear(wq, bq), x), _merged(dq))
+    (dwk, dbk), dx_k = linear.bwd(LinearResiduals(Linear(wk, bk), x), _merged(dk))
+    (dwv, dbv), dx_v = linear.bwd(LinearResiduals(Linear(wv, bv), x), _merged(dv))
     return MultiHead(dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo), dx_q + dx_k + dx_v, None, None
-
-
-def _project(x: Array, w: Array, b: Array | None) -> Array:
-    """y = x w + b."""
-    return x @ w if b is None else x @ w + b
-
-
-def _project_bwd(
-    x: Array, w: Array, b: Array | None, dy: Array
-) -> tuple[Array, Array, Array | None]:
-    """dx = dy w^T;  dw = x^T dy and db = sum dy, over batch and positions."""
-    dw = jnp.einsum("nti,nto->io", x, dy)
-    return dy @ w.T, dw, None if b is None else dy.sum((0, 1))
 
 
 def _split(x: Array, heads: int) -> Array:

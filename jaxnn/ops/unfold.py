@@ -108,8 +108,7 @@ def conv2d_unfold_fwd(
     patches, _ = unfold_fwd(
         x, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation
     )
-    bias = jnp.zeros(w.shape[-1], w.dtype) if b is None else b
-    y, product = linear.fwd(Linear(w.reshape(-1, w.shape[-1]), bias), patches)
+    y, product = linear.fwd(Linear(w.reshape(-1, w.shape[-1]), b), patches)
     return y, UnfoldedResiduals(params, x, product)
 
 
@@ -122,12 +121,12 @@ def conv2d_unfold_bwd(
     dilation: Sizes = 1,
 ) -> tuple[Conv, Array]:
     """Back through the matrix product, then the patches."""
-    (w, b), x, product = residuals
+    (w, _), x, product = residuals
     (dw, db), dpatches = linear.bwd(product, dy)
     (dx,) = unfold_bwd(
         x, dpatches, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation
     )
-    return Conv(dw.reshape(w.shape), None if b is None else db), dx
+    return Conv(dw.reshape(w.shape), db), dx
 
 
 def _windows(x: Array, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes) -> Windows:

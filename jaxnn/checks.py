@@ -1,0 +1,95 @@
+"""Settings and arrays checked at the door, in words: the name and value, the rule, the fix.
+
+Each check returns the value as plain Python has it, so that a setting that NumPy made does not
+widen what is computed with it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_number(
+    name: str, value: Any, rule: str = "finite", holds: Callable[[float], bool] = math.isfinite
+) -> float:
+    """A real number for which `holds` is true, as a float.
+
+    Args:
+        name: of the setting, with its owner's before it, as in "dropout: rate".
+        value: what was given.
+        rule: what must hold, in words that follow "must be", and the fix.
+        holds: the same as a function; NaN should fail it.
+
+    Raises:
+        TypeError: it is no number, or traced by JAX.
+        ValueError: the rule does not hold.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} is {value!r}; it must be a number of Python's, {rule}")
+    if not holds(float(value)):
+        raise ValueError(f"{name} is {value}; it must be {rule}")
+    return float(value)
+
+
+def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
+    """An integer of at least `least`, as an int; True and False are none.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is smaller.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}{hint}")
+    return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Any) -> str:
+    """One of these words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_array(name: str, value: Any) -> None:
+    """Refuse what has no shape and dtype, as lists and Python's numbers have none.
+
+    Raises:
+        TypeError: it is no array.
+    """
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; it must be an array: wrap it in jnp.asarray"
+        )
+
+
+def check_floating(name: str, value: Any) -> None:
+    """Refuse what is no array of real floating numbers.
+
+    Raises:
+        TypeError: it is not.
+    """
+    check_array(name, value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} has dtype {value.dtype}; it must be floating: cast it with astype(jnp.float32)"
+        )
