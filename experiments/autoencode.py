@@ -51,7 +51,9 @@ def main(
         gradient: By hand, or by jax.grad.
         out: Folder for pictures and parameters.
     """
-    cli.check_positive(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    cli.check_positive(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, latent=latent
+    )
     split = data.digits(seed)
     config = autoencoder.Config(
         sizes=(split.train.inputs.shape[1], *hidden, latent), activation=activation, beta=beta
@@ -76,7 +78,7 @@ def main(
         evaluate=evaluate,
     )
     state = train.init_state(autoencoder, config, optimizer, k_state)
-    folder = cli.folder(out)
+    folder = cli.folder(out, "params.safetensors")
     print(config)
 
     first = autoencoder.Batch(split.train.inputs[:64], state.key)

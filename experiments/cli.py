@@ -1,12 +1,18 @@
 """The command line that every experiment shares."""
 
+import functools
+import inspect
+import os
 import sys
 import tempfile
 from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import tyro
+
+from jaxnn.verify.find import UsageError
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
@@ -14,17 +20,26 @@ INTERRUPTED = 130  # what a shell expects after Ctrl-C
 def run(main: Callable[..., int]) -> None:
     """Call `main` with its arguments from the command line and exit with its status.
 
-    A mistake in the input is printed as one message and exits with 2; Ctrl-C outside training,
-    where there is nothing to keep, exits with 130.
+    A mistake in the input, or a file that cannot be read or written, is printed as one message and
+    exits with 2; Ctrl-C outside training, where there is nothing to keep, exits with 130.
+    A --seed is checked here, for every script.
     """
+
+    @functools.wraps(main)
+    def checked(*args: Any, **options: Any) -> int:
+        seed = inspect.signature(main).bind(*args, **options).arguments.get("seed", 0)
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"--seed is {seed}; it must be at least 0 and below 2^32")
+        return main(*args, **options)
+
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(
             line_buffering=True
         )  # a log that is followed shows lines as they come
     try:
         spec = sys.modules["__main__"].__spec__
-        status = tyro.cli(main, prog=f"python -m {spec.name}" if spec else None)
-    except ValueError as error:
+        status = tyro.cli(checked, prog=f"python -m {spec.name}" if spec else None)
+    except (ValueError, OSError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
@@ -45,11 +60,15 @@ def check_positive(**options: float) -> None:
             raise ValueError(f"{option} is {value}; it must be finite and above 0")
 
 
-def folder(path: Path) -> Path:
+def folder(path: Path, *files: str) -> Path:
     """The output folder, made if needed.
 
+    Args:
+        path: the folder.
+        files: names in it that will be written when what they hold took long to compute.
+
     Raises:
-        ValueError: it cannot be made, or nothing can be written into it.
+        ValueError: it cannot be made, nothing can be written into it, or one of the files not.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -58,4 +77,9 @@ def folder(path: Path) -> Path:
         raise ValueError(
             f"--out {path} cannot be written to ({error.strerror}); name a folder that can"
         ) from error
+    for file in (path / name for name in files):
+        if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+            raise ValueError(
+                f"--out has {file}, which cannot be overwritten; remove it, or name another folder"
+            )
     return path

@@ -26,6 +26,8 @@ from jaxnn.models import cnn, mlp
 
 # Running statistics are taken from so many training examples: a large set would not fit at once.
 STATISTICS = 4096
+# Finite differences are slow on more.
+VERIFIED = 16
 
 
 def main(
@@ -79,6 +81,11 @@ def main(
         config = mlp.Config(sizes=(pixels, *hidden, 10), activation=activation, l2=l2)
     else:
         side = math.isqrt(pixels)
+        if side * side != pixels:
+            raise ValueError(
+                f"the images of --mnist {mnist} have {pixels} pixels; with --model cnn they must "
+                "be square: use --model mlp"
+            )
         config = cnn.Config(
             shape=(side, side, 1), channels=channels, blocks=blocks, norm=norm, dropout=dropout
         )
@@ -112,11 +119,11 @@ def main(
         evaluate=evaluate,
     )
     state = train.init_state(net, config, optimizer, jax.random.key(seed))
-    folder = cli.folder(out)
+    folder = cli.folder(out, "params.safetensors")
     print(f"{len(split.train.inputs)} digits to learn, {len(split.held_out.inputs)} held out")
     print(config)
 
-    first = jax.tree.map(lambda x: x[:64], train_data)
+    first = jax.tree.map(lambda x: x[:VERIFIED], train_data)
     if model == "cnn":
         first = first._replace(key=state.key)  # as in training, with dropout
     report = verify.gradient(net.loss, net.manual_grad, state.params, first, config)

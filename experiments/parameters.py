@@ -11,17 +11,36 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as tensors_to_bytes
 
+from jaxnn.models.inputs import parameter_shapes
 from jaxnn.verify.lift import path_name
 
 
-def save(path: Path, params: Any, config: Any, seed: int) -> None:
-    """Write a model's parameters, its configuration and the seed that split its data."""
+def save(path: Path, params: Any, config: Any, seed: int, **more: str) -> None:
+    """Write a model's parameters, its configuration, the seed that split its data, and more texts.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
     tensors = {
         path_name(where): np.ascontiguousarray(leaf)
         for where, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
-    header = {"config": json.dumps(dataclasses.asdict(config)), "seed": str(seed)}
-    path.write_bytes(tensors_to_bytes(tensors, metadata=header))
+    settings = {"config": json.dumps(dataclasses.asdict(config)), "seed": str(seed)}
+    try:
+        path.write_bytes(tensors_to_bytes(tensors, metadata=settings | more))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); make room, or name another folder"
+        ) from error
+
+
+def header(path: Path) -> dict[str, str]:
+    """The texts that `save` wrote beside the parameters, by their names.
+
+    Raises:
+        ValueError: the file is missing or is no parameter file.
+    """
+    return _read(path)[0]
 
 
 def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
@@ -31,24 +50,9 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
         ValueError: the file is missing, is no parameter file, or is of another configuration; the
             message lists every setting that differs.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; name one that an earlier run saved")
+    texts, tensors = _read(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); it must be a file that an earlier run saved: "
-            "check the path"
-        ) from error
-    if not {"config", "seed"} <= header.keys():
-        raise ValueError(
-            f"{path} has no configuration in its header; it must be a file that an earlier run "
-            "saved: check the path"
-        )
-    try:
-        theirs, seed = dict(json.loads(header["config"])), int(header["seed"])
+        theirs, seed = dict(json.loads(texts["config"])), int(texts["seed"])
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path} has a header that cannot be read ({error}); train and save again"
@@ -64,9 +68,8 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
             f"{path} is of another configuration: {'; '.join(different)}; they must be equal: "
             "pass the settings that it was trained with"
         )
-    shapes = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    expected = {path_name(where): leaf.shape for where, leaf in leaves}
+    leaves, tree = named_leaves(model.init_params, config)
+    expected = {name: leaf.shape for name, leaf in leaves.items()}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if expected != found:
         raise ValueError(
@@ -74,3 +77,30 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
             "train and save again"
         )
     return jax.tree.unflatten(tree, [jnp.asarray(tensors[name]) for name in expected]), seed
+
+
+def named_leaves(init_params: Any, config: Any) -> tuple[dict[str, jax.ShapeDtypeStruct], Any]:
+    """The shape of every parameter that `init_params` makes, by its path, and their structure."""
+    shapes = parameter_shapes(init_params, config)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    return {path_name(where): leaf for where, leaf in leaves}, tree
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; name one that an earlier run saved")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            texts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it must be a file that an earlier run saved: "
+            "check the path"
+        ) from error
+    if not {"config", "seed"} <= texts.keys():
+        raise ValueError(
+            f"{path} has no configuration in its header; it must be a file that an earlier run "
+            "saved: check the path"
+        )
+    return texts, tensors

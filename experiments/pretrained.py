@@ -11,7 +11,6 @@ Each layer's tensors are stacked into one array, and split again when saved. Fil
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from experiments.parameters import named_leaves
 from jaxnn.models.transformer import Params, init_params
 from jaxnn.models.transformer_config import Config
 from jaxnn.verify.lift import path_name
@@ -104,7 +104,7 @@ LLAMA = Names(
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
-def load(path: Path, config: Config) -> Params:
+def load(path: str | Path, config: Config) -> Params:
     """Read the parameters of `config` from a GPT-2 or Llama file, in the file's dtype.
 
     Buffers are passed over. A tied model's file may repeat its table as `lm_head.weight`.
@@ -114,8 +114,8 @@ def load(path: Path, config: Config) -> Params:
             safetensors; tensors are missing, too many or of other shapes (all are listed), of
             several dtypes or of none that JAX computes in; `lm_head.weight` is not the table.
     """
-    names = _names(config)
-    leaves, tree = _leaves(config)
+    path, names = Path(path), _names(config)
+    leaves, tree = named_leaves(init_params, config)
     if not path.is_file():
         raise ValueError(f"{path} is not a file; name a safetensors file of weights")
     try:
@@ -140,7 +140,7 @@ def load(path: Path, config: Config) -> Params:
     return params
 
 
-def save(path: Path, params: Params, config: Config, prefix: str | None = None) -> None:
+def save(path: str | Path, params: Params, config: Config, prefix: str | None = None) -> None:
     """Write what `load` reads: of a loaded file, every parameter's tensor to the same bytes.
 
     Args:
@@ -154,8 +154,8 @@ def save(path: Path, params: Params, config: Config, prefix: str | None = None) 
         ValueError: such files cannot hold this configuration; the parameters are of another (all
             that differ are listed), or of several dtypes; the folder is missing.
     """
-    names = _names(config)
-    leaves, _ = _leaves(config)
+    path, names = Path(path), _names(config)
+    leaves, _ = named_leaves(init_params, config)
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
     arrays = {
@@ -200,13 +200,6 @@ def _names(config: Config) -> Names:
             f" this configuration: {'; '.join(wrong)}; use the settings of gpt2() or llama()"
         )
     return names
-
-
-def _leaves(config: Config) -> tuple[Leaves, Any]:
-    """Every parameter's shape by its path, and the structure of all."""
-    shapes = jax.eval_shape(partial(init_params, config=config), jax.random.key(0))
-    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    return {path_name(where): leaf for where, leaf in leaves}, tree
 
 
 def _parts(names: Names, prefix: str, config: Config) -> dict[str, list[Part]]:

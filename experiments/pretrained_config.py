@@ -49,20 +49,23 @@ LLAMA: Table = (
         "attention_bias": (False,),
         "mlp_bias": (False,),
         "rope_type": ("default",),
+        "partial_rotary_factor": (1.0, None),
     },
 )
+NUMBERS = ("layer_norm_epsilon", "rms_norm_eps", "rope_theta")
+MAY_BE_ABSENT = ("n_inner", "num_key_value_heads", "head_dim")
 
 
-def load(path: Path) -> Config:
+def load(path: str | Path) -> Config:
     """The configuration of a Hugging Face `config.json` of model type "gpt2" or "llama".
 
     Dropout is 0: the three rates in the file are training's, and ours is one.
 
     Raises:
-        ValueError: the file is missing, is not JSON or of another model type; it lacks sizes, or
-            asks for what the model does not compute (all are listed).
-        TypeError: a size is not an integer.
+        ValueError: the file is missing, is not JSON or of another model type; it lacks sizes, has
+            one of a wrong kind, or asks for what the model does not compute (all are listed).
     """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is not a file; name a model's config.json")
     try:
@@ -78,7 +81,9 @@ def load(path: Path) -> Config:
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise ValueError(f"{path} has rotary settings {rope!r}; they must be an object: repair it")
-    theirs = {"rope_theta": rope.get("rope_theta", 1e4)} | theirs
+    theirs = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope} | (
+        theirs
+    )
     theirs["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     sizes, others, needed = GPT2 if kind == "gpt2" else LLAMA
     wrong = [f"{key} is missing" for key in sizes if key not in theirs] + [
@@ -86,11 +91,17 @@ def load(path: Path) -> Config:
         for key, known in needed.items()
         if key in theirs and theirs[key] not in known
     ]
-    wrong += [
-        f"{key} is {theirs[key]!r}, not a number"
-        for key in ("layer_norm_epsilon", "rms_norm_eps", "rope_theta")
-        if isinstance(theirs.get(key, 0), bool) or not isinstance(theirs.get(key, 0), int | float)
-    ]
+    for keys, kinds, words in (
+        (sizes, (int,), "an integer"),
+        (MAY_BE_ABSENT, (int, type(None)), "an integer"),
+        (NUMBERS, (int, float), "a number"),
+        (("tie_word_embeddings",), (bool,), "true or false"),
+    ):
+        wrong += [
+            f"{key} is {theirs[key]!r}, not {words}"
+            for key in keys
+            if key in theirs and type(theirs[key]) not in kinds
+        ]
     settings = {ours: theirs[key] for key, ours in sizes.items() if key in theirs}
     size = theirs.get("head_dim")
     if size is not None and not wrong and size * settings["heads"] != settings["width"]:
@@ -101,4 +112,7 @@ def load(path: Path) -> Config:
             " use weights of another model"
         )
     settings |= {ours: theirs.get(key, default) for key, (ours, default) in others.items()}
-    return (gpt2 if kind == "gpt2" else llama)(**settings)
+    try:
+        return (gpt2 if kind == "gpt2" else llama)(**settings)
+    except ValueError as error:
+        raise ValueError(f"{path} describes no model: {error}") from error

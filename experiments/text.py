@@ -74,13 +74,19 @@ def main(
         learning_rate: Adam's highest: it rises over the first tenth of the steps and then falls
             to 0 as a cosine.
         gradient: By hand, or by jax.grad.
-        prompt: What the sample begins with; by default, the beginning of the held-out text.
+        prompt: What the sample begins with; by default, the beginning of the held-out text, with
+            --sample that of training.
         length: Characters to write; a transformer stops when it has no position left.
-        temperature: Of the sample: below 1 likely characters become likelier.
+        temperature: Of the sample: below 1 likely characters become likelier, at 0 only the
+            likeliest is written.
         sample: A saved parameter file: write with it instead of training. Give the same --model,
-            its options, --sequence and --file as in training.
+            its options and --sequence as in training; the characters are the file's, so --file is
+            not read.
         out: Folder for the picture, the sample and the parameters.
     """
+    default_layers, default_width = SIZES[model]
+    layers = default_layers if layers is None else layers
+    width = default_width if width is None else width
     cli.check_positive(
         steps=steps,
         steps_per_epoch=steps_per_epoch,
@@ -88,36 +94,46 @@ def main(
         sequence=sequence,
         learning_rate=learning_rate,
         length=length,
-        temperature=temperature,
+        layers=layers,
+        width=width,
+        embedding=embedding,
+        heads=heads,
     )
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"--temperature is {temperature}; it must be finite and at least 0")
     per_epoch = min(steps, steps_per_epoch)
     if steps % per_epoch:
         raise ValueError(
             f"--steps is {steps}, --steps-per-epoch {per_epoch}; the steps must be whole epochs: "
             f"take {steps - steps % per_epoch} steps, or {math.gcd(steps, per_epoch)} per epoch"
         )
-    page = text.read_text(file) if file else text.documentation()
-    characters = text.vocabulary(page)
-    split = text.split(text.encode(page, characters), sequence)
-    default_layers, default_width = SIZES[model]
+    if sample:
+        saved = parameters.header(sample)
+        if not {"vocabulary", "prompt"} <= saved.keys():
+            raise ValueError(f"{sample} has no vocabulary; name a file that this script saved")
+        characters, beginning = saved["vocabulary"], saved["prompt"]
+    else:
+        page = text.read_text(file) if file else text.documentation()
+        characters = text.vocabulary(page)
+        split = text.split(text.encode(page, characters), sequence)
+        beginning = text.decode(split.held_out[: min(16, max(sequence // 2, 1))], characters)
     net, config, write = _network(
         model,
-        layers=layers or default_layers,
-        width=width or default_width,
+        layers=layers,
+        width=width,
         vocabulary=len(characters),
         sequence=sequence,
         embedding=embedding,
         heads=heads,
         dropout=dropout,
     )
-    start = split.held_out[: min(16, sequence // 2)]
-    if prompt is not None:
-        start = text.encode(prompt, characters)
+    start = text.encode(beginning if prompt is None else prompt, characters)
     room = length if net is rnn else min(length, sequence - len(start))
     if not len(start) or room < 1:
         raise ValueError(
-            f"--prompt has {len(start)} characters; it must have at least 1, and with a "
-            f"transformer fewer than --sequence, {sequence}"
+            f"{'what the sample begins with' if prompt is None else '--prompt'} has {len(start)} "
+            "characters; it must have at least 1, and with a transformer fewer than --sequence, "
+            f"{sequence}: change one of them"
         )
 
     def written(params: Any, seed: int) -> str:
@@ -135,7 +151,7 @@ def main(
         optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)),
     )
     state = train.init_state(net, config, optimizer, jax.random.key(seed))
-    folder = cli.folder(out)
+    folder = cli.folder(out, "params.safetensors")
     print(
         f"{len(split.train)} characters to learn, {len(split.held_out)} held out, "
         f"{len(characters)} different"
@@ -153,7 +169,14 @@ def main(
     step = train.make_step(net, config, optimizer, gradient)
     run = _make_epoch(net, config, step, split, per_epoch, batch_size, sequence)
     result = fitting.fit(run, state, steps // per_epoch)
-    parameters.save(folder / "params.safetensors", result.params, config, seed)
+    parameters.save(
+        folder / "params.safetensors",
+        result.params,
+        config,
+        seed,
+        vocabulary=characters,
+        prompt=beginning,
+    )
     print(f"wrote {folder / 'params.safetensors'}")
     training, held_out = (
         nats / math.log(2) for nats in (result.history.loss, result.history.metrics["loss"])

@@ -6,8 +6,9 @@ widen what is computed with it.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -92,4 +93,44 @@ def check_floating(name: str, value: Any) -> None:
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"{name} has dtype {value.dtype}; it must be floating: cast it with astype(jnp.float32)"
+        )
+
+
+def check_params(name: str, params: Any, kind: type[NamedTuple]) -> None:
+    """Refuse parameters that are not of this kind, or no arrays, or None where none may be.
+
+    Raises:
+        TypeError: they are not.
+    """
+    check_kind(f"{name}: params", params, kind)
+    for field, value in zip(kind._fields, params, strict=True):
+        if value is not None or kind.__annotations__[field] is jax.Array:
+            check_array(f"{name}: {field}", value)
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Refuse a container that is not of this kind, as a plain tuple is not.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; it must be the NamedTuple "
+            f"{kind.__module__}.{kind.__name__}: wrap its parts in {kind.__name__}(...)"
+        )
+
+
+def check_one_dtype(name: str, arrays: dict[str, Any]) -> None:
+    """Refuse what is no floating array, or not of the dtype of the others.
+
+    Raises:
+        TypeError: it is not.
+    """
+    for what, value in arrays.items():
+        check_floating(f"{name}: {what}", value)
+    if len({jnp.result_type(value) for value in arrays.values()}) > 1:
+        dtypes = ", ".join(f"{what} {value.dtype}" for what, value in arrays.items())
+        raise TypeError(
+            f"{name}: the dtypes are {dtypes}; they must be one: cast with astype what differs"
         )

@@ -142,9 +142,18 @@ def mnist(folder: str | Path) -> Split:
             so on, or with a dot for the last dash but one), plain or compressed (`.gz`).
 
     Raises:
-        ValueError: a file is missing, truncated, or not what its name says; the message names it.
+        ValueError: a file is missing, truncated, or not what its name says; there is no image, or
+            a label above 9; the message names the file. Or the images of the two halves differ in
+            size.
     """
-    return Split(*(_idx_pair(Path(folder), name) for name in ("train", "t10k")))
+    train, held_out = (_idx_pair(Path(folder), name) for name in ("train", "t10k"))
+    sizes = train.inputs.shape[1:], held_out.inputs.shape[1:]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"{folder} holds train-images of {sizes[0]} pixels and t10k-images of {sizes[1]}; they "
+            "must be of one size: check that both come from the same set"
+        )
+    return Split(*(Batch(x.reshape(len(x), -1), labels) for x, labels in (train, held_out)))
 
 
 def read_idx(path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
@@ -188,7 +197,7 @@ _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0
 
 
 def _idx_pair(folder: Path, name: str) -> Batch:
-    """The images and labels of one half of an MNIST folder."""
+    """The images (N, H, W) and labels of one half of an MNIST folder."""
     images_path = _find_idx(folder, f"{name}-images", 3)
     labels_path = _find_idx(folder, f"{name}-labels", 1)
     images, labels = read_idx(images_path), read_idx(labels_path)
@@ -203,7 +212,17 @@ def _idx_pair(folder: Path, name: str) -> Batch:
             f"{images_path} holds {len(images)} images and {labels_path} {len(labels)} labels; "
             "there must be as many: check that both come from the same set"
         )
-    return check_batch(images.reshape(len(images), -1) / 255.0, labels)
+    if not images.size:
+        raise ValueError(
+            f"{images_path} holds images of shape {images.shape}, no pixel; there must be at least "
+            "one image: copy or download it again"
+        )
+    if labels.max() > 9:
+        raise ValueError(
+            f"{labels_path} holds label {labels.max()}; labels must be from 0 to 9: relabel the "
+            "classes, or leave out those beyond ten"
+        )
+    return check_batch(images / 255.0, labels)
 
 
 def _find_idx(folder: Path, stem: str, dimensions: int) -> Path:

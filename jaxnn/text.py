@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn.checks import check_integer, check_number
+
 
 class Batch(NamedTuple):
     """What a language model learns from.
@@ -82,12 +84,23 @@ def vocabulary(text: str) -> str:
 def encode(text: str, characters: str) -> Array:
     """Tokens (n,), int32: the place of each character in the vocabulary.
 
+    Args:
+        text: any.
+        characters: sorted, each once, as `vocabulary` makes them.
+
     Raises:
-        ValueError: a character is not in it; the message names the first.
+        ValueError: the vocabulary is not sorted, or a character is not in it; the message names
+            the first.
     """
+    if characters != vocabulary(characters):
+        raise ValueError(
+            f"the vocabulary {characters!r:.80} is not sorted, or has a character twice; it must "
+            "be as vocabulary() makes it: pass vocabulary(characters)"
+        )
     known, given = _code_points(characters), _code_points(text)
     tokens = np.searchsorted(known, given)
-    strange = np.flatnonzero(known[np.minimum(tokens, len(known) - 1)] != given)
+    # No character has the last number.
+    strange = np.flatnonzero(np.append(known, np.uint32(2**32 - 1))[tokens] != given)
     if len(strange):
         at = strange[0]
         raise ValueError(
@@ -99,8 +112,20 @@ def encode(text: str, characters: str) -> Array:
 
 
 def decode(tokens: Any, characters: str) -> str:
-    """The text of tokens (n,): `encode` undone."""
-    return "".join(characters[token] for token in np.asarray(tokens))
+    """The text of tokens (n,): `encode` undone.
+
+    Raises:
+        ValueError: a token is no place in the vocabulary.
+    """
+    tokens = np.asarray(tokens)
+    strange = tokens[(tokens < 0) | (tokens >= len(characters))]
+    if strange.size:
+        raise ValueError(
+            f"token {strange[0]} ({strange.size} such in all) is outside [0, {len(characters)}), "
+            "the places in the vocabulary; every token must be one: take the vocabulary that the "
+            "tokens came from"
+        )
+    return "".join(characters[token] for token in tokens)
 
 
 def split(tokens: Array, length: int, held_out: float = 0.1) -> Split:
@@ -114,12 +139,13 @@ def split(tokens: Array, length: int, held_out: float = 0.1) -> Split:
         held_out: the share, in (0, 1).
 
     Raises:
+        TypeError: the length is no integer, or the share no number.
         ValueError: the length is below 1, the share is not in (0, 1), or a side is too short.
     """
-    if length < 1:
-        raise ValueError(f"the length of a window is {length}; it must be at least 1")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}; it must be a share strictly between 0 and 1")
+    check_integer("the length of a window", length)
+    check_number(
+        "held_out", held_out, "a share strictly between 0 and 1", lambda share: 0 < share < 1
+    )
     end = len(tokens) - int(len(tokens) * held_out)
     parts = Split(tokens[:end], tokens[end:])
     for name, part in zip(("to train on", "held out"), parts, strict=True):
@@ -138,15 +164,11 @@ def windows(tokens: Array, length: int) -> Batch:
     What is left at the end, shorter than a window, is left out.
 
     Raises:
-        ValueError: there is no window.
+        TypeError: the length is no integer.
+        ValueError: the length is below 1, or there is no window.
     """
-    number = (len(tokens) - 1) // length
-    if number < 1:
-        raise ValueError(
-            f"there are {len(tokens)} tokens; a window of {length} and the token after it need "
-            f"{length + 1}: take a longer text or shorter windows"
-        )
-    end = number * length
+    _check_length(tokens, length)
+    end = (len(tokens) - 1) // length * length
     return Batch(tokens[:end].reshape(-1, length), tokens[1 : end + 1].reshape(-1, length))
 
 
@@ -154,10 +176,26 @@ def random_windows(key: Array, tokens: Array, number: int, length: int) -> Batch
     """So many windows (number, length), each starting anywhere; works under jit.
 
     The batch has no key; for dropout put one in: `batch._replace(key=...)`.
+
+    Raises:
+        TypeError: the number or the length is no integer.
+        ValueError: the number or the length is below 1, or there is no window.
     """
+    check_integer("the number of windows", number)
+    _check_length(tokens, length)
     starts = jax.random.randint(key, (number, 1), 0, len(tokens) - length)
     at = starts + jnp.arange(length)
     return Batch(tokens[at], tokens[at + 1])
+
+
+def _check_length(tokens: Array, length: int) -> None:
+    """Refuse tokens without room for a window and the token after it."""
+    check_integer("the length of a window", length)
+    if len(tokens) <= length:
+        raise ValueError(
+            f"there are {len(tokens)} tokens; a window of {length} and the token after it need "
+            f"{length + 1}: take a longer text or shorter windows"
+        )
 
 
 def _code_points(text: str) -> np.ndarray[Any, np.dtype[np.uint32]]:

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxnn.checks import check_integer
+
 Gradient = Literal["manual", "autodiff"]
 
 
@@ -124,12 +126,12 @@ def make_run(
         TypeError, ValueError: a number is out of its range, or the model refuses the data.
     """
     n = _count_examples(data)
-    for name, value, highest in (("epochs", epochs, None), ("batch_size", batch_size, n)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is {value!r}; it must be an integer")
-        if not 1 <= value <= (highest or value):
-            limit = f"from 1 to the number of examples, {n}" if highest else "at least 1"
-            raise ValueError(f"{name} is {value}; it must be {limit}")
+    epochs = check_integer("epochs", epochs)
+    batch_size = check_integer("batch_size", batch_size)
+    if batch_size > n:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be from 1 to the number of examples, {n}"
+        )
     data = jax.tree.map(jnp.asarray, data)
     params = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
     # Only the parameters are abstract here, so the loss sees, and can refuse, the data's values.

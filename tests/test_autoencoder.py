@@ -122,6 +122,7 @@ def test_samples_are_images():
         ({"activation": "swish"}, ValueError, "'swish'.*'relu'"),
         ({"beta": -1.0}, ValueError, "beta is -1.0.*at least 0"),
         ({"beta": float("nan")}, ValueError, "beta is nan"),
+        ({"beta": None}, TypeError, "beta is None.*number"),
     ],
 )
 def test_a_bad_configuration_is_refused(settings, error, message):
@@ -145,7 +146,7 @@ def test_bad_data_is_refused(inputs, error, message):
         with pytest.raises(error, match=message):
             function(params, autoencoder.Batch(inputs), CONFIG)
     wrong = params._replace(decoder=mlp.Params(()))
-    with pytest.raises(ValueError, match="decoder's weights"):
+    with pytest.raises(ValueError, match=r"parameters\.decoder"):
         autoencoder.loss(wrong, autoencoder.Batch(jnp.ones((2, 5))), CONFIG)
 
 

@@ -98,6 +98,7 @@ BROKEN = {
     "labels as images": (idx(np.ones((2, 2))), "2-dimensional uint8.*3-dimensional.*swapped"),
     "floats": (idx(np.ones((5, 2, 2)), 0x0D, ">f4"), "3-dimensional >f4.*uint8"),
     "too few images": (idx(np.ones((4, 2, 2))), "4 images and .* 5 labels"),
+    "no pixel": (idx(np.ones((5, 0, 2))), r"\(5, 0, 2\), no pixel"),
 }
 
 
@@ -108,6 +109,15 @@ def test_a_broken_idx_file_is_named(folder, content, message):
     with pytest.raises(ValueError, match=message) as error:
         data.read_idx(folder / "absent") if content is None else data.mnist(folder)
     assert str(folder / ("absent" if content is None else path.name)) in str(error.value)
+
+
+def test_labels_are_digits_and_both_halves_of_one_size(folder):
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx(np.ones((3, 2, 6))))
+    with pytest.raises(ValueError, match=r"train-images of .* t10k-images of \(2, 6\)"):
+        data.mnist(folder)
+    (folder / "train-labels-idx1-ubyte").write_bytes(idx(np.array([0, 1, 10, 2, 3])))
+    with pytest.raises(ValueError, match="train-labels-idx1-ubyte holds label 10"):
+        data.mnist(folder)
 
 
 def test_a_missing_idx_file_is_named_with_all_its_names(folder):

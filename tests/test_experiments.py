@@ -178,6 +178,7 @@ SCRIPTS = {
     "square": square,
     "two_layer": two_layer,
     "foundations": foundations,
+    "residuals": residuals,
 }
 
 
@@ -189,6 +190,8 @@ SCRIPTS = {
         (["digits", "--predict", "absent.safetensors"], "absent.safetensors is not a file"),
         (["digits", "--mnist", "absent"], "absent is not a folder"),
         (["moons", "--points", "1"], "n is 1"),
+        (["moons", "--seed", "-1"], "--seed is -1; it must be at least 0 and below 2^32"),
+        (["residuals", "--target", "nope"], "nope"),
     ],
 )
 def test_a_mistake_on_the_command_line_gets_a_message_and_exit_status_2(
@@ -200,7 +203,7 @@ def test_a_mistake_on_the_command_line_gets_a_message_and_exit_status_2(
     assert message in printed.err
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", sorted(set(SCRIPTS) - {"residuals"}))
 def test_help(name, monkeypatch, capsys):
     status, printed = as_command(name, ["--help"], monkeypatch, capsys)
     assert status == 0
@@ -304,6 +307,22 @@ def test_parameters_come_back_bit_for_bit(saved):
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
+
+
+def test_what_cannot_be_written_is_named(saved, tmp_path, monkeypatch, capsys):
+    _, params, config = saved
+    (tmp_path / "dir").mkdir()
+    with pytest.raises(ValueError, match=r"dir cannot be written \(Is a directory\)"):
+        parameters.save(tmp_path / "dir", params, config, seed=5)
+
+    def full() -> int:
+        raise OSError(28, "No space left on device", "curves.png")
+
+    monkeypatch.setattr(sys, "argv", ["full"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(full)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'curves.png'\n"
 
 
 def test_parameters_of_another_configuration_are_refused(saved):

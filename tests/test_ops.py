@@ -40,13 +40,15 @@ shapes = st.lists(st.sampled_from([1, 2, 3, 5, 8]), min_size=2, max_size=3).map(
 
 
 def as_jax(tree, dtype):
-    """NumPy's numbers as JAX arrays: real ones of this dtype, integers int32, booleans as such."""
+    """Real numbers as arrays of this dtype, integers of int32; booleans and keys as they are."""
 
     def convert(x):
-        if isinstance(x, jax.Array):  # a key
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return x
-        kind = np.asarray(x).dtype.kind
-        return jnp.asarray(x, {"f": dtype, "b": bool}.get(kind, jnp.int32))
+        x = np.asarray(x)  # converted here, and only put there: nothing has to be compiled
+        kinds = ((jnp.floating, dtype), (jnp.bool_, bool), (jnp.integer, np.int32))
+        wanted = next(wanted for kind, wanted in kinds if jnp.issubdtype(x.dtype, kind))
+        return jax.device_put(x.astype(wanted))
 
     return jax.tree.map(convert, tree)
 
@@ -58,7 +60,9 @@ def is_real(x):
 def cotangent(row, inputs, seed=0):
     rng = np.random.default_rng(seed + 100)  # not the numbers that the inputs were drawn from
     out = jax.eval_shape(lambda *x: row.op.fwd(*x, **row.static)[0], *inputs)
-    return jax.tree.map(lambda o: jnp.asarray(rng.normal(size=o.shape), o.dtype), out)
+    return as_jax(
+        jax.tree.map(lambda o: rng.normal(size=o.shape), out), jax.tree.leaves(out)[0].dtype
+    )
 
 
 def dot(a, b):
@@ -155,14 +159,14 @@ def test_grad_of_the_op_runs_the_hand_written_rule(row):
 
 @each_row
 def test_jit_vmap_and_scan_change_nothing(row):
-    examples = [row.op.example(key) for key in jax.random.split(jax.random.key(2), 3)]
+    stacked = run(jax.vmap(row.op.example), jax.random.split(jax.random.key(2), 3))
+    examples = [run(row_of, stacked, np.int32(i)) for i in range(3)]
     dout = cotangent(row, examples[0])
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *examples)
 
     def both(inputs):
         return by_call(row, row.op, inputs, dout)
 
-    eager = jax.tree.map(lambda *x: jnp.stack(x), *[both(inputs) for inputs in examples])
+    eager = jax.tree.map(lambda *x: np.stack(x), *[both(inputs) for inputs in examples])
     ways = run(
         lambda x: (
             jax.tree.map(lambda *x: jnp.stack(x), *[both(row_of(x, i)) for i in range(3)]),
@@ -187,9 +191,7 @@ def test_narrow_dtypes_stay_within_autodiffs_own_error(row):
         dout = cotangent(row, inputs)
         hand, auto = run(lambda x, d: (by_hand(row, x, d), by_autodiff(row, x, d)), inputs, dout)
         with jax.enable_x64(True):
-            lifted, dlifted = jax.tree.map(
-                lambda x: x.astype(jnp.float64) if is_real(x) else x, (inputs, dout)
-            )
+            lifted, dlifted = as_jax((inputs, dout), np.float64)
             truth = run(lambda x, d: by_autodiff(row, x, d), lifted, dlifted)
         eps = float(jnp.finfo(dtype).eps)
         for h, a, t in zip(*map(jax.tree.leaves, (hand, auto, truth)), strict=True):
@@ -197,7 +199,8 @@ def test_narrow_dtypes_stay_within_autodiffs_own_error(row):
             assert h.shape == t.shape
             t = np.asarray(t)
             ours, theirs = (np.abs(np.asarray(v, np.float64) - t).max() for v in (h, a))
-            assert ours <= 2 * theirs + eps * np.abs(t).max(), (dtype, ours, theirs)
+            # Another order of the same sum is by chance a third or three times as far off.
+            assert ours <= 3 * theirs + 2 * eps * np.abs(t).max(), (dtype, ours, theirs)
 
 
 FAULTS = {

@@ -9,8 +9,8 @@ from conftest import assert_leaves_close, run
 
 from jaxnn.ops import activations as act
 from jaxnn.ops import gated
-from jaxnn.ops.dropout import dropout
-from jaxnn.ops.softmax import masked_softmax, softmax
+from jaxnn.ops.dropout import drop_fwd, dropout
+from jaxnn.ops.softmax import log_softmax, masked_softmax, softmax
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -205,13 +205,28 @@ def test_what_dropout_drops_is_gone_even_if_it_is_no_number():
     np.testing.assert_array_equal(jnp.isnan(y), kept)
 
 
+def test_probabilities_of_70_000_narrow_scores_add_up():
+    x = jnp.zeros(70_000, jnp.float16)
+    for y in (softmax(x), masked_softmax(x, x == 0), jnp.exp(log_softmax(x))):
+        np.testing.assert_allclose(np.asarray(y, np.float64).sum(), 1, rtol=0.01)
+
+
+def test_numpys_arrays_and_settings_are_taken_and_widen_nothing():
+    x = np.ones((2, 3), np.float32)
+    assert softmax(x, temperature=np.float32(2), axis=np.int64(1)).shape == (2, 3)
+    assert masked_softmax(x, x > 0).shape == gated.glu(x, x).shape == (2, 3)
+    assert dropout(x, jax.random.key(0), rate=np.float64(0.5)).shape == (2, 3)
+    assert act.elu.fwd(jnp.ones(3, "bfloat16"), alpha=np.float32(2))[0].dtype == "bfloat16"
+    assert act.leaky_relu.fwd(-0.5, slope=np.float32(0.5))[0] == -0.25
+
+
 MASK = jnp.ones(3, bool)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: act.elu(x, alpha=-1.0), ValueError, r"elu: alpha is -1\.0; .*pass 0 or more"),
+        (lambda x: act.elu(x, alpha=-1.0), ValueError, r"elu: alpha is -1\.0; .*at least 0"),
         (lambda x: act.elu(x, alpha=float("nan")), ValueError, "alpha is nan"),
         (lambda x: gated.glu(x, x[:1]), ValueError, r"glu: .*\(2, 3\).*\(1, 3\).*split"),
         (lambda x: gated.swiglu(x, x[0]), ValueError, r"swiglu: .*\(2, 3\).*\(3,\).*split"),
@@ -223,12 +238,29 @@ MASK = jnp.ones(3, bool)
             r"masked_softmax: temperature is -2\.0",
         ),
         (lambda x: masked_softmax(x, x), TypeError, "mask has dtype float32;.*mask > 0"),
-        (lambda x: masked_softmax(x, [True]), TypeError, "mask has dtype list;.*an array"),
+        (lambda x: masked_softmax(x, [True]), TypeError, "mask is a list;.*an array"),
         (lambda x: masked_softmax(x, MASK[:2]), ValueError, r"\(2,\), x \(2, 3\).*broadcast"),
         (lambda x: masked_softmax(x[0], MASK[None]), ValueError, r"\(1, 3\), x \(3,\)"),
         (lambda x: dropout(x, jax.random.key(0), rate=1.0), ValueError, r"1\.0;.*drop.*1 - p"),
         (lambda x: dropout(x, jax.random.key(0), rate=-0.1), ValueError, r"rate is -0\.1"),
         (lambda x: dropout(x, jax.random.key(0), rate=float("nan")), ValueError, "rate is nan"),
+        (lambda x: drop_fwd(x, None, 2.0), ValueError, "dropout: rate is 2"),
+        (lambda x: dropout(x, None, rate=0.5), TypeError, "key is a NoneType.*jax.random.key"),
+        (lambda x: dropout([1.0], jax.random.key(0), rate=0.5), TypeError, "x is a list"),
+        (lambda x: act.leaky_relu(x, slope="2"), TypeError, "leaky_relu: slope is '2'.*number"),
+        (lambda x: act.leaky_relu(x, slope=float("inf")), ValueError, "slope is inf.*finite"),
+        (lambda x: act.elu(x, alpha=True), TypeError, "elu: alpha is True"),
+        (lambda x: act.gelu(x, approximate="no"), TypeError, "approximate is 'no'.*True or False"),
+        (lambda x: gated.glu(x, [0.0]), TypeError, "glu: value is a list.*asarray"),
+        (lambda x: softmax(x[0, 0]), ValueError, r"axis is -1, x has shape \(\)"),
+        (lambda x: softmax.fwd(0.5), TypeError, "softmax: x is a float"),
+        (lambda x: softmax(x.astype(int)), TypeError, "softmax: x has dtype int32.*floating"),
+        (lambda x: softmax(x, axis="2"), TypeError, "softmax: axis is '2'.*integer"),
+        (lambda x: log_softmax(x, axis=1.5), TypeError, "axis is 1.5"),
+        (lambda x: log_softmax(x, axis=2), ValueError, r"axis is 2, x has shape \(2, 3\)"),
+        (lambda x: softmax(x[:, :0]), ValueError, "axis is -1.*not empty"),
+        (lambda x: softmax(x, temperature=1e-46), ValueError, "1e-46.*positive in float32"),
+        (lambda x: masked_softmax(x, MASK, temperature=float("inf")), ValueError, "is inf.*finite"),
     ],
 )
 def test_bad_settings_and_inputs_are_named_before_anything_is_compiled(call, error, message):

@@ -115,6 +115,13 @@ def test_turned_products_depend_on_the_distance_alone(x64):
     np.testing.assert_array_equal(rotary(q, jnp.array([0])), q)
 
 
+@pytest.mark.parametrize(("dtype", "far"), [("uint8", 200), ("uint32", 70), ("int8", -128)])
+def test_positions_of_any_integer_dtype_turn_back_as_far(dtype, far):
+    x, positions = jnp.arange(1.0, 9).reshape(1, 2, 1, 4), jnp.array([3, far], dtype)
+    y, residuals = rotary.fwd(x, positions)
+    np.testing.assert_allclose(rotary.bwd(residuals, y)[0], x, rtol=1e-5)
+
+
 def test_far_positions_keep_their_angles_in_bfloat16():
     x, positions = jnp.ones((1, 2, 1, 2)), jnp.array([256, 257])
     exact = np.cos([256.0, 257.0]) - np.sin([256.0, 257.0])
@@ -185,12 +192,27 @@ HEADS = {"heads": 4, "kv_heads": 2}
         (attention, (Q, KV, KV, jnp.ones((5, 7))), {}, TypeError, "mask has dtype float32"),
         (attention, (Q, KV, KV, jnp.ones((2, 7), bool)), {}, ValueError, "(2, 7).*(2, 4, 5, 7)"),
         (attention, (Q, KV, KV, jnp.ones((3, 1, 1, 1, 1), bool)), {}, ValueError, "(3, 1, 1, 1"),
+        (attention, (Q, KV, KV, [[True]]), {}, TypeError, "mask is a list.*jnp.asarray"),
+        (attention, (Q, KV, None, None), {}, TypeError, "attention: v is a NoneType"),
+        (attention, (Q[:, :0], KV, KV, None), {}, ValueError, "(2, 0, 4, 6).*may be 0"),
+        (attention, (Q[:, :0], KV, KV, None), {"block": 2}, ValueError, "(2, 0, 4, 6).*may be 0"),
+        (
+            attention,
+            (Q, KV.astype(jnp.bfloat16), KV, None),
+            {"block": 2},
+            TypeError,
+            "q float32, k bfloat16, v float32; they must be one",
+        ),
         (attention, (Q, KV, KV, None), {"block": 0}, ValueError, "block is 0.*at least 1"),
+        (attention, (Q, KV, KV, None), {"block": True}, TypeError, "block is True.*integer"),
+        (attention, (Q, KV, KV, None), {"causal": 1}, TypeError, "causal is 1.*True or False"),
+        (attention, (Q, KV, KV, None), {"scale": "1"}, TypeError, "scale is '1'.*a number"),
+        (attention, (Q, KV, KV, None), {"scale": np.inf}, ValueError, "scale is inf.*be finite"),
         (
             attention,
             (Q, KV, KV, None),
             {"causal": True, "window": 2.5},
-            ValueError,
+            TypeError,
             "window is 2.5.*integer of at least 1",
         ),
         (
@@ -205,6 +227,9 @@ HEADS = {"heads": 4, "kv_heads": 2}
         (rotary, (Q, jnp.arange(5.0)), {}, TypeError, "dtype float32; they must be integers"),
         (rotary, (Q, jnp.arange(7)), {}, ValueError, "(7,), x (2, 5, 4, 6).*5 positions"),
         (rotary, (Q, jnp.arange(5)), {"base": 0}, ValueError, "base is 0.*above 0"),
+        (rotary, (Q, jnp.arange(5)), {"base": float("inf")}, ValueError, "base is inf.*finite"),
+        (rotary, (Q.astype(int), jnp.arange(5)), {}, TypeError, "x has dtype int32.*floating"),
+        (rotary, (Q, [0, 1, 2, 3, 4]), {}, TypeError, "positions is a list"),
         (multi_head, (PARAMS, X, None, None), {"heads": 3}, ValueError, "8 outputs for 3 heads"),
         (
             multi_head,
@@ -214,6 +239,18 @@ HEADS = {"heads": 4, "kv_heads": 2}
             "4 query heads, 3 heads",
         ),
         (multi_head, (PARAMS, X, None, None), {"heads": 4}, ValueError, "must be (3, 8)"),
+        (multi_head, (PARAMS, X, None, None), {"heads": None}, TypeError, "heads is None.*integer"),
+        (multi_head, (PARAMS, X, None, None), {"heads": 0}, ValueError, "heads is 0.*at least 1"),
+        (
+            multi_head,
+            (PARAMS, X, None, None),
+            {"heads": 4, "kv_heads": "2"},
+            TypeError,
+            "kv_heads is '2'.*or None",
+        ),
+        (multi_head, (WEIGHTS, X, None, None), HEADS, TypeError, "is a tuple.*MultiHead(...)"),
+        (multi_head, (PARAMS, None, None, None), HEADS, TypeError, "multi_head: x is a NoneType"),
+        (multi_head, (PARAMS, X[:, :0], None, None), HEADS, ValueError, "(2, 0, 3).*of them 0"),
         (multi_head, (PARAMS, X[..., :2], None, None), HEADS, ValueError, "(2, 5, 2).*3 inputs"),
         (
             multi_head,
@@ -234,3 +271,18 @@ HEADS = {"heads": 4, "kv_heads": 2}
 def test_bad_inputs_are_named(op, inputs, static, error, message):
     with pytest.raises(error, match=re.escape(message).replace(r"\.\*", ".*")):
         op(*inputs, **static)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_numpy_made_is_taken_and_widens_nothing(dtype):
+    q, k, v = (np.asarray(x.astype(dtype)) for x in draw(5, 5))
+    mask, two = np.ones((2, 1, 5, 5), bool), np.int64(2)
+    static = {"causal": np.True_, "window": two, "block": two, "scale": np.float64(0.5)}
+    leaves = jax.eval_shape(
+        lambda: (attention(q, k, v, mask, **static), both(q, k, v, mask, **static))
+    )
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(leaves)} == {dtype}
+    z = jax.eval_shape(
+        lambda: multi_head.fwd(PARAMS, X, None, None, heads=2 * two, kv_heads=two)[0]
+    )
+    assert z.shape == (2, 5, 3)

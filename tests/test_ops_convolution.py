@@ -141,6 +141,39 @@ def test_nan_reaches_the_output_and_loses_no_gradient(x64):
     y, (dx,) = both(max_pool, (x,), normal(1, 2, 2, 1))
     np.testing.assert_array_equal(jnp.isnan(y).ravel(), [True, False, False, False])
     assert ((dx != 0).sum(), (dx[0, :2, :2] != 0).sum()) == (4, 1)
+    x = x.at[0, 0, 0].set(jnp.nan)  # under the first window's last tap, after three of padding
+    _, (dx,) = both(max_pool, (x,), jnp.ones((1, 3, 3, 1)), padding=1)
+    assert (dx[0, 0, 0, 0], dx.sum()) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "large"), [("bfloat16", 256), ("float16", 2048), ("float64", 2**53 - 8)]
+)
+def test_sums_of_many_are_not_of_few_digits(dtype, large, x64):
+    """In half precision large + 1 is large again, and no float16 is 512 x 512 to divide by."""
+    x = jnp.ones((1, 3, 3, 1), dtype).at[0, 0, 0].set(large)
+    dy, peak = x, jnp.zeros((1, 5, 5, 1), dtype).at[0, 2, 2].set(1)
+    wide, one = jnp.ones((1, 512, 512, 1), dtype), jnp.ones((1, 1), dtype)
+    static = {"window": 3, "stride": 1}
+    sums, *everywhere = run(
+        lambda x, peak, wide: (
+            (
+                9 * average_pool(x, window=3)[0, 0, 0, 0],
+                9 * both(average_pool, (peak,), dy, **static)[1][0][0, 2, 2, 0],
+                both(max_pool, (peak,), dy, **static)[1][0][0, 2, 2, 0],
+            ),
+            both(global_average_pool, (wide,), one)[1][0],
+            both(global_max_pool, (wide,), one)[1][0],
+        ),
+        x,
+        peak,
+        wide,
+    )
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.asarray(sums, float), large + 8, rtol=2 * eps)
+    for dx in everywhere:
+        np.testing.assert_allclose(np.asarray(dx, float), 2.0**-18, rtol=2 * eps)
+    assert {leaf.dtype.name for leaf in (*sums, *everywhere)} == {dtype}
 
 
 IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros(4))
@@ -156,7 +189,7 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros
         (lambda: conv2d(KERNEL, IMAGE, stride=0), "stride is 0.*at least 1"),
         (lambda: conv2d(KERNEL, IMAGE, stride=(1, 2, 3)), r"stride is \(1, 2, 3\).*2 of them"),
         (lambda: conv2d(KERNEL, IMAGE, dilation=-1), "dilation is -1.*at least 1"),
-        (lambda: conv2d(KERNEL, IMAGE, groups=3), "groups are 3.*divide its last dimension, 4"),
+        (lambda: conv2d(KERNEL, IMAGE, groups=3), "groups is 3.*divide its last dimension, 4"),
         (lambda: conv2d(KERNEL, IMAGE, groups=2), "x has 6 channels.*takes 12 in 2 group"),
         (lambda: conv2d(KERNEL, IMAGE, padding="causal"), "padding is 'causal'.*'same' or 'valid'"),
         (lambda: conv2d(KERNEL, IMAGE, padding=((1, 1),)), r"padding is \(\(1, 1\),\).*2 pair"),
@@ -173,12 +206,6 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros
             lambda: conv2d_transpose(KERNEL._replace(b=None), IMAGE),
             r"x has 6 channels.*takes 4.*\(KH, KW, O / groups, C\)",
         ),
-        (lambda: conv2d(KERNEL, IMAGE, stride=2.0), "stride is 2.0.*an integer"),
-        (lambda: conv2d(KERNEL, IMAGE, padding=((1.5, 1), (1, 1))), "padding is .*1.5"),
-        (
-            lambda: conv2d_transpose(Conv(jnp.zeros((2, 2, 3, 6)), None), IMAGE, dilation=1.5),
-            "dilation is 1.5.*an integer",
-        ),
         (
             lambda: conv2d_unfold(Conv(jnp.zeros((3, 3, 5, 4)), None), IMAGE),
             r"conv2d_unfold: w has shape \(3, 3, 5, 4\).*\(2, 5, 4, 6\).*\(KH, KW, C, O\)",
@@ -187,10 +214,77 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros
         (lambda: max_pool(IMAGE, window=(6, 1)), r"spans \(6, 1\).*\(5, 4\)"),
         (lambda: max_pool(IMAGE, padding=2), r"padding is \(\(2, 2\).*window \(2, 2\)"),
         (lambda: average_pool(IMAGE[0]), r"average_pool: x has shape \(5, 4, 6\)"),
-        (lambda: unfold(IMAGE, kernel=(2, 0)), r"kernel size is \(2, 0\)"),
+        (lambda: unfold(IMAGE, kernel=(2, 0)), "unfold: kernel is 0.*or 2 of them"),
+        (lambda: max_pool(IMAGE, window=(2, 2, 2)), r"max_pool: window is \(2, 2, 2\)"),
+        (lambda: conv2d(KERNEL, IMAGE, padding=-1), "padding is -1.*'same'.*2 pair"),
+        (lambda: conv2d_unfold(KERNEL, IMAGE, stride=0), "conv2d_unfold: stride is 0"),
+        (lambda: conv2d_unfold(KERNEL, IMAGE[:, :2]), "conv2d_unfold: the kernel spans"),
         (lambda: upsample_nearest(IMAGE, factor=0), "factor is 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: conv2d(KERNEL, IMAGE, stride=2.0),
+            "conv2d: stride is 2.0; .*integer of at least 1",
+        ),
+        (lambda: conv2d(KERNEL, IMAGE, stride="2"), "stride is '2'; .*or 2 of them"),
+        (lambda: conv2d(KERNEL, IMAGE, dilation=(1, True)), "dilation is True"),
+        (lambda: conv2d(KERNEL, IMAGE, padding=((1.5, 1), (1, 1))), "padding is 1.5"),
+        (lambda: conv2d(KERNEL, IMAGE, padding=None), "padding is None; .*'same' or 'valid'"),
+        (lambda: conv2d(KERNEL, IMAGE, groups=NAN), "groups is nan; it must be an integer"),
+        (lambda: conv2d_transpose(SPREAD, IMAGE, groups=None), "conv2d_transpose: groups is None"),
+        (lambda: conv2d_transpose(SPREAD, IMAGE, dilation=1.5), "dilation is 1.5"),
+        (lambda: max_pool(IMAGE, window=NAN), "max_pool: window is nan"),
+        (lambda: upsample_nearest(IMAGE, factor="2"), "factor is '2'; it must be an integer"),
+        (
+            lambda: conv2d(tuple(KERNEL), IMAGE),
+            r"conv2d: params is a tuple.*convolution.Conv: .*Conv\(...\)",
+        ),
+        (
+            lambda: conv2d(KERNEL._replace(b=1.0), IMAGE),
+            "conv2d: b is a .*[Ff]loat; .*an array",
+        ),
+        (lambda: conv2d.fwd(KERNEL._replace(b=1.0), IMAGE), "conv2d: b is a float.*an array"),
+        (lambda: conv2d_transpose(SPREAD._replace(w=[1.0]), IMAGE), "w is a list"),
+        (lambda: conv2d(Conv(None, None), IMAGE), "conv2d: w is a NoneType"),
+        (lambda: conv2d_unfold(tuple(KERNEL), IMAGE), "conv2d_unfold: params is a tuple"),
+        (lambda: conv1d(KERNEL, [[1.0]]), "conv1d: x is a list.*jnp.asarray"),
+        (lambda: global_max_pool(None), "global_max_pool: x is a NoneType"),
+        (lambda: average_pool(IMAGE.astype(int)), "average_pool: x has dtype int.*floating"),
+    ],
+)
+def test_what_is_of_a_wrong_kind_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+def test_what_numpy_made_is_taken():
+    """Settings and arrays, by the op as a function and by its forward and backward."""
+    two, kernel, image = np.int64(2), jax.tree.map(np.asarray, KERNEL), np.asarray(IMAGE)
+    for op, inputs, static in (
+        (conv2d, (kernel._replace(w=kernel.w[:, :, :3]), image),
+         {"groups": two, "stride": (two, 1), "padding": two, "dilation": np.int32(1)}),
+        (conv2d_transpose, (kernel._replace(b=None), image[..., :4]),
+         {"stride": two, "output_padding": two // 2}),
+        (conv2d_unfold, (kernel, image), {"stride": two}),
+        (unfold, (image,), {"kernel": two}),
+        (max_pool, (image,), {"window": two}),
+        (average_pool, (image,), {"window": two}),
+        (upsample_nearest, (image,), {"factor": two}),
+    ):  # fmt: skip
+        y = jax.eval_shape(lambda op=op, i=inputs, s=static: op(*i, **s))
+        dy = jnp.zeros(y.shape)
+        _, cotangents = jax.eval_shape(lambda d, op=op, i=inputs, s=static: both(op, i, d, **s), dy)
+        assert jax.tree.map(jnp.shape, cotangents) == jax.tree.map(jnp.shape, inputs)
+        assert {d.dtype.name for d in jax.tree.leaves(cotangents)} == {"float32"}

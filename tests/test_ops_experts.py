@@ -67,7 +67,7 @@ PARAMS = Experts(
 @pytest.mark.parametrize(
     ("params", "shape", "k", "message"),
     [
-        (PARAMS, (2, 5), 0, "k is 0 for 4 experts; it must be an integer from 1 to 4"),
+        (PARAMS, (2, 5), 0, "k is 0; it must be at least 1, and at most 4"),
         (PARAMS, (2, 5), 5, "k is 5 for 4 experts"),
         (PARAMS, (2, 6), 1, "(2, 6) but router has shape (5, 4)"),
         (PARAMS, (0, 5), 1, "(0, 5), no token"),
@@ -78,3 +78,28 @@ PARAMS = Experts(
 def test_bad_inputs_are_named(params, shape, k, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         experts(params, jnp.zeros(shape), k=k)
+
+
+@pytest.mark.parametrize(
+    ("params", "x", "k", "message"),
+    [
+        (PARAMS, jnp.zeros((2, 5)), True, "experts: k is True; it must be an integer"),
+        (PARAMS, jnp.zeros((2, 5)), None, "experts: k is None; it must be an integer"),
+        (PARAMS, [[0.0] * 5], 1, "experts: x is a list; it must be an array"),
+        (
+            tuple(PARAMS),
+            jnp.zeros((2, 5)),
+            1,
+            "experts: params is a tuple; .* jaxnn.ops.experts.Experts",
+        ),
+    ],
+)
+def test_what_is_of_a_wrong_kind_is_named(params, x, k, message):
+    with pytest.raises(TypeError, match=message):
+        experts(params, x, k=k)
+
+
+def test_what_numpy_made_is_taken():
+    params, x = jax.tree.map(np.asarray, (PARAMS, jnp.ones((2, 5))))
+    y, _ = jax.eval_shape(lambda: experts.fwd(params, x, k=np.int64(2))[0])
+    assert (y.shape, y.dtype) == (x.shape, x.dtype)

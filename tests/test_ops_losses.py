@@ -235,6 +235,47 @@ def test_a_tied_table_gets_the_gradients_of_both_its_uses(x64):
     assert_leaves_close(hand, auto, 1e-13)
 
 
+def test_totals_and_shares_of_narrow_losses_neither_overflow_nor_vanish():
+    n = 70_000
+    ones = jnp.ones(n, jnp.float16)
+    mean, (dvalues, _) = by_hand(weighted_mean, (ones, ones), jnp.float16(100))
+    assert mean == 1
+    np.testing.assert_allclose(dvalues, 100 / n, rtol=1e-3)
+    _, (dx, _) = by_hand(losses.mean_squared_error, (ones, 0 * ones), jnp.float16(100))
+    np.testing.assert_allclose(dx, 200 / n, rtol=1e-3)
+    row = jnp.zeros((1, n), jnp.float16)
+    loss = softmax_cross_entropy(row, jnp.array([3]))
+    np.testing.assert_allclose(loss, np.log(n), rtol=1e-3)
+
+
+def test_small_chunks_do_not_round_the_sum_over_them():
+    k1, k2, k3 = jax.random.split(jax.random.key(0), 3)
+    w = jax.random.normal(k1, (2, 3), jnp.bfloat16)
+    x = 1 + jax.random.normal(k2, (4096, 2), jnp.bfloat16)
+    labels = jax.random.randint(k3, (4096,), 0, 3)
+
+    def dw(w, x):
+        _, residuals = linear_cross_entropy.fwd(w, x, labels, chunk=4)
+        return linear_cross_entropy.bwd(residuals, jnp.ones((), w.dtype), chunk=4)[0]
+
+    narrow = run(dw, w, x)
+    assert narrow.dtype == w.dtype
+    assert_leaves_close(narrow, run(dw, *(a.astype(jnp.float32) for a in (w, x))), 0.01)
+
+
+def test_numpys_arrays_and_settings_are_taken():
+    z, labels = np.ones((2, 3), np.float32), np.zeros(2, np.int32)
+    assert embedding(Embedding(z), labels).shape == (2, 3)
+    for op, inputs, static in (
+        (losses.huber, (z, z), {"delta": np.float32(2)}),
+        (losses.l2_penalty, ([z],), {"coefficient": np.float64(2)}),
+        (weighted_mean, (z, z), {}),
+        (softmax_cross_entropy, (z, labels), {"z_loss": np.float32(0.1)}),
+        (linear_cross_entropy, (z.T, z, labels * 0), {"chunk": np.int64(1)}),
+    ):
+        assert op(*inputs, **static).dtype == jnp.float32
+
+
 Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2)))
 
 
@@ -242,7 +283,7 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
     ("op", "inputs", "static", "error", "message"),
     [
         (losses.huber, (Z, Z), {"delta": 0.0}, ValueError, "delta is 0.0.*positive"),
-        (losses.huber, (Z, [0.0]), {}, TypeError, "huber: targets are a list.*jnp.asarray"),
+        (losses.huber, (Z, [0.0]), {}, TypeError, "huber: targets is a list.*jnp.asarray"),
         (losses.kl_divergence, (Z, Z[0]), {}, ValueError, r"log_probab.*\(2, 3\), targets \(3,\)"),
         (losses.kl_divergence, (Z[0, 0], Z[0, 0]), {}, ValueError, r"\(\).*classes.*dimension"),
         (
@@ -275,6 +316,17 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
             ValueError,
             "chunk is 0.*at least 1",
         ),
+        (linear_cross_entropy, (Z.T, Z, LABELS), {"chunk": True}, TypeError, "chunk is True"),
+        (linear_cross_entropy, (Z.T.astype("bfloat16"), Z, LABELS), {}, TypeError, "bfloat16.*one"),
+        (softmax_cross_entropy, (Z, LABELS), {"z_loss": "1"}, TypeError, "z_loss is '1'"),
+        (softmax_cross_entropy, (Z, LABELS), {"label_smoothing": None}, TypeError, "is None"),
+        (softmax_cross_entropy, ([[0.0]], LABELS), {}, TypeError, "logits is a list"),
+        (multiclass_hinge, (Z, LABELS), {"margin": float("nan")}, ValueError, "margin is nan"),
+        (losses.huber, (Z, Z), {"delta": float("inf")}, ValueError, "delta is inf"),
+        (losses.huber, (Z, Z), {"reduction": np.array(["mean"])}, ValueError, "one of 'mean'"),
+        (losses.l2_penalty, (Z,), {"coefficient": "2"}, TypeError, "coefficient is '2'"),
+        (losses.l2_penalty, ({"a": 1.0},), {}, TypeError, "weights.'a'. is a .*asarray"),
+        (embedding, (Embedding([[1.0]]), LABELS), {}, TypeError, "table is a list"),
         (
             linear_cross_entropy,
             (Z, Z, LABELS),
@@ -283,8 +335,8 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
             r"w has shape \(2, 3\).*transpose w",
         ),
         (linear_cross_entropy, (Z.T, Z, LABELS[:1]), {}, ValueError, r"\(1,\), logits \(2, 2\)"),
-        (embedding, (TWO, jnp.zeros(3)), {}, TypeError, "tokens are float32.*asarray"),
-        (embedding, (TWO, [1]), {}, TypeError, "tokens are list.*integers"),
+        (embedding, (TWO, jnp.zeros(3)), {}, TypeError, "tokens have dtype float32.*integers"),
+        (embedding, (TWO, [1]), {}, TypeError, "tokens is a list.*asarray"),
         (embedding, (Embedding(Z[0]), LABELS), {}, ValueError, r"\(3,\).*\(tokens, features\)"),
         (unembed, (TWO, Z), {}, ValueError, r"x has shape \(2, 3\) but the table \(4, 2\).*\(2\)"),
     ],

@@ -105,6 +105,31 @@ def test_pytorch_moves_its_running_statistics_likewise(training):
     assert_leaves_close((*dparams, dx), [t.grad.numpy() for t in tensors], 1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_statistics_of_narrow_numbers_are_wide(dtype):
+    x = jnp.array([[300.0, 1.0, -300.0]], dtype)  # in float16 a square is infinite
+    expected = np.array([300.0, 1.0, -300.0]) / np.sqrt(60000)
+    eps = float(jnp.finfo(dtype).eps)
+    y, dx = run(lambda x: (rms_norm(NONE, x), jax.grad(lambda x: rms_norm(NONE, x)[0, 1])(x)), x)
+    np.testing.assert_allclose(np.asarray(y[0], float), expected, rtol=2 * eps)
+    np.testing.assert_allclose(np.asarray(dx[0, 1], float), 1 / np.sqrt(60000), rtol=2 * eps)
+    x = jnp.asarray(np.random.default_rng(0).normal(100, 1, (8, 64)), dtype)
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(1, keepdims=True)) / exact.std(1, keepdims=True)
+    y, residuals = layer_norm.fwd(NONE, x)
+    assert y.dtype == residuals.x_hat.dtype == dtype
+    np.testing.assert_allclose(np.asarray(y, float), exact, atol=2 * eps)
+
+
+def test_numpys_arrays_and_settings_are_taken():
+    x, scale = np.ones((2, 3, 4), np.float32), Scale(np.ones(4, np.float32), None)
+    running = Running(np.zeros(4, np.float32), np.ones(4, np.float32))
+    assert group_norm(scale, x, groups=np.int64(2), eps=np.float32(1e-5)).dtype == x.dtype
+    static = {"training": np.bool_(True), "momentum": np.float64(0.1)}
+    y, _ = batch_norm(scale, running, x, **static)
+    assert y.dtype == x.dtype
+
+
 X = jnp.zeros((2, 3, 4))
 
 
@@ -114,18 +139,27 @@ X = jnp.zeros((2, 3, 4))
         (lambda: layer_norm(Scale(jnp.ones(3), None), X), r"scale has shape \(3,\).*\(4,\)"),
         (lambda: rms_norm(Scale(None, jnp.ones(())), X), r"shift has shape \(\).*\(4,\)"),
         (lambda: layer_norm(NONE, X, eps=0.0), "layer_norm: eps is 0.0.*positive"),
-        (lambda: rms_norm(NONE, X.astype("float16"), eps=1e-12), "eps is 1e-12, 0.0 in float16"),
+        (lambda: rms_norm(NONE, X, eps=1e-46), "eps is 1e-46.*positive in float32"),
         (lambda: layer_norm(NONE, X[:, :0]), r"\(2, 0, 4\).*no axis may be empty"),
         (lambda: layer_norm(NONE, jnp.zeros(())), r"shape \(\).*the last axis"),
         (lambda: group_norm(NONE, X, groups=3), "groups are 3 but x has 4 channels"),
-        (lambda: group_norm(NONE, X, groups=0), "groups are 0"),
+        (lambda: group_norm(NONE, X, groups=0), "groups is 0"),
         (lambda: group_norm(NONE, X[0, 0], groups=2), r"\(4,\); it must be \(N, ..., C\)"),
         (lambda: instance_norm(NONE, X[0]), r"\(3, 4\).*three axes"),
         (lambda: batch_norm(NONE, FRESH, X[:1, :1], training=True), "1 values per channel.*2"),
         (lambda: batch_norm(NONE, FRESH, X[..., :3], training=False), r"mean has shape \(4,\)"),
         (lambda: batch_norm(NONE, FRESH, X, training=True, momentum=1.1), "momentum is 1.1"),
+        (lambda: batch_norm(NONE, FRESH, X, training=1), "training is 1; it must be True or False"),
+        (lambda: batch_norm(NONE, None, X, training=True), "running is a NoneType.*Running"),
+        (lambda: batch_norm(NONE, FRESH, X, training=True, momentum="1"), "momentum is '1'"),
+        (lambda: layer_norm(NONE, X.astype(int)), "x has dtype int32.*floating"),
+        (lambda: layer_norm(NONE, [1.0]), "layer_norm: x is a list"),
+        (lambda: layer_norm(Scale([1.0] * 4, None), X), "layer_norm: scale is a list"),
+        (lambda: layer_norm(NONE, X, eps="2"), "layer_norm: eps is '2'"),
+        (lambda: group_norm(NONE, X, groups=1.5), "groups is 1.5.*integer"),
+        (lambda: group_norm(NONE, X, groups=True), "groups is True"),
     ],
 )
 def test_bad_inputs_are_named(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call()

@@ -165,6 +165,7 @@ def test_initial_weights_are_orthogonal_and_forget_gates_open():
 PARAMS = Recurrent(jnp.zeros((2, 5)), jnp.zeros((5, 5)), jnp.zeros(5))
 FOUR = Recurrent(jnp.zeros((2, 20)), jnp.zeros((5, 20)), jnp.zeros(20))
 START = State(jnp.zeros((3, 5)))
+HALF = State(START.h.astype(jnp.bfloat16), START.h)
 X = jnp.zeros((3, 4, 2))
 call = functools.partial(rnn, PARAMS, START, X)
 
@@ -184,9 +185,34 @@ call = functools.partial(rnn, PARAMS, START, X)
         (lambda: call(jnp.array([0, 5, 4])), ValueError, r"length 5 at index 1 .*\[0, 4\]"),
         (lambda: call(jnp.array([0, 4, -1])), ValueError, r"length -1 at index 2"),
         (lambda: call(None, truncate=0), ValueError, "truncate is 0.*at least 1"),
+        (lambda: call(None, truncate=1.5), TypeError, "rnn: truncate is 1.5.*integer.*or None"),
+        (lambda: call(None, truncate=float("nan")), TypeError, "truncate is nan.*integer"),
+        (lambda: call(None, truncate=True), TypeError, "truncate is True.*integer"),
+        (lambda: call(None, reverse="yes"), TypeError, "rnn: reverse is 'yes'.*True or False"),
+        (lambda: call([3, 4, 1]), TypeError, "rnn: lengths is a list.*jnp.asarray"),
+        (lambda: rnn(PARAMS, START, [[1.0]], None), TypeError, "rnn: x is a list.*jnp.asarray"),
+        (lambda: rnn(tuple(PARAMS), START, X, None), TypeError, "params is a tuple.*Recurrent"),
+        (lambda: rnn(PARAMS, (START.h,), X, None), TypeError, r"state is a tuple.*State\("),
+        (lambda: rnn(PARAMS, State(None), X, None), ValueError, "the shape of h is None"),
+        (lambda: lstm(FOUR, HALF, X, None), TypeError, "w_x float32, .* h bfloat16, .*be one.*ast"),
+        (lambda: rnn(PARAMS, START, X.astype(int), None), TypeError, "rnn: x has dtype int.*float"),
+        (
+            lambda: bidirectional((), (), X, None, cell=rnn),
+            TypeError,
+            "params is a tuple.*Directio",
+        ),
         (lambda: bidirectional((), (), X, None, cell="lstm"), ValueError, "cell is 'lstm'.*gru"),
     ],
 )
 def test_bad_inputs_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_what_numpy_made_is_taken():
+    params, state, x = jax.tree.map(np.asarray, (PARAMS, START, X))
+    static = {"reverse": np.True_, "truncate": np.int64(2)}
+    inputs = params, state, x, np.array([1, 0, 4])
+    dout = cotangent(rnn, inputs, **static)
+    assert dout[0].dtype == rnn(*inputs, **static)[0].dtype == jnp.float32
+    assert [d.shape for d in by_hand(rnn, inputs, dout, **static)[0][:3]] == [(2, 5), (5, 5), (5,)]

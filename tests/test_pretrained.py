@@ -206,7 +206,7 @@ def test_a_configuration_file(tmp_path):
 
     def read(theirs):
         path.write_text(json.dumps(theirs))
-        return pretrained_config.load(path)
+        return pretrained_config.load(str(path))
 
     assert read(GPT2_JSON) == GPT2
     assert read(LLAMA_JSON) == LLAMA
@@ -226,11 +226,16 @@ def test_a_configuration_file(tmp_path):
         (LLAMA_JSON | {"rope_scaling": "yarn"}, "rotary settings 'yarn'"),
         (LLAMA_JSON | {"rms_norm_eps": "1"}, "rms_norm_eps is '1', not a number"),
         (LLAMA_JSON | {"head_dim": 4}, "head_dim is 4, not hidden_size"),
+        (LLAMA_JSON | {"head_dim": "4"}, "head_dim is '4', not an integer"),
+        (LLAMA_JSON | {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, not 1.0"),
+        (LLAMA_JSON | {"rope_scaling": {"partial_rotary_factor": 0.5}}, "factor is 0.5, not 1.0"),
+        (GPT2_JSON | {"n_layer": "3"}, "config.json .* n_layer is '3', not an integer"),
+        (GPT2_JSON | {"n_inner": 2.5}, "config.json .* n_inner is 2.5, not an integer"),
+        (GPT2_JSON | {"tie_word_embeddings": 1}, "tie_word_embeddings is 1, not true or false"),
+        (GPT2_JSON | {"n_layer": 0}, "config.json .* layers is 0"),
     ):
         with pytest.raises(ValueError, match=words):
             read(theirs)
-    with pytest.raises(TypeError, match="layers is '3'"):
-        read(GPT2_JSON | {"n_layer": "3"})
     path.write_text("{")
     with pytest.raises(ValueError, match=re.escape("config.json is not JSON")):
         pretrained_config.load(path)

@@ -35,7 +35,18 @@ def test_a_character_outside_the_vocabulary_is_named():
     for page in ("cab€€", "ab-€€", "€"):  # past the end, between, alone
         with pytest.raises(ValueError, match=r"character '[€-]' at position \d .* the 3 of the"):
             text.encode(page, "abc")
-    assert text.encode("", "abc").shape == (0,)
+    assert text.encode("", "abc").shape == text.encode("", "").shape == (0,)
+    with pytest.raises(ValueError, match=r"character 'a' at position 0 .* the 0 of the"):
+        text.encode("a", "")
+    for characters in ("ba", "aa"):
+        with pytest.raises(ValueError, match="not sorted, or has a character twice"):
+            text.encode("a", characters)
+
+
+@pytest.mark.parametrize("token", [-1, 3])
+def test_a_token_outside_the_vocabulary_is_named(token):
+    with pytest.raises(ValueError, match=rf"token {token} .* outside \[0, 3\)"):
+        text.decode([0, token, 1], "abc")
 
 
 def test_a_file_is_read_as_it_is(tmp_path):
@@ -75,11 +86,12 @@ def test_the_end_is_held_out():
         ((jnp.arange(109), 10), "has 109 characters, 10 of them held out; .* at least 11"),
         ((jnp.arange(20), 10, 0.6), "8 of them to train on; .* at least 11"),
         ((jnp.arange(20), 0), "window is 0"),
+        ((jnp.arange(20), 1.5, 0.5), "window is 1.5; it must be an integer"),
         ((jnp.arange(20), 3, 1.0), "held_out is 1.0"),
     ],
 )
 def test_a_text_too_short_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         text.split(*arguments)
 
 
@@ -91,9 +103,17 @@ def test_windows_predict_every_token_but_the_first_once(n):
     np.testing.assert_array_equal(batch.targets, batch.tokens + 1)
 
 
-def test_no_window_is_refused():
-    with pytest.raises(ValueError, match=r"3 tokens; a window of 3 .* need 4"):
-        text.windows(jnp.arange(3), 3)
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [(3, r"3 tokens; a window of 3 .* need 4"), (0, "window is 0"), (-1, "window is -1")],
+)
+def test_no_window_is_refused(length, message):
+    with pytest.raises(ValueError, match=message):
+        text.windows(jnp.arange(3), length)
+    with pytest.raises(ValueError, match=message):
+        text.random_windows(jax.random.key(0), jnp.arange(3), 2, length)
+    with pytest.raises(ValueError, match="number of windows is 0"):
+        text.random_windows(jax.random.key(0), jnp.arange(3), 0, 2)
 
 
 def test_random_windows_start_anywhere():

@@ -3,6 +3,7 @@
 import re
 import sys
 import types
+from pathlib import Path
 
 import jax
 import pytest
@@ -43,8 +44,16 @@ def test_a_text_is_verified_learned_written_and_kept(page, tmp_path, capsys):
     assert len(written) == 8 + 30
     assert written.startswith("abcde\nab")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert text.main(**options, sample=tmp_path / "params.safetensors") == 0
+    saved = options | {"sample": tmp_path / "params.safetensors"}
+    assert text.main(**saved) == 0
     assert capsys.readouterr().out == written + "\n"
+    # The characters are those of training, whatever text is at hand, or none.
+    page.write_text("uvwxyz" * 200)
+    for file in (page, None):
+        assert text.main(**saved | {"file": file}) == 0
+        assert capsys.readouterr().out == written + "\n"
+    assert text.main(**saved, prompt="ab", temperature=0) == 0
+    assert set(capsys.readouterr().out) <= set("\nabcde")
 
 
 def test_by_autodiff_it_learns_the_same_curve(page, tmp_path, capsys, unverified):
@@ -81,10 +90,20 @@ def test_a_wrong_gradient_is_not_trained_with(page, tmp_path, unverified):
         ("--sequence 4 --model gpt --prompt abcd", "--prompt has 4 characters; .* --sequence, 4"),
         ("--sequence 8 --sample absent", "absent is not a file"),
         ("--sequence 8 --dropout 1", "dropout is 1.0"),
-        ("--sequence 8 --layers -1", "layers is -1"),
+        ("--sequence 8 --layers -1", "--layers is -1"),
+        ("--sequence 8 --layers 0", "--layers is 0"),
+        ("--sequence 8 --width 0", "--width is 0"),
+        ("--sequence 8 --embedding 0", "--embedding is 0"),
+        ("--sequence 8 --temperature -1", "--temperature is -1.0; .* at least 0"),
+        ("--sequence 1 --model gpt", "what the sample begins with has 1 .* --sequence, 1"),
+        ("--sequence 8 --seed -1", r"--seed is -1; .* below 2\^32"),
+        ("--sequence 8 --seed 4294967296", "--seed is 4294967296"),
+        ("--sequence 8 --out taken", "params.safetensors, which cannot be overwritten"),
     ],
 )
 def test_a_mistake_gets_a_message_and_exit_status_2(options, message, page, monkeypatch, capsys):
+    monkeypatch.chdir(page.parent)
+    Path("taken/params.safetensors").mkdir(parents=True)
     given = options if "--file" in options else f"--file {page} {options}"
     monkeypatch.setattr(sys, "argv", ["text", *given.split()])
     with pytest.raises(SystemExit) as ended:

@@ -175,7 +175,7 @@ def test_runs_go_on_where_they_stopped_and_repeat_by_seed():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"batch_size": 0}, ValueError, "batch_size is 0; .*from 1 to .*10"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0; it must be at least 1"),
         ({"batch_size": 11}, ValueError, "batch_size is 11; .*10"),
         ({"epochs": 0}, ValueError, "epochs is 0"),
         ({"epochs": 2.5}, TypeError, "epochs is 2.5; it must be an integer"),
@@ -183,7 +183,7 @@ def test_runs_go_on_where_they_stopped_and_repeat_by_seed():
         ({"gradient": "numeric"}, ValueError, "'numeric'.*'manual' or 'autodiff'"),
         ({"data": make_data(0)}, ValueError, r"\(0, 3\), \(0,\)"),
         ({"data": Batch(jnp.ones((4, 3)), jnp.zeros(5, int))}, ValueError, r"\(4, 3\), \(5,\)"),
-        ({"data": Batch(jnp.ones((4, 2)), jnp.zeros(4, int))}, ValueError, "feature count"),
+        ({"data": Batch(jnp.ones((4, 2)), jnp.zeros(4, int))}, ValueError, "the size"),
         ({"data": Batch(jnp.ones((4, 3)), jnp.full(4, 4))}, ValueError, r"label 4 .*\[0, 4\)"),
         ({"data": Batch(jnp.ones((4, 3)), jnp.ones(4))}, TypeError, "float32.*integer"),
         ({"data": Batch(jnp.full((4, 3), jnp.nan), jnp.zeros(4, int))}, ValueError, "nan"),

@@ -12,7 +12,7 @@ import pytest
 from conftest import assert_leaves_close, run
 
 from jaxnn import train, verify
-from jaxnn.models import generate, transformer, transformer_block
+from jaxnn.models import generate, rnn, transformer, transformer_block
 from jaxnn.text import Batch
 
 GPT2, LLAMA, WINDOWED, ROUTED = transformer.EXAMPLE_CONFIGS
@@ -272,7 +272,10 @@ def test_initial_weights_have_the_promised_scale():
         ({"norm": "batch"}, ValueError, "norm is 'batch'.*'layer', 'rms'"),
         ({"feed_forward": "relu"}, ValueError, "'relu'.*'gelu', 'swiglu'"),
         ({"position": "none"}, ValueError, "'none'.*'learned', 'rotary'"),
-        ({"tied": "yes"}, ValueError, "tied is 'yes'.*False, True"),
+        ({"tied": "yes"}, TypeError, "tied is 'yes'.*True or False"),
+        ({"tied": np.array([1, 0])}, TypeError, "tied is .*True or False"),
+        ({"balance": jnp.float32(0.1)}, TypeError, "balance is .*number of Python's"),
+        ({"eps": None}, TypeError, "eps is None.*number"),
         (
             {"width": 6, "heads": 2, "position": "rotary"},
             ValueError,
@@ -306,8 +309,9 @@ GOOD = jnp.zeros((2, 3), int)
         (GOOD, GOOD.at[1, 2].set(7), ValueError, r"label 7 at index \(1, 2\).*\[0, 7\)"),
         (GOOD, GOOD[:1], ValueError, r"\(1, 3\).*one label per row"),
         (jnp.ones((2, 3)), GOOD, TypeError, "float32.*integers"),
-        ([[0, 1]], GOOD, TypeError, "tokens are a list.*jnp.asarray"),
+        ([[0, 1]], GOOD, TypeError, "tokens is a list.*jnp.asarray"),
         (GOOD[0], GOOD[0], ValueError, r"\(3,\).*tokens\[None\]"),
+        (GOOD, [[0] * 3] * 2, TypeError, "targets is a list.*jnp.asarray"),
         (GOOD[:, :0], GOOD[:, :0], ValueError, r"\(2, 0\).*at least one"),
         (jnp.zeros((2, 7), int), GOOD, ValueError, "sequences of 7; there are 6 positions"),
     ],
@@ -329,20 +333,62 @@ def test_parameters_of_another_configuration_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "error", "message"),
     [
-        ({"length": 0}, "length is 0.*at least 1"),
-        ({"length": 4}, "prompt has 3 tokens, length is 4.*the 6 positions"),
-        ({"temperature": -0.1}, "temperature is -0.1.*at least 0"),
-        ({"temperature": float("nan")}, "temperature is nan.*finite"),
-        ({"top_k": 0}, "top_k is 0.*at least 1"),
-        ({"top_k": 8}, "top_k is 8 of 7 tokens"),
-        ({"top_p": 0.0}, r"top_p is 0.0.*\(0, 1\]"),
-        ({"prompt": GOOD.at[0, 0].set(9)}, "token 9.*outside"),
+        ({"length": 0}, ValueError, "length is 0.*at least 1"),
+        ({"length": 2.5}, TypeError, "length is 2.5.*integer"),
+        ({"length": None}, TypeError, "length is None.*integer"),
+        ({"temperature": -0.1}, ValueError, "temperature is -0.1.*at least 0"),
+        ({"temperature": float("nan")}, ValueError, "temperature is nan.*finite"),
+        ({"temperature": "x"}, TypeError, "temperature is 'x'.*number"),
+        ({"top_k": 0}, ValueError, "top_k is 0.*at least 1"),
+        ({"top_k": 8}, ValueError, "top_k is 8 of 7 tokens"),
+        ({"top_k": True}, TypeError, "top_k is True.*integer"),
+        ({"top_p": 0.0}, ValueError, r"top_p is 0.0.*\(0, 1\]"),
+        ({"top_p": jnp.float32(0.5)}, TypeError, "top_p is .*number of Python's"),
+        ({"prompt": GOOD.at[0, 0].set(9)}, ValueError, "token 9.*outside"),
     ],
 )
-def test_bad_sampling_settings_are_refused(settings, message):
+def test_bad_sampling_settings_are_refused(settings, error, message):
+    for model, config in ((generate, GPT2), (rnn, rnn.Config(vocabulary=7, width=2, hidden=3))):
+        net = transformer if model is generate else rnn
+        params = net.init_params(jax.random.key(0), config)
+        given = {"prompt": GOOD, "config": config, "key": jax.random.key(0), "length": 2} | settings
+        with pytest.raises(error, match=message):
+            model.generate(params, **given)
+
+
+def test_a_text_longer_than_the_positions_is_refused():
     params = transformer.init_params(jax.random.key(0), GPT2)
-    settings = {"prompt": GOOD, "config": GPT2, "key": jax.random.key(0), "length": 2} | settings
-    with pytest.raises(ValueError, match=message):
-        generate.generate(params, **settings)
+    with pytest.raises(ValueError, match=r"prompt has 3 tokens, length is 4.*the 6 positions"):
+        generate.generate(params, GOOD, GPT2, jax.random.key(0), length=4)
+
+
+def test_settings_become_pythons_and_hash():
+    config = transformer.Config(eps=np.float32(0.5), tied=np.bool_(True), layers=np.int64(2))
+    assert (type(config.eps), type(config.tied), type(config.layers)) == (float, bool, int)
+    assert hash(config) == hash(transformer.Config(eps=0.5, tied=True, layers=2))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("top_p", [None, 0.5])
+def test_among_equal_logits_every_token_is_drawn_alike(dtype, top_p):
+    tokens = generate.sample(jnp.zeros((4000, 1000), dtype), jax.random.key(0), top_p=top_p)
+    # Of 1000 tokens 4000 draws miss 1 in e^4 and meet the commonest about 14 times.
+    counts = np.bincount(tokens, minlength=1000)
+    assert (counts > 0).sum() > 960
+    assert counts.max() < 25
+    assert abs(tokens.mean() - 499.5) < 5 * 1000 / np.sqrt(12 * 4000)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-45, 1e-38, 2e-38, 1e-30])
+def test_towards_temperature_0_only_the_likeliest_is_drawn(temperature):
+    logits = jnp.array([[1.0, 5.0, 4.9], [-7.0, -9.0, -8.0]])
+    tokens = generate.sample(logits, jax.random.key(0), temperature=temperature)
+    np.testing.assert_array_equal(tokens, [1, 0])
+
+
+def test_a_pair_is_a_batch_to_evaluate():
+    params = transformer.init_params(jax.random.key(0), GPT2)
+    pair = jax.eval_shape(partial(transformer.loss, config=GPT2), params, (GOOD, GOOD))
+    assert pair.shape == ()

@@ -14,7 +14,6 @@ is written such that the gradient passes through it to mean and variance (sectio
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.data import check_finite
 from jaxnn.models import mlp
+from jaxnn.models.inputs import check_coefficient, check_inputs, check_params
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.losses import sigmoid_binary_cross_entropy
 
@@ -39,7 +38,7 @@ class Config:
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
-        TypeError: a size is not an integer.
+        TypeError: a setting is of another kind than above.
     """
 
     sizes: tuple[int, ...] = (64, 256, 2)
@@ -50,8 +49,7 @@ class Config:
         """Check every setting; sizes and activation by the rules of the perceptron."""
         checked = mlp.Config(sizes=self.sizes, activation=self.activation)
         object.__setattr__(self, "sizes", checked.sizes)
-        if not (math.isfinite(self.beta) and self.beta >= 0):
-            raise ValueError(f"beta is {self.beta}; it must be finite and at least 0: 1 is usual")
+        object.__setattr__(self, "beta", check_coefficient("beta", self.beta))
 
     @property
     def encoder(self) -> mlp.Config:
@@ -141,7 +139,7 @@ def encode(params: Params, inputs: Array, config: Config) -> Latent:
         ValueError: their shape is not (N, pixels) with N at least 1; the parameters are of another
             configuration; or (outside jit) a value is not in [0, 1].
     """
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     return Latent(*jnp.split(mlp.forward(params.encoder, inputs, config.encoder), 2, axis=-1))
 
 
@@ -174,7 +172,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
         TypeError, ValueError: as `encode`.
     """
     inputs, key = batch
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     outputs, _ = mlp.layers_fwd(params.encoder, inputs, config.encoder)
     latent = Latent(*jnp.split(outputs, 2, axis=-1))
     z, _ = latent_sample_fwd(latent, _noise(key, latent))
@@ -191,7 +189,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     distribution, meets the KL term's there, and goes on through the encoder.
     """
     inputs, key = batch
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     outputs, encoder_residuals = mlp.layers_fwd(params.encoder, inputs, config.encoder)
     latent = Latent(*jnp.split(outputs, 2, axis=-1))
     z, sample_residuals = latent_sample_fwd(latent, _noise(key, latent))
@@ -244,31 +242,11 @@ def _noise(key: Array | None, latent: Latent) -> Array | None:
     return (math.sqrt(2) * lax.erf_inv(u)).astype(dtype)
 
 
-def _check_inputs(params: Params, inputs: Array, config: Config) -> None:
+def _check(params: Params, inputs: Array, config: Config) -> None:
     """Refuse parameters of another configuration, and inputs that are no images in [0, 1]."""
-    for name, half, sizes in (
-        ("encoder", params.encoder, config.encoder.sizes),
-        ("decoder", params.decoder, config.decoder.sizes),
-    ):
-        shapes = [layer.w.shape for layer in half.layers]
-        if shapes != list(pairwise(sizes)):
-            raise ValueError(
-                f"the {name}'s weights have shapes {shapes}, its configuration has sizes {sizes}; "
-                "they must fit: use the configuration that the parameters came from"
-            )
-    dtype = params.encoder.layers[0].w.dtype
-    if getattr(inputs, "dtype", None) != dtype:
-        raise TypeError(
-            f"inputs are a {type(inputs).__name__} of dtype {getattr(inputs, 'dtype', None)}; they "
-            f"must be an array of the parameters' dtype: use jnp.asarray(inputs, {str(dtype)!r})"
-        )
-    if inputs.ndim != 2 or inputs.shape[1] != config.sizes[0] or inputs.shape[0] == 0:
-        raise ValueError(
-            f"inputs have shape {inputs.shape}; they must be (examples, {config.sizes[0]}) with at "
-            "least one example: flatten the images, or give the model other sizes"
-        )
+    check_params(params, init_params, config)
+    check_inputs(inputs, params.encoder.layers[0].w.dtype, config.sizes[:1])
     if not isinstance(inputs, jax.core.Tracer):
-        check_finite("inputs", inputs)
         values = np.asarray(inputs)
         if values.min() < 0 or values.max() > 1:
             raise ValueError(

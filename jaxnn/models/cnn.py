@@ -15,17 +15,17 @@ parameters evaluated, not an average over those that training went through (the 
 normalisation of Wu and Johnson 2021, "Rethinking batch in BatchNorm", section 3).
 """
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.data import check_finite
+from jaxnn.checks import check_choice, check_integer
+from jaxnn.models.inputs import check_dropout, check_inputs, check_params, check_sizes
 from jaxnn.ops.activations import relu
 from jaxnn.ops.convolution import Conv, conv2d
 from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
@@ -34,15 +34,6 @@ from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.normalisation import Running, Scale, batch_norm, group_norm
 from jaxnn.ops.pooling import global_average_pool
 from jaxnn.ops.softmax import softmax
-
-
-def _check_size(name: str, setting: Any, value: Any) -> int:
-    """A size as Python's integer, refused if it is none or below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} is {setting!r}; every size must be an integer")
-    if value < 1:
-        raise ValueError(f"{name} is {setting!r}; every size must be at least 1")
-    return int(value)
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Config:
 
     Raises:
         ValueError: a setting is outside its range; the message states value, rule and fix.
-        TypeError: a size is not an integer.
+        TypeError: a setting is of another kind than above.
     """
 
     shape: tuple[int, int, int] = (8, 8, 1)
@@ -74,30 +65,22 @@ class Config:
     def __post_init__(self) -> None:
         """Check every setting once, here, so that nothing after has to."""
         for name in ("shape", "channels"):
-            values = getattr(self, name)
-            sizes = tuple(_check_size(name, values, value) for value in values)
-            object.__setattr__(self, name, sizes)
+            object.__setattr__(self, name, check_sizes(name, getattr(self, name)))
         for name in ("blocks", "classes", "groups"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, _check_size(name, value, value))
+            object.__setattr__(self, name, check_integer(name, getattr(self, name)))
         if len(self.shape) != 3:
             raise ValueError(
                 f"shape is {self.shape}; it must be (height, width, channels): (8, 8, 1), say"
             )
         if not self.channels:
             raise ValueError("channels are (); there must be at least one stage: (32, 64), say")
-        if self.norm not in ("batch", "group"):
-            raise ValueError(f"norm is {self.norm!r}; it must be 'batch' or 'group'")
+        check_choice("norm", self.norm, ("batch", "group"))
         if self.norm == "group" and any(width % self.groups for width in self.channels):
             raise ValueError(
                 f"groups are {self.groups} but channels {self.channels}; groups must divide the "
                 "width of every stage: choose a common divisor"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"dropout is {self.dropout}; it is the probability to drop a feature and must be "
-                "in [0, 1)"
-            )
+        object.__setattr__(self, "dropout", check_dropout(self.dropout))
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -288,7 +271,7 @@ def forward(params: Params, inputs: Array, config: Config) -> Array:
         ValueError: their shape is neither (N, H, W, C) nor (N, H W C) with N at least 1; the
             parameters are of another configuration; or (outside jit) a value is not finite.
     """
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     (logits, _), _ = network_fwd(params, inputs, config, None, training=False)
     return logits
 
@@ -308,7 +291,7 @@ def loss(params: Params, batch: Any, config: Config) -> Array:
             `jaxnn.ops.cross_entropy`); batch normalisation in training meets a single value.
     """
     inputs, targets, key = Batch(*batch)
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     (logits, _), _ = network_fwd(params, inputs, config, key, training=key is not None)
     return softmax_cross_entropy.fwd(logits, targets)[0]
 
@@ -316,7 +299,7 @@ def loss(params: Params, batch: Any, config: Config) -> Array:
 def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[Array, Params]:
     """The loss and its gradient by hand, from one forward pass; raises as `loss`."""
     inputs, targets, key = Batch(*batch)
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     training = key is not None
     (logits, _), network_residuals = network_fwd(params, inputs, config, key, training)
     value, loss_residuals = softmax_cross_entropy.fwd(logits, targets)
@@ -337,7 +320,7 @@ def update_running(params: Params, inputs: Array, config: Config) -> Params:
     Every layer's are the mean and the unbiased variance over all the inputs at once. With group
     normalisation, the parameters as they are. Raises as `forward`.
     """
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     (_, seen), _ = network_fwd(params, inputs, config, None, training=True)
     return seen
 
@@ -362,38 +345,13 @@ def accuracy(params: Params, batch: Any, config: Config) -> Array:
 def example_batch(key: Array, config: Config) -> Batch:
     """Seven flat images in training for verification, one of them all zeros."""
     n, (k_inputs, k_targets, k_dropout) = 7, jax.random.split(key, 3)
-    pixels = int(np.prod(config.shape))
+    pixels = math.prod(config.shape)
     inputs = jax.random.normal(k_inputs, (n, pixels)).at[0].set(0.0)
     labels = jax.random.permutation(k_targets, jnp.arange(n) % config.classes)
     return Batch(inputs, labels, k_dropout)
 
 
-@lru_cache
-def _shapes(config: Config) -> list[tuple[int, ...]]:
-    params = jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
-    return [leaf.shape for leaf in jax.tree.leaves(params)]
-
-
-def _check_inputs(params: Params, inputs: Array, config: Config) -> None:
+def _check(params: Params, inputs: Array, config: Config) -> None:
     """Refuse parameters of another configuration, and inputs that are not its images."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
-    if shapes != _shapes(config):
-        raise ValueError(
-            f"the parameters' arrays have shapes {shapes}, the configuration needs "
-            f"{_shapes(config)}; use the configuration that the parameters came from"
-        )
-    dtype = params.head.w.dtype
-    if getattr(inputs, "dtype", None) != dtype:
-        raise TypeError(
-            f"inputs are a {type(inputs).__name__} of dtype {getattr(inputs, 'dtype', None)}; they "
-            f"must be an array of the parameters' dtype: use jnp.asarray(inputs, {str(dtype)!r})"
-        )
-    pixels = int(np.prod(config.shape))
-    if inputs.shape[1:] not in (config.shape, (pixels,)) or inputs.shape[:1] in ((), (0,)):
-        raise ValueError(
-            f"inputs have shape {inputs.shape}; they must be (examples, "
-            f"{', '.join(map(str, config.shape))}) or flat, (examples, {pixels}), with at least "
-            "one example: check the image's size, or add a batch dimension with x[None]"
-        )
-    if not isinstance(inputs, jax.core.Tracer):
-        check_finite("inputs", inputs)
+    check_params(params, init_params, config)
+    check_inputs(inputs, params.head.w.dtype, config.shape, (math.prod(config.shape),))

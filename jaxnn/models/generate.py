@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.checks import check_integer, check_number
 from jaxnn.models.transformer import Params, check_tokens, embed_fwd, output_weights
 from jaxnn.models.transformer_block import NORMS, Block, block_fwd
 from jaxnn.models.transformer_config import Config
@@ -92,34 +93,30 @@ def generate(
         config: of the model.
         key: for the draws.
         length: how many tokens to draw, at least 1.
-        temperature: 1 draws from the model; towards 0 the likeliest tokens gain, at 0 only the
-            likeliest is taken.
+        temperature: 1 draws from the model; towards 0 the likeliest tokens gain, at 0 (or so near
+            it that the dtype cannot tell) only the likeliest is taken.
         top_k: draw from the so many likeliest tokens only (and those as likely as the last of
             them); None for all.
         top_p: draw from the likeliest tokens only, as few as together have at least this
-            probability after `top_k` (Holtzman et al., 2020, "nucleus sampling"); None for all.
+            probability after `top_k` (and those as likely as the last of them); None for all.
+            Holtzman et al., 2020, "The curious case of neural text degeneration" (nucleus).
 
     Returns:
         (N, P + length): the prompt and what follows.
 
     Raises:
-        TypeError: as `forward`.
-        ValueError: as `forward`; length is below 1, or with the prompt beyond the positions; the
-            temperature is negative or not finite; top_k is outside [1, V], top_p outside (0, 1].
+        TypeError, ValueError: as `forward` and `check_settings`; length is, with the prompt,
+            beyond the positions.
     """
     check_tokens(params, prompt, config)
-    _check_settings(prompt, config, length, temperature, top_k, top_p)
+    settings = check_settings(config.vocabulary, length, temperature, top_k, top_p)
+    if prompt.shape[1] + length > config.positions:
+        raise ValueError(
+            f"generate: the prompt has {prompt.shape[1]} tokens, length is {length}; together they "
+            f"must be at most the {config.positions} positions: shorten one of them"
+        )
     embedding.fwd(params.tokens, prompt)  # a token outside the vocabulary is seen out here only
-    tokens: Array = _generated(
-        params,
-        prompt,
-        key,
-        config=config,
-        length=int(length),
-        temperature=float(temperature),
-        top_k=top_k,
-        top_p=top_p,
-    )
+    tokens: Array = _generated(params, prompt, key, config=config, **settings)
     return tokens
 
 
@@ -157,10 +154,15 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Array:
-    """A token (N,) for each row of logits (N, V); settings as `generate`, which checks them."""
-    if not temperature:
+    """A token (N,) for each row of logits (N, V); settings as `generate`, which checks them.
+
+    In float32 at least: noise and sums of as few digits as bfloat16 has would favour some tokens.
+    """
+    logits = logits.astype(np.promote_types(logits.dtype, np.float32))
+    if temperature < np.finfo(logits.dtype).tiny:
         return logits.argmax(-1)
-    logits = logits / temperature
+    # The likeliest token's is 0 then, and no quotient is too large.
+    logits = (logits - logits.max(-1, keepdims=True)) / temperature
     if top_k is not None:
         least = lax.top_k(logits, top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -197,35 +199,38 @@ def _attend(
     return z if params.bo is None else z + params.bo, cache
 
 
-def _check_settings(
-    prompt: Array,
-    config: Config,
+def check_settings(
+    vocabulary: int,
     length: int,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
-) -> None:
-    """Refuse what `generate` says it raises, but for the prompt itself."""
-    for name, count in (("length", length), ("top_k", top_k)):
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if count is not None and not (whole and count >= 1):
-            raise ValueError(f"generate: {name} is {count!r}; it must be an integer of at least 1")
-    if prompt.shape[1] + length > config.positions:
-        raise ValueError(
-            f"generate: the prompt has {prompt.shape[1]} tokens, length is {length}; together they "
-            f"must be at most the {config.positions} positions: shorten one of them"
-        )
-    if not 0 <= temperature < math.inf:
-        raise ValueError(
-            f"generate: temperature is {temperature}; it must be finite and at least 0"
-        )
-    if top_k is not None and top_k > config.vocabulary:
-        raise ValueError(
-            f"generate: top_k is {top_k} of {config.vocabulary} tokens; it must be at most as "
-            "many: pass None for all"
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(
-            f"generate: top_p is {top_p}; it is a probability and must be in (0, 1]: pass None "
-            "for all tokens"
-        )
+) -> dict[str, Any]:
+    """What `generate` takes by these names, as plain Python has it.
+
+    Raises:
+        TypeError: a setting is no number, or traced by JAX.
+        ValueError: length is below 1; the temperature is negative or not finite; top_k is outside
+            [1, vocabulary], top_p outside (0, 1].
+    """
+    if top_k is not None:
+        top_k = check_integer("generate: top_k", top_k)
+        if top_k > vocabulary:
+            raise ValueError(
+                f"generate: top_k is {top_k} of {vocabulary} tokens; it must be at most as many: "
+                "pass None for all"
+            )
+    if top_p is not None:
+        rule = "a probability in (0, 1]: pass None for all tokens"
+        top_p = check_number("generate: top_p", top_p, rule, lambda p: 0 < p <= 1)
+    return {
+        "length": check_integer("generate: length", length),
+        "temperature": check_number(
+            "generate: temperature",
+            temperature,
+            "finite and at least 0",
+            lambda t: 0 <= t < math.inf,
+        ),
+        "top_k": top_k,
+        "top_p": top_p,
+    }

@@ -7,17 +7,17 @@
 With no hidden layer and softmax cross-entropy it is logistic regression.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.data import Batch, check_finite
+from jaxnn.checks import check_choice
+from jaxnn.data import Batch
+from jaxnn.models.inputs import check_coefficient, check_inputs, check_params, check_sizes
 from jaxnn.op import Op
 from jaxnn.ops.activations import relu, sigmoid, tanh
 from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
@@ -52,7 +52,7 @@ class Config:
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
-        TypeError: a size is not an integer.
+        TypeError: a setting is of another kind than above.
     """
 
     sizes: tuple[int, ...] = (64, 32, 10)
@@ -63,13 +63,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every setting once, here, so that nothing after has to."""
-        object.__setattr__(self, "sizes", tuple(self.sizes))
-        for size in self.sizes:
-            if isinstance(size, bool) or not isinstance(size, int | np.integer):
-                raise TypeError(f"sizes hold {size!r}; every width must be an integer")
-            if size < 1:
-                raise ValueError(f"sizes are {self.sizes}; every width must be at least 1")
-        object.__setattr__(self, "sizes", tuple(int(size) for size in self.sizes))
+        object.__setattr__(self, "sizes", check_sizes("sizes", self.sizes))
         if len(self.sizes) < 2:
             raise ValueError(
                 f"sizes are {self.sizes}; at least two are needed, inputs and outputs: "
@@ -80,13 +74,8 @@ class Config:
             ("loss", LOSSES),
             ("init", INITIALISERS),
         ):
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"{field} is {getattr(self, field)!r}; it must be one of "
-                    f"{', '.join(map(repr, known))}"
-                )
-        if not (math.isfinite(self.l2) and self.l2 >= 0):
-            raise ValueError(f"l2 is {self.l2}; it must be finite and at least 0")
+            check_choice(field, getattr(self, field), known)
+        object.__setattr__(self, "l2", check_coefficient("l2", self.l2))
 
 
 class Params(NamedTuple):
@@ -152,7 +141,7 @@ def forward(params: Params, inputs: Array, config: Config) -> Array:
         ValueError: their shape is not (N, I) with N at least 1, or (outside jit) a value is not
             finite.
     """
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     outputs, _ = layers_fwd(params, inputs, config)
     return outputs
 
@@ -168,7 +157,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
             which under jit give NaN.
     """
     inputs, targets = batch
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     outputs, _ = layers_fwd(params, inputs, config)
     data_loss, _ = LOSSES[config.loss].fwd(outputs, targets)
     penalty, _ = l2_penalty.fwd(_weights(params), coefficient=config.l2)
@@ -182,7 +171,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     touches only the weights and is added at the end.
     """
     inputs, targets = batch
-    _check_inputs(params, inputs, config)
+    _check(params, inputs, config)
     weights = _weights(params)
     outputs, layers_residuals = layers_fwd(params, inputs, config)
     data_loss, loss_residuals = LOSSES[config.loss].fwd(outputs, targets)
@@ -251,29 +240,7 @@ def _check_classifier(config: Config) -> None:
         )
 
 
-def _check_inputs(params: Params, inputs: Array, config: Config) -> None:
+def _check(params: Params, inputs: Array, config: Config) -> None:
     """Refuse parameters of another configuration, and inputs that the first layer cannot take."""
-    shapes = [layer.w.shape for layer in params.layers]
-    if shapes != list(zip(config.sizes[:-1], config.sizes[1:], strict=True)):
-        raise ValueError(
-            f"the parameters' weights have shapes {shapes}, the configuration has sizes "
-            f"{config.sizes}; they must fit: use the configuration that the parameters came from"
-        )
-    if not hasattr(inputs, "dtype"):
-        raise TypeError(
-            f"inputs are a {type(inputs).__name__}; they must be an array: wrap them in jnp.asarray"
-        )
-    w = params.layers[0].w
-    if inputs.dtype != w.dtype:
-        raise TypeError(
-            f"inputs have dtype {inputs.dtype}, the parameters {w.dtype}; they must be the same "
-            f"floating dtype: cast with inputs.astype({str(w.dtype)!r})"
-        )
-    if inputs.ndim != 2 or inputs.shape[1] != w.shape[0] or inputs.shape[0] == 0:
-        raise ValueError(
-            f"inputs have shape {inputs.shape}; they must be (examples, {w.shape[0]}) with at "
-            f"least one example, since the first weights have shape {w.shape}: check the feature "
-            "count, add a batch dimension with x[None], or give the model other sizes"
-        )
-    if not isinstance(inputs, jax.core.Tracer):
-        check_finite("inputs", inputs)
+    check_params(params, init_params, config)
+    check_inputs(inputs, params.layers[0].w.dtype, config.sizes[:1])

@@ -10,15 +10,17 @@ al., 2014, section 3.2). It needs a key in the batch; without one the model is e
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
-from jaxnn.models.generate import sample
+from jaxnn.checks import check_choice, check_integer
+from jaxnn.models.generate import check_settings, sample
+from jaxnn.models.inputs import check_dropout, check_params, check_tokens
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
@@ -49,7 +51,7 @@ class Config:
 
     Raises:
         ValueError: a setting is outside its range.
-        TypeError: a count is not an integer.
+        TypeError: a setting is of another kind than above.
     """
 
     vocabulary: int = 128
@@ -64,21 +66,10 @@ class Config:
         """Check every setting once, here, so that nothing after has to."""
         for field in ("vocabulary", "width", "hidden", "layers", "truncate"):
             value = getattr(self, field)
-            if field == "truncate" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(f"{field} is {value!r}; it must be an integer")
-            if value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1")
-            object.__setattr__(self, field, int(value))
-        if self.cell not in CELLS:
-            raise ValueError(
-                f"cell is {self.cell!r}; it must be one of {', '.join(map(repr, CELLS))}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"dropout is {self.dropout}; it is the probability to drop and must be in [0, 1)"
-            )
+            if not (field == "truncate" and value is None):
+                object.__setattr__(self, field, check_integer(field, value))
+        check_choice("cell", self.cell, CELLS)
+        object.__setattr__(self, "dropout", check_dropout(self.dropout))
 
 
 class Params(NamedTuple):
@@ -177,37 +168,38 @@ def forward(params: Params, tokens: Array, config: Config) -> Array:
         ValueError: their shape is not (N, T) with N and T at least 1, or (outside jit) one is
             outside [0, V); the parameters are of another configuration.
     """
-    _check_tokens(params, tokens, config)
+    _check(params, tokens, config)
     states = initial_states(params, len(tokens), config)
     (logits, _), _ = network_fwd(params, states, tokens, None, config)
     return logits
 
 
-def loss(params: Params, batch: Batch, config: Config) -> Array:
+def loss(params: Params, batch: Any, config: Config) -> Array:
     """Cross-entropy in nats per token, the mean over the batch; a scalar.
 
+    The batch is a Batch, or a pair of tokens and targets to evaluate on.
     Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
 
     Raises:
         TypeError, ValueError: as `forward`; or the targets are not integers in [0, V) (under jit
             NaN) of the tokens' shape.
     """
-    tokens, targets, key = batch
-    _check_tokens(params, tokens, config)
+    tokens, targets, key = Batch(*batch)
+    _check(params, tokens, config)
     states = initial_states(params, len(tokens), config)
     (logits, _), _ = network_fwd(params, states, tokens, key, config)
     value, _ = softmax_cross_entropy.fwd(logits, targets)
     return value
 
 
-def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[Array, Params]:
     """The loss and its gradient by hand, from one forward pass; raises as `loss`.
 
     Nothing reads the final states, so their cotangents are 0; the first ones are no parameters, so
     theirs are dropped.
     """
-    tokens, targets, key = batch
-    _check_tokens(params, tokens, config)
+    tokens, targets, key = Batch(*batch)
+    _check(params, tokens, config)
     states = initial_states(params, len(tokens), config)
     (logits, finals), network_residuals = network_fwd(params, states, tokens, key, config)
     value, loss_residuals = softmax_cross_entropy.fwd(logits, targets)
@@ -218,7 +210,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     return value, dparams
 
 
-def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
+def manual_grad(params: Params, batch: Any, config: Config) -> Params:
     """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
     _, grads = manual_value_and_grad(params, batch, config)
     return grads
@@ -232,6 +224,8 @@ def generate(
     *,
     length: int,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> Array:
     """Tokens drawn one by one, each from the softmax of logits / temperature after those before.
 
@@ -241,29 +235,34 @@ def generate(
         config: of the model.
         key: for the draws.
         length: how many tokens to draw, at least 1.
-        temperature: 1 draws from the model; towards 0 the likeliest tokens gain, at 0 only the
-            likeliest is taken.
+        temperature: as `jaxnn.models.generate.generate`.
+        top_k: likewise.
+        top_p: likewise.
 
     Returns:
         (N, P + length) integers: the prompt and what follows.
 
     Raises:
-        TypeError, ValueError: as `forward`; the length is below 1, or the temperature is negative
-            or not finite.
+        TypeError, ValueError: as `forward` and `jaxnn.models.generate.check_settings`.
     """
-    if length < 1:
-        raise ValueError(f"generate: length is {length}; it must be at least 1")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(
-            f"generate: temperature is {temperature}; it must be finite and at least 0"
-        )
-    _check_tokens(params, prompt, config)
+    settings = check_settings(config.vocabulary, length, temperature, top_k, top_p)
+    _check(params, prompt, config)
+    embedding.fwd(params.embedding, prompt)  # a token outside the vocabulary is seen out here only
+    tokens: Array = _generated(params, prompt, key, config=config, **settings)
+    return tokens
+
+
+@partial(jax.jit, static_argnames=("config", "length", "temperature", "top_k", "top_p"))
+def _generated(
+    params: Params, prompt: Array, key: Array, *, config: Config, length: int, **settings: Any
+) -> Array:
+    """`generate`, checked."""
     states = initial_states(params, len(prompt), config)
     (logits, states), _ = network_fwd(params, states, prompt, None, config)
 
     def step(before: tuple[Array, States], key: Array) -> tuple[tuple[Array, States], Array]:
         logits, states = before
-        token = sample(logits, key, temperature=temperature).astype(prompt.dtype)
+        token = sample(logits, key, **settings).astype(prompt.dtype)
         (logits, states), _ = network_fwd(params, states, token[:, None], None, config)
         return (logits[:, -1], states), token
 
@@ -278,26 +277,7 @@ def example_batch(key: Array, config: Config) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)
 
 
-def _check_tokens(params: Params, tokens: Array, config: Config) -> None:
+def _check(params: Params, tokens: Array, config: Config) -> None:
     """Refuse parameters of another configuration, and tokens that are no sequences."""
-    table, w = params.embedding.table, params.output.w
-    found = (table.shape, len(params.layers), w.shape)
-    needed = (
-        (config.vocabulary, config.width),
-        config.layers,
-        (config.hidden, config.vocabulary),
-    )
-    if found != needed:
-        raise ValueError(
-            f"the parameters have a table, layers and output weights of {found}, the configuration "
-            f"needs {needed}; they must fit: use the configuration that the parameters came from"
-        )
-    if not hasattr(tokens, "dtype"):
-        raise TypeError(
-            f"tokens are a {type(tokens).__name__}; they must be an array: wrap them in jnp.asarray"
-        )
-    if tokens.ndim != 2 or 0 in tokens.shape:
-        raise ValueError(
-            f"tokens have shape {tokens.shape}; they must be (sequences, steps) with at least one "
-            "of each: add the missing dimension with tokens[None]"
-        )
+    check_params(params, init_params, config)
+    check_tokens(tokens)

@@ -15,7 +15,7 @@ for a hundred. `jaxnn.models.generate` draws text from a model.
 
 import math
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import normal
 
+from jaxnn.checks import check_array
+from jaxnn.models import inputs
 from jaxnn.models.transformer_block import (
     NORMS,
     Block,
@@ -216,31 +218,34 @@ def forward(params: Params, tokens: Array, config: Config) -> Array:
     return x @ output_weights(params)
 
 
-def loss(params: Params, batch: Batch, config: Config) -> Array:
+def loss(params: Params, batch: Any, config: Config) -> Array:
     """Cross-entropy in nats per token plus the balance of the experts; a scalar.
 
-    With dropout a batch that has a key is a training batch, one without is evaluated.
+    The batch is a Batch, or a pair of tokens and targets. With dropout, one that has a key is
+    for training, one without is evaluated.
     Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
 
     Raises:
         TypeError, ValueError: as `forward`; or the targets are not integers in [0, V) (under jit
             NaN) of the tokens' shape.
     """
-    tokens, targets, key = batch
+    tokens, targets, key = Batch(*batch)
     check_tokens(params, tokens, config)
+    check_array("targets", targets)
     (x, balance), _ = network_fwd(params, tokens, key, config)
     w = output_weights(params)
     cross_entropy, _ = linear_cross_entropy.fwd(w, x, targets, chunk=config.chunk)
     return cross_entropy + config.balance * balance
 
 
-def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[Array, Params]:
     """The loss and its gradient by hand, from one forward pass; raises as `loss`.
 
     A tied table has two uses, as the embedding and as the output, and gets the sum of both.
     """
-    tokens, targets, key = batch
+    tokens, targets, key = Batch(*batch)
     check_tokens(params, tokens, config)
+    check_array("targets", targets)
     (x, balance), network_residuals = network_fwd(params, tokens, key, config)
     w = output_weights(params)
     cross_entropy, loss_residuals = linear_cross_entropy.fwd(w, x, targets, chunk=config.chunk)
@@ -254,7 +259,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     return total, grads._replace(output=dw)
 
 
-def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
+def manual_grad(params: Params, batch: Any, config: Config) -> Params:
     """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
     _, grads = manual_value_and_grad(params, batch, config)
     return grads
@@ -296,36 +301,10 @@ def _put_back(stripped: _Stripped, known: Any) -> Any:
     return jax.tree.unflatten(stripped.tree, [arrays[place] for place in stripped.places])
 
 
-@cache
-def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter, by its path."""
-    return _shapes_of(jax.eval_shape(partial(init_params, config=config), jax.random.key(0)))
-
-
-def _shapes_of(params: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
-
-
 def check_tokens(params: Params, tokens: Array, config: Config) -> None:
     """Refuse what `forward` says it raises; what a token is, `embedding` checks."""
-    found, needed = _shapes_of(params), _shapes(config)
-    if found != needed:
-        wrong = [path for path in found | needed if found.get(path) != needed.get(path)]
-        raise ValueError(
-            f"parameters{wrong[0]} ({len(wrong)} such in all) has shape {found.get(wrong[0])}, the "
-            f"configuration needs {needed.get(wrong[0])}; they must fit: use the configuration "
-            "that the parameters came from"
-        )
-    if not hasattr(tokens, "dtype"):
-        raise TypeError(
-            f"tokens are a {type(tokens).__name__}; they must be an array: wrap them in jnp.asarray"
-        )
-    if tokens.ndim != 2 or 0 in tokens.shape:
-        raise ValueError(
-            f"tokens have shape {tokens.shape}; they must be (sequences, steps) with at least one "
-            "of each: add the missing dimension with tokens[None]"
-        )
+    inputs.check_params(params, init_params, config)
+    inputs.check_tokens(tokens)
     if tokens.shape[1] > config.positions:
         raise ValueError(
             f"tokens have shape {tokens.shape}, sequences of {tokens.shape[1]}; there are "

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from jaxnn.checks import check_choice, check_flag, check_integer, check_number
+from jaxnn.models.inputs import check_coefficient, check_dropout
 from jaxnn.ops.attention import check_heads
 
 NORMS = ("layer", "rms")
@@ -62,7 +62,7 @@ class Config:
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
-        TypeError: a count is not an integer.
+        TypeError: a setting is of another kind than above.
     """
 
     vocabulary: int = 128
@@ -92,26 +92,13 @@ class Config:
         """Check every setting once, here, so that nothing after has to."""
         for field, least in COUNTS.items():
             value = getattr(self, field)
-            if value is None and field in OPTIONAL:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(f"{field} is {value!r}; it must be an integer")
-            if value < least:
-                raise ValueError(f"{field} is {value}; it must be at least {least}")
-            object.__setattr__(self, field, int(value))
-        for field, known in (
-            ("norm", NORMS),
-            ("feed_forward", FEED_FORWARDS),
-            ("position", POSITIONS),
-            ("tied", (False, True)),
-            ("biases", (False, True)),
-            ("recompute", (False, True)),
-        ):
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"{field} is {getattr(self, field)!r}; it must be one of "
-                    f"{', '.join(map(repr, known))}"
-                )
+            if not (value is None and field in OPTIONAL):
+                object.__setattr__(self, field, check_integer(field, value, least))
+        check_choice("norm", self.norm, NORMS)
+        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        check_choice("position", self.position, POSITIONS)
+        for field in ("tied", "biases", "recompute"):
+            object.__setattr__(self, field, check_flag(field, getattr(self, field)))
         if self.width % self.heads:
             raise ValueError(
                 f"width is {self.width} for {self.heads} heads; the heads must divide the width, "
@@ -135,15 +122,13 @@ class Config:
                 f"experts_per_token is {self.experts_per_token} of {self.experts} experts; it must "
                 "be at most as many: choose fewer per token, or more experts"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"dropout is {self.dropout}; it is the probability to drop and must be in [0, 1)"
-            )
-        if not 0 <= self.balance < math.inf:
-            raise ValueError(f"balance is {self.balance}; it must be finite and at least 0")
+        object.__setattr__(self, "dropout", check_dropout(self.dropout))
+        object.__setattr__(self, "balance", check_coefficient("balance", self.balance))
         for field in ("rotary_base", "eps"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be finite, above 0")
+            value = check_number(
+                field, getattr(self, field), "finite, above 0", lambda v: 0 < v < math.inf
+            )
+            object.__setattr__(self, field, value)
 
     @property
     def head_size(self) -> int:

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_flag, check_number
 from jaxnn.op import Op
 
 SELU_SCALE = 1.0507009873554805
@@ -48,7 +49,11 @@ def leaky_relu_fwd(x: Array, *, slope: float = 0.01) -> tuple[Array, Array]:
     Saves which x are >= 0, one byte per element: y tells only if `slope` is positive, and not of an
     x so small that slope x is 0. Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural
     network acoustic models".
+
+    Raises:
+        TypeError, ValueError: the slope is no finite number.
     """
+    slope = check_number("leaky_relu: slope", slope)
     positive = x >= 0
     return jnp.where(positive, x, slope * x), positive
 
@@ -65,13 +70,15 @@ def elu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
     exponential linear units".
 
     Raises:
-        ValueError: alpha is negative, so that y does not tell the sign of x.
+        TypeError: alpha is no number.
+        ValueError: it is not finite, or negative, so that y does not tell the sign of x.
     """
-    if not alpha >= 0:
-        raise ValueError(
-            f"elu: alpha is {alpha}; it must not be negative, for -alpha is the limit as x falls: "
-            "pass 0 or more"
-        )
+    alpha = check_number(
+        "elu: alpha",
+        alpha,
+        "finite and at least 0, for -alpha is the limit as x falls",
+        lambda a: 0 <= a < math.inf,
+    )
     # Where x is positive its exponential is not used, and could overflow.
     y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
     return y, y
@@ -172,8 +179,11 @@ def gelu_fwd(x: Array, *, approximate: bool = False) -> tuple[Array, Array]:
     The default is exact, as in PyTorch; `jax.nn.gelu` approximates unless told otherwise. Saves x;
     the backward computes P again. Hendrycks and Gimpel 2016, "Gaussian error linear units",
     section 2.
+
+    Raises:
+        TypeError: `approximate` is neither True nor False.
     """
-    if approximate:
+    if check_flag("gelu: approximate", approximate):
         return x * lax.logistic(2 * _gelu_argument(x)), x
     return x * (lax.erfc(x * -math.sqrt(0.5)) / 2), x
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.checks import check_array, check_flag, check_integer, check_number, check_one_dtype
 from jaxnn.op import Op
 
 
@@ -45,6 +46,7 @@ def attention_fwd(
 
     where g = h // (H / G): G = H is multi-head attention, G = 1 multi-query, between them
     grouped-query. A query that may see no key gets zeros, and gives none of its gradient away.
+    A key that is hidden still adds 0 v to y, which is NaN where v is not finite: set such a v to 0.
 
     Saves p, H S values per query (N H T S in all), beside q, k and v, which are there already.
     With a `block` nothing more than q, k, v and the mask is saved: a loop takes `block` queries at
@@ -69,15 +71,17 @@ def attention_fwd(
         y (N, T, H, E), residuals.
 
     Raises:
-        TypeError: the mask is not boolean.
-        ValueError: the shapes do not fit, G does not divide H, the mask does not broadcast, window
-            or block is no integer above 0, or there is a window without `causal`.
+        TypeError: q, k and v are not floating arrays of one dtype, the mask is no boolean array, or
+            a setting is of another type.
+        ValueError: the shapes do not fit or hold a 0, G does not divide H, the mask does not
+            broadcast, window or block is below 1, the scale is not finite, or there is a window
+            without `causal`.
 
     Vaswani et al. (2017), "Attention is all you need", equation 1; grouped heads: Ainslie et al.
     (2023), "GQA"; recomputation: Rabe and Staats (2021), "Self-attention does not need O(n^2)
     memory", by blocks of queries.
     """
-    _check(q, k, v, mask, causal, window, block)
+    _check(q, k, v, mask, causal, window, scale, block)
     t, saved = q.shape[1], AttentionResiduals(q, k, v, mask, None)
     if block is None:
         seen = _seen(saved, (0, t), (0, k.shape[1]), causal, window)
@@ -151,7 +155,7 @@ def _attend_bwd(
 
 def _scaled(q: Array, scale: float | None) -> Array:
     """The queries, which are fewer than the scores, times the scale of the scores."""
-    return q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return q * float(q.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def _grouped(q: Array, k: Array) -> Array:
@@ -228,9 +232,11 @@ def _check(
     mask: Array | None,
     causal: bool,
     window: int | None,
+    scale: float | None,
     block: int | None,
 ) -> None:
     """Refuse what `attention_fwd` says it raises."""
+    check_one_dtype("attention", {"q": q, "k": k, "v": v})
     fit = q.ndim == k.ndim == v.ndim == 4
     if not fit or k.shape != (q.shape[0], *v.shape[1:3], q.shape[3]) or k.shape[0] != v.shape[0]:
         raise ValueError(
@@ -238,15 +244,20 @@ def _check(
             "(N, T, H, D), (N, S, G, D) and (N, S, G, E): batch N and size D are shared by q and "
             "k, all but the size by k and v; reshape, transpose or slice what differs"
         )
+    if 0 in (*q.shape, *k.shape, *v.shape):
+        raise ValueError(
+            f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; no dimension "
+            "may be 0: leave out the call where there is nothing to attend to"
+        )
     check_heads("attention", q.shape[2], k.shape[2])
     if mask is not None:
         _check_mask(mask, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+    check_flag("attention: causal", causal)
     for name, value in (("window", window), ("block", block)):
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise ValueError(
-                f"attention: {name} is {value!r}; it must be an integer of at least 1, or None "
-                "for no limit"
-            )
+        if value is not None:
+            check_integer(f"attention: {name}", value, hint=", or None for no limit")
+    if scale is not None:
+        check_number("attention: scale", scale, "finite, or None for 1 / sqrt(D)")
     if window is not None and not causal:
         raise ValueError(
             f"attention: window is {window} but causal is False; a window reaches back from the "
@@ -256,6 +267,7 @@ def _check(
 
 def _check_mask(mask: Array, scores: tuple[int, ...]) -> None:
     """Refuse a mask that does not say of each score whether it counts."""
+    check_array("attention: mask", mask)
     if mask.dtype != bool:
         raise TypeError(
             f"attention: mask has dtype {mask.dtype}; it must be boolean, True where a query may "

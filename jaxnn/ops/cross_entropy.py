@@ -5,7 +5,7 @@
 
 with p the softmax of the logits z and q the one-hot row of the label; reductions as in
 `jaxnn.ops.reductions`. A label outside [0, K) is an error where its value can be seen; under jit,
-where it cannot, its row's loss and gradient are NaN.
+where it cannot, its row's loss and gradient are NaN. Sums are in float32 or wider.
 """
 
 import math
@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_array, check_choice, check_floating, check_number
 from jaxnn.op import Op
 from jaxnn.ops.embedding import check_range
-from jaxnn.ops.reductions import REDUCTIONS, check_reduction, reduce_bwd, reduce_fwd
+from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd, widen
 
 
 class CrossEntropyResiduals(NamedTuple):
@@ -44,7 +45,7 @@ def softmax_cross_entropy_fwd(
     (Szegedy et al., 2016, section 7). c, `z_loss`, holds the log-normaliser L near 0 (Chowdhery et
     al., 2022, section 5). Stable for logits of any finite size: the largest is subtracted first.
 
-    Saves the softmax, one value per logit, and L, one per row. Nothing is recomputed.
+    Saves the softmax, one value per logit, in its dtype, and L, one per row. Nothing is recomputed.
 
     Args:
         logits: z (..., K), at least one row and one class.
@@ -54,14 +55,17 @@ def softmax_cross_entropy_fwd(
         reduction: "mean", "sum" or "none", which gives (...).
 
     Raises:
-        TypeError: the labels are not integers.
+        TypeError: the logits are no floating array, the labels no integers, or a setting no number.
         ValueError: the shapes do not fit, the batch is empty, a label is outside [0, K), or a
             setting outside its range.
     """
-    check_cross_entropy("softmax_cross_entropy", label_smoothing, z_loss, reduction)
+    label_smoothing, z_loss = check_cross_entropy(
+        "softmax_cross_entropy", label_smoothing, z_loss, reduction
+    )
     check_labels(logits, labels)
-    is_label, valid = _one_hot(labels, logits.shape[-1], logits.dtype)
-    z = logits * valid
+    z = widen(logits)
+    is_label, valid = _one_hot(labels, z.shape[-1], z.dtype)
+    z = z * valid
     largest = lax.stop_gradient(z.max(-1, keepdims=True))
     log_sum = jnp.log(jnp.exp(z - largest).sum(-1, keepdims=True))
     log_p = z - largest - log_sum
@@ -72,8 +76,9 @@ def softmax_cross_entropy_fwd(
     if z_loss:
         losses = losses + z_loss * log_normaliser[..., 0] ** 2
     # Compiled for the CPU, exp(NaN) can be any number (jaxlib 0.10.2): hence `valid` once more.
-    residuals = CrossEntropyResiduals(jnp.exp(log_p) * valid, log_normaliser, labels)
-    return reduce_fwd(losses, reduction), residuals
+    p = (jnp.exp(log_p) * valid).astype(logits.dtype)
+    loss = reduce_fwd(losses, reduction).astype(logits.dtype)
+    return loss, CrossEntropyResiduals(p, log_normaliser, labels)
 
 
 def softmax_cross_entropy_bwd(
@@ -85,12 +90,14 @@ def softmax_cross_entropy_bwd(
     reduction: str = "mean",
 ) -> tuple[Array, None]:
     """dz = (p - q + 2 c L p) dl with q = (1 - s) one-hot of the label + s / K; labels have none."""
-    p, log_normaliser, labels = residuals
+    probabilities, log_normaliser, labels = residuals
+    p = widen(probabilities)
     classes = p.shape[-1]
     is_label, _ = _one_hot(labels, classes, p.dtype)
     q = (1 - label_smoothing) * is_label.astype(p.dtype) + label_smoothing / classes
     dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None]
-    return (p - q + 2 * z_loss * log_normaliser * p) * dlosses, None
+    dz = (p - q + 2 * z_loss * log_normaliser * p) * dlosses
+    return dz.astype(probabilities.dtype), None
 
 
 class HingeResiduals(NamedTuple):
@@ -117,15 +124,18 @@ def multiclass_hinge_fwd(
         reduction: "mean", "sum" or "none", which gives (...).
 
     Raises:
-        TypeError, ValueError: as `softmax_cross_entropy_fwd`.
+        TypeError, ValueError: as `softmax_cross_entropy_fwd`; the margin is not finite.
     """
-    check_reduction("multiclass_hinge", reduction)
+    check_choice("multiclass_hinge: reduction", reduction, REDUCTIONS)
+    margin = check_number("multiclass_hinge: margin", margin)
     check_labels(scores, labels, "multiclass_hinge", "scores")
-    is_label, valid = _one_hot(labels, scores.shape[-1], scores.dtype)
-    z = scores * valid
+    z = widen(scores)
+    is_label, valid = _one_hot(labels, z.shape[-1], z.dtype)
+    z = z * valid
     label_score = jnp.where(is_label, z, 0).sum(-1, keepdims=True)
     excess = jnp.where(is_label, 0, jax.nn.relu(z - label_score + margin))
-    return reduce_fwd(excess.mean(-1), reduction), HingeResiduals(excess > 0, labels)
+    loss = reduce_fwd(excess.mean(-1), reduction).astype(scores.dtype)
+    return loss, HingeResiduals(excess > 0, labels)
 
 
 def multiclass_hinge_bwd(
@@ -134,10 +144,11 @@ def multiclass_hinge_bwd(
     """dz_j = dl / K for every wrong class j that is near; dz_label = minus their sum."""
     is_near, labels = residuals
     classes = is_near.shape[-1]
-    is_label, valid = _one_hot(labels, classes, dloss.dtype)
-    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None] / classes * valid
-    near = is_near.sum(-1, keepdims=True, dtype=dloss.dtype)
-    return jnp.where(is_label, -near, is_near.astype(dloss.dtype)) * dlosses, None
+    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None] / classes
+    is_label, valid = _one_hot(labels, classes, dlosses.dtype)
+    near = is_near.sum(-1, keepdims=True, dtype=dlosses.dtype)
+    dz = jnp.where(is_label, -near, is_near.astype(dlosses.dtype)) * dlosses * valid
+    return dz.astype(dloss.dtype), None
 
 
 def _one_hot(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
@@ -160,11 +171,8 @@ def check_labels(
     Raises:
         TypeError, ValueError: as `softmax_cross_entropy_fwd`.
     """
-    if not (hasattr(labels, "dtype") and hasattr(logits, "dtype")):
-        raise TypeError(
-            f"{op}: {noun} are a {type(logits).__name__}, labels a "
-            f"{type(labels).__name__}; both must be arrays: wrap them in jnp.asarray"
-        )
+    check_floating(f"{op}: {noun}", logits)
+    check_array(f"{op}: labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(
             f"{op}: labels have dtype {labels.dtype}; they must be integer class "
@@ -191,22 +199,27 @@ def check_labels(
     )
 
 
-def check_cross_entropy(op: str, label_smoothing: float, z_loss: float, reduction: str) -> None:
-    """Refuse settings of a cross-entropy outside their range.
+def check_cross_entropy(
+    op: str, label_smoothing: float, z_loss: float, reduction: str
+) -> tuple[float, float]:
+    """The first two settings of a cross-entropy as Python's numbers, all three in their range.
 
     Raises:
-        ValueError: one is.
+        TypeError: one of the two is no number.
+        ValueError: a setting is outside its range.
     """
-    check_reduction(op, reduction)
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(
-            f"{op}: label_smoothing is {label_smoothing}; it is the share of the label to spread "
-            "over all classes, in [0, 1]: 0.1 is usual"
-        )
-    if not (math.isfinite(z_loss) and z_loss >= 0):
-        raise ValueError(
-            f"{op}: z_loss is {z_loss}; it must be finite and at least 0: 1e-4 is usual"
-        )
+    check_choice(f"{op}: reduction", reduction, REDUCTIONS)
+    return check_number(
+        f"{op}: label_smoothing",
+        label_smoothing,
+        "in [0, 1], the share of the label to spread over all classes: 0.1 is usual",
+        lambda s: 0 <= s <= 1,
+    ), check_number(
+        f"{op}: z_loss",
+        z_loss,
+        "finite and at least 0: 1e-4 is usual",
+        lambda c: 0 <= c < math.inf,
+    )
 
 
 def _labelled_example(key: Array) -> tuple[Array, Array]:

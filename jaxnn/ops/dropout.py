@@ -4,11 +4,14 @@ Each element is dropped with probability `rate`, independently; what is kept gro
 mean of y is x. A model in evaluation leaves dropout out.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn.checks import check_floating, check_number
 from jaxnn.op import Op
 
 
@@ -30,12 +33,16 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
         y (the shape of x), residuals.
 
     Raises:
+        TypeError: x is no floating array, the key no key or the rate no number.
         ValueError: the rate is outside [0, 1).
     """
-    if not 0 <= rate < 1:
-        raise ValueError(
-            f"dropout: rate is {rate}; it is the probability to drop an element and must be in "
-            "[0, 1): to keep a share p pass rate=1 - p"
+    check_floating("dropout: x", x)
+    rate = _check_rate(rate)
+    dtype = getattr(key, "dtype", np.dtype(object))
+    if dtype != np.uint32 and not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"dropout: key is a {type(key).__name__}; it must be a key of jax.random: pass "
+            "jax.random.key(0), or leave dropout out in evaluation"
         )
     # Integers, and not the uniform numbers of x's dtype: those would be others in another dtype.
     kept = jax.random.bits(key, x.shape, jnp.uint32) >= np.uint32(int(rate * 2**32))
@@ -51,7 +58,11 @@ def drop_fwd(x: Array, key: Array | None, rate: float) -> tuple[Array, Array | N
     """A model's dropout: in training with a key; without one, in evaluation, x as it is.
 
     Saves which elements are kept, None for all.
+
+    Raises:
+        TypeError, ValueError: as `dropout_fwd`; the rate, without a key too.
     """
+    rate = _check_rate(rate)
     if key is None or not rate:
         return x, None
     return dropout.fwd(x, key, rate=rate)
@@ -60,6 +71,15 @@ def drop_fwd(x: Array, key: Array | None, rate: float) -> tuple[Array, Array | N
 def drop_bwd(kept: Array | None, dy: Array, rate: float) -> Array:
     """dx of `drop_fwd`."""
     return dy if kept is None else dropout.bwd(kept, dy, rate=rate)[0]
+
+
+def _check_rate(rate: Any) -> float:
+    return check_number(
+        "dropout: rate",
+        rate,
+        "in [0, 1), the probability to drop an element: to keep a share p pass rate=1 - p",
+        lambda r: 0 <= r < 1,
+    )
 
 
 def _example(key: Array) -> tuple[Array, Array]:

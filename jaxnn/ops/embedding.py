@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn.checks import check_array, check_floating
 from jaxnn.op import Op
 
 
@@ -50,16 +51,15 @@ def embedding_fwd(params: Embedding, tokens: Array) -> tuple[Array, EmbeddingRes
         y (..., D), residuals.
 
     Raises:
-        TypeError: the tokens are not an array of integers.
+        TypeError: the table is no floating array, or the tokens no array of integers.
         ValueError: the table is not a matrix, or a token is outside [0, V).
     """
-    table = params.table
-    _check_table("embedding", table)
-    if not hasattr(tokens, "dtype") or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        kind = getattr(tokens, "dtype", type(tokens).__name__)
+    table = _check_table("embedding", params)
+    check_array("embedding: tokens", tokens)
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise TypeError(
-            f"embedding: tokens are {kind}; they must be an array of integers, rows of the table: "
-            "wrap or cast them with jnp.asarray(tokens, int)"
+            f"embedding: tokens have dtype {tokens.dtype}; they must be integers, rows of the "
+            "table: cast them with tokens.astype(int)"
         )
     rows = table.shape[0]
     check_range(
@@ -95,10 +95,11 @@ def unembed_fwd(params: Embedding, x: Array) -> tuple[Array, UnembedResiduals]:
         y (..., V), residuals.
 
     Raises:
+        TypeError: the table or x is no floating array.
         ValueError: the table is not a matrix, or x does not end in a dimension of size D.
     """
-    table = params.table
-    _check_table("unembed", table)
+    table = _check_table("unembed", params)
+    check_floating("unembed: x", x)
     if x.ndim == 0 or x.shape[-1] != table.shape[1]:
         raise ValueError(
             f"unembed: x has shape {x.shape} but the table {table.shape}; the last dimension of x "
@@ -133,11 +134,14 @@ def check_range(what: str, indices: Array, bound: int, rule: str) -> None:
         )
 
 
-def _check_table(op: str, table: Array) -> None:
+def _check_table(op: str, params: Embedding) -> Array:
+    table = params.table
+    check_floating(f"{op}: table", table)
     if table.ndim != 2:
         raise ValueError(
             f"{op}: the table has shape {table.shape}; it must be (tokens, features): reshape it"
         )
+    return jnp.asarray(table)
 
 
 def _tokens_example(key: Array) -> tuple[Embedding, Array]:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_array, check_integer, check_params
 from jaxnn.op import Op
 
 
@@ -71,12 +72,13 @@ def experts_fwd(
         (y like x, loss a scalar), residuals.
 
     Raises:
+        TypeError: params are no `Experts`, x or one of them is no array, or k is no integer.
         ValueError: the shapes do not fit, there is no token, or k is outside [1, E].
 
     Jiang et al. (2024), "Mixtral of experts", section 2.1; the loss: Fedus et al. (2021), "Switch
     transformers", equations 4 to 6, with tokens that choose k experts each.
     """
-    _check(params, x, k)
+    k = _check(params, x, k)
     rows = x.reshape(-1, x.shape[-1])
     z = rows @ params.router
     count = z.shape[-1]
@@ -122,8 +124,10 @@ def experts_bwd(
     return Experts(rows.T @ dz, dgate, dup, ddown), dx.reshape(x.shape)
 
 
-def _check(params: Experts, x: Array, k: int) -> None:
-    """Refuse what `experts_fwd` says it raises."""
+def _check(params: Experts, x: Array, k: int) -> int:
+    """k as Python's integer, once what `experts_fwd` says it raises is refused."""
+    check_params("experts", params, Experts)
+    check_array("experts: x", x)
     router, gate, up, down = params
     shapes = f"router, gate, up and down have shapes {', '.join(str(w.shape) for w in params)}"
     if (
@@ -147,11 +151,13 @@ def _check(params: Experts, x: Array, k: int) -> None:
             f"experts: x has shape {x.shape}, no token; the loss is a mean and needs at least one: "
             "pass a non-empty batch"
         )
-    if not (isinstance(k, int) and 1 <= k <= router.shape[1]):
+    k = check_integer("experts: k", k, hint=f", and at most {router.shape[1]}, all experts")
+    if k > router.shape[1]:
         raise ValueError(
-            f"experts: k is {k!r} for {router.shape[1]} experts; it must be an integer from 1 to "
-            f"{router.shape[1]}: choose fewer per token, or more experts"
+            f"experts: k is {k} for {router.shape[1]} experts; it must be at most as many: choose "
+            "fewer per token, or more experts"
         )
+    return k
 
 
 def _example(key: Array) -> tuple[Experts, Array]:

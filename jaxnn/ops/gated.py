@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.checks import check_floating
 from jaxnn.op import Op
 from jaxnn.ops.activations import (
     gelu_bwd,
@@ -43,7 +44,8 @@ def glu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
     equation 1.
 
     Raises:
-        ValueError: gate and value differ in shape.
+        TypeError: gate or value is no floating array.
+        ValueError: they differ in shape.
     """
     _check_halves("glu", gate, value)
     return sigmoid_fwd(gate)[0] * value, Halves(gate, value)
@@ -63,7 +65,8 @@ def swiglu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
     Saves both. Shazeer 2020, "GLU variants improve transformer", equation 5.
 
     Raises:
-        ValueError: gate and value differ in shape.
+        TypeError: gate or value is no floating array.
+        ValueError: they differ in shape.
     """
     _check_halves("swiglu", gate, value)
     return silu_fwd(gate)[0] * value, Halves(gate, value)
@@ -83,7 +86,8 @@ def geglu_fwd(gate: Array, value: Array, *, approximate: bool = False) -> tuple[
     Saves both. Shazeer 2020, "GLU variants improve transformer", equation 5.
 
     Raises:
-        ValueError: gate and value differ in shape.
+        TypeError: gate or value is no floating array.
+        ValueError: they differ in shape.
     """
     _check_halves("geglu", gate, value)
     return gelu_fwd(gate, approximate=approximate)[0] * value, Halves(gate, value)
@@ -98,6 +102,8 @@ def geglu_bwd(halves: Halves, dy: Array, *, approximate: bool = False) -> tuple[
 
 
 def _check_halves(name: str, gate: Array, value: Array) -> None:
+    check_floating(f"{name}: gate", gate)
+    check_floating(f"{name}: value", value)
     if gate.shape != value.shape:
         raise ValueError(
             f"{name}: the gate has shape {gate.shape}, the value {value.shape}; they must be "

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.checks import check_array, check_params
 from jaxnn.op import Op
 
 
@@ -36,8 +37,11 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
         y (..., O), residuals.
 
     Raises:
+        TypeError: params are no `Linear`, or x or one of these is no array.
         ValueError: w and b do not fit, or x does not end in a dimension of size I.
     """
+    check_params("linear", params, Linear)
+    check_array("linear: x", x)
     w, b = params
     if w.ndim != 2 or (b is not None and b.shape != w.shape[1:]):
         raise ValueError(

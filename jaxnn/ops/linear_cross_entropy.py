@@ -3,15 +3,19 @@
     z = x w,  l = softmax_cross_entropy(z, label);   dz = (p - q) dl,  dw = x^T dz,  dx = dz w^T
 
 With a large vocabulary the logits z are by far the largest array of a language model. Here no more
-than `chunk` rows of them exist at once, in neither direction: the backward computes them again.
+than `chunk` rows of them exist at once. Where all losses become one number, dl is the same number
+for every row: dw and dx but for that factor are taken in the forward, while the logits are there.
+Where each keeps its own loss, the backward computes the logits again.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_floating, check_integer
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import (
     check_cross_entropy,
@@ -19,15 +23,16 @@ from jaxnn.ops.cross_entropy import (
     softmax_cross_entropy_bwd,
     softmax_cross_entropy_fwd,
 )
-from jaxnn.ops.reductions import reduce_bwd, reduce_fwd
+from jaxnn.ops.reductions import reduce_bwd, reduce_fwd, widen
 
 
 class LinearCrossEntropyResiduals(NamedTuple):
-    """The inputs: weights (D, V), features (..., D), labels (...)."""
+    """Weights (D, V), features (N, D), labels (N,); with one loss for all, dw and dx for dl = 1."""
 
     w: Array
     x: Array
     labels: Array
+    unit: tuple[Array, Array] | None
 
 
 def linear_cross_entropy_fwd(
@@ -42,9 +47,12 @@ def linear_cross_entropy_fwd(
 ) -> tuple[Array, LinearCrossEntropyResiduals]:
     """`softmax_cross_entropy` of the logits x w, in nats, without ever holding all of them.
 
-    Saves the inputs, there already: no extra bytes. The backward recomputes the logits: one matrix
-    product more than the two ops apart. At any time there are about `chunk` (V) values of them, in
-    the backward a few times that. dw is summed over the chunks in the dtype of w.
+    At any time there are a few times `chunk` V values of logits and their cotangents. dw is summed
+    over the chunks in float32 or wider.
+
+    With "mean" and "sum" saves dw and dx, as many values as w and x: nothing is recomputed, and a
+    compiler that finds them unused leaves them out. With "none" saves the inputs, there already:
+    no extra bytes, and the backward recomputes the logits, one matrix product more.
 
     Args:
         w: (D, V), V classes; of a tied model the transposed table of its embedding.
@@ -56,15 +64,20 @@ def linear_cross_entropy_fwd(
         reduction: "mean", "sum" or "none", which gives (...).
 
     Raises:
-        TypeError: the labels are not integers.
+        TypeError: w and x are no floating arrays of one dtype, the labels no integers, or a setting
+            no number.
         ValueError: the shapes do not fit, there is no row, a label is outside [0, V) (NaN under
             jit), or a setting outside its range.
     """
     name = "linear_cross_entropy"
     check_cross_entropy(name, label_smoothing, z_loss, reduction)
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(
-            f"{name}: chunk is {chunk!r}; it must be a whole number of rows, at least 1"
+    check_integer(f"{name}: chunk", chunk)
+    check_floating(f"{name}: w", w)
+    check_floating(f"{name}: x", x)
+    if w.dtype != x.dtype:
+        raise TypeError(
+            f"{name}: w has dtype {w.dtype}, x {x.dtype}; they must be one: cast x with "
+            "x.astype(w.dtype)"
         )
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != w.shape[0]:
         raise ValueError(
@@ -72,17 +85,26 @@ def linear_cross_entropy_fwd(
             "(..., features): transpose w or check the feature count"
         )
     check_labels(jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), x.dtype), labels, name)
+    w, x = jnp.asarray(w), jnp.asarray(x)
 
-    def losses_of(_: None, rows: tuple[Array, Array]) -> tuple[None, Array]:
-        x, labels = rows
-        return None, softmax_cross_entropy_fwd(
-            x @ w, labels, label_smoothing=label_smoothing, z_loss=z_loss, reduction="none"
-        )[0]
+    each = _each(label_smoothing, z_loss)
+    rows, labels = x.reshape(-1, w.shape[0]), labels.ravel()
+    real = jnp.ones(labels.shape, x.dtype)
 
-    rows = _chunks(x.reshape(-1, w.shape[0]), chunk), _chunks(labels.ravel(), chunk)
-    _, losses = lax.scan(losses_of, None, rows)
-    losses = losses.ravel()[: labels.size].reshape(labels.shape)
-    return reduce_fwd(losses, reduction), LinearCrossEntropyResiduals(w, x, labels)
+    def of_chunk(dw: Array | None, chunk: Any) -> tuple[Array | None, Any]:
+        x, labels, real = chunk
+        losses, residuals = softmax_cross_entropy_fwd(x @ w, labels, **each)
+        if dw is None:
+            return None, (losses, None)
+        dw, dx = _of_logits(dw, w, x, softmax_cross_entropy_bwd(residuals, real, **each)[0])
+        return dw, (losses, dx)
+
+    zeros = None if reduction == "none" else widen(jnp.zeros_like(w))
+    dw, (losses, dx) = lax.scan(of_chunk, zeros, _chunks((rows, labels, real), chunk))
+    losses = losses.ravel()[: labels.size].reshape(x.shape[:-1])
+    loss = reduce_fwd(widen(losses), reduction).astype(x.dtype)
+    unit = None if dw is None else (dw, _joined(dx, x))
+    return loss, LinearCrossEntropyResiduals(w, x, labels, unit)
 
 
 def linear_cross_entropy_bwd(
@@ -94,36 +116,53 @@ def linear_cross_entropy_bwd(
     z_loss: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[Array, Array, None]:
-    """For each chunk: its logits and dz again, its share of dw, its rows of dx."""
-    w, x, labels = residuals
-    each: dict[str, Any] = {
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "reduction": "none",
-    }
+    """The unit dw and dx times dl; or, for each chunk, its logits and dz again."""
+    w, x, labels, unit = residuals
+    dlosses = reduce_bwd(dloss, labels.size, reduction)
+    if unit is not None:
+        dw, dx = (widen(d) * dlosses for d in unit)
+        return dw.astype(w.dtype), dx.astype(x.dtype), None
+    each = _each(label_smoothing, z_loss)
 
-    def add_chunk(dw: Array, rows: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, labels, dlosses = rows
+    def of_chunk(dw: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+        x, labels, dlosses = chunk
         _, residuals = softmax_cross_entropy_fwd(x @ w, labels, **each)
-        dz, _ = softmax_cross_entropy_bwd(residuals, dlosses, **each)
-        return dw + x.T @ dz, dz @ w.T
+        return _of_logits(dw, w, x, softmax_cross_entropy_bwd(residuals, dlosses, **each)[0])
 
-    dlosses = jnp.broadcast_to(reduce_bwd(dloss, labels.size, reduction), labels.shape)
-    flat = x.reshape(-1, w.shape[0]), labels.ravel(), dlosses.ravel()
-    rows = tuple(_chunks(array, chunk) for array in flat)
-    dw, dx = lax.scan(add_chunk, jnp.zeros_like(w), rows)
-    return dw, dx.reshape(-1, w.shape[0])[: labels.size].reshape(x.shape), None
+    rows = x.reshape(-1, w.shape[0]), labels, dlosses.ravel()
+    dw, dx = lax.scan(of_chunk, widen(jnp.zeros_like(w)), _chunks(rows, chunk))
+    return dw.astype(w.dtype), _joined(dx, x), None
 
 
-def _chunks(rows: Array, chunk: int) -> Array:
+def _each(label_smoothing: float, z_loss: float) -> dict[str, Any]:
+    """The settings of a chunk's cross-entropy: every row's own."""
+    return {"label_smoothing": label_smoothing, "z_loss": z_loss, "reduction": "none"}
+
+
+def _of_logits(dw: Array, w: Array, x: Array, dz: Array) -> tuple[Array, Array]:
+    """dw + x^T dz and dx = dz w^T of a chunk."""
+    return dw + jnp.matmul(x.T, dz, preferred_element_type=dw.dtype), dz @ w.T
+
+
+def _chunks(arrays: tuple[Array, ...], chunk: int) -> tuple[Array, ...]:
     """Rows (N, ...) as (chunks, rows of each, ...), as even as can be, filled up with zeros.
 
     A row of zeros counts for nothing: its loss is dropped, its cotangent 0, and 0 a valid label.
     """
-    chunks = -(-len(rows) // chunk)
-    size = -(-len(rows) // chunks)
-    filled = jnp.pad(rows, [(0, chunks * size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
-    return filled.reshape(chunks, size, *rows.shape[1:])
+    n = len(arrays[0])
+    chunks = -(-n // chunk)
+    size = -(-n // chunks)
+
+    def cut(rows: Array) -> Array:
+        filled = jnp.pad(rows, [(0, chunks * size - n)] + [(0, 0)] * (rows.ndim - 1))
+        return filled.reshape(chunks, size, *rows.shape[1:])
+
+    return tuple(map(cut, arrays))
+
+
+def _joined(chunks: Array, x: Array) -> Array:
+    """What `_chunks` cut, without the zeros, in the shape of x."""
+    return chunks.reshape(-1, x.shape[-1])[: math.prod(x.shape[:-1])].reshape(x.shape)
 
 
 def _example(key: Array) -> tuple[Array, Array, Array]:

@@ -8,6 +8,7 @@ With l the loss of one element (of one distribution for the KL divergence) and d
     KL divergence         l = sum_j t_j (log t_j - log q_j)     dlog q = -t dl
 
 How they become one loss, and where dl comes from, is the `reduction`: see `jaxnn.ops.reductions`.
+Losses are computed and added in float32 or wider, and handed out in the inputs' dtype.
 """
 
 import math
@@ -17,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_choice, check_floating, check_number
 from jaxnn.op import Op
-from jaxnn.ops.reductions import REDUCTIONS, check_pair, check_reduction, reduce_bwd, reduce_fwd
+from jaxnn.ops.reductions import REDUCTIONS, check_pair, reduce_bwd, reduce_fwd, widen
 
 
 def mean_squared_error_fwd(
@@ -34,21 +36,23 @@ def mean_squared_error_fwd(
         reduction: "mean", "sum" or "none".
 
     Raises:
-        TypeError: the predictions or targets are no array.
+        TypeError: the predictions are no floating array or the targets no array.
         ValueError: the shapes differ (they would broadcast to a wrong mean) or hold no element;
             the reduction is unknown.
     """
-    check_reduction("mean_squared_error", reduction)
+    check_choice("mean_squared_error: reduction", reduction, REDUCTIONS)
     check_pair("mean_squared_error", predictions=predictions, targets=targets)
-    difference = predictions - targets
-    return reduce_fwd(difference**2, reduction), difference
+    difference = jnp.subtract(predictions, targets)
+    loss = reduce_fwd(widen(difference) ** 2, reduction)
+    return loss.astype(difference.dtype), difference
 
 
 def mean_squared_error_bwd(
     difference: Array, dloss: Array, *, reduction: str = "mean"
 ) -> tuple[Array, Array]:
     """dpredictions = 2 (predictions - targets) dl; dtargets is its negative."""
-    dpredictions = 2 * difference * reduce_bwd(dloss, difference.size, reduction)
+    dlosses = reduce_bwd(dloss, difference.size, reduction)
+    dpredictions = (2 * widen(difference) * dlosses).astype(difference.dtype)
     return dpredictions, -dpredictions
 
 
@@ -69,16 +73,19 @@ def huber_fwd(
 
     Raises:
         TypeError, ValueError: as `mean_squared_error_fwd`.
-        ValueError: delta is not positive.
+        TypeError: delta is no number.
+        ValueError: it is not finite and positive.
     """
-    check_reduction("huber", reduction)
-    if not delta > 0:
-        raise ValueError(f"huber: delta is {delta}; it must be positive: 1 is usual")
+    check_choice("huber: reduction", reduction, REDUCTIONS)
+    delta = check_number(
+        "huber: delta", delta, "finite and positive: 1 is usual", lambda d: 0 < d < math.inf
+    )
     check_pair("huber", predictions=predictions, targets=targets)
-    difference = predictions - targets
-    size = jnp.abs(difference)
-    losses = jnp.where(size <= delta, difference**2 / 2, delta * (size - delta / 2))
-    return reduce_fwd(losses, reduction), difference
+    difference = jnp.subtract(predictions, targets)
+    d = widen(difference)
+    size = jnp.abs(d)
+    losses = jnp.where(size <= delta, d**2 / 2, delta * (size - delta / 2))
+    return reduce_fwd(losses, reduction).astype(difference.dtype), difference
 
 
 def huber_bwd(
@@ -86,7 +93,7 @@ def huber_bwd(
 ) -> tuple[Array, Array]:
     """dpredictions = d dl, with d clipped to [-delta, delta]; dtargets is its negative."""
     dlosses = reduce_bwd(dloss, difference.size, reduction)
-    dpredictions = jnp.clip(difference, -delta, delta) * dlosses
+    dpredictions = (jnp.clip(widen(difference), -delta, delta) * dlosses).astype(difference.dtype)
     return dpredictions, -dpredictions
 
 
@@ -108,10 +115,13 @@ def sigmoid_binary_cross_entropy_fwd(
     Raises:
         TypeError, ValueError: as `mean_squared_error_fwd`.
     """
-    check_reduction("sigmoid_binary_cross_entropy", reduction)
+    check_choice("sigmoid_binary_cross_entropy: reduction", reduction, REDUCTIONS)
     check_pair("sigmoid_binary_cross_entropy", logits=logits, targets=targets)
-    losses = targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
-    return reduce_fwd(losses, reduction), (logits, targets)
+    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
+    z = widen(logits)
+    t = targets.astype(z.dtype)
+    losses = t * jax.nn.softplus(-z) + (1 - t) * jax.nn.softplus(z)
+    return reduce_fwd(losses, reduction).astype(logits.dtype), (logits, targets)
 
 
 def sigmoid_binary_cross_entropy_bwd(
@@ -121,9 +131,12 @@ def sigmoid_binary_cross_entropy_bwd(
 
     The first as (1 - t) s(z) - t s(-z), which keeps the digits that s(z) - 1 loses.
     """
-    z, t = residuals
+    logits, targets = residuals
+    z = widen(logits)
+    t = targets.astype(z.dtype)
     dlosses = reduce_bwd(dloss, z.size, reduction)
-    return ((1 - t) * lax.logistic(z) - t * lax.logistic(-z)) * dlosses, -z * dlosses
+    dz = ((1 - t) * lax.logistic(z) - t * lax.logistic(-z)) * dlosses
+    return dz.astype(logits.dtype), (-z * dlosses).astype(targets.dtype)
 
 
 def kl_divergence_fwd(
@@ -145,23 +158,29 @@ def kl_divergence_fwd(
     Raises:
         TypeError, ValueError: as `mean_squared_error_fwd`, or there is no dimension of classes.
     """
-    check_reduction("kl_divergence", reduction)
+    check_choice("kl_divergence: reduction", reduction, REDUCTIONS)
     check_pair("kl_divergence", log_probabilities=log_probabilities, targets=targets)
     if targets.ndim == 0:
         raise ValueError(
             "kl_divergence: targets have shape (); they must be (..., classes): add a dimension"
         )
-    losses = jnp.sum(targets * _log_ratio(log_probabilities, targets), -1)
-    return reduce_fwd(losses, reduction), (log_probabilities, targets)
+    log_probabilities, targets = jnp.asarray(log_probabilities), jnp.asarray(targets)
+    log_q = widen(log_probabilities)
+    t = targets.astype(log_q.dtype)
+    loss = reduce_fwd(jnp.sum(t * _log_ratio(log_q, t), -1), reduction)
+    return loss.astype(log_probabilities.dtype), (log_probabilities, targets)
 
 
 def kl_divergence_bwd(
     residuals: tuple[Array, Array], dloss: Array, *, reduction: str = "mean"
 ) -> tuple[Array, Array]:
     """dlog q = -t dl,  dt = (log t - log q + 1) dl where t > 0, else 0."""
-    log_q, t = residuals
+    log_probabilities, targets = residuals
+    log_q = widen(log_probabilities)
+    t = targets.astype(log_q.dtype)
     dlosses = reduce_bwd(dloss, math.prod(t.shape[:-1]), reduction)[..., None]
-    return -t * dlosses, jnp.where(t > 0, _log_ratio(log_q, t) + 1, 0) * dlosses
+    dt = jnp.where(t > 0, _log_ratio(log_q, t) + 1, 0) * dlosses
+    return (-t * dlosses).astype(log_probabilities.dtype), dt.astype(targets.dtype)
 
 
 def _log_ratio(log_q: Array, t: Array) -> Array:
@@ -180,17 +199,24 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
             taken.
 
     Raises:
-        ValueError: there is no leaf.
+        TypeError: a leaf is no floating array, or the coefficient no number.
+        ValueError: there is no leaf, or the coefficient is not finite.
     """
+    coefficient = check_number("l2_penalty: coefficient", coefficient)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        check_floating(f"l2_penalty: weights{jax.tree_util.keystr(path)}", leaf)
+    weights = jax.tree.map(jnp.asarray, weights)
     leaves = jax.tree.leaves(weights)
     if not leaves:
         raise ValueError("l2_penalty: no leaf to penalise; pass a pytree with at least one array")
-    return 0.5 * coefficient * sum((w * w).sum() for w in leaves), weights
+    total: Any = 0.5 * coefficient * sum((widen(w) ** 2).sum() for w in leaves)
+    return total.astype(jnp.result_type(*leaves)), weights
 
 
 def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> tuple[Any]:
     """dw = coefficient w dloss, for every leaf."""
-    return (jax.tree.map(lambda w: coefficient * w * dloss, weights),)
+    scale = coefficient * widen(dloss)
+    return (jax.tree.map(lambda w: (scale * widen(w)).astype(w.dtype), weights),)
 
 
 def _real_example(key: Array) -> tuple[Array, Array]:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.checks import check_array
+
 
 def matmul_loops(a: Array, b: Array) -> Array:
     """Three Python loops, one multiply-add at a time. Cannot be traced: it reads the numbers.
@@ -23,6 +25,7 @@ def matmul_loops(a: Array, b: Array) -> Array:
         (N, M), of the promoted dtype, as all five.
 
     Raises:
+        TypeError: a or b is no array, as in all five.
         ValueError: a or b is not a matrix, or K differs, as in all five.
     """
     _check_inner(a, b)
@@ -75,7 +78,9 @@ LADDER: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def _check_inner(a: Array, b: Array) -> None:
-    """Refuse shapes that no matrix product has."""
+    """Refuse what no matrix product has."""
+    check_array("matmul: a", a)
+    check_array("matmul: b", b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(
             f"matmul: a has shape {a.shape}, b has shape {b.shape}; both must be matrices and the "

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.checks import check_array, check_integer, check_params
 from jaxnn.op import Op
 from jaxnn.ops.attention import AttentionResiduals, attention, check_heads
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
@@ -66,8 +67,8 @@ def multi_head_fwd(
 
     Args:
         params: wq (D, H Dh), wk and wv (D, G Dh), wo (H Dh, O); each bias as its weights' outputs.
-        x: (N, T, D).
             Without rotary, bk adds the same to all scores of a query: it changes nothing.
+        x: (N, T, D).
         positions: integers (T,) or (N, T) for `rotary_base`, not looked at without it; None for
             0 .. T-1.
         mask: None, or booleans that broadcast to (N, H, T, T), True where a query may see a key.
@@ -82,9 +83,11 @@ def multi_head_fwd(
         z (N, T, O), residuals.
 
     Raises:
-        TypeError: as `attention_fwd` and `rotary_fwd`.
-        ValueError: the shapes of x and the parameters do not fit each other or the heads, or as
-            `attention_fwd` and `rotary_fwd`.
+        TypeError: params are no `MultiHead`, what should be an array is none, or the heads are no
+            integers.
+        ValueError: the shapes of x and the parameters do not fit each other or the heads, or hold
+            a 0.
+        TypeError, ValueError: as `attention_fwd` and `rotary_fwd`, by their names.
 
     Vaswani et al. (2017), "Attention is all you need", section 3.2.2.
     """
@@ -143,17 +146,21 @@ def _merged(x: Array) -> Array:
 
 def _check(params: MultiHead, x: Array, heads: int, kv_heads: int) -> None:
     """Refuse parameters and inputs that do not fit each other or the heads."""
+    check_params("multi_head", params, MultiHead)
+    check_array("multi_head: x", x)
+    check_integer("multi_head: heads", heads)
+    check_integer("multi_head: kv_heads", kv_heads, hint=", or None for as many as heads")
     check_heads("multi_head", heads, kv_heads)
     wq, wk, wv, wo, *biases = params
     shapes = f"wq, wk, wv, wo have shapes {wq.shape}, {wk.shape}, {wv.shape}, {wo.shape}"
     if not wq.ndim == wk.ndim == wv.ndim == wo.ndim == 2:
         raise ValueError(f"multi_head: {shapes}; each must be (inputs, outputs): reshape them")
-    if x.ndim != 3 or x.shape[2] != wq.shape[0]:
+    if x.ndim != 3 or x.shape[2] != wq.shape[0] or x.size == 0:
         raise ValueError(
-            f"multi_head: x has shape {x.shape}; it must be (batch, positions, size), of the "
-            f"{wq.shape[0]} inputs of wq: reshape x or change the parameters"
+            f"multi_head: x has shape {x.shape}; it must be (batch, positions, size), none of them "
+            f"0, of the {wq.shape[0]} inputs of wq: reshape x or change the parameters"
         )
-    if heads < 1 or wq.shape[1] % heads:
+    if wq.shape[1] < heads or wq.shape[1] % heads:
         raise ValueError(
             f"multi_head: wq has {wq.shape[1]} outputs for {heads} heads; the heads must divide "
             "them: change one"

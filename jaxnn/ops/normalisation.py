@@ -11,17 +11,21 @@ mean square of x - mean (biased, never mean(x^2) - mean^2, which cancels); where
 sqrt(eps) and all stays finite.
 
 All save x_hat, one value per element, and 1/sigma, one per group: the backward is a formula in
-these two, and x, its mean and the subtraction are not needed again.
+these two, and x, its mean and the subtraction are not needed again. y and x_hat have the dtype of
+x; whatever leads to them, and sigma, is in float32 or wider.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jaxnn.checks import check_flag, check_floating, check_integer, check_number
 from jaxnn.op import Op
+from jaxnn.ops.reductions import widen
 
 
 class Scale(NamedTuple):
@@ -51,18 +55,20 @@ def layer_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array
         y (..., C), residuals.
 
     Raises:
-        ValueError: scale or shift is not (C,), or eps is not positive in the dtype of x.
+        TypeError: x, scale or shift is no floating array, or eps no number.
+        ValueError: scale or shift is not (C,), or eps is not finite and positive in the dtype of x
+            or float32, the wider.
     """
-    _check("layer_norm", params, x, eps)
+    params, x, eps = _check("layer_norm", params, x, eps)
     x_hat, inverse_sigma = _standardise(x, *_moments(x, (-1,)), eps)
-    return _affine(params, x_hat), Normalised(params, x_hat, inverse_sigma)
+    return _affine(params, x_hat, inverse_sigma, x.dtype)
 
 
 def layer_norm_bwd(residuals: Normalised, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
     """dx, dscale and dshift as in the module's formulas, means over the last axis."""
     params, x_hat, inverse_sigma = residuals
     dparams, dx_hat = _affine_bwd(params, x_hat, dy)
-    return dparams, _standardise_bwd(x_hat, inverse_sigma, dx_hat, (-1,))
+    return dparams, _standardise_bwd(x_hat, inverse_sigma, dx_hat, (-1,)).astype(x_hat.dtype)
 
 
 def rms_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, Normalised]:
@@ -70,18 +76,19 @@ def rms_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, 
 
     No mean is subtracted. Arguments, result and errors as `layer_norm_fwd`.
     """
-    _check("rms_norm", params, x, eps)
-    inverse_sigma = lax.rsqrt((x * x).mean(-1, keepdims=True) + eps)
-    x_hat = x * inverse_sigma
-    return _affine(params, x_hat), Normalised(params, x_hat, inverse_sigma)
+    params, x, eps = _check("rms_norm", params, x, eps)
+    wide = widen(x)
+    inverse_sigma = lax.rsqrt((wide * wide).mean(-1, keepdims=True) + eps)
+    return _affine(params, wide * inverse_sigma, inverse_sigma, x.dtype)
 
 
 def rms_norm_bwd(residuals: Normalised, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
     """dx = (dx_hat - x_hat mean(dx_hat x_hat)) / sigma: no mean was subtracted."""
     params, x_hat, inverse_sigma = residuals
     dparams, dx_hat = _affine_bwd(params, x_hat, dy)
-    dx = inverse_sigma * (dx_hat - x_hat * (dx_hat * x_hat).mean(-1, keepdims=True))
-    return dparams, dx
+    wide = widen(x_hat)
+    dx = inverse_sigma * (dx_hat - wide * (dx_hat * wide).mean(-1, keepdims=True))
+    return dparams, dx.astype(x_hat.dtype)
 
 
 def group_norm_fwd(
@@ -99,22 +106,24 @@ def group_norm_fwd(
         y (N, ..., C), residuals.
 
     Raises:
-        ValueError: as `layer_norm_fwd`; x has fewer than two axes; groups do not divide C.
+        TypeError, ValueError: as `layer_norm_fwd`.
+        TypeError: groups are no integer.
+        ValueError: x has fewer than two axes; groups do not divide C.
     """
-    _check("group_norm", params, x, eps)
+    params, x, eps = _check("group_norm", params, x, eps)
+    groups = check_integer("group_norm: groups", groups, hint=", a divisor of the channels")
     if x.ndim < 2:
         raise ValueError(
             f"group_norm: x has shape {x.shape}; it must be (N, ..., C): add a batch axis"
         )
-    if groups < 1 or x.shape[-1] % groups:
+    if x.shape[-1] % groups:
         raise ValueError(
             f"group_norm: groups are {groups} but x has {x.shape[-1]} channels; groups must divide "
             "the channels: choose a divisor"
         )
     grouped = _grouped(x, groups)
     x_hat, inverse_sigma = _standardise(grouped, *_moments(grouped, (1, 3)), eps)
-    x_hat = x_hat.reshape(x.shape)
-    return _affine(params, x_hat), Normalised(params, x_hat, inverse_sigma)
+    return _affine(params, x_hat.reshape(x.shape), inverse_sigma, x.dtype)
 
 
 def group_norm_bwd(
@@ -124,7 +133,7 @@ def group_norm_bwd(
     params, x_hat, inverse_sigma = residuals
     dparams, dx_hat = _affine_bwd(params, x_hat, dy)
     dx = _standardise_bwd(_grouped(x_hat, groups), inverse_sigma, _grouped(dx_hat, groups), (1, 3))
-    return dparams, dx.reshape(dy.shape)
+    return dparams, dx.reshape(dy.shape).astype(x_hat.dtype)
 
 
 def instance_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, Normalised]:
@@ -141,9 +150,10 @@ def instance_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Ar
         y (N, ..., C), residuals.
 
     Raises:
-        ValueError: as `layer_norm_fwd`; x has no axis of positions.
+        TypeError, ValueError: as `layer_norm_fwd`.
+        ValueError: x has no axis of positions.
     """
-    _check("instance_norm", params, x, eps)
+    params, x, eps = _check("instance_norm", params, x, eps)
     if x.ndim < 3:
         raise ValueError(
             f"instance_norm: x has shape {x.shape}; it must be (N, positions ..., C), three axes "
@@ -198,24 +208,37 @@ def batch_norm_fwd(
         (y (..., C), new running statistics), residuals.
 
     Raises:
-        ValueError: as `layer_norm_fwd`; the running statistics are not (C,); momentum is outside
-            [0, 1]; in training a channel has fewer than two values, of which there is no variance.
+        TypeError, ValueError: as `layer_norm_fwd`.
+        TypeError: the running statistics are no floating arrays, `training` is neither True nor
+            False, or the momentum no number.
+        ValueError: the running statistics are not (C,); momentum is outside [0, 1]; in training a
+            channel has fewer than two values, of which there is no variance.
     """
-    _check("batch_norm", params, x, eps)
+    params, x, eps = _check("batch_norm", params, x, eps)
+    if not isinstance(running, Running):
+        raise TypeError(
+            f"batch_norm: running is a {type(running).__name__}; it must be the statistics: start "
+            "from Running(jnp.zeros(channels), jnp.ones(channels))"
+        )
+    for field, value in running._asdict().items():
+        check_floating(f"batch_norm: running {field}", value)
+    running = jax.tree.map(jnp.asarray, running)
     if running.mean.shape != x.shape[-1:] or running.variance.shape != x.shape[-1:]:
         raise ValueError(
             f"batch_norm: running mean has shape {running.mean.shape}, variance "
             f"{running.variance.shape}, x {x.shape}; both must be ({x.shape[-1]},), one value per "
             "channel: channels come last"
         )
-    if not 0 <= momentum <= 1:
-        raise ValueError(
-            f"batch_norm: momentum is {momentum}; it must be in [0, 1], the weight of the new "
-            "batch: 0.1 is usual"
-        )
-    if not training:
-        x_hat, inverse_sigma = _standardise(x, *running, eps)
-        return (_affine(params, x_hat), running), Normalised(params, x_hat, inverse_sigma)
+    momentum = check_number(
+        "batch_norm: momentum",
+        momentum,
+        "in [0, 1], the weight of the new batch: 0.1 is usual",
+        lambda m: 0 <= m <= 1,
+    )
+    if not check_flag("batch_norm: training", training):
+        mean, variance = (s.astype(widen(x).dtype) for s in running)
+        y, residuals = _affine(params, *_standardise(x, mean, variance, eps), x.dtype)
+        return (y, running), residuals
     n = math.prod(x.shape[:-1])
     if n < 2:
         raise ValueError(
@@ -225,8 +248,11 @@ def batch_norm_fwd(
     mean, variance = _moments(x, tuple(range(x.ndim - 1)))
     x_hat, inverse_sigma = _standardise(x, mean, variance, eps)
     batch = Running(mean.ravel(), variance.ravel() * (n / (n - 1)))
-    new = jax.tree.map(lambda old, seen: (1 - momentum) * old + momentum * seen, running, batch)
-    return (_affine(params, x_hat), new), Normalised(params, x_hat, inverse_sigma)
+    new = jax.tree.map(
+        lambda old, seen: (1 - momentum) * old + (momentum * seen).astype(old.dtype), running, batch
+    )
+    y, residuals = _affine(params, x_hat, inverse_sigma, x.dtype)
+    return (y, new), residuals
 
 
 def batch_norm_bwd(
@@ -248,53 +274,62 @@ def batch_norm_bwd(
     dy, dnew = dout
     axes = tuple(range(dy.ndim - 1))
     dparams, dx_hat = _affine_bwd(params, x_hat, dy)
+    wide = widen(x_hat)
     if not training:
         dx = dx_hat * inverse_sigma
         dmean = -inverse_sigma * dx_hat.sum(axes)
-        dvariance = -0.5 * inverse_sigma**2 * (dx_hat * x_hat).sum(axes)
-        return dparams, Running(dnew.mean + dmean, dnew.variance + dvariance), dx
+        dvariance = -0.5 * inverse_sigma**2 * (dx_hat * wide).sum(axes)
+        through = Running(dmean, dvariance)
+        drunning = jax.tree.map(lambda d, dx: d + dx.astype(d.dtype), dnew, through)
+        return dparams, drunning, dx.astype(x_hat.dtype)
     n = math.prod(dy.shape[:-1])
     dx = _standardise_bwd(x_hat, inverse_sigma, dx_hat, axes)
-    centred = x_hat / inverse_sigma
-    dx += momentum * (dnew.mean / n + dnew.variance * (2 / (n - 1)) * centred)
-    return dparams, jax.tree.map(lambda d: (1 - momentum) * d, dnew), dx
+    dmean, dvariance = (momentum * d.astype(wide.dtype) for d in dnew)
+    dx += dmean / n + dvariance * (2 / (n - 1)) * (wide / inverse_sigma)
+    return dparams, jax.tree.map(lambda d: (1 - momentum) * d, dnew), dx.astype(x_hat.dtype)
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and biased variance over the axes, which stay with size 1."""
+    """Mean and biased variance over the axes, which stay with size 1; both widened."""
+    x = widen(x)
     mean = x.mean(axes, keepdims=True)
     return mean, ((x - mean) ** 2).mean(axes, keepdims=True)
 
 
 def _standardise(x: Array, mean: Array, variance: Array, eps: float) -> tuple[Array, Array]:
-    """x_hat and 1/sigma."""
+    """x_hat and 1/sigma, widened."""
     inverse_sigma = lax.rsqrt(variance + eps)
-    return (x - mean) * inverse_sigma, inverse_sigma
+    return (widen(x) - mean) * inverse_sigma, inverse_sigma
 
 
 def _standardise_bwd(
     x_hat: Array, inverse_sigma: Array, dx_hat: Array, axes: tuple[int, ...]
 ) -> Array:
-    """dx, where mean and variance were x's own over the axes."""
+    """dx, where mean and variance were x's own over the axes; widened."""
+    x_hat = widen(x_hat)
     through_mean = dx_hat.mean(axes, keepdims=True)
     through_variance = x_hat * (dx_hat * x_hat).mean(axes, keepdims=True)
     return inverse_sigma * (dx_hat - through_mean - through_variance)
 
 
-def _affine(params: Scale, x_hat: Array) -> Array:
-    """scale x_hat + shift, without what is None."""
+def _affine(
+    params: Scale, x_hat: Array, inverse_sigma: Array, dtype: Any
+) -> tuple[Array, Normalised]:
+    """scale x_hat + shift, without what is None, and what to save; both of this dtype."""
     scale, shift = params
-    y = x_hat if scale is None else x_hat * scale
-    return y if shift is None else y + shift
+    y = x_hat if scale is None else x_hat * scale.astype(x_hat.dtype)
+    y = y if shift is None else y + shift.astype(x_hat.dtype)
+    return y.astype(dtype), Normalised(params, x_hat.astype(dtype), inverse_sigma)
 
 
 def _affine_bwd(params: Scale, x_hat: Array, dy: Array) -> tuple[Scale, Array]:
-    """dscale and dshift, None where the parameter is, and dx_hat."""
+    """dscale and dshift, None where the parameter is, and dx_hat, widened."""
     scale, shift = params
     axes = tuple(range(dy.ndim - 1))
-    dscale = None if scale is None else (dy * x_hat).sum(axes)
-    dshift = None if shift is None else dy.sum(axes)
-    return Scale(dscale, dshift), dy if scale is None else dy * scale
+    dy = widen(dy)
+    dscale = None if scale is None else (dy * widen(x_hat)).sum(axes).astype(scale.dtype)
+    dshift = None if shift is None else dy.sum(axes).astype(shift.dtype)
+    return Scale(dscale, dshift), dy if scale is None else dy * scale.astype(dy.dtype)
 
 
 def _grouped(x: Array, groups: int) -> Array:
@@ -303,24 +338,33 @@ def _grouped(x: Array, groups: int) -> Array:
     return x.reshape(x.shape[0], positions, groups, x.shape[-1] // groups)
 
 
-def _check(name: str, params: Scale, x: Array, eps: float) -> None:
-    """Refuse what no normalisation can take."""
+def _check(name: str, params: Scale, x: Array, eps: Any) -> tuple[Scale, Array, float]:
+    """The same as JAX's arrays and Python's number; what no normalisation can take is refused."""
+    check_floating(f"{name}: x", x)
     if x.ndim == 0 or x.size == 0:
         raise ValueError(
             f"{name}: x has shape {x.shape}; the last axis are the channels, and no axis may be "
             "empty, for there would be no mean: pass at least one example"
         )
     for field, value in params._asdict().items():
-        if value is not None and value.shape != x.shape[-1:]:
+        if value is None:
+            continue
+        check_floating(f"{name}: {field}", value)
+        if value.shape != x.shape[-1:]:
             raise ValueError(
                 f"{name}: {field} has shape {value.shape}, x {x.shape}; {field} must be "
                 f"({x.shape[-1]},), one value per channel, or None: channels come last"
             )
-    if not x.dtype.type(eps) > 0:
-        raise ValueError(
-            f"{name}: eps is {eps}, {x.dtype.type(eps)} in {x.dtype}; it must be positive, or a "
-            "variance of 0 would divide by 0: 1e-5 is usual"
-        )
+    # What is no normal number, a processor may take for 0.
+    limits = np.finfo(np.promote_types(x.dtype, np.float32))
+    eps = check_number(
+        f"{name}: eps",
+        eps,
+        f"finite and positive in {limits.dtype}, or a variance of 0 would divide by 0: 1e-5 is "
+        "usual",
+        lambda e: float(limits.tiny) <= e <= float(limits.max),
+    )
+    return jax.tree.map(jnp.asarray, params), jnp.asarray(x), eps
 
 
 def _draw(key: Array, *shape: int) -> tuple[Scale, Array]:

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_floating, check_integer
 from jaxnn.op import Op
+from jaxnn.ops.reductions import widen
 from jaxnn.ops.windows import (
     Padding,
     Sizes,
@@ -21,6 +23,7 @@ from jaxnn.ops.windows import (
     added,
     check_rank,
     padded,
+    per_axis,
     placed,
     taken,
     windows,
@@ -58,6 +61,7 @@ def max_pool_fwd(
         y (N, OH, OW, C), residuals.
 
     Raises:
+        TypeError: x is no array of floating numbers, or a setting is of another type.
         ValueError: a setting has the wrong form, or the window is larger than the padded image or
             no larger than the padding.
     """
@@ -76,17 +80,20 @@ def max_pool_bwd(
     stride: Sizes | None = None,
     padding: Padding = "valid",
 ) -> tuple[Array]:
-    """dx = dy at the first tap of each window whose x is y; where y is NaN, at the first."""
+    """dx = dy at the first tap of each window whose x is y, also where both are NaN.
+
+    The padding counts as -inf: of a window of nothing else it may be the first.
+    """
     x, y = residuals
     w = _windows("max_pool", x, window, stride, padding)
     least_around = padded(x, w, -jnp.inf)
-    dx, not_found = jnp.zeros_like(x), jnp.ones(y.shape, bool)
+    dx, not_found = jnp.zeros_like(widen(x)), jnp.ones(y.shape, bool)
     for tap in w.taps:
-        # "Not less" is "equal", but where y is NaN: no x would equal that, and dy vanish.
-        first = not_found & ~(taken(least_around, tap, w) < y)
+        under = taken(least_around, tap, w)
+        first = not_found & ((under == y) | jnp.isnan(under))  # NaN equals nothing, nor itself
         not_found &= ~first
-        dx += placed(jnp.where(first, dy, 0), tap, w)
-    return (dx,)
+        dx += placed(widen(jnp.where(first, dy, 0)), tap, w)
+    return (dx.astype(x.dtype),)
 
 
 def average_pool_fwd(
@@ -98,12 +105,13 @@ def average_pool_fwd(
 ) -> tuple[Array, Array]:
     """The mean of every window, the padding counted as zeros, as in PyTorch.
 
-    Saves x for its shape: no extra bytes. Arguments, result and errors as `max_pool_fwd`.
+    Added up in float32 or wider. Saves x for its shape: no extra bytes. Arguments, result and
+    errors as `max_pool_fwd`.
     """
     w = _windows("average_pool", x, window, stride, padding)
-    zeros_around = padded(x, w, 0)
+    zeros_around = padded(widen(x), w, 0)
     total = reduce(jnp.add, (taken(zeros_around, tap, w) for tap in w.taps))
-    return total / w.size_of_kernel, x
+    return (total / w.size_of_kernel).astype(x.dtype), x
 
 
 def average_pool_bwd(
@@ -116,7 +124,8 @@ def average_pool_bwd(
 ) -> tuple[Array]:
     """dx = the dy of all windows over a position, added up, over the window's size."""
     w = _windows("average_pool", x, window, stride, padding)
-    return (added([dy / w.size_of_kernel] * w.size_of_kernel, w),)
+    share = widen(dy) / w.size_of_kernel
+    return (added([share] * w.size_of_kernel, w).astype(x.dtype),)
 
 
 def global_average_pool_fwd(x: Array) -> tuple[Array, Array]:
@@ -125,15 +134,17 @@ def global_average_pool_fwd(x: Array) -> tuple[Array, Array]:
     Saves x for its shape: no extra bytes.
 
     Raises:
+        TypeError: x is no array of floating numbers.
         ValueError: x is not (N, H, W, C), or has no element.
     """
     check_rank("global_average_pool", x, 2)
+    check_floating("global_average_pool: x", x)
     return x.mean((1, 2)), x
 
 
 def global_average_pool_bwd(x: Array, dy: Array) -> tuple[Array]:
     """dx = dy / (H W) at every position."""
-    share = dy / (x.shape[1] * x.shape[2])
+    share = (widen(dy) / (x.shape[1] * x.shape[2])).astype(x.dtype)
     return (jnp.broadcast_to(share[:, None, None], x.shape),)
 
 
@@ -144,9 +155,11 @@ def global_max_pool_fwd(x: Array) -> tuple[Array, PoolResiduals]:
     gets it all, as there). Saves x and y: no extra bytes where their neighbours keep them.
 
     Raises:
+        TypeError: x is no array of floating numbers.
         ValueError: x is not (N, H, W, C), or has no element.
     """
     check_rank("global_max_pool", x, 2)
+    check_floating("global_max_pool: x", x)
     y = x.max((1, 2))
     return y, PoolResiduals(x, y)
 
@@ -155,8 +168,9 @@ def global_max_pool_bwd(residuals: PoolResiduals, dy: Array) -> tuple[Array]:
     """dx = dy / how many x equal y, for these."""
     x, y = residuals
     is_largest = x == y[:, None, None]
-    count = is_largest.sum((1, 2), dtype=x.dtype)
-    return (jnp.where(is_largest, (dy / count)[:, None, None], 0),)
+    share = widen(dy)
+    share = (share / is_largest.sum((1, 2), dtype=share.dtype)).astype(x.dtype)
+    return (jnp.where(is_largest, share[:, None, None], 0),)
 
 
 def upsample_nearest_fwd(x: Array, *, factor: int = 2) -> tuple[Array, None]:
@@ -165,13 +179,11 @@ def upsample_nearest_fwd(x: Array, *, factor: int = 2) -> tuple[Array, None]:
     Saves nothing.
 
     Raises:
-        ValueError: x is not (N, H, W, C), or the factor is no integer of at least 1.
+        TypeError: x is no array, or the factor no integer.
+        ValueError: x is not (N, H, W, C), or the factor is below 1.
     """
     check_rank("upsample_nearest", x, 2)
-    if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-        raise ValueError(
-            f"upsample_nearest: factor is {factor!r}; it must be an integer of at least 1"
-        )
+    factor = check_integer("upsample_nearest: factor", factor)
     return x.repeat(factor, 1).repeat(factor, 2), None
 
 
@@ -183,7 +195,9 @@ def upsample_nearest_bwd(residuals: None, dy: Array, *, factor: int = 2) -> tupl
 
 def _windows(name: str, x: Array, window: Sizes, stride: Sizes | None, padding: Padding) -> Windows:
     check_rank(name, x, 2)
-    w = windows(name, x.shape[1:3], window, window if stride is None else stride, padding)
+    check_floating(f"{name}: x", x)
+    kernel = per_axis(name, "window", window, 2)
+    w = windows(name, x.shape[1:3], kernel, kernel if stride is None else stride, padding)
     if any(max(pads) >= k for pads, k in zip(w.padding, w.kernel, strict=True)):
         raise ValueError(
             f"{name}: padding is {w.padding}, the window {w.kernel}; padding must be smaller, or "

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, orthogonal
 
+from jaxnn.checks import check_kind
 from jaxnn.op import Op
 from jaxnn.ops.sequence import (
     Cell,
@@ -69,7 +70,8 @@ def rnn_fwd(
         residuals.
 
     Raises:
-        TypeError: the lengths are not integers.
+        TypeError: params are no `Recurrent` or the state no `State` of floating arrays, of one
+            dtype with x; the lengths are not integers; or a setting is of another type.
         ValueError: the shapes do not fit, a length is outside [0, T], or truncate is below 1.
     """
     return forward(_RNN, params, state, x, lengths, reverse, truncate)
@@ -287,14 +289,17 @@ def bidirectional_fwd(
         (outputs (N, T, 2H), forward ones first; final states of both), residuals of both.
 
     Raises:
+        TypeError: params or states are no `Directions`.
         ValueError: the cell is none of these.
-        TypeError, ValueError: as `rnn_fwd`.
+        TypeError, ValueError: as `rnn_fwd`, by the cell's name.
     """
     if cell not in (rnn, lstm, gru):
         raise ValueError(
             f"bidirectional: cell is {cell!r}; it must be rnn, lstm or gru of jaxnn.ops.recurrent: "
             "pass the op itself"
         )
+    check_kind("bidirectional: params", params, Directions)
+    check_kind("bidirectional: states", states, Directions)
     (y, final), there = cell.fwd(params.forward, states.forward, x, lengths, truncate=truncate)
     (y_back, final_back), back = cell.fwd(
         params.backward, states.backward, x, lengths, reverse=True, truncate=truncate

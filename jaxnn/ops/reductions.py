@@ -12,24 +12,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from jaxnn.checks import check_array, check_floating
 from jaxnn.op import Op
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def check_reduction(op: str, reduction: str) -> None:
-    """Refuse a reduction that is not one of the three.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"{op}: reduction is {reduction!r}; it must be one of "
-            f"{', '.join(map(repr, REDUCTIONS))}"
-        )
+def widen(x: Array) -> Array:
+    """x in float32 if its dtype is narrower: in 16 bits squares overflow, and totals and counts."""
+    x = jnp.asarray(x)
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def reduce_fwd(losses: Array, reduction: str) -> Array:
@@ -40,24 +35,20 @@ def reduce_fwd(losses: Array, reduction: str) -> Array:
 
 
 def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
-    """The cotangent of each of `size` losses; a scalar where it is the same for all."""
-    return dloss / size if reduction == "mean" else dloss
+    """The cotangent of each of `size` losses, widened; a scalar where it is the same for all."""
+    return widen(dloss) / size if reduction == "mean" else widen(dloss)
 
 
 def check_pair(op: str, **arrays: Array) -> None:
     """Refuse two inputs, given by name, that do not pair up element by element.
 
     Raises:
-        TypeError: one is no array.
+        TypeError: the first is no floating array or the second no array.
         ValueError: their shapes differ (they would broadcast to a wrong mean) or hold no element.
     """
-    for name, array in arrays.items():
-        if not hasattr(array, "shape"):
-            raise TypeError(
-                f"{op}: {name} are a {type(array).__name__}; they must be an array: wrap them in "
-                "jnp.asarray"
-            )
     (first, a), (second, b) = arrays.items()
+    check_floating(f"{op}: {first}", a)
+    check_array(f"{op}: {second}", b)
     if a.shape != b.shape:
         raise ValueError(
             f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
@@ -88,8 +79,8 @@ def weighted_mean_fwd(values: Array, weights: Array) -> tuple[Array, WeightedMea
     finite makes the mean NaN whatever its weight, since 0 times infinity is no number: give the
     elements that a mask drops any valid label.
 
-    Saves the inputs, which are there already, and two scalars: no extra bytes. Nothing is
-    recomputed.
+    Saves the inputs, which are there already, and two scalars, in float32 or wider as all totals
+    are: no extra bytes. Nothing is recomputed.
 
     Args:
         values: any shape with at least one element, for example losses with reduction "none".
@@ -97,25 +88,27 @@ def weighted_mean_fwd(values: Array, weights: Array) -> tuple[Array, WeightedMea
             gradient.
 
     Raises:
-        TypeError: an input is no array.
+        TypeError: the values are no floating array or the weights no array.
         ValueError: the shapes differ or hold no element.
     """
     check_pair("weighted_mean", values=values, weights=weights)
-    w = weights.astype(values.dtype)
+    values, weights = jnp.asarray(values), jnp.asarray(weights)
+    v = widen(values)
+    w = weights.astype(v.dtype)
     total = w.sum()
     # The inner `where` keeps 0 / 0 out of the division, whose derivative would be NaN.
-    mean = jnp.where(total == 0, 0, (w * values).sum() / jnp.where(total == 0, 1, total))
-    return mean, WeightedMeanResiduals(values, weights, mean, total)
+    mean = jnp.where(total == 0, 0, (w * v).sum() / jnp.where(total == 0, 1, total))
+    return mean.astype(values.dtype), WeightedMeanResiduals(values, weights, mean, total)
 
 
 def weighted_mean_bwd(residuals: WeightedMeanResiduals, dmean: Array) -> tuple[Array, Array | None]:
     """dv = w dmean / sum w,  dw = (v - mean) dmean / sum w; both 0 where sum w is."""
     values, weights, mean, total = residuals
-    scale = jnp.where(total == 0, 0, dmean / jnp.where(total == 0, 1, total))
-    dvalues = weights.astype(values.dtype) * scale
+    scale = jnp.where(total == 0, 0, widen(dmean) / jnp.where(total == 0, 1, total))
+    dvalues = (weights.astype(mean.dtype) * scale).astype(values.dtype)
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         return dvalues, None
-    return dvalues, (values - mean) * scale
+    return dvalues, ((widen(values) - mean) * scale).astype(weights.dtype)
 
 
 def _weighted_example(key: Array) -> tuple[Array, Array]:

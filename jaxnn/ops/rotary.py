@@ -10,11 +10,14 @@ i = 0 .. D/2 - 1:
 A rotation's transpose is the rotation back: dx is dy turned by -theta.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn.checks import check_array, check_floating, check_number
 from jaxnn.op import Op
 
 
@@ -35,12 +38,15 @@ def rotary_fwd(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Ar
             about 2 pi base positions.
 
     Raises:
-        TypeError: the positions are not integers.
+        TypeError: x is no floating array, the positions no array of integers, or the base no
+            number.
         ValueError: x is not (N, T, H, D), D is odd, the positions do not fit, or the base is not
-            above 0.
+            finite and above 0.
 
     Su et al. (2021), "RoFormer", equation 34.
     """
+    check_floating("rotary: x", x)
+    check_array("rotary: positions", positions)
     if x.ndim != 4:
         raise ValueError(
             f"rotary: x has shape {x.shape}; it must be (batch, positions, heads, size): reshape "
@@ -62,21 +68,28 @@ def rotary_fwd(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Ar
             f"for each of the {x.shape[1]} positions, {x.shape[1:2]} or {x.shape[:2]}: pass "
             f"jnp.arange({x.shape[1]}), or slice what you have"
         )
-    if not base > 0:
-        raise ValueError(f"rotary: base is {base}; it must be above 0, for example 10000.0")
-    return _turned(x, positions, base), positions
+    base = check_number(
+        "rotary: base",
+        base,
+        "finite and above 0, for example 10000.0",
+        lambda b: 0 < b < math.inf,
+    )
+    return _turned(x, positions, base, 1), positions
 
 
 def rotary_bwd(positions: Array, dy: Array, *, base: float = 10000.0) -> tuple[Array, None]:
     """dx = dy turned back by the same angles; positions have none."""
-    return _turned(dy, -positions, base), None
+    return _turned(dy, positions, base, -1), None
 
 
-def _turned(x: Array, positions: Array, base: float) -> Array:
-    """The two halves of x turned as a pair."""
+def _turned(x: Array, positions: Array, base: float, sign: int) -> Array:
+    """The two halves of x turned as a pair, by `sign` times the angles.
+
+    The sign is the angle's: a position may be unsigned, and has no negative.
+    """
     wide = np.promote_types(x.dtype, np.float32)
     frequencies = base ** (-jnp.arange(0, x.shape[-1], 2, dtype=wide) / x.shape[-1])
-    angles = positions.astype(wide)[..., None, None] * frequencies  # (..., T, 1, D/2)
+    angles = sign * positions.astype(wide)[..., None, None] * frequencies  # (..., T, 1, D/2)
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

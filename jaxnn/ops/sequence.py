@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.checks import check_array, check_flag, check_integer, check_kind, check_one_dtype
+
 
 class Recurrent(NamedTuple):
     """Parameters of a recurrent layer: G gates side by side, in PyTorch's order.
@@ -99,7 +101,7 @@ def forward(
     truncate: int | None,
 ) -> tuple[Output, RecurrentResiduals]:
     """All steps of a cell; the product with the inputs is taken for all of them at once."""
-    _check(cell, params, state, x, lengths, truncate)
+    _check(cell, params, state, x, lengths, reverse, truncate)
     w_x, w_h, b, b_hn = params
     real = None
     if lengths is not None:
@@ -187,10 +189,20 @@ def _check(
     state: State,
     x: Array,
     lengths: Array | None,
+    reverse: bool,
     truncate: int | None,
 ) -> None:
     """Refuse what does not fit together."""
     name, gates = cell.name, cell.gates
+    check_kind(f"{name}: params", params, Recurrent)
+    check_kind(f"{name}: state", state, State)
+    given = {**params._asdict(), **state._asdict()}
+    arrays = {field: value for field, value in given.items() if value is not None}
+    check_one_dtype(name, {**arrays, "x": x})
+    check_flag(f"{name}: reverse", reverse)
+    if truncate is not None:
+        hint = ", the steps that a gradient may go back, or None for all of them"
+        check_integer(f"{name}: truncate", truncate, hint=hint)
     if x.ndim != 3 or 0 in x.shape[1:]:
         raise ValueError(
             f"{name}: x has shape {x.shape}; it must be (N, T, D) with at least one step of one "
@@ -198,7 +210,6 @@ def _check(
         )
     n, steps, d = x.shape
     h = params.w_h.shape[0] if params.w_h.ndim else 0
-    given = {**params._asdict(), **state._asdict()}
     needed = {
         "w_x": (d, gates * h),
         "w_h": (h, gates * h),
@@ -215,13 +226,9 @@ def _check(
                 f"{x.shape}, (N, T, D), and {gates} gates of {h} units, the rows of w_h: check "
                 f"the sizes, or take parameters from init_{name}"
             )
-    if truncate is not None and truncate < 1:
-        raise ValueError(
-            f"{name}: truncate is {truncate}; it must be at least 1, the steps that a gradient "
-            "may go back: pass None for all of them"
-        )
     if lengths is None:
         return
+    check_array(f"{name}: lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(
             f"{name}: lengths have dtype {lengths.dtype}; they must be integers: count the real "

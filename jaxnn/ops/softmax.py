@@ -4,18 +4,23 @@
     log y_i = x_i - log sum_j exp(x_j)             dx_i = dy_i - y_i sum_j dy_j
 
 The largest x is subtracted first, which changes nothing but lets no exponential overflow. A mask
-leaves elements out of the sum and gives them probability 0.
+leaves elements out of the sum and gives them probability 0. Where everything in the sum is -inf, y
+is NaN, as that of `jax.nn.softmax` is: hide such elements by a mask. Sums are in float32 or wider.
 
 Each saves its output alone, from which the derivative follows: one value per element, and no extra
 bytes where the next layer keeps it as its input anyway. Nothing else is recomputed.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.checks import check_array, check_floating, check_integer, check_number
 from jaxnn.op import Op
+from jaxnn.ops.reductions import widen
 
 
 def softmax_fwd(x: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[Array, Array]:
@@ -26,17 +31,23 @@ def softmax_fwd(x: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[
     equation 1.
 
     Raises:
-        ValueError: the temperature is not positive.
+        TypeError: x is no floating array, the axis no integer or the temperature no number.
+        ValueError: x has no such axis or it is empty; the temperature is not finite and positive in
+            the dtype of x or float32, the wider.
     """
-    _check_temperature("softmax", temperature)
-    exp = jnp.exp((x - lax.stop_gradient(x.max(axis, keepdims=True))) / temperature)
-    y = exp / exp.sum(axis, keepdims=True)
+    _check_axis("softmax", x, axis)
+    temperature = _check_temperature("softmax", x, temperature)
+    wide = widen(x)
+    exp = jnp.exp((wide - lax.stop_gradient(wide.max(axis, keepdims=True))) / temperature)
+    y = (exp / exp.sum(axis, keepdims=True)).astype(x.dtype)
     return y, y
 
 
 def softmax_bwd(y: Array, dy: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[Array]:
     """dx_i = y_i (dy_i - sum_j dy_j y_j) / T."""
-    return (y * (dy - (dy * y).sum(axis, keepdims=True)) / temperature,)
+    p, dp = widen(y), widen(dy)
+    dx = p * (dp - (dp * p).sum(axis, keepdims=True)) / temperature
+    return (dx.astype(y.dtype),)
 
 
 def masked_softmax_fwd(
@@ -58,15 +69,18 @@ def masked_softmax_fwd(
 
     Raises:
         TypeError: the mask is not boolean.
-        ValueError: it does not broadcast to the shape of x, or the temperature is not positive.
+        ValueError: it does not broadcast to the shape of x.
+        TypeError, ValueError: as `softmax_fwd`.
     """
-    _check_temperature("masked_softmax", temperature)
+    _check_axis("masked_softmax", x, axis)
+    temperature = _check_temperature("masked_softmax", x, temperature)
     _check_mask(x, mask)
-    largest = lax.stop_gradient(x.max(axis, keepdims=True, where=mask, initial=-jnp.inf))
+    wide = widen(x)
+    largest = lax.stop_gradient(wide.max(axis, keepdims=True, where=mask, initial=-jnp.inf))
     # Masked before exp, not after: an exponential that overflowed would make its slope NaN.
-    exp = jnp.exp(jnp.where(mask, x - largest, -jnp.inf) / temperature)
+    exp = jnp.exp(jnp.where(mask, wide - largest, -jnp.inf) / temperature)
     total = exp.sum(axis, keepdims=True)
-    y = exp / jnp.where(total == 0, 1, total)
+    y = (exp / jnp.where(total == 0, 1, total)).astype(x.dtype)
     return y, y
 
 
@@ -79,31 +93,56 @@ def masked_softmax_bwd(
 
 
 def log_softmax_fwd(x: Array, *, axis: int = -1) -> tuple[Array, Array]:
-    """y_i = x_i - log sum_j exp(x_j) along `axis`, in nats; any shape. Saves y."""
-    shifted = x - lax.stop_gradient(x.max(axis, keepdims=True))
-    y = shifted - jnp.log(jnp.exp(shifted).sum(axis, keepdims=True))
+    """y_i = x_i - log sum_j exp(x_j) along `axis`, in nats; any shape. Saves y.
+
+    Raises:
+        TypeError, ValueError: as `softmax_fwd`.
+    """
+    _check_axis("log_softmax", x, axis)
+    wide = widen(x)
+    shifted = wide - lax.stop_gradient(wide.max(axis, keepdims=True))
+    y = (shifted - jnp.log(jnp.exp(shifted).sum(axis, keepdims=True))).astype(x.dtype)
     return y, y
 
 
 def log_softmax_bwd(y: Array, dy: Array, *, axis: int = -1) -> tuple[Array]:
     """dx = dy - exp(y) sum_j dy_j: exp(y) is the softmax."""
-    return (dy - jnp.exp(y) * dy.sum(axis, keepdims=True),)
+    dp = widen(dy)
+    dx = dp - jnp.exp(widen(y)) * dp.sum(axis, keepdims=True)
+    return (dx.astype(y.dtype),)
 
 
-def _check_temperature(name: str, temperature: float) -> None:
-    if not temperature > 0:
+def _check_axis(op: str, x: Array, axis: Any) -> None:
+    check_floating(f"{op}: x", x)
+    check_integer(
+        f"{op}: axis", axis, -max(x.ndim, 1), f", to name an axis of x of shape {x.shape}"
+    )
+    if x.ndim <= max(axis, 0) or x.shape[axis] == 0:
         raise ValueError(
-            f"{name}: temperature is {temperature}; it divides the scores and must be positive: "
-            "pass 1 for the plain softmax, or take argmax for the limit of 0"
+            f"{op}: axis is {axis}, x has shape {x.shape}; it must be an axis of x that is not "
+            "empty: pass -1 for the last"
         )
 
 
+def _check_temperature(op: str, x: Array, temperature: Any) -> float:
+    # What is no normal number, a processor may take for 0.
+    limits = np.finfo(np.promote_types(x.dtype, np.float32))
+    return check_number(
+        f"{op}: temperature",
+        temperature,
+        f"finite and positive in {limits.dtype}, for it divides the scores: pass 1 for the plain "
+        "softmax, or take argmax for the limit of 0",
+        lambda t: float(limits.tiny) <= t <= float(limits.max),
+    )
+
+
 def _check_mask(x: Array, mask: Array) -> None:
-    if getattr(mask, "dtype", None) != jnp.bool_:
+    check_array("masked_softmax: mask", mask)
+    if mask.dtype != jnp.bool_:
         raise TypeError(
-            f"masked_softmax: the mask has dtype {getattr(mask, 'dtype', type(mask).__name__)}; "
-            "it must be an array of booleans, True where x may be seen: pass mask > 0 for ones and "
-            "zeros, or mask > -1 for a mask made to be added"
+            f"masked_softmax: mask has dtype {mask.dtype}; it must be of booleans, True where x "
+            "may be seen: pass mask > 0 for ones and zeros, or mask > -1 for a mask made to be "
+            "added"
         )
     try:
         fits = np.broadcast_shapes(mask.shape, x.shape) == x.shape

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.checks import check_params
 from jaxnn.op import Op
 from jaxnn.ops.convolution import Conv
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
-from jaxnn.ops.windows import Padding, Sizes, Windows, added, check_rank, padded, taken, windows
+from jaxnn.ops.windows import Padding, Sizes, Windows, added, check_rank, patches, windows
 
 
 def unfold_fwd(
@@ -41,11 +42,10 @@ def unfold_fwd(
         u (N, OH, OW, KH KW C), a patch row by row, the channels of a position together; residuals.
 
     Raises:
+        TypeError: x is no array, or a setting is of another type.
         ValueError: a setting has the wrong form, or a patch is larger than the padded image.
     """
-    w = _windows(x, kernel, stride, padding, dilation)
-    zeros_around = padded(x, w, 0)
-    return jnp.concatenate([taken(zeros_around, tap, w) for tap in w.taps], -1), x
+    return patches(x, _windows("unfold", x, kernel, stride, padding, dilation)), x
 
 
 def unfold_bwd(
@@ -58,7 +58,7 @@ def unfold_bwd(
     dilation: Sizes = 1,
 ) -> tuple[Array]:
     """dx = the patches added up where they came from, also called fold or col2im."""
-    w = _windows(x, kernel, stride, padding, dilation)
+    w = _windows("unfold", x, kernel, stride, padding, dilation)
     return (added(jnp.split(du, w.size_of_kernel, -1), w),)
 
 
@@ -84,7 +84,7 @@ def conv2d_unfold_fwd(
     does without.
 
     Args:
-        params: w (KH, KW, C, O) and b (O,).
+        params: w (KH, KW, C, O) and b (O,) or None.
         x: (N, H, W, C).
         stride: as `conv2d_fwd`, as are `padding` and `dilation`.
         padding: see there.
@@ -94,10 +94,13 @@ def conv2d_unfold_fwd(
         y (N, OH, OW, O), residuals.
 
     Raises:
-        ValueError: as `unfold_fwd`, or w and b do not fit each other or x.
+        TypeError, ValueError: as `unfold_fwd`.
+        TypeError: params are no `Conv` of arrays.
+        ValueError: w and b do not fit each other or x.
     """
-    w, b = params
+    check_params("conv2d_unfold", params, Conv)
     check_rank("conv2d_unfold", x, 2)
+    w, b = params
     outputs = w.shape[-1:]
     if w.ndim != 4 or w.shape[2] != x.shape[-1] or (b is not None and b.shape != outputs):
         raise ValueError(
@@ -105,10 +108,8 @@ def conv2d_unfold_fwd(
             f"{x.shape}; they must be (KH, KW, C, O), (O,) or None, and (N, H, W, C): reshape one "
             "of them"
         )
-    patches, _ = unfold_fwd(
-        x, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation
-    )
-    y, product = linear.fwd(Linear(w.reshape(-1, w.shape[-1]), b), patches)
+    place = _windows("conv2d_unfold", x, w.shape[:2], stride, padding, dilation)
+    y, product = linear.fwd(Linear(w.reshape(-1, w.shape[-1]), b), patches(x, place))
     return y, UnfoldedResiduals(params, x, product)
 
 
@@ -129,9 +130,11 @@ def conv2d_unfold_bwd(
     return Conv(dw.reshape(w.shape), db), dx
 
 
-def _windows(x: Array, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes) -> Windows:
-    check_rank("unfold", x, 2)
-    return windows("unfold", x.shape[1:3], kernel, stride, padding, dilation)
+def _windows(
+    name: str, x: Array, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes
+) -> Windows:
+    check_rank(name, x, 2)
+    return windows(name, x.shape[1:3], kernel, stride, padding, dilation)
 
 
 def _example(key: Array) -> tuple[Array]:

@@ -10,13 +10,15 @@ places; at place o its tap k lies on position o s + k d - lo.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
+
+from jaxnn.checks import check_array, check_integer
+from jaxnn.ops.reductions import widen
 
 Padding = str | int | tuple[tuple[int, int], ...]
 Sizes = int | tuple[int, ...]
@@ -74,12 +76,13 @@ def windows(
         dilation: positions from one tap to the next.
 
     Raises:
+        TypeError: a setting is of another type.
         ValueError: a setting has the wrong form, is below its least value, or leaves no place.
     """
     axes = len(size)
+    taps = per_axis(name, "kernel", kernel, axes)
     steps = per_axis(name, "stride", stride, axes)
     gaps = per_axis(name, "dilation", dilation, axes)
-    taps = per_axis(name, "kernel size", kernel, axes)
     spans = tuple(d * (k - 1) + 1 for k, d in zip(taps, gaps, strict=True))
     pads = _pads(name, padding, size, spans, steps)
     places = tuple(
@@ -109,9 +112,10 @@ def placed(dy: Array, tap: tuple[int, ...], w: Windows) -> Array:
     return lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
 
 
-def added(parts: Iterable[Array], w: Windows) -> Array:
+def added(parts: Sequence[Array], w: Windows) -> Array:
     """What lies under every tap, in the order of `taps`, back at its positions and added up."""
-    return reduce(jnp.add, (placed(part, tap, w) for part, tap in zip(parts, w.taps, strict=True)))
+    spread = (placed(widen(part), tap, w) for part, tap in zip(parts, w.taps, strict=True))
+    return reduce(jnp.add, spread).astype(parts[0].dtype)
 
 
 def padded(x: Array, w: Windows, value: float) -> Array:
@@ -119,12 +123,20 @@ def padded(x: Array, w: Windows, value: float) -> Array:
     return jnp.pad(x, [(0, 0), *w.padding, (0, 0)], constant_values=value)
 
 
+def patches(x: Array, w: Windows) -> Array:
+    """What lies under all taps at every place, side by side: (N, places ..., taps C)."""
+    zeros_around = padded(x, w, 0)
+    return jnp.concatenate([taken(zeros_around, tap, w) for tap in w.taps], -1)
+
+
 def check_rank(name: str, x: Array, axes: int) -> None:
     """Refuse an input that is not a batch of so many axes of positions, channels last.
 
     Raises:
+        TypeError: it is no array.
         ValueError: it is not, or has no element.
     """
+    check_array(f"{name}: x", x)
     form = "(N, T, C)" if axes == 1 else "(N, H, W, C)"
     if x.ndim != axes + 2 or x.size == 0:
         raise ValueError(
@@ -137,21 +149,16 @@ def per_axis(name: str, what: str, value: Any, axes: int, least: int = 1) -> tup
     """A setting for each axis.
 
     Raises:
-        ValueError: it has another number of entries, or one is no integer of at least `least`.
+        TypeError: an entry is no integer.
+        ValueError: it has another number of entries, or one is below `least`.
     """
+    hint = f", or {axes} of them, one per axis"
     values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
-    if len(values) != axes or not all(_is_integer(v, least) for v in values):
+    if len(values) != axes:
         raise ValueError(
-            f"{name}: {what} is {value!r}; it must be an integer of at least {least}, or {axes} of "
-            "them, one per axis"
+            f"{name}: {what} is {value!r}; it must be an integer of at least {least}{hint}"
         )
-    return tuple(int(v) for v in values)
-
-
-def _is_integer(value: Any, least: int) -> bool:
-    """Whether it is one, of at least this size; True and False are none."""
-    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return integer and bool(value >= least)
+    return tuple(check_integer(f"{name}: {what}", entry, least, hint) for entry in values)
 
 
 def _pads(
@@ -173,17 +180,15 @@ def _pads(
         return tuple((total // 2, total - total // 2) for total in missing)
     if padding == "causal" and axes == 1:
         return ((spans[0] - 1, 0),)
-    if _is_integer(padding, 0):
-        return ((int(padding), int(padding)),) * axes
-    if (
-        isinstance(padding, tuple | list)
-        and len(padding) == axes
-        and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in padding)
-        and all(_is_integer(end, 0) for pair in padding for end in pair)
-    ):
-        return tuple((int(lo), int(hi)) for lo, hi in padding)
     names = "'same', 'valid' or 'causal'" if axes == 1 else "'same' or 'valid'"
-    raise ValueError(
-        f"{name}: padding is {padding!r}; it must be {names}, a number of at least 0, or {axes} "
-        "pair(s) (before, after) of them, one per axis"
+    hint = f", {names}, or {axes} pair(s) (before, after), one per axis"
+    entries = padding if isinstance(padding, tuple | list) else ((padding, padding),) * axes
+    pairs = [pair for pair in entries if isinstance(pair, tuple | list) and len(pair) == 2]
+    if isinstance(padding, str) or not len(pairs) == len(entries) == axes:
+        raise ValueError(
+            f"{name}: padding is {padding!r}; it must be an integer of at least 0{hint}"
+        )
+    lo, hi = (
+        [check_integer(f"{name}: padding", pair[end], 0, hint) for pair in pairs] for end in (0, 1)
     )
+    return tuple(zip(lo, hi, strict=True))

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.op import Op
@@ -223,7 +222,9 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     # Random, because a cotangent of ones hides what sums to zero, as in softmax; large and, where
     # there is only one, negative, because a rule must be linear in it.
     rng = np.random.default_rng(0)
-    dout = jax.tree.map(lambda o: jnp.asarray(-10 * rng.normal(size=o.shape), o.dtype), out)
+    dout = jax.tree.map(
+        lambda o: jax.device_put(np.asarray(-10 * rng.normal(size=o.shape)).astype(o.dtype)), out
+    )
     report = gradient(loss, manual_grad, inputs, dout)
     called: tuple[str, ...] = ()
     if report.status != "fail":  # a wrong rule need not be called in other ways
@@ -270,14 +271,9 @@ def model(module: Any, config: Any = None, seed: int = 0) -> Report:
         )
     started = time.perf_counter()
     config = module.Config() if config is None else config
-    k_params, k_noise, k_batch = jax.random.split(jax.random.key(seed), 3)
-    leaves, tree = jax.tree.flatten(module.init_params(k_params, config))
-    noise = jax.random.split(k_noise, len(leaves))
-    params = jax.tree.unflatten(
-        tree,
-        [p + 0.1 * jax.random.normal(k, p.shape, p.dtype) if is_floating(p) else p
-         for p, k in zip(leaves, noise, strict=True)],
-    )  # fmt: skip
+    k_params, k_batch = jax.random.split(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda p: _with_noise(p, rng), module.init_params(k_params, config))
     batch = module.example_batch(k_batch, config)
     report = gradient(module.loss, module.manual_grad, params, batch, config)
     return dataclasses.replace(
@@ -297,6 +293,11 @@ MODEL_FUNCTIONS = (
     "manual_grad",
     "example_batch",
 )
+
+
+def _with_noise(x: Any, rng: np.random.Generator) -> Any:
+    noise = np.asarray(0.1 * rng.normal(size=x.shape))
+    return jax.device_put(np.asarray(x) + noise.astype(x.dtype)) if is_floating(x) else x
 
 
 def _check_options(seed: Any, batch_laws: Any) -> None:

@@ -120,7 +120,7 @@ def moved(leaves: list[Any], size: float, rng: np.random.Generator) -> list[Any]
         if not is_floating(x):
             return x
         step = rng.uniform(size=x.shape) * np.where(np.asarray(x, np.float64) == 0, 1.0, x)
-        return x + jnp.asarray(size * step, x.dtype)
+        return jax.device_put(np.asarray(x) + (size * step).astype(x.dtype))
 
     return [move(x) for x in leaves]
 

@@ -152,7 +152,7 @@ def is_floating(leaf: Any) -> bool:
 def to_float64(leaves: list[Any]) -> list[Any]:
     """The floating arrays in float64, the others as they are. Call under `jax.enable_x64`."""
     return [
-        jnp.asarray(np.asarray(leaf).astype(np.float64)) if is_floating(leaf) else leaf
+        jax.device_put(np.asarray(leaf).astype(np.float64)) if is_floating(leaf) else leaf
         for leaf in leaves
     ]
 
@@ -328,6 +328,7 @@ def _hasty_options() -> dict[str, str | bool]:
     quick: dict[str, str | bool] = {
         "xla_backend_optimization_level": "0",
         "xla_cpu_use_fusion_emitters": False,  # until jaxlib 0.11
+        "xla_cpu_parallel_codegen_split_count": "1",
     }
     for name, value in quick.items():
         try:

@@ -1,0 +1,112 @@
+"""What every model refuses: parameters of another configuration, inputs it cannot take."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxnn.checks import check_array, check_floating, check_integer, check_number
+from jaxnn.data import check_finite
+
+Init = Callable[[Array, Any], Any]
+
+
+@cache
+def parameter_shapes(init_params: Init, config: Any) -> Any:
+    """The parameters that a model's `init_params` makes, as `jax.ShapeDtypeStruct`s."""
+    return jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+
+
+def check_dropout(rate: Any) -> float:
+    """A configuration's dropout, as a float.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is outside [0, 1).
+    """
+    return check_number("dropout", rate, "in [0, 1), the probability to drop", lambda r: 0 <= r < 1)
+
+
+def check_coefficient(name: str, value: Any) -> float:
+    """The weight of a term of the loss, as a float.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite.
+    """
+    return check_number(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
+
+
+def check_sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    """A configuration's sizes, as ints.
+
+    Raises:
+        TypeError: they are no sequence of integers.
+        ValueError: one is below 1.
+    """
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise TypeError(f"{name} is {sizes!r}; it must be a tuple of integers: (8, 8), say")
+    return tuple(check_integer(f"each of {name} {sizes}", size) for size in sizes)
+
+
+def check_params(params: Any, init_params: Init, config: Any) -> None:
+    """Refuse parameters of another configuration.
+
+    Raises:
+        ValueError: an array is missing, too many, or has another shape than `init_params` makes.
+    """
+    found, needed = _shapes(params), _shapes(parameter_shapes(init_params, config))
+    if found != needed:
+        wrong = [path for path in needed | found if found.get(path) != needed.get(path)]
+        raise ValueError(
+            f"parameters{wrong[0]} ({len(wrong)} such in all) has shape {found.get(wrong[0])}, the "
+            f"configuration needs {needed.get(wrong[0])}; they must fit: use the configuration "
+            "that the parameters came from"
+        )
+
+
+def check_inputs(inputs: Any, dtype: Any, *shapes: tuple[int, ...]) -> None:
+    """Refuse what are no examples of the parameters' dtype, each of one of these shapes.
+
+    Raises:
+        TypeError: the inputs are no floating array, or of another dtype.
+        ValueError: their shape is another, there is none, or (outside jit) a value is not finite.
+    """
+    check_floating("inputs", inputs)
+    if inputs.dtype != dtype:
+        raise TypeError(
+            f"inputs have dtype {inputs.dtype}, the parameters {dtype}; they must be the same "
+            f"floating dtype: cast with inputs.astype({str(dtype)!r})"
+        )
+    if inputs.shape[1:] not in shapes or inputs.shape[:1] in ((), (0,)):
+        allowed = " or ".join(f"(examples, {', '.join(map(str, shape))})" for shape in shapes)
+        raise ValueError(
+            f"inputs have shape {inputs.shape}; they must be {allowed} with at least one example: "
+            "check the size, add a batch dimension with x[None], or configure the model for it"
+        )
+    if not isinstance(inputs, jax.core.Tracer):
+        check_finite("inputs", inputs)
+
+
+def check_tokens(tokens: Any) -> None:
+    """Refuse what are no sequences; what a token is, `jaxnn.ops.embedding` checks.
+
+    Raises:
+        TypeError: the tokens are no array.
+        ValueError: their shape is not (N, T) with N and T at least 1.
+    """
+    check_array("tokens", tokens)
+    if tokens.ndim != 2 or 0 in tokens.shape:
+        raise ValueError(
+            f"tokens have shape {tokens.shape}; they must be (sequences, steps) with at least one "
+            "of each: add the missing dimension with tokens[None]"
+        )
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
