@@ -299,3 +299,35 @@ def latent_plane(path: Path, means: Any, labels: Any, decoded: Any, reach: float
     )
     right.set(xlabel="$z_1$", ylabel="$z_2$", title="What the decoder makes of the plane")
     return _save(figure, path)
+
+
+def benchmark(path: Path, ratios: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Path:
+    """How much longer everybody else takes than the hand-written gradient, case by case.
+
+    Args:
+        path: of the picture.
+        ratios: by case and rival, the quartiles of its time over ours.
+    """
+    figure, (ax,) = _axes(size=(9.0, 1.6 + 0.42 * len(ratios)))
+    rivals = list(dict.fromkeys(rival for case in ratios.values() for rival in case))
+    height = 0.8 / max(len(rivals), 1)
+    for number, (rival, color) in enumerate(zip(rivals, (BLUE, GREEN, ORANGE), strict=False)):
+        rows = [(y, case[rival]) for y, case in enumerate(ratios.values()) if rival in case]
+        y = [row + height * (number - (len(rivals) - 1) / 2) for row, _ in rows]
+        low, middle, high = np.array([ratio for _, ratio in rows]).T
+        spread = {"ecolor": "black", "elinewidth": 0.7}
+        ax.barh(y, middle - 1, height, left=1, color=color, label=rival,
+                xerr=(middle - low, high - middle), error_kw=spread)  # fmt: skip
+        for at, ratio, end in zip(y, middle, high, strict=True):
+            ax.text(1.03 * max(end, 1), at, f"{ratio:.2f}", va="center", fontsize=7)
+    ax.axvline(1, color="black", lw=1)
+    ax.set(
+        xscale="log", yticks=range(len(ratios)), yticklabels=list(ratios),
+        ylim=(len(ratios) - 0.4, -0.6),
+        xlabel="times as long as by hand; left of the line by hand is slower",
+        title="The hand-written gradient against its rivals",
+    )  # fmt: skip
+    ax.xaxis.set_major_formatter("{x:g}")
+    if rivals:
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return _save(figure, path)

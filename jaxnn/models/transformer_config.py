@@ -26,7 +26,7 @@ COUNTS = {
     "window": 1,
     "chunk": 1,
 }
-OPTIONAL = ("kv_heads", "hidden", "block", "window")
+OPTIONAL = ("kv_heads", "hidden", "block", "window", "chunk")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Config:
         window: how many tokens one sees, itself and those before it; None for all.
         rotary_base: see `rotary_fwd`.
         eps: of the norms.
-        chunk: rows of logits that the loss holds at a time.
+        chunk: rows of logits that the loss holds at a time; None for about four million logits.
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
@@ -86,7 +86,7 @@ class Config:
     window: int | None = None
     rotary_base: float = 10000.0
     eps: float = 1e-5
-    chunk: int = 128
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         """Check every setting once, here, so that nothing after has to."""

@@ -25,6 +25,9 @@ from jaxnn.ops.cross_entropy import (
 )
 from jaxnn.ops.reductions import reduce_bwd, reduce_fwd, widen
 
+# How many to hold at once, if nothing else is asked for: enough to keep any matrix product busy.
+LOGITS = 2**22
+
 
 class LinearCrossEntropyResiduals(NamedTuple):
     """Weights (D, V), features (N, D), labels (N,); with one loss for all, dw and dx for dl = 1."""
@@ -40,7 +43,7 @@ def linear_cross_entropy_fwd(
     x: Array,
     labels: Array,
     *,
-    chunk: int = 128,
+    chunk: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     reduction: str = "mean",
@@ -58,7 +61,8 @@ def linear_cross_entropy_fwd(
         w: (D, V), V classes; of a tied model the transposed table of its embedding.
         x: (..., D), of the dtype of w, at least one row.
         labels: (...) integers in [0, V).
-        chunk: rows of logits to hold at once; any number, whether or not it divides all rows.
+        chunk: rows of logits to hold at once; any number, whether or not it divides all rows. None
+            for as many as have about four million logits.
         label_smoothing: as `softmax_cross_entropy`.
         z_loss: as `softmax_cross_entropy`.
         reduction: "mean", "sum" or "none", which gives (...).
@@ -71,7 +75,8 @@ def linear_cross_entropy_fwd(
     """
     name = "linear_cross_entropy"
     check_cross_entropy(name, label_smoothing, z_loss, reduction)
-    check_integer(f"{name}: chunk", chunk)
+    if chunk is not None:
+        check_integer(f"{name}: chunk", chunk, hint=", or None")
     check_floating(f"{name}: w", w)
     check_floating(f"{name}: x", x)
     if w.dtype != x.dtype:
@@ -100,7 +105,8 @@ def linear_cross_entropy_fwd(
         return dw, (losses, dx)
 
     zeros = None if reduction == "none" else widen(jnp.zeros_like(w))
-    dw, (losses, dx) = lax.scan(of_chunk, zeros, _chunks((rows, labels, real), chunk))
+    chunks = _chunks((rows, labels, real), chunk, w.shape[1])
+    dw, (losses, dx) = lax.scan(of_chunk, zeros, chunks)
     losses = losses.ravel()[: labels.size].reshape(x.shape[:-1])
     loss = reduce_fwd(widen(losses), reduction).astype(x.dtype)
     unit = None if dw is None else (dw, _joined(dx, x))
@@ -111,7 +117,7 @@ def linear_cross_entropy_bwd(
     residuals: LinearCrossEntropyResiduals,
     dloss: Array,
     *,
-    chunk: int = 128,
+    chunk: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     reduction: str = "mean",
@@ -130,7 +136,7 @@ def linear_cross_entropy_bwd(
         return _of_logits(dw, w, x, softmax_cross_entropy_bwd(residuals, dlosses, **each)[0])
 
     rows = x.reshape(-1, w.shape[0]), labels, dlosses.ravel()
-    dw, dx = lax.scan(of_chunk, widen(jnp.zeros_like(w)), _chunks(rows, chunk))
+    dw, dx = lax.scan(of_chunk, widen(jnp.zeros_like(w)), _chunks(rows, chunk, w.shape[1]))
     return dw.astype(w.dtype), _joined(dx, x), None
 
 
@@ -144,13 +150,13 @@ def _of_logits(dw: Array, w: Array, x: Array, dz: Array) -> tuple[Array, Array]:
     return dw + jnp.matmul(x.T, dz, preferred_element_type=dw.dtype), dz @ w.T
 
 
-def _chunks(arrays: tuple[Array, ...], chunk: int) -> tuple[Array, ...]:
+def _chunks(arrays: tuple[Array, ...], chunk: int | None, classes: int) -> tuple[Array, ...]:
     """Rows (N, ...) as (chunks, rows of each, ...), as even as can be, filled up with zeros.
 
     A row of zeros counts for nothing: its loss is dropped, its cotangent 0, and 0 a valid label.
     """
     n = len(arrays[0])
-    chunks = -(-n // chunk)
+    chunks = -(-n // (chunk or max(1, LOGITS // classes)))
     size = -(-n // chunks)
 
     def cut(rows: Array) -> Array:
