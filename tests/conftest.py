@@ -1,3 +1,4 @@
+import gc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,9 @@ hypothesis.settings.register_profile(
     "jaxnn", max_examples=10, deadline=None, derandomize=True, database=None
 )
 hypothesis.settings.load_profile("jaxnn")
+# Tracing makes many small objects that live long: looking for garbage among them takes its time.
+gc.freeze()
+gc.set_threshold(50_000, 50, 100)
 
 
 @pytest.fixture
