@@ -67,7 +67,9 @@ def softmax_cross_entropy_fwd(
     is_label, valid = _one_hot(labels, z.shape[-1], z.dtype)
     z = z * valid
     largest = lax.stop_gradient(z.max(-1, keepdims=True))
-    log_sum = jnp.log(jnp.exp(z - largest).sum(-1, keepdims=True))
+    exp = jnp.exp(z - largest)
+    total = exp.sum(-1, keepdims=True)
+    log_sum = jnp.log(total)
     log_p = z - largest - log_sum
     losses = -jnp.where(is_label, log_p, 0 * valid).sum(-1)
     if label_smoothing:  # else 0 times the infinite log p of a class that is ruled out is NaN
@@ -76,7 +78,7 @@ def softmax_cross_entropy_fwd(
     if z_loss:
         losses = losses + z_loss * log_normaliser[..., 0] ** 2
     # Compiled for the CPU, exp(NaN) can be any number (jaxlib 0.10.2): hence `valid` once more.
-    p = (jnp.exp(log_p) * valid).astype(logits.dtype)
+    p = (exp / total * valid).astype(logits.dtype)
     loss = reduce_fwd(losses, reduction).astype(logits.dtype)
     return loss, CrossEntropyResiduals(p, log_normaliser, labels)
 
@@ -160,7 +162,8 @@ def _one_hot(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
     if labels.dtype.itemsize < 4:  # too narrow to count to every number of classes
         labels = labels.astype(jnp.int32)
     is_label = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
-    return is_label, jnp.where(is_label.any(-1, keepdims=True), 1, jnp.nan).astype(dtype)
+    valid = jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan)
+    return is_label, valid[..., None].astype(dtype)
 
 
 def check_labels(
