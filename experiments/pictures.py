@@ -321,13 +321,17 @@ def benchmark(path: Path, ratios: Mapping[str, Mapping[str, tuple[float, float, 
         for at, ratio, end in zip(y, middle, high, strict=True):
             ax.text(1.03 * max(end, 1), at, f"{ratio:.2f}", va="center", fontsize=7)
     ax.axvline(1, color="black", lw=1)
+    ends = [ratio for case in ratios.values() for spread in case.values() for ratio in spread]
+    limits = 0.8 * min([1, *ends]), 1.3 * max([1, *ends])
+    ticks = [t for t in (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 100) if limits[0] <= t <= limits[1]]
     ax.set(
-        xscale="log", yticks=range(len(ratios)), yticklabels=list(ratios),
+        xscale="log", xlim=limits, yticks=range(len(ratios)), yticklabels=list(ratios),
         ylim=(len(ratios) - 0.4, -0.6),
         xlabel="times as long as by hand; left of the line by hand is slower",
         title="The hand-written gradient against its rivals",
     )  # fmt: skip
-    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
     if rivals:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return _save(figure, path)

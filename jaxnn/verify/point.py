@@ -127,8 +127,8 @@ class Point:
             )
         if self.programs.operations > MOST_EAGER:
             found.append(
-                f"of {self.programs.operations} operations, it was not run eagerly, where each is "
-                "compiled by itself"
+                f"whether it gives the same without jit: of {self.programs.operations} operations "
+                f"(more than {MOST_EAGER}) each would be compiled by itself"
             )
         return tuple(found)
 

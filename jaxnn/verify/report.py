@@ -164,7 +164,9 @@ class Report:
         elif skipped == len(self.leaves):
             found = "nothing compared"
         else:
-            found = f"largest difference {max(map(ratio, self.leaves)):.1e} of the scale"
+            # A gradient of 0 has no scale but rounding's.
+            scaled = [x for x in self.leaves if x in bad or x.scale > x.tolerance] or self.leaves
+            found = f"largest difference {max(map(ratio, scaled)):.1e} of the scale"
         leaves = "leaf" if len(self.leaves) == 1 else "leaves"
         start = f"{self.status.upper():<12} {self.name}: {f'{len(bad)} of ' if bad else ''}"
         start += f"{len(self.leaves)} {leaves}, {f'{skipped} skipped, ' if skipped else ''}"
