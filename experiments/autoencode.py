@@ -91,7 +91,7 @@ def main(
     params, history = result.params, result.history
     parameters.save(folder / "params.safetensors", params, config, seed)
     print(f"wrote {folder / 'params.safetensors'}")
-    pictures.loss(folder / "loss.png", history.loss)
+    pictures.loss(folder / "loss.png", history.loss, xlabel="epoch")
     shown = split.held_out.inputs[:16]
     rebuilt = autoencoder.decode(params, autoencoder.encode(params, shown, config).mean, config)
     pictures.images(

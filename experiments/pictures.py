@@ -51,11 +51,11 @@ def curves(path: Path, training_loss: Any, held_out_loss: Any, held_out_accuracy
     return _save(figure, path)
 
 
-def loss(path: Path, losses: Any) -> Path:
-    """A loss curve."""
+def loss(path: Path, losses: Any, xlabel: str = "step") -> Path:
+    """A loss curve over steps, or what else there is a loss for."""
     figure, (ax,) = _axes()
     _loss(ax, losses)
-    ax.set(yscale="log", ylabel="loss (nats)", title=f"Final loss {losses[-1]:.4f}", xlabel="step")
+    ax.set(yscale="log", xlabel=xlabel, ylabel="loss (nats)", title=f"Final loss {losses[-1]:.4f}")
     return _save(figure, path)
 
 

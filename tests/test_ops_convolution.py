@@ -1,5 +1,7 @@
 """Convolution and pooling: other forms that must agree, edge sizes, and what is refused."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from conftest import assert_leaves_close, run
 from jax import lax
 
+from jaxnn.ops import convolution
 from jaxnn.ops.convolution import Conv, conv1d, conv2d, conv2d_transpose
 from jaxnn.ops.pooling import (
     average_pool,
@@ -32,6 +35,19 @@ def both(op, inputs, dy, **static):
 def by_autodiff(forward, inputs, dy):
     y, pull = jax.vjp(forward, *inputs)
     return y, pull(dy)
+
+
+@pytest.mark.parametrize("limit", [1, 4000, 10**9])  # bytes: blocks of one image, two and all five
+def test_kernels_gradient_by_blocks_of_patches_and_by_convolution(limit, x64, monkeypatch):
+    monkeypatch.setattr(convolution, "PATCHES", limit)
+    static = {"stride": 2, "padding": "same", "dilation": (1, 2)}
+    x, w, dy = normal(5, 7, 6, 3), normal(3, 2, 3, 4), normal(5, 4, 3, 4)
+    _, (_, truth) = by_autodiff(lambda x, w: conv2d.fwd(Conv(w, None), x, **static)[0], (x, w), dy)
+    _, (params, _) = both(conv2d, (Conv(w, None), x), dy, **static)
+    assert_leaves_close(params.w, truth, 1e-12)
+    place = convolution.windows("conv2d", (7, 6), (3, 2), 2, "same", (1, 2))
+    for form in (convolution._summed_over_patches, partial(convolution._convolved_by_dy, groups=1)):
+        assert_leaves_close(form(x, dy, place=place), truth, 1e-12)
 
 
 @pytest.mark.parametrize("static", [{}, {"stride": 2, "padding": "same", "dilation": (1, 2)}])
