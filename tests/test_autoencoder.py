@@ -76,6 +76,7 @@ def test_the_noise_is_normal_and_the_same_in_every_dtype():
             np.testing.assert_allclose(low.astype(float), exact, rtol=tolerance, atol=1e-6)
 
 
+@pytest.mark.usefixtures("undiagnosed")
 def test_a_fault_in_the_samples_backward_is_caught(monkeypatch):
     right = autoencoder.latent_sample_bwd
     monkeypatch.setattr(

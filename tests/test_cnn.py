@@ -63,6 +63,7 @@ def test_manual_grad_equals_autodiff(config, training, x64):
 
 
 @strict
+@pytest.mark.usefixtures("undiagnosed")
 def test_a_fault_in_a_blocks_backward_is_caught(monkeypatch):
     right = cnn.block_bwd
 

@@ -214,6 +214,7 @@ FAULTS = {
 
 # A report that passes has caught more faults, planted in the gradient it looked at: see
 # `jaxnn.verify.coverage`. These are planted outside, one for each row, in turn.
+@pytest.mark.usefixtures("undiagnosed")
 @pytest.mark.parametrize(
     ("row", "fault"),
     list(zip(ROWS.values(), itertools.cycle(FAULTS.values()), strict=False)),

@@ -54,6 +54,7 @@ def test_the_verifier_passes_the_model(config):
     assert report.status == "pass", report
 
 
+@pytest.mark.usefixtures("undiagnosed")
 def test_a_fault_in_a_layers_backward_is_caught(monkeypatch):
     config = dataclasses.replace(RNN, dropout=0.3)
     params, batch = draw(config)
