@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_floating, check_integer
+from jaxnn.checks import check_integer, check_one_dtype
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import (
     check_cross_entropy,
@@ -77,13 +77,7 @@ def linear_cross_entropy_fwd(
     check_cross_entropy(name, label_smoothing, z_loss, reduction)
     if chunk is not None:
         check_integer(f"{name}: chunk", chunk, hint=", or None")
-    check_floating(f"{name}: w", w)
-    check_floating(f"{name}: x", x)
-    if w.dtype != x.dtype:
-        raise TypeError(
-            f"{name}: w has dtype {w.dtype}, x {x.dtype}; they must be one: cast x with "
-            "x.astype(w.dtype)"
-        )
+    check_one_dtype(name, {"w": w, "x": x})
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"{name}: w has shape {w.shape}, x {x.shape}; they must be (features, classes) and "
