@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 from importlib.metadata import version
@@ -22,6 +23,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 
 from jaxnn.verify import checks
 from jaxnn.verify.lift import compiled
@@ -33,6 +35,10 @@ hypothesis.settings.load_profile("jaxnn")
 # Tracing makes many small objects that live long: looking for garbage among them takes its time.
 gc.freeze()
 gc.set_threshold(50_000, 50, 100)
+# To make the context that a program is lowered in takes longer than to lower a small one: one for
+# all. Where JAX names it otherwise, the tests only take longer.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
 @pytest.fixture

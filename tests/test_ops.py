@@ -23,6 +23,7 @@ from jaxnn.op import Op
 from jaxnn.ops import activations, cross_entropy, losses, softmax
 from jaxnn.ops import linear as linear_module
 from jaxnn.ops.matmul import LADDER, matmul_operator
+from jaxnn.verify.lift import compiled
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -159,8 +160,13 @@ def test_grad_of_the_op_runs_the_hand_written_rule(row):
 
 @each_row
 def test_jit_vmap_and_scan_change_nothing(row):
-    stacked = run(jax.vmap(row.op.example), jax.random.split(jax.random.key(2), 3))
-    examples = [run(row_of, stacked, np.int32(i)) for i in range(3)]
+    stacked, examples = run(
+        lambda keys: (
+            examples := jax.vmap(row.op.example)(keys),
+            [row_of(examples, i) for i in range(3)],
+        ),
+        jax.random.split(jax.random.key(2), 3),
+    )
     dout = cotangent(row, examples[0])
 
     def both(inputs):
@@ -169,14 +175,14 @@ def test_jit_vmap_and_scan_change_nothing(row):
     eager = jax.tree.map(lambda *x: np.stack(x), *[both(inputs) for inputs in examples])
     ways = run(
         lambda x: (
-            jax.tree.map(lambda *x: jnp.stack(x), *[both(row_of(x, i)) for i in range(3)]),
+            both(row_of(x, 0)),
             jax.vmap(both)(x),
             lax.scan(lambda c, i: (c, both(i)), 0, x)[1],
         ),
         stacked,
     )
-    for other in ways:
-        assert_leaves_close(other, eager, 2e-6)
+    for other, truth in zip(ways, (row_of(eager, 0), eager, eager), strict=True):
+        assert_leaves_close(other, truth, 2e-6)
 
 
 def row_of(tree, i):
@@ -186,13 +192,18 @@ def row_of(tree, i):
 @each_row
 def test_narrow_dtypes_stay_within_autodiffs_own_error(row):
     drawn = row.draw(np.random.default_rng(5), (5, 8))
-    for dtype in ("bfloat16", "float16", "float32"):
-        inputs = as_jax(drawn, dtype)
-        dout = cotangent(row, inputs)
-        hand, auto = run(lambda x, d: (by_hand(row, x, d), by_autodiff(row, x, d)), inputs, dout)
-        with jax.enable_x64(True):
-            lifted, dlifted = as_jax((inputs, dout), np.float64)
-            truth = run(lambda x, d: by_autodiff(row, x, d), lifted, dlifted)
+    dtypes = ("bfloat16", "float16", "float32")
+    inputs = [as_jax(drawn, dtype) for dtype in dtypes]
+    douts = [cotangent(row, x) for x in inputs]
+    results = run(
+        lambda *drawn: [(by_hand(row, x, d), by_autodiff(row, x, d)) for x, d in drawn],
+        *zip(inputs, douts, strict=True),
+    )
+    with jax.enable_x64(True):
+        lifted = as_jax(list(zip(inputs, douts, strict=True)), np.float64)
+        exactly = compiled(lambda x, d: by_autodiff(row, x, d), *lifted[0])
+        truths = [exactly.run(*problem) for problem in lifted]
+    for dtype, (hand, auto), truth in zip(dtypes, results, truths, strict=True):
         eps = float(jnp.finfo(dtype).eps)
         for h, a, t in zip(*map(jax.tree.leaves, (hand, auto, truth)), strict=True):
             assert h.dtype == dtype
