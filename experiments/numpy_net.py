@@ -4,6 +4,7 @@ Layers are pairs (w, b) of arrays; the formulas are those of `jaxnn.models.mlp`,
 derivation and computed in whatever dtype comes in.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -74,11 +75,11 @@ def value_and_grad(
 
 
 def descend(
-    layers: Layers, x: Floats, labels: Floats, *, learning_rate: float, epochs: int
+    layers: Layers, batches: Iterable[tuple[Floats, Floats]], *, learning_rate: float
 ) -> tuple[Layers, list[float]]:
-    """Full-batch gradient descent with a ReLU classifier; the loss before each step."""
+    """Gradient descent with a ReLU classifier, a step per batch; the loss before each step."""
     losses = []
-    for _ in range(epochs):
+    for x, labels in batches:
         value, grads = value_and_grad(layers, x, labels)
         losses.append(value)
         layers = [

@@ -137,18 +137,16 @@ def make_run(
     # Only the parameters are abstract here, so the loss sees, and can refuse, the data's values.
     jax.eval_shape(lambda params: model.loss(params, data, config), params)
     step = _step(model, config, optimizer, gradient)
-    batches = n // batch_size
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
         if batch_size == n:
             state, loss = step(state, data)
         else:
-            key, shuffle = jax.random.split(state.key)
-            order = jax.random.permutation(shuffle, n)[: batches * batch_size]
+            order, key = epoch_order(state.key, n, batch_size)
             state, losses = lax.scan(
                 lambda s, rows: step(s, jax.tree.map(lambda x: x[rows], data)),
                 state._replace(key=key),
-                order.reshape(batches, batch_size),
+                order,
             )
             loss = losses.mean()
         return state, History(loss, None if evaluate is None else evaluate(state.params))
@@ -158,6 +156,18 @@ def make_run(
         return lax.scan(lambda s, _: epoch(s, data), state, length=epochs)
 
     return partial(run, data=data)
+
+
+def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
+    """Which of n examples each batch of a shuffled epoch takes, and the key of the next epoch.
+
+    Returns:
+        rows (n // batch_size, batch_size), key.
+    """
+    key, shuffle = jax.random.split(key)
+    batches = n // batch_size
+    order = jax.random.permutation(shuffle, n)[: batches * batch_size]
+    return order.reshape(batches, batch_size), key
 
 
 def _step(

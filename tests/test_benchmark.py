@@ -8,8 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_cases, torch_peer
-from experiments.benchmark_cases import Arm, Case, LeftOutError
+from experiments import torch_peer
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import measure, models, ops
+from experiments.benchmark.arms import Arm, Case, LeftOutError, cores
+from experiments.benchmark.cases import cases
 from jaxnn.models.transformer_config import gpt2, llama
 
 
@@ -18,21 +21,28 @@ def planted(monkeypatch):
     """Cases whose arms take the seconds that they are told to, and no time at all."""
     now = [0.0]
 
-    def arm(seconds, result=1.0, gradient=(1.0, 2.0), temporary=None, compile_seconds=None):
+    def arm(seconds, result=1.0, gradient=(1.0, 2.0), **program):
         def run():
             now[0] += seconds
             return np.float32(result), [np.array(gradient)]
 
-        return lambda: Arm(run, temporary, compile_seconds)
+        return lambda: Arm(run, **program)
 
     def install(**cases):
-        monkeypatch.setattr(benchmark, "clock", lambda: now[0])
-        monkeypatch.setattr(benchmark, "product", lambda size: arm(2 * size**3 / 1e9)())
+        monkeypatch.setattr(measure, "clock", lambda: now[0])
+        monkeypatch.setattr(measure, "product", lambda size: arm(2 * size**3 / 1e9)())
+        monkeypatch.setattr(measure, "copy", lambda size: arm(8 * size / 1e9)())
         monkeypatch.setattr(benchmark, "cases", lambda small=1: cases)
         return cases
 
     install.arm = arm
     return install
+
+
+def row_of(out, case):
+    """The cells of a case's line in the table."""
+    *_, line = (line for line in out.splitlines() if line.startswith(f"| {case} |"))
+    return line.strip("| ").split(" | ")[1:]
 
 
 def left_out():
@@ -42,7 +52,7 @@ def left_out():
 def test_an_arm_that_is_twice_as_slow_shows_the_ratio(planted, tmp_path, capsys):
     arm = planted.arm
     arms = {
-        "by hand": arm(0.5, temporary=3_000_000, compile_seconds=0.25),
+        "by hand": arm(0.5, temporary=3_000_000, compile_seconds=0.25, moved=2e8),
         "jax.grad": arm(1.0, temporary=6_000_000, compile_seconds=0.5),
         "jax.grad, unrolled": arm(0.75),
         "PyTorch": arm(4.0),
@@ -56,12 +66,13 @@ def test_an_arm_that_is_twice_as_slow_shows_the_ratio(planted, tmp_path, capsys)
     files = {"json": tmp_path / "new" / "b.json", "plot": tmp_path / "b.png"}
     assert benchmark.main(rounds=3, **files) == 0
     out = capsys.readouterr().out
-    assert f"cores {benchmark_cases.cores()}, " in out
+    assert f"cores {cores()}, " in out
     assert f"jax {jax.__version__}" in out
     assert "one product of 2048x2048 matrices: 1 GFLOP/s" in out
     assert "  jax.grad" in out
-    row = next(line for line in out.splitlines() if line.startswith("step   "))
-    assert row.split()[1:] == ["500", "2.00", "1.50", "4.00", "3", "6", "0.25", "0.50", "20%"]
+    assert "one copy of 268 MB: 1.0 GB/s" in out
+    cells = ["500", "2.00", "1.50", "4.00", "3", "6", "0.25", "0.50", "20%", "40%"]
+    assert row_of(out, "step") == cells
     assert "geometric mean against jax.grad: 2.00" in out
     assert "geometric mean against PyTorch: 4.00" in out
 
@@ -71,6 +82,7 @@ def test_an_arm_that_is_twice_as_slow_shows_the_ratio(planted, tmp_path, capsys)
     step = figures["cases"]["step"]
     assert step["against"]["PyTorch"] == {"arm": "PyTorch, one thread", "ratio": [4.0] * 3}
     assert step["share_of_product_rate"] == pytest.approx(0.2)
+    assert step["share_of_copy_rate"] == pytest.approx(0.4)
     assert step["arms"]["jax.grad"]["seconds"] == [1.0] * 3
     assert step["arms"]["by hand"]["temporary_bytes"] == 3_000_000
     assert figures["cases"]["op"]["against"]["jax.grad"]["ratio"] == [8.0] * 3
@@ -97,7 +109,7 @@ def test_an_arm_that_disagrees_is_named_and_not_timed(planted, capsys, other, sa
     out = capsys.readouterr().out
     assert f"PyTorch: DISAGREES, {said}" in out
     assert "DISAGREE, and were not timed: case: PyTorch" in out
-    assert next(li for li in out.splitlines() if li.startswith("case   ")).split()[4] == "-"
+    assert row_of(out, "case")[3] == "-"
 
 
 def test_a_hand_written_gradient_that_disagrees_has_no_ratio(planted, capsys, tmp_path):
@@ -123,9 +135,9 @@ def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
         now[0] += seconds
         calls.append(name)
 
-    monkeypatch.setattr(benchmark, "clock", lambda: now[0])
+    monkeypatch.setattr(measure, "clock", lambda: now[0])
     runs = {"short": lambda: run("short", 0.25e-2), "long": lambda: run("long", 1.0)}
-    seconds = benchmark.time_in_turns(runs, 4, random.Random(0))
+    seconds = measure.time_in_turns(runs, 4, random.Random(0))
     assert {name: len(values) for name, values in seconds.items()} == {"short": 4, "long": 4}
     np.testing.assert_allclose(seconds["short"], 0.25e-2)
     turns = "".join(name[0] for name in calls).replace("s" * 9, "S").replace("ll", "L")
@@ -151,14 +163,14 @@ def test_what_cannot_be_is_refused_in_words(options, words, tmp_path):
 
 def test_operations_are_counted_as_the_formula_says():
     config = gpt2(vocabulary=256, positions=256, width=256)
-    assert benchmark_cases.transformer_flops(config, 8, 256) == pytest.approx(46e9, rel=0.01)
+    assert models.transformer_flops(config, 8, 256) == pytest.approx(46e9, rel=0.01)
     shared = llama(vocabulary=5, positions=3, layers=1, width=4, heads=2, kv_heads=1, hidden=7)
     weights = 4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 7 + 4 * 5
-    assert benchmark_cases.transformer_flops(shared, 2, 3) == 6 * 2 * 3 * (weights + 2 * 3 * 4)
+    assert models.transformer_flops(shared, 2, 3) == 6 * 2 * 3 * (weights + 2 * 3 * 4)
 
 
 def test_the_quick_mode_has_cases_that_exist():
-    assert set(benchmark.QUICK) < set(benchmark_cases.cases())
+    assert set(benchmark.QUICK) < set(cases())
 
 
 @pytest.mark.parametrize(
@@ -176,8 +188,9 @@ def test_the_arms_in_jax_have_the_same_shapes(name, monkeypatch):
         out = jax.eval_shape(function, *inputs)
         return Arm(lambda: out)
 
-    monkeypatch.setattr(benchmark_cases, "compiled", traced)
-    builds = benchmark_cases.cases(16)[name].make()
+    for module in (models, ops):
+        monkeypatch.setattr(module, "compiled", traced)
+    builds = cases(16)[name].make()
     with pytest.raises(LeftOutError, match="pip install"):
         builds.pop("PyTorch")()
     for arm, build in builds.items():
@@ -189,20 +202,20 @@ def test_the_arms_in_jax_have_the_same_shapes(name, monkeypatch):
 
 def test_real_cases_agree_and_are_timed(monkeypatch, capsys):
     monkeypatch.setattr(torch_peer, "installed", False)
-    monkeypatch.setattr(benchmark, "QUICK_PRODUCT_SIZE", 16)
+    monkeypatch.setattr(measure, "QUICK_PRODUCT_SIZE", 16)
     monkeypatch.setattr(benchmark, "QUICK_SMALL", 16)
     assert benchmark.main(case=("layer-norm", "ladder"), quick=True) == 0
     out = capsys.readouterr().out
     assert f"PyTorch: left out, {torch_peer.MISSING}" in out
     assert "jax.grad, checkpointed" in out
-    assert next(line for line in out.splitlines() if line.startswith("layer-norm   "))
+    assert row_of(out, "layer-norm")
 
 
 def test_pytorch_does_the_same_work(monkeypatch):
     pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'")
-    monkeypatch.setattr(benchmark, "TURN_SECONDS", 0.0)
-    known = benchmark_cases.cases(16)
-    for name in ("gru-b4", "conv-stride2"):
-        result = benchmark.measure(known[name], 1, random.Random(0), 16, {"PyTorch compiled"})
+    monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
+    known = cases(16)
+    for name in ("gru-b4", "conv-stride2", "digits"):
+        result = measure.measure(known[name], 1, random.Random(0), 16, {"PyTorch compiled"})
         assert not result.left_out
         assert {"by hand", "jax.grad", "PyTorch", "PyTorch, one thread"} <= set(result.seconds)

@@ -98,9 +98,8 @@ def test_moons_program_takes_the_steps_of_the_numpy_loop():
     state = train.init_state(mlp, config, optimizer, jax.random.key(7))
     run = train.make_run(mlp, config, optimizer, batch, epochs=300, batch_size=100)
     layers = [(np.asarray(w, np.float64), np.asarray(b)) for w, b in state.params.layers]
-    _, losses = numpy_net.descend(
-        layers, np.asarray(batch.inputs), np.asarray(batch.targets), learning_rate=0.5, epochs=300
-    )
+    pair = np.asarray(batch.inputs), np.asarray(batch.targets)
+    _, losses = numpy_net.descend(layers, [pair] * 300, learning_rate=0.5)
     np.testing.assert_allclose(run(state)[1].loss, losses, rtol=1e-3)
 
 

@@ -98,8 +98,10 @@ def softmax_cross_entropy_bwd(
     is_label, _ = _one_hot(labels, classes, p.dtype)
     q = (1 - label_smoothing) * is_label.astype(p.dtype) + label_smoothing / classes
     dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None]
-    dz = (p - q + 2 * z_loss * log_normaliser * p) * dlosses
-    return dz.astype(probabilities.dtype), None
+    dz = p - q
+    if z_loss:  # or the log-normaliser is not even kept
+        dz = dz + 2 * z_loss * log_normaliser * p
+    return (dz * dlosses).astype(probabilities.dtype), None
 
 
 class HingeResiduals(NamedTuple):

@@ -191,7 +191,7 @@ def _log_ratio(log_q: Array, t: Array) -> Array:
 def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, Any]:
     """0.5 coefficient (sum of squares of all entries of all leaves).
 
-    Saves the weights, which are there already: no extra bytes.
+    Saves the weights, which are there already: no extra bytes. A coefficient of 0 costs nothing.
 
     Args:
         weights: a pytree of the arrays to penalise; choose the leaves by building it.
@@ -209,12 +209,17 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
     leaves = jax.tree.leaves(weights)
     if not leaves:
         raise ValueError("l2_penalty: no leaf to penalise; pass a pytree with at least one array")
+    dtype = jnp.result_type(*leaves)
+    if coefficient == 0:
+        return jnp.zeros((), dtype), weights
     total: Any = 0.5 * coefficient * sum((widen(w) ** 2).sum() for w in leaves)
-    return total.astype(jnp.result_type(*leaves)), weights
+    return total.astype(dtype), weights
 
 
 def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> tuple[Any]:
     """dw = coefficient w dloss, for every leaf."""
+    if coefficient == 0:
+        return (jax.tree.map(jnp.zeros_like, weights),)
     scale = coefficient * widen(dloss)
     return (jax.tree.map(lambda w: (scale * widen(w)).astype(w.dtype), weights),)
 

@@ -1,4 +1,4 @@
-"""The work of `experiments.benchmark_cases` in PyTorch, eager and compiled.
+"""The work of `experiments.benchmark.cases` in PyTorch, eager and compiled.
 
 Tensors are laid out as PyTorch has them (images with channels first, and as a second arm in its
 "channels last" form), before anything is timed.
@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from experiments import torch_peer
-from experiments.benchmark_cases import COMPILED, PYTORCH, Arm, Builds, LeftOutError, cores
+from experiments.benchmark.arms import COMPILED, PYTORCH, Arm, Builds, LeftOutError, cores
 from jaxnn.models import autoencoder as vae
 from jaxnn.models import mlp as perceptron
 
@@ -395,25 +395,25 @@ def _both_forms(work: Callable[[Any], Work]) -> dict[str, Work]:
 
 def descent(
     params: perceptron.Params,
-    batch: Any,
+    batches: Sequence[Any],
     config: perceptron.Config,
     learning_rate: float,
-    epochs: int,
+    means: Layout,
 ) -> Arm:
-    """Full-batch gradient descent from the same parameters; the losses before each step."""
-    inputs, targets = map(_fixed, batch)
+    """Gradient descent from the same parameters, a step per batch; the losses' means."""
+    pairs = [tuple(map(_fixed, batch)) for batch in batches]
 
     def run() -> tuple[Any, Any]:
         net = torch_peer.network(params, config)
         optimizer = torch.optim.SGD(net.parameters(), lr=learning_rate)
         losses = []
-        for _ in range(epochs):
+        for inputs, targets in pairs:
             optimizer.zero_grad()
             loss = torch_peer.loss(net, inputs, targets, config)
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        return torch.stack(losses), net[0].weight.detach().T
+        return means(torch.stack(losses)), net[0].weight.detach().T
 
     return Arm(run)
 

@@ -1,0 +1,135 @@
+"""How fast, how lean: by hand, by `jax.grad` and in PyTorch, on the same work in one run.
+
+    python -m experiments.benchmark             every case; an hour
+    python -m experiments.benchmark --quick     fewer and smaller; a minute
+    python -m experiments.benchmark --case gpt-large lstm-b32 --rounds 21
+    python -m experiments.benchmark --json out/benchmark.json --plot out/benchmark.png
+
+The arms of a case (see `experiments.benchmark.arms`) first show that they agree: one that is off
+by more than 1e-3 of the scale (`Case.agree`) is not timed, and the exit status is 1. Then they take
+turns, in rounds, in an order shuffled anew each round, after an untimed call each. A ratio is the
+median over the rounds of an arm's seconds by those by hand in the same round: 2 is twice as long.
+"strongest" is the fastest form for autodiff, PyTorch the fastest of its eager ones. Temporary
+memory is what the compiled program says it needs beside its inputs and outputs.
+
+Where a case's operations are counted (`models.transformer_flops`), one large product of two float32
+matrices takes its turns too: "of product" is the rate by hand as a share of its. "of copy" is what
+has to be read and written once, inputs and results, per second, as a share of what one large copy
+moves: where it is near 100%, no other arrangement can be faster.
+
+Where other work shares the cores, PyTorch's threads wait for each other in a busy loop, and two of
+them can take fifty times as long as one: set OMP_WAIT_POLICY=PASSIVE there.
+"""
+
+import gc
+import json as json_format
+import random
+from pathlib import Path
+
+from experiments import cli, pictures
+from experiments.benchmark import measure, show
+from experiments.benchmark.arms import COMPILED, Case
+from experiments.benchmark.cases import cases
+
+QUICK_SMALL, QUICK_ROUNDS = 4, 3
+QUICK = (
+    "mlp-small", "cnn-small", "rnn-small", "gpt-small", "autoencoder-small", "lm-head-50k",
+    "attention-t256", "lstm-b4", "conv-stride1", "max-pool", "layer-norm", "embedding-256",
+    "moons", "ladder",
+)  # fmt: skip
+
+
+def main(
+    case: tuple[str, ...] = (),
+    rounds: int = 11,
+    quick: bool = False,
+    seed: int = 0,
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> int:
+    """Time hand-written gradients beside jax.grad and PyTorch.
+
+    Args:
+        case: Only these cases.
+        rounds: Turns of every arm.
+        quick: Smaller sizes, three rounds, no compiled PyTorch; unless named, a few cases.
+        seed: Of the order in which the arms take turns.
+        json: File for all figures.
+        plot: File for a bar chart of the ratios.
+    """
+    cli.check_positive(rounds=rounds)
+    for option, path in (("--json", json), ("--plot", plot)):
+        if path:
+            _check_file(option, path)
+    chosen = _chosen(cases(QUICK_SMALL if quick else 1), case, quick)
+    order = random.Random(seed)
+    product_size, copy_size = (
+        (measure.QUICK_PRODUCT_SIZE, measure.QUICK_COPY_SIZE)
+        if quick
+        else (measure.PRODUCT_SIZE, measure.COPY_SIZE)
+    )
+    if quick:
+        rounds = QUICK_ROUNDS
+
+    about = show.about()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    results: dict[str, measure.Result] = {}
+    floors = measure.floors(product_size, copy_size, rounds, order)
+    print(
+        f"one product of {product_size}x{product_size} matrices: {floors.product / 1e9:.0f} "
+        f"GFLOP/s; one copy of {4 * copy_size / 1e6:.0f} MB: {floors.copy / 1e9:.1f} GB/s"
+    )
+    skip = {COMPILED} if quick else ()
+    try:
+        for name, one in chosen.items():
+            results[name] = measure.measure(one, rounds, order, product_size, skip)
+            show.print_case(name, results[name])
+            gc.collect()
+    except KeyboardInterrupt:
+        print(f"interrupted: the figures are of the first {len(results)} cases")
+
+    show.print_table(results, floors)
+    means = show.means(results)
+    for against, mean in means.items():
+        print(f"models' steps, geometric mean against {against}: {mean:.2f}")
+    if json:
+        figures = show.figures(results, about, floors, means)
+        json.write_text(json_format.dumps(figures, indent=1) + "\n")
+        print(f"wrote {json}")
+    if plot:
+        pictures.benchmark(plot, show.bars(results))
+    wrong = [f"{name}: {arm}" for name, result in results.items() for arm in result.disagree]
+    if wrong:
+        print(f"DISAGREE, and were not timed: {'; '.join(wrong)}")
+    return 1 if wrong else 0
+
+
+def _check_file(option: str, path: Path) -> None:
+    """See now, not after an hour, that a file can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ValueError(
+            f"{option} {path} cannot be written ({error.strerror}); name a file that can"
+        ) from error
+
+
+def _chosen(known: dict[str, Case], names: tuple[str, ...], quick: bool) -> dict[str, Case]:
+    """The cases asked for, or all; quickly, `QUICK`.
+
+    Raises:
+        ValueError: there is no such case.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"--case {' '.join(unknown)}: there are only {', '.join(known)}")
+    if names:
+        return {name: known[name] for name in names}
+    if not quick:
+        return known
+    return {name: known[name] for name in QUICK}
+
+
+if __name__ == "__main__":
+    cli.run(main)

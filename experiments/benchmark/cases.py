@@ -1,0 +1,56 @@
+"""Every case that is measured, by its name."""
+
+from experiments.benchmark import models, ops, runs
+from experiments.benchmark.arms import Case
+from jaxnn.models import rnn
+from jaxnn.models.transformer_config import gpt2, llama
+
+
+def cases(small: int = 1) -> dict[str, Case]:
+    """Every case by its name; sizes that only cost time are divided by `small`."""
+
+    def s(size: int) -> int:
+        return max(2, size // small)
+
+    return {
+        "mlp-small": models.mlp_step(s(32), (64, 32, 10)),
+        "mlp-large": models.mlp_step(s(128), (784, s(512), s(512), 10)),
+        "cnn-small": models.cnn_step(s(32), (8, 8, 1), (32, 64)),
+        "cnn-large": models.cnn_step(s(64), (32, 32, 3), (32, 64)),
+        "rnn-small": models.rnn_step(s(16), s(64), rnn.Config(width=64, hidden=s(128))),
+        "rnn-large": models.rnn_step(s(32), s(128), rnn.Config(width=128, hidden=s(256), layers=2)),
+        "gpt-small": models.transformer_step(8, s(128), gpt2(layers=2, width=s(128))),
+        "gpt-large": models.transformer_step(
+            8, s(256), gpt2(vocabulary=256, positions=256, width=s(256))
+        ),
+        "llama-small": models.transformer_step(
+            8, s(128), llama(layers=2, width=s(128), kv_heads=2)
+        ),
+        "llama-large": models.transformer_step(
+            8, s(256), llama(vocabulary=256, positions=256, width=s(256), kv_heads=2)
+        ),
+        "autoencoder-small": models.autoencoder_step(s(32), (64, s(256), 2)),
+        "autoencoder-large": models.autoencoder_step(s(128), (784, s(512), 16)),
+        "lm-head-256": ops.lm_head_case(s(1024), s(256), 256),
+        "lm-head-8k": ops.lm_head_case(s(1024), s(256), s(8192)),
+        "lm-head-50k": ops.lm_head_case(s(1024), s(256), s(50304)),
+        "attention-t256": ops.attention_case(4, s(256)),
+        "attention-t1024": ops.attention_case(4, s(1024)),
+        "attention-t4096": ops.attention_case(1, s(4096)),
+        "lstm-b4": ops.recurrent_case("LSTM", s(4), s(128), 128, s(256)),
+        "lstm-b32": ops.recurrent_case("LSTM", s(32), s(128), 128, s(256)),
+        "gru-b4": ops.recurrent_case("GRU", s(4), s(128), 128, s(256)),
+        "gru-b32": ops.recurrent_case("GRU", s(32), s(128), 128, s(256)),
+        "conv-stride1": ops.conv_case(s(64), 1),
+        "conv-stride2": ops.conv_case(s(64), 2),
+        "max-pool": ops.pool_case("max", s(64)),
+        "average-pool": ops.pool_case("average", s(64)),
+        "layer-norm": ops.norm_case("layer", (s(2048), 512)),
+        "rms-norm": ops.norm_case("rms", (s(2048), 512)),
+        "batch-norm": ops.batch_norm_case((s(64), 32, 32, 32)),
+        "embedding-256": ops.embedding_case(256, 256, s(4096)),
+        "embedding-50k": ops.embedding_case(s(50304), 256, s(4096)),
+        "moons": runs.moons_run(),
+        "digits": runs.digits_run(),
+        "ladder": runs.ladder(),
+    }

@@ -1,0 +1,216 @@
+"""Training steps: a model's loss and gradient."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from experiments.benchmark.arms import (
+    AUTODIFF,
+    BY_HAND,
+    Builds,
+    Case,
+    compiled,
+    integers,
+    named,
+    normal,
+    peers,
+)
+from experiments.benchmark.ops import cross_entropy, lstm_step, unrolled
+from jaxnn import data, text
+from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
+from jaxnn.models.transformer_block import NORMS, block_fwd
+from jaxnn.models.transformer_config import Config
+from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.multi_head import MultiHead
+from jaxnn.ops.rotary import rotary
+
+
+def _step(
+    what: str,
+    model: Any,
+    config: Any,
+    draw: Callable[[], Any],
+    peer: Callable[[Any, Any, Any], Any],
+    stronger: Mapping[str, Callable[..., Array]] | None = None,
+    other_configs: Mapping[str, Any] | None = None,
+    flops: float | None = None,
+) -> Case:
+    """A model's loss and gradient.
+
+    Args:
+        what: sizes and settings.
+        model: a module with the model functions.
+        config: its configuration.
+        draw: a batch.
+        peer: (`in_torch`, parameters, batch) -> what PyTorch does.
+        stronger: other forms of `loss(params, batch, config)`, by what they are.
+        other_configs: for the hand-written gradient, by what they are.
+        flops: see `Case`.
+    """
+    hands = {"": config} | dict(other_configs or {})
+    saved = jax.checkpoint(model.loss, policy=_is_product, static_argnums=2)
+    losses = {"": model.loss, "only products saved": saved} | dict(stronger or {})
+
+    def make() -> Builds:
+        params, batch = (
+            jax.jit(model.init_params, static_argnums=1)(jax.random.key(0), config),
+            draw(),
+        )
+        builds: Builds = {}
+        for name, setting in hands.items():
+            by_hand = partial(model.manual_value_and_grad, config=setting)
+            builds[named(BY_HAND, name)] = partial(compiled, by_hand, params, batch)
+        for name, loss in losses.items():
+            by_autodiff = jax.value_and_grad(partial(_of_two, loss, config))
+            builds[named(AUTODIFF, name)] = partial(compiled, by_autodiff, params, batch)
+        return builds | peers(lambda torch: peer(torch, params, batch))
+
+    return Case(what, make, step=True, flops=flops)
+
+
+def _of_two(loss: Callable[..., Array], config: Any, params: Any, batch: Any) -> Array:
+    return loss(params, batch, config)
+
+
+def mlp_step(n: int, sizes: tuple[int, ...]) -> Case:
+    """Fully connected layers, as for images of digits."""
+    config = mlp.Config(sizes=sizes)
+    return _step(
+        f"sizes {sizes}, batch {n}",
+        mlp,
+        config,
+        lambda: data.Batch(normal(1, n, sizes[0]), integers(2, sizes[-1], n)),
+        lambda torch, params, batch: torch.mlp(params, batch, config),
+    )
+
+
+def cnn_step(n: int, shape: tuple[int, int, int], channels: tuple[int, ...]) -> Case:
+    """Residual blocks with batch norm; no dropout."""
+    config = cnn.Config(shape=shape, channels=channels)
+    case = _step(
+        f"images {shape}, channels {channels}, batch norm, batch {n}",
+        cnn,
+        config,
+        lambda: cnn.Batch(normal(1, n, *shape), integers(2, 10, n), jax.random.key(3)),
+        lambda torch, params, batch: torch.cnn(params, batch, config),
+    )
+    # PyTorch's batch norm of images with channels last sums one value after the other: with one
+    # thread, at the large size, the stem's gradient is off by 2.3e-3 (jax.grad's by 6e-7).
+    return case._replace(agree=1e-2)
+
+
+def rnn_step(n: int, t: int, config: rnn.Config) -> Case:
+    """A language model of LSTM layers."""
+    return _step(
+        f"LSTM, {config.layers} of {config.hidden}, vocabulary {config.vocabulary}, T {t}, "
+        f"batch {n}",
+        rnn,
+        config,
+        lambda: _tokens(config.vocabulary, n, t),
+        lambda torch, params, batch: torch.rnn(params, batch),
+        {"8 steps unrolled": _unrolled_rnn_loss},
+    )
+
+
+def transformer_step(n: int, t: int, config: Config) -> Case:
+    """A decoder; by hand also with `recompute`."""
+    return _step(
+        f"{config.layers} layers of {config.width}, {config.heads} heads, vocabulary "
+        f"{config.vocabulary}, T {t}, batch {n}",
+        transformer,
+        config,
+        lambda: _tokens(config.vocabulary, n, t),
+        lambda torch, params, batch: torch.transformer(params, batch, config),
+        {
+            "layers unrolled, JAX's attention": _plain_transformer_loss,
+            "unrolled and checkpointed": partial(_plain_transformer_loss, checkpoint=True),
+        },
+        {"recompute": dataclasses.replace(config, recompute=True)},
+        transformer_flops(config, n, t),
+    )
+
+
+def autoencoder_step(n: int, sizes: tuple[int, ...]) -> Case:
+    """A variational autoencoder and its KL term."""
+    config = autoencoder.Config(sizes=sizes)
+    return _step(
+        f"sizes {sizes} and back, batch {n}",
+        autoencoder,
+        config,
+        lambda: autoencoder.Batch(
+            jax.random.uniform(jax.random.key(1), (n, sizes[0])), jax.random.key(2)
+        ),
+        lambda torch, params, batch: torch.autoencoder(params, batch, config),
+    )
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    """For `jax.checkpoint`: keep what a product or convolution gave, recompute all else."""
+    return primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
+
+
+def _unrolled_rnn_loss(params: rnn.Params, batch: text.Batch, config: rnn.Config) -> Array:
+    x = params.embedding.table[batch.tokens]
+    states = rnn.initial_states(params, len(x), config)
+    for layer, state in zip(params.layers, states, strict=True):
+        x, _ = unrolled(lstm_step, layer, state, x)
+    return cross_entropy(linear.fwd(params.output, x)[0], batch.targets)
+
+
+def _plain_transformer_loss(
+    params: transformer.Params,
+    batch: text.Batch,
+    config: Config,
+    checkpoint: bool = False,
+) -> Array:
+    """No scan over the layers, `jax.nn.dot_product_attention`, and all logits at once."""
+    positions = jnp.arange(batch.tokens.shape[1])
+
+    def attend(params: MultiHead, x: Array) -> tuple[Array, None]:
+        wq, wk, wv, wo, bq, bk, bv, bo = params
+        q, k, v = (
+            linear.fwd(Linear(w, b), x)[0].reshape(*x.shape[:2], -1, config.head_size)
+            for w, b in ((wq, bq), (wk, bk), (wv, bv))
+        )
+        if config.position == "rotary":
+            q, k = (rotary.fwd(a, positions, base=config.rotary_base)[0] for a in (q, k))
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        return linear.fwd(Linear(wo, bo), y.reshape(x.shape))[0], None
+
+    def layer(block: Any, x: Array) -> Array:
+        (x, _), _ = block_fwd(block, x, None, attend, config)
+        return x
+
+    layer = jax.checkpoint(layer) if checkpoint else layer
+    x, _ = transformer.embed_fwd(params, batch.tokens, positions)
+    for number in range(config.layers):
+        x = layer(jax.tree.map(lambda leaf, number=number: leaf[number], params.blocks), x)
+    x, _ = NORMS[config.norm].fwd(params.norm, x, eps=config.eps)
+    return cross_entropy(x @ transformer.output_weights(params), batch.targets)
+
+
+def _tokens(vocabulary: int, n: int, t: int) -> text.Batch:
+    tokens = integers(1, vocabulary, n, t + 1)
+    return text.Batch(tokens[:, :-1], tokens[:, 1:])
+
+
+def transformer_flops(config: Config, n: int, t: int) -> float:
+    """Operations of the products in a training step of N sequences of T tokens, no experts.
+
+        6 N T (P + 2 layers T D)
+
+    P weights are in products: per layer 2 D^2 + 2 D (kv_heads head_size) in the attention and 2 or
+    (swiglu) 3 D hidden in the feed-forward, and D V in the output. Each does a multiply-add per
+    token in the forward and two in the backward; so do the T keys in the scores and the average of
+    every layer, D each. Hidden scores count too, as is usual, and nothing recomputed does.
+    """
+    d, hidden = config.width, config.hidden or 4 * config.width
+    inner = (config.kv_heads or config.heads) * config.head_size
+    feed_forward = (3 if config.feed_forward == "swiglu" else 2) * d * hidden
+    weights = config.layers * (2 * d * d + 2 * d * inner + feed_forward) + d * config.vocabulary
+    return float(6 * n * t * (weights + 2 * config.layers * t * d))

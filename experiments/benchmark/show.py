@@ -1,0 +1,133 @@
+"""The figures as lines, as a table, as JSON and as bars to draw."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from statistics import geometric_mean
+from typing import Any
+
+import jax
+
+from experiments.benchmark.arms import AUTODIFF, BY_HAND, cores
+from experiments.benchmark.measure import AGAINST, Floors, Result, Spread
+
+SETTINGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")  # of the environment
+PACKAGES = ("jax", "jaxlib", "numpy", "torch")
+
+
+def about() -> dict[str, str]:
+    """The machine, and the versions of what runs on it."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    device = jax.devices()[0]
+    return {
+        "cores": str(cores()),
+        "machine": platform.machine(),
+        "device": device.device_kind,
+        "Python": platform.python_version(),
+        **versions,
+        **{name: os.environ[name] for name in SETTINGS if name in os.environ},
+    }
+
+
+def means(results: Mapping[str, Result]) -> dict[str, float]:
+    """The geometric means of the ratios over the models' training steps."""
+    ratios = [result.against() for result in results.values() if result.case.step]
+    given = {name: [r[name].middle for r in ratios if name in r] for name in AGAINST}
+    return {name: geometric_mean(values) for name, values in given.items() if values}
+
+
+def bars(results: Mapping[str, Result]) -> dict[str, dict[str, Spread]]:
+    """The ratios to draw, by case and rival."""
+    ours = {name: result for name, result in results.items() if result.case.base == BY_HAND}
+    bars = {
+        name: {AGAINST[rival]: ratio for rival, ratio in result.against().items()}
+        for name, result in ours.items()
+    }
+    return {name: ratios for name, ratios in bars.items() if ratios}
+
+
+def print_case(name: str, result: Result) -> None:
+    """Every arm of a case, each on a line."""
+    print(f"\n{name}: {result.case.what}")
+    print(f"  {'':46}{'ms':>10}{'quartiles':>24}{'MB':>9}{'compile s':>11}{'ratio':>8}")
+    for arm, (_, temporary, compile_seconds, _) in result.arms.items():
+        low, middle, high = (f"{1e3 * seconds:.4g}" for seconds in result.time(arm))
+        ratio = result.ratio(arm)
+        print(
+            f"  {arm:46}{middle:>10}{f'{low} to {high}':>24}"
+            f"{_cell(temporary and temporary / 1e6, '.4g'):>9}{_cell(compile_seconds, '.2f'):>11}"
+            f"{_cell(ratio and ratio.middle, '.2f'):>8}"
+        )
+    for arm, reason in result.left_out.items():
+        print(f"  {arm}: {'DISAGREES' if arm in result.disagree else 'left out'}, {reason}")
+
+
+def print_table(results: Mapping[str, Result], floors: Floors) -> None:
+    """Every case on a line, in Markdown: by hand, and times as long as that."""
+    heads = (
+        "case", f"{BY_HAND}, ms", *AGAINST, "MB", f"{AUTODIFF}'s", "compile, s", f"{AUTODIFF}'s",
+        "of product", "of copy",
+    )  # fmt: skip
+    print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for name, result in results.items():
+        if result.case.base != BY_HAND or BY_HAND not in result.arms:
+            continue
+        ratios, arms = result.against(), [result.arms.get(arm) for arm in (BY_HAND, AUTODIFF)]
+        cells = [name, f"{1e3 * result.time(BY_HAND).middle:.3g}"]
+        cells += [_cell(ratios[a].middle if a in ratios else None, ".2f") for a in AGAINST]
+        bytes_ = [arm and arm.temporary for arm in arms]
+        cells += [_cell(None if b is None else b / 1e6, ".3g") for b in bytes_]
+        cells += [_cell(arm and arm.compile_seconds, ".2f") for arm in arms]
+        cells += [_cell(share, ".0%") for share in (result.share, result.copy_share(floors))]
+        print("| " + " | ".join(cells) + " |")
+    print()
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def figures(
+    results: Mapping[str, Result], about: dict[str, str], floors: Floors, means: dict[str, float]
+) -> dict[str, Any]:
+    """All figures, as JSON has them."""
+    return {
+        "about": about,
+        "product_flops_per_second": floors.product,
+        "copy_bytes_per_second": floors.copy,
+        "geometric_means": means,
+        "cases": {name: _figures_of(result, floors) for name, result in results.items()},
+    }
+
+
+def _figures_of(result: Result, floors: Floors) -> dict[str, Any]:
+    arms = {
+        name: {
+            "seconds": result.seconds[name],
+            "quartiles": result.time(name),
+            "ratio": result.ratio(name),
+            "temporary_bytes": arm.temporary,
+            "compile_seconds": arm.compile_seconds,
+        }
+        for name, arm in result.arms.items()
+    }
+    return {
+        "what": result.case.what,
+        "model_step": result.case.step,
+        "flops": result.case.flops,
+        "share_of_product_rate": result.share,
+        "share_of_copy_rate": result.copy_share(floors),
+        "against": {
+            name: {"arm": result.rival(name), "ratio": ratio}
+            for name, ratio in result.against().items()
+        },
+        "arms": arms,
+        "left_out": result.left_out,
+        "disagree": result.disagree,
+    }
