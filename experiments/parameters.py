@@ -47,8 +47,8 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
     """Read what `save` wrote, into the parameters of `model` under `config`, and the seed.
 
     Raises:
-        ValueError: the file is missing, is no parameter file, or is of another configuration; the
-            message lists every setting that differs.
+        ValueError: the file is missing, is no parameter file, is of another model or of another
+            configuration; the message lists every setting that differs.
     """
     texts, tensors = _read(path)
     try:
@@ -58,10 +58,15 @@ def load(path: Path, model: Any, config: Any) -> tuple[Any, int]:
             f"{path} has a header that cannot be read ({error}); train and save again"
         ) from error
     ours = json.loads(json.dumps(dataclasses.asdict(config)))
+    if theirs.keys() != ours.keys():
+        raise ValueError(
+            f"{path} is of another model: its settings are {', '.join(theirs)}, this one's are "
+            f"{', '.join(ours)}; pass the --model that it was trained with"
+        )
     different = [
-        f"{name} is {theirs.get(name)!r} in the file, {ours.get(name)!r} here"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
+        f"{name} is {theirs[name]!r} in the file, {ours[name]!r} here"
+        for name in sorted(ours)
+        if theirs[name] != ours[name]
     ]
     if different:
         raise ValueError(

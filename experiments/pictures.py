@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
@@ -55,7 +56,8 @@ def loss(path: Path, losses: Any, xlabel: str = "step") -> Path:
     """A loss curve over steps, or what else there is a loss for."""
     figure, (ax,) = _axes()
     _loss(ax, losses)
-    ax.set(yscale="log", xlabel=xlabel, ylabel="loss (nats)", title=f"Final loss {losses[-1]:.4f}")
+    scale = "log" if np.max(losses) > 10 * np.min(losses) > 0 else "linear"
+    ax.set(yscale=scale, xlabel=xlabel, ylabel="loss (nats)", title=f"Final loss {losses[-1]:.4f}")
     return _save(figure, path)
 
 
@@ -287,6 +289,10 @@ def latent_plane(path: Path, means: Any, labels: Any, decoded: Any, reach: float
     figure, (left, right) = _axes(2, size=(5.6, 5.2))
     points = left.scatter(*means.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=14)
     figure.colorbar(points, ax=left, ticks=range(10), label="digit written")
+    decoded_there = Rectangle((-reach, -reach), 2 * reach, 2 * reach, fill=False, linestyle=":")
+    decoded_there.set_label("drawn beside")
+    left.add_patch(decoded_there)
+    left.legend(frameon=False, fontsize=8)
     left.set(xlabel="$z_1$", ylabel="$z_2$", title="Means that the encoder gives", aspect="equal")
     side = round(np.sqrt(decoded.shape[-1]))
     grid = np.pad(decoded.reshape(*decoded.shape[:2], side, side), [(0, 0)] * 2 + [(1, 1)] * 2)

@@ -23,7 +23,7 @@ from experiments import (
     two_layer,
 )
 from jaxnn import data, train
-from jaxnn.models import mlp
+from jaxnn.models import cnn, mlp
 
 ROOT = Path(__file__).parents[1]
 
@@ -331,6 +331,8 @@ def test_parameters_of_another_configuration_are_refused(saved):
         ValueError, match=r"activation is 'relu' in the file, 'tanh' here; sizes is"
     ):
         parameters.load(path, mlp, other)
+    with pytest.raises(ValueError, match=r"of another model: its settings are sizes, .*--model"):
+        parameters.load(path, cnn, cnn.Config(shape=(8, 8, 1), channels=(4,)))
 
 
 def test_what_is_no_parameter_file_is_refused(saved, tmp_path):
