@@ -43,6 +43,7 @@ def main(
     case: tuple[str, ...] = (),
     rounds: int = 11,
     quick: bool = False,
+    torch_compile: bool = True,
     seed: int = 0,
     json: Path | None = None,
     plot: Path | None = None,
@@ -53,6 +54,7 @@ def main(
         case: Only these cases.
         rounds: Turns of every arm.
         quick: Smaller sizes, three rounds, no compiled PyTorch; unless named, a few cases.
+        torch_compile: PyTorch compiled too, which may take it a minute per case.
         seed: Of the order in which the arms take turns.
         json: File for all figures.
         plot: File for a bar chart of the ratios.
@@ -79,7 +81,7 @@ def main(
         f"one product of {product_size}x{product_size} matrices: {floors.product / 1e9:.0f} "
         f"GFLOP/s; one copy of {4 * copy_size / 1e6:.0f} MB: {floors.copy / 1e9:.1f} GB/s"
     )
-    skip = {COMPILED} if quick else ()
+    skip = () if torch_compile and not quick else (COMPILED,)
     try:
         for name, one in chosen.items():
             results[name] = measure.measure(one, rounds, order, product_size, skip)
