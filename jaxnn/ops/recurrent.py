@@ -13,8 +13,9 @@
 
 From da, the cotangent of what enters the gates, all else follows alike: see `jaxnn.ops.sequence`.
 
-Saved are x, the states after each step, and the gates, each of which took a product: per example,
-step and hidden unit 1 value for rnn, 6 for lstm, 5 for gru. The lstm's tanh(c') is recomputed.
+Saved are x, the states before each step, and the gates, each of which took a product (rnn has h'
+for one): per example, step and hidden unit 2 values for rnn, 6 for lstm, 5 for gru. The lstm's c'
+and its tanh are recomputed.
 """
 
 import itertools
@@ -88,14 +89,14 @@ def rnn_bwd(
     return backward(_RNN, residuals, dout, reverse, truncate)
 
 
-def _rnn_step(a_x: Array, a_h: Array, before: State, b_hn: None) -> tuple[State, tuple[()]]:
-    return State(jnp.tanh(a_x + a_h)), ()
+def _rnn_step(a_x: Array, a_h: Array, before: State, b_hn: None) -> tuple[State, tuple[Array]]:
+    h = jnp.tanh(a_x + a_h)
+    return State(h), (h,)
 
 
-def _rnn_step_bwd(
-    gates: tuple[Array, ...], before: State, after: State, dafter: State
-) -> tuple[Array, State]:
-    da = dafter.h * (1 - after.h) * (1 + after.h)
+def _rnn_step_bwd(gates: tuple[Array, ...], before: State, dafter: State) -> tuple[Array, State]:
+    (h,) = gates
+    da = dafter.h * (1 - h) * (1 + h)
     return da, State(jnp.zeros_like(da))
 
 
@@ -137,11 +138,9 @@ def _lstm_step(
     return State(o * jnp.tanh(c), c), (i, f, g, o)
 
 
-def _lstm_step_bwd(
-    gates: tuple[Array, ...], before: State, after: State, dafter: State
-) -> tuple[Array, State]:
+def _lstm_step_bwd(gates: tuple[Array, ...], before: State, dafter: State) -> tuple[Array, State]:
     i, f, g, o = gates
-    tanh_c = jnp.tanh(after.c)
+    tanh_c = jnp.tanh(f * before.c + i * g)
     dc = dafter.c + dafter.h * o * (1 - tanh_c) * (1 + tanh_c)
     da_i = dc * g * i * (1 - i)
     da_f = dc * before.c * f * (1 - f)
@@ -189,9 +188,7 @@ def _gru_step(
     return State((1 - z) * n + z * before.h), (r, z, n, q)
 
 
-def _gru_step_bwd(
-    gates: tuple[Array, ...], before: State, after: State, dafter: State
-) -> tuple[Array, State]:
+def _gru_step_bwd(gates: tuple[Array, ...], before: State, dafter: State) -> tuple[Array, State]:
     r, z, n, q = gates
     dh = dafter.h
     da_n = dh * (1 - z) * (1 - n) * (1 + n)

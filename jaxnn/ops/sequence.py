@@ -8,6 +8,10 @@ Backward, the steps are walked in the opposite order, but only for what waits fo
 With da known for all steps the rest are single large products:
 
     dx = da w_x^T,  dw_x = x^T da,  dw_h = h_{t-1}^T da,  db = sum da
+
+Inside, steps come first, (T, N, ...), and x is turned before its product and dx after: to turn the
+wider a or da, as XLA does where these are products of three dimensions by `einsum`, takes a quarter
+longer over all (T 128, batch 4 and 32, H 256, on a CPU).
 """
 
 from collections.abc import Callable
@@ -49,18 +53,16 @@ class RecurrentResiduals(NamedTuple):
 
     Attributes:
         params: the parameters.
-        initial: the state before the first step.
         x: (N, T, D), 0 in the padding.
         real: (T, N, 1), False in the padding; None where there is none.
-        states: the state after each step, each array (T, N, H).
-        gates: (T, N, H) each: lstm i, f, g, o; gru r, z, n, q; rnn none, its state says all.
+        befores: the state before each step, each array (T, N, H).
+        gates: (T, N, H) each: lstm i, f, g, o; gru r, z, n, q; rnn h'.
     """
 
     params: Recurrent
-    initial: State
     x: Array
     real: Array | None
-    states: State
+    befores: State
     gates: tuple[Array, ...]
 
 
@@ -75,7 +77,7 @@ class Cell(NamedTuple):
         name: the layer's.
         gates: how many columns of w_x there are per hidden unit.
         step: (x_t w_x + b, h w_h, state before, b_hn) -> (state after, gates).
-        step_bwd: (gates, state before, state after, its cotangent) -> (da, and of the cotangent
+        step_bwd: (gates, state before, cotangent of the state after) -> (da, and of the cotangent
             of the state before the part that does not come through h w_h).
         to_hidden: (gates, da) -> the cotangent of h w_h.
         memory: whether the state has a c.
@@ -85,7 +87,7 @@ class Cell(NamedTuple):
     name: str
     gates: int
     step: Callable[[Array, Array, State, Any], tuple[State, tuple[Array, ...]]]
-    step_bwd: Callable[[tuple[Array, ...], State, State, State], tuple[Array, State]]
+    step_bwd: Callable[[tuple[Array, ...], State, State], tuple[Array, State]]
     to_hidden: Callable[[tuple[Array, ...], Array], Array] = lambda gates, da: da
     memory: bool = False
     inner_bias: bool = False
@@ -108,20 +110,24 @@ def forward(
         steps = jnp.arange(x.shape[1], dtype=jnp.int32)
         real = (steps[:, None] < lengths.astype(jnp.int32))[..., None]
         x = jnp.where(real.swapaxes(0, 1), x, 0)  # or NaN in the padding would reach dw_x
-    a_x = jnp.einsum("ntd,dg->tng", x, w_x) + b
+    a_x = x.swapaxes(0, 1) @ w_x
 
-    def step(before: State, at: Any) -> tuple[State, Any]:
+    def step(last: State, at: Any) -> tuple[State, Any]:
         a_x, real, cut = at
+        before = last
         if cut is not None:
-            before = jax.tree.map(lambda s: jnp.where(cut, lax.stop_gradient(s), s), before)
-        after, gates = cell.step(a_x, before.h @ w_h, before, b_hn)
-        after = _where(real, after, before)
-        return after, (after, gates)
+            before = jax.tree.map(lambda s: jnp.where(cut, lax.stop_gradient(s), s), last)
+        # b joins here: added to all of a_x at once it takes another array as large, and a tenth
+        # more time.
+        after, gates = cell.step(a_x + b, before.h @ w_h, before, b_hn)
+        return _where(real, after, before), (last, gates)
 
     cuts = _cuts(x.shape[1], real, reverse, truncate)
-    final, (states, gates) = lax.scan(step, state, (a_x, real, cuts), reverse=reverse)
-    outputs = _where(real, states.h, jnp.zeros_like(states.h)).swapaxes(0, 1)
-    return (outputs, final), RecurrentResiduals(params, state, x, real, states, gates)
+    final, (befores, gates) = lax.scan(step, state, (a_x, real, cuts), reverse=reverse)
+    end = final.h[None]
+    h = jnp.concatenate([end, befores.h[:-1]] if reverse else [befores.h[1:], end])
+    outputs = _where(real, h, jnp.zeros_like(h)).swapaxes(0, 1)
+    return (outputs, final), RecurrentResiduals(params, x, real, befores, gates)
 
 
 def backward(
@@ -132,37 +138,37 @@ def backward(
     truncate: int | None,
 ) -> Cotangents:
     """da step by step, against the forward's order; then everything else at once."""
-    (w_x, w_h, _, b_hn), initial, x, real, states, gates = residuals
+    (w_x, w_h, _, b_hn), x, real, befores, gates = residuals
     dy, dfinal = dout
     dy = dy.swapaxes(0, 1)
     dy = _where(real, dy, jnp.zeros_like(dy))
-
-    def shifted(first: Array, after: Array) -> Array:
-        parts = [after[1:], first[None]] if reverse else [first[None], after[:-1]]
-        return jnp.concatenate(parts)
-
-    befores = jax.tree.map(shifted, initial, states)
+    w_h_t = w_h.T  # once: inside the scan it would be read across its rows at every step
 
     def step(dafter: State, at: Any) -> tuple[State, Array]:
-        dy, gates, before, after, real, cut = at
+        dy, gates, before, real, cut = at
         dafter = State(dafter.h + dy, dafter.c)
-        da, past_gates = cell.step_bwd(gates, before, after, dafter)
-        dh = past_gates.h + cell.to_hidden(gates, da) @ w_h.T
+        da, past_gates = cell.step_bwd(gates, before, dafter)
+        dh = past_gates.h + cell.to_hidden(gates, da) @ w_h_t
         dbefore = _where(real, State(dh, past_gates.c), dafter)
         if cut is not None:
             dbefore = jax.tree.map(lambda d: jnp.where(cut, 0, d), dbefore)
         return dbefore, _where(real, da, jnp.zeros_like(da))
 
     cuts = _cuts(x.shape[1], real, reverse, truncate)
-    ats = (dy, gates, befores, states, real, cuts)
+    ats = (dy, gates, befores, real, cuts)
     dinitial, da = lax.scan(step, dfinal, ats, reverse=not reverse)
 
     da_h = cell.to_hidden(gates, da)
-    dw_x = jnp.einsum("ntd,tng->dg", x, da)
-    dw_h = jnp.einsum("tnh,tng->hg", befores.h, da_h)
+    dw_x = _rows(x.swapaxes(0, 1)).T @ _rows(da)
+    dw_h = _rows(befores.h).T @ _rows(da_h)
     db_hn = None if b_hn is None else da_h[..., -b_hn.size :].sum((0, 1))
-    dx = jnp.einsum("tng,dg->ntd", da, w_x)
+    dx = (da @ w_x.T).swapaxes(0, 1)
     return Recurrent(dw_x, dw_h, da.sum((0, 1)), db_hn), dinitial, dx, None
+
+
+def _rows(x: Array) -> Array:
+    """(T, N, F) as (T N, F)."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _where(real: Array | None, inside: Any, outside: Any) -> Any:
