@@ -1,5 +1,6 @@
 """Attention, rotary embedding and the multi-head block: what their rows do not show."""
 
+import importlib
 import re
 
 import jax
@@ -42,11 +43,18 @@ def both(q, k, v, mask, **static):
         (6, 4, 4, {"causal": True, "window": 1}),
         (1, 1, 1, {"causal": True}),
         (1, 8, 1, {"causal": True, "window": 20}),
+        (9, 11, 2, {"causal": True}),
     ],
 )
-def test_blocks_and_the_plain_path_agree(t, s, block, static, x64):
+@pytest.mark.parametrize("run_length", [2, 3, 128])
+@pytest.mark.parametrize("of_keys", [False, True])
+def test_blocks_and_the_plain_path_agree(
+    t, s, block, static, run_length, of_keys, x64, monkeypatch
+):
+    """However long the runs of causal queries are, and whatever the mask depends on."""
+    monkeypatch.setattr(importlib.import_module("jaxnn.ops.attention"), "RUN", run_length)
     inputs = draw(t, s)
-    mask = jnp.asarray(np.random.default_rng(1).random((2, 1, t, 1)) < 0.8)
+    mask = jnp.asarray(np.random.default_rng(1).random((2, 1, t, s if of_keys else 1)) < 0.8)
 
     def all_ways(*inputs):
         plain = both(*inputs, mask, **static)
@@ -102,6 +110,15 @@ def test_blocks_hold_a_fraction_of_the_scores():
         for block in (None, 32)
     }
     assert memory[32] < memory[None] / 4, memory
+
+
+def test_of_hidden_scores_a_causal_pass_computes_few():
+    q, k, v = (jax.ShapeDtypeStruct((1, 512, 2, 8), jnp.float32),) * 3
+    sizes = {}
+    for causal in (False, True):
+        _, (*_, p) = jax.eval_shape(lambda *x, c=causal: attention.fwd(*x, None, causal=c), q, k, v)
+        sizes[causal] = sum(part.size for part in p)
+    assert sizes == {False: 2 * 512 * 512, True: 2 * 512 * 512 * 10 // 16}
 
 
 def test_turned_products_depend_on_the_distance_alone(x64):

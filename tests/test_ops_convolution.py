@@ -37,15 +37,16 @@ def by_autodiff(forward, inputs, dy):
     return y, pull(dy)
 
 
-@pytest.mark.parametrize("limit", [1, 4000, 10**9])  # bytes: blocks of one image, two and all five
-def test_kernels_gradient_by_blocks_of_patches_and_by_convolution(limit, x64, monkeypatch):
+@pytest.mark.parametrize("limit", [1, 4000, 10**9])  # bytes: blocks of one image, some, all six
+@pytest.mark.parametrize("stride", [1, 2])  # the last axis' taps move dy, and x
+def test_kernels_gradient_by_blocks_of_patches_and_by_convolution(limit, stride, x64, monkeypatch):
     monkeypatch.setattr(convolution, "PATCHES", limit)
-    static = {"stride": 2, "padding": "same", "dilation": (1, 2)}
-    x, w, dy = normal(5, 7, 6, 3), normal(3, 2, 3, 4), normal(5, 4, 3, 4)
+    static = {"stride": stride, "padding": "same", "dilation": (1, 2)}
+    place = convolution.windows("conv2d", (7, 6), (3, 2), **static)
+    x, w, dy = normal(6, 7, 6, 3), normal(3, 2, 3, 4), normal(6, *place.places, 4)
     _, (_, truth) = by_autodiff(lambda x, w: conv2d.fwd(Conv(w, None), x, **static)[0], (x, w), dy)
     _, (params, _) = both(conv2d, (Conv(w, None), x), dy, **static)
     assert_leaves_close(params.w, truth, 1e-12)
-    place = convolution.windows("conv2d", (7, 6), (3, 2), 2, "same", (1, 2))
     for form in (convolution._summed_over_patches, partial(convolution._convolved_by_dy, groups=1)):
         assert_leaves_close(form(x, dy, place=place), truth, 1e-12)
 

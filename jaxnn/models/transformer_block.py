@@ -6,6 +6,10 @@
     feed_forward    gelu(x up) down,  (silu(x gate) * (x up)) down,  or a mixture of experts
 
 with a bias in every projection or in none.
+
+What one pass over an array gives back is not saved, because to stack it among the residuals of all
+layers costs more passes than that: what enters a branch is scale x_hat + shift of the norm's x_hat,
+and what enters `down` the activation of what it saved.
 """
 
 from collections.abc import Callable
@@ -20,9 +24,9 @@ from jaxnn.ops.activations import gelu
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.experts import Experts, experts
 from jaxnn.ops.gated import swiglu
-from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
+from jaxnn.ops.normalisation import Normalised, Scale, layer_norm, rms_norm
 
 NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
 Attend = Callable[[MultiHead, Array], tuple[Array, Any]]
@@ -54,37 +58,42 @@ class Block(NamedTuple):
 def feed_forward_fwd(
     params: FeedForward | Experts, x: Array, config: Config
 ) -> tuple[tuple[Array, Array], Any]:
-    """(y (N, T, D), load-balancing loss; 0 without experts), residuals."""
+    """(y (N, T, D), load-balancing loss; 0 without experts), residuals, but for x."""
     if isinstance(params, Experts):
-        return experts.fwd(params, x, k=config.experts_per_token)
-    h, up = linear.fwd(Linear(params.up, params.bup), x)
-    gate = None
+        out, residuals = experts.fwd(params, x, k=config.experts_per_token)
+        return out, residuals._replace(x=None)
+    h, _ = linear.fwd(Linear(params.up, params.bup), x)
     if params.gate is None:
         h, activation = gelu.fwd(h, approximate=True)
     else:
-        g, gate = linear.fwd(Linear(params.gate, params.bgate), x)
+        g, _ = linear.fwd(Linear(params.gate, params.bgate), x)
         h, activation = swiglu.fwd(g, h)
-    y, down = linear.fwd(Linear(params.down, params.bdown), h)
-    return (y, jnp.zeros((), y.dtype)), (up, gate, activation, down)
+    y, _ = linear.fwd(Linear(params.down, params.bdown), h)
+    return (y, jnp.zeros((), y.dtype)), (params, activation)
 
 
 def feed_forward_bwd(
-    residuals: Any, dout: tuple[Array, Array], config: Config
+    residuals: Any, x: Array, dout: tuple[Array, Array], config: Config
 ) -> tuple[FeedForward | Experts, Array]:
-    """From y and the load-balancing loss back to the parameters and x."""
+    """From y and the load-balancing loss back to the parameters and x, which is given again."""
     if config.experts:
-        dexperts, dx = experts.bwd(residuals, dout, k=config.experts_per_token)
+        dexperts, dx = experts.bwd(residuals._replace(x=x), dout, k=config.experts_per_token)
         return dexperts, dx
-    up, gate, activation, down = residuals
+    params, activation = residuals
+    up, down = Linear(params.up, params.bup), Linear(params.down, params.bdown)
     dy, _ = dout
-    (ddown, dbdown), dh = linear.bwd(down, dy)
-    if gate is None:
+    if params.gate is None:
+        h, _ = gelu.fwd(activation, approximate=True)
+        (ddown, dbdown), dh = linear.bwd(LinearResiduals(down, h), dy)
         (dh,) = gelu.bwd(activation, dh, approximate=True)
-        (dup, dbup), dx = linear.bwd(up, dh)
+        (dup, dbup), dx = linear.bwd(LinearResiduals(up, x), dh)
         return FeedForward(dup, ddown, None, dbup, dbdown), dx
+    h, _ = swiglu.fwd(*activation)
+    (ddown, dbdown), dh = linear.bwd(LinearResiduals(down, h), dy)
     dg, dh = swiglu.bwd(activation, dh)
-    (dgate, dbgate), dx_gate = linear.bwd(gate, dg)
-    (dup, dbup), dx_up = linear.bwd(up, dh)
+    gate = Linear(params.gate, params.bgate)
+    (dgate, dbgate), dx_gate = linear.bwd(LinearResiduals(gate, x), dg)
+    (dup, dbup), dx_up = linear.bwd(LinearResiduals(up, x), dh)
     return FeedForward(dup, ddown, dgate, dbup, dbdown, dbgate), dx_gate + dx_up
 
 
@@ -94,7 +103,7 @@ def block_fwd(
     """One layer: (x (N, T, D), load-balancing loss), residuals.
 
     `keys` are two for dropout, or None. `attend(parameters, x)` is the attention: its result, and
-    what it saved for `multi_head.bwd`.
+    what it saved for `multi_head.bwd`, but for x.
     """
     k_attention, k_feed_forward = (None, None) if keys is None else keys
     a, attention_norm = NORMS[config.norm].fwd(block.attention_norm, x, eps=config.eps)
@@ -116,10 +125,12 @@ def block_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> tupl
     attention_norm, attention, attention_kept, feed_norm, feed, feed_kept = residuals
     dx, dbalance = dout
     df = drop_bwd(feed_kept, dx, config.dropout)
-    dfeed_forward, df = feed_forward_bwd(feed, (df, dbalance), config)
+    f = _scaled_again(feed_norm)
+    dfeed_forward, df = feed_forward_bwd(feed, f, (df, dbalance), config)
     dfeed_forward_norm, df = NORMS[config.norm].bwd(feed_norm, df, eps=config.eps)
     dx = dx + df
     da = drop_bwd(attention_kept, dx, config.dropout)
+    attention = attention._replace(x=_scaled_again(attention_norm))
     dattention, da, _, _ = multi_head.bwd(attention, da, **_attention_settings(config))
     dattention_norm, da = NORMS[config.norm].bwd(attention_norm, da, eps=config.eps)
     return Block(dattention_norm, dattention, dfeed_forward_norm, dfeed_forward), dx + da
@@ -129,9 +140,18 @@ def self_attention(positions: Array, config: Config) -> Attend:
     """The attention of training: every token to those before it, at these positions (T,)."""
 
     def attend(params: MultiHead, x: Array) -> tuple[Array, Any]:
-        return multi_head.fwd(params, x, positions, None, **_attention_settings(config))
+        saved: Any
+        z, saved = multi_head.fwd(params, x, positions, None, **_attention_settings(config))
+        return z, saved._replace(x=None)
 
     return attend
+
+
+def _scaled_again(norm: Normalised) -> Array:
+    """What a norm gave, from what it saved."""
+    (scale, shift), x_hat, _ = norm
+    y = x_hat if scale is None else x_hat * scale
+    return y if shift is None else y + shift
 
 
 def _attention_settings(config: Config) -> dict[str, Any]:

@@ -37,13 +37,12 @@ class MultiHead(NamedTuple):
 
 
 class MultiHeadResiduals(NamedTuple):
-    """The parameters, both inputs, what attention saved, and its output y (N, T, H Dh)."""
+    """The parameters, both inputs, and what attention saved, its output y among that."""
 
     params: MultiHead
     x: Array
     positions: Array
     attention: AttentionResiduals
-    y: Array
 
 
 def multi_head_fwd(
@@ -103,9 +102,8 @@ def multi_head_fwd(
         q, _ = rotary.fwd(q, positions, base=rotary_base)
         k, _ = rotary.fwd(k, positions, base=rotary_base)
     y, saved = attention.fwd(q, k, v, mask, causal=causal, window=window, block=block)
-    y = _merged(y)
-    z, _ = linear.fwd(Linear(wo, bo), y)
-    return z, MultiHeadResiduals(params, x, positions, saved, y)
+    z, _ = linear.fwd(Linear(wo, bo), _merged(y))
+    return z, MultiHeadResiduals(params, x, positions, saved)
 
 
 def multi_head_bwd(
@@ -120,8 +118,8 @@ def multi_head_bwd(
     rotary_base: float | None = None,
 ) -> tuple[MultiHead, Array, None, None]:
     """From z back to the parameters and x; positions and mask have no cotangent."""
-    (wq, wk, wv, wo, bq, bk, bv, bo), x, positions, saved, y = residuals
-    (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), y), dz)
+    (wq, wk, wv, wo, bq, bk, bv, bo), x, positions, saved = residuals
+    (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), _merged(saved.y)), dz)
     dq, dk, dv, _ = attention.bwd(
         saved, _split(dy, heads), causal=causal, window=window, block=block
     )

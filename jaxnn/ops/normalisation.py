@@ -263,29 +263,32 @@ def batch_norm_bwd(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Scale, Running, Array]:
-    """In training the module's formulas, and what the new running statistics owe to x.
+    """dx = a dy + b x_hat + c, with one a, b and c per channel, which has one scale and one sigma.
+
+    In training by the module's formulas, and by what the new running statistics owe to x:
 
         d batch mean / dx = 1/n,  d batch variance / dx = 2 (x - mean) / (n - 1)
 
-    In evaluation y is affine in x: dx = dx_hat / sigma, dmean = -sum(dx_hat) / sigma, and
-    dvariance = -sum(dx_hat x_hat) / (2 sigma^2).
+    In evaluation y is affine in x: dx = a dy, dmean = -a sum(dy) and dvariance =
+    -a sum(dy x_hat) / (2 sigma).
     """
     params, x_hat, inverse_sigma = residuals
     dy, dnew = dout
-    axes = tuple(range(dy.ndim - 1))
-    dparams, dx_hat = _affine_bwd(params, x_hat, dy)
-    wide = widen(x_hat)
+    axes, n = tuple(range(dy.ndim - 1)), math.prod(dy.shape[:-1])
+    dparams, _ = _affine_bwd(params, x_hat, dy)
+    inverse_sigma = inverse_sigma.ravel()
+    wide_dy, wide = widen(dy), widen(x_hat)
+    sum_dy, sum_dy_x_hat = wide_dy.sum(axes), (wide_dy * wide).sum(axes)
+    scale = 1 if params.scale is None else params.scale.astype(wide.dtype)
+    a = scale * inverse_sigma
     if not training:
-        dx = dx_hat * inverse_sigma
-        dmean = -inverse_sigma * dx_hat.sum(axes)
-        dvariance = -0.5 * inverse_sigma**2 * (dx_hat * wide).sum(axes)
-        through = Running(dmean, dvariance)
+        through = Running(-a * sum_dy, -0.5 * a * inverse_sigma * sum_dy_x_hat)
         drunning = jax.tree.map(lambda d, dx: d + dx.astype(d.dtype), dnew, through)
-        return dparams, drunning, dx.astype(x_hat.dtype)
-    n = math.prod(dy.shape[:-1])
-    dx = _standardise_bwd(x_hat, inverse_sigma, dx_hat, axes)
+        return dparams, drunning, (a * wide_dy).astype(x_hat.dtype)
     dmean, dvariance = (momentum * d.astype(wide.dtype) for d in dnew)
-    dx += dmean / n + dvariance * (2 / (n - 1)) * (wide / inverse_sigma)
+    b = 2 / (n - 1) * dvariance / inverse_sigma - a * sum_dy_x_hat / n
+    c = (dmean - a * sum_dy) / n
+    dx = a * wide_dy + b * wide + c
     return dparams, jax.tree.map(lambda d: (1 - momentum) * d, dnew), dx.astype(x_hat.dtype)
 
 
