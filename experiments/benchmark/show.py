@@ -12,7 +12,10 @@ import jax
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, cores
 from experiments.benchmark.measure import AGAINST, Floors, Result, Spread
 
-SETTINGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")  # of the environment
+SETTINGS = (  # of the environment
+    "XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "numpy", "torch")
 
 
