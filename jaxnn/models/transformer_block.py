@@ -26,7 +26,7 @@ from jaxnn.ops.experts import Experts, experts
 from jaxnn.ops.gated import swiglu
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.normalisation import Normalised, Scale, layer_norm, rms_norm
+from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm, scaled
 
 NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
 Attend = Callable[[MultiHead, Array], tuple[Array, Any]]
@@ -125,12 +125,12 @@ def block_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> tupl
     attention_norm, attention, attention_kept, feed_norm, feed, feed_kept = residuals
     dx, dbalance = dout
     df = drop_bwd(feed_kept, dx, config.dropout)
-    f = _scaled_again(feed_norm)
+    f = scaled(feed_norm.params, feed_norm.x_hat)
     dfeed_forward, df = feed_forward_bwd(feed, f, (df, dbalance), config)
     dfeed_forward_norm, df = NORMS[config.norm].bwd(feed_norm, df, eps=config.eps)
     dx = dx + df
     da = drop_bwd(attention_kept, dx, config.dropout)
-    attention = attention._replace(x=_scaled_again(attention_norm))
+    attention = attention._replace(x=scaled(attention_norm.params, attention_norm.x_hat))
     dattention, da, _, _ = multi_head.bwd(attention, da, **_attention_settings(config))
     dattention_norm, da = NORMS[config.norm].bwd(attention_norm, da, eps=config.eps)
     return Block(dattention_norm, dattention, dfeed_forward_norm, dfeed_forward), dx + da
@@ -145,13 +145,6 @@ def self_attention(positions: Array, config: Config) -> Attend:
         return z, saved._replace(x=None)
 
     return attend
-
-
-def _scaled_again(norm: Normalised) -> Array:
-    """What a norm gave, from what it saved."""
-    (scale, shift), x_hat, _ = norm
-    y = x_hat if scale is None else x_hat * scale
-    return y if shift is None else y + shift
 
 
 def _attention_settings(config: Config) -> dict[str, Any]:

@@ -318,11 +318,16 @@ def _standardise_bwd(
 def _affine(
     params: Scale, x_hat: Array, inverse_sigma: Array, dtype: Any
 ) -> tuple[Array, Normalised]:
-    """scale x_hat + shift, without what is None, and what to save; both of this dtype."""
+    """What the norm gives, and what to save; both of this dtype."""
+    saved = Normalised(params, x_hat.astype(dtype), inverse_sigma)
+    return scaled(params, x_hat).astype(dtype), saved
+
+
+def scaled(params: Scale, x_hat: Array) -> Array:
+    """scale x_hat + shift, without what is None."""
     scale, shift = params
     y = x_hat if scale is None else x_hat * scale.astype(x_hat.dtype)
-    y = y if shift is None else y + shift.astype(x_hat.dtype)
-    return y.astype(dtype), Normalised(params, x_hat.astype(dtype), inverse_sigma)
+    return y if shift is None else y + shift.astype(x_hat.dtype)
 
 
 def _affine_bwd(params: Scale, x_hat: Array, dy: Array) -> tuple[Scale, Array]:
