@@ -68,7 +68,8 @@ def attention_fwd(
 
     where g = h // (H / G): G = H is multi-head attention, G = 1 multi-query, between them
     grouped-query. A query that may see no key gets zeros, and gives none of its gradient away.
-    A key that is hidden still adds 0 v to y, which is NaN where v is not finite: set such a v to 0.
+    A key that is hidden may add 0 v to y, which is NaN where v is not finite: set such a v to 0.
+    A score of minus infinity counts as hidden too.
 
     Saves p, H S values per query (N H T S in all; if causal and long up to 3/8 less, because a
     quarter of the queries at a time is computed, with the keys up to its end), beside q, k, v and
@@ -126,7 +127,8 @@ def attention_bwd(
 ) -> tuple[Array, Array, Array, None]:
     """dq, dk and dv as above, dk and dv summed over the runs and blocks that saw the key.
 
-    The sum over l of p_il dp_il is dy_i . y_i: no pass over all scores is needed for it.
+    The sum over l of p_il dp_il is that of dy_i y_i over the features, up to the rounding of y: where
+    the values share a large offset, a digit less of dq and dk is right.
     """
     q, k, v, mask, y, ps = residuals
     heads = _heads_first(q, k, v, mask, scale)

@@ -168,7 +168,8 @@ def backward(
 
 def _rows(x: Array) -> Array:
     """(T, N, F) as (T N, F)."""
-    return x.reshape(-1, x.shape[-1])
+    t, n, f = x.shape  # said out, for no -1 can be found where F is 0
+    return x.reshape(t * n, f)
 
 
 def _where(real: Array | None, inside: Any, outside: Any) -> Any:
