@@ -127,8 +127,8 @@ def attention_bwd(
 ) -> tuple[Array, Array, Array, None]:
     """dq, dk and dv as above, dk and dv summed over the runs and blocks that saw the key.
 
-    The sum over l of p_il dp_il is that of dy_i y_i over the features, up to the rounding of y: where
-    the values share a large offset, a digit less of dq and dk is right.
+    The sum over l of p_il dp_il is dy_i . y_i: no pass over all scores is needed for it. It is so
+    up to the rounding of y: where the values share a large offset, a digit less is right.
     """
     q, k, v, mask, y, ps = residuals
     heads = _heads_first(q, k, v, mask, scale)
