@@ -204,7 +204,7 @@ def test_real_cases_agree_and_are_timed(monkeypatch, capsys):
     monkeypatch.setattr(torch_peer, "installed", False)
     monkeypatch.setattr(measure, "QUICK_PRODUCT_SIZE", 16)
     monkeypatch.setattr(benchmark, "QUICK_SMALL", 16)
-    assert benchmark.main(case=("layer-norm", "ladder"), quick=True) == 0
+    assert benchmark.main(case=("layer-norm", "digits", "ladder"), quick=True) == 0
     out = capsys.readouterr().out
     assert f"PyTorch: left out, {torch_peer.MISSING}" in out
     assert "jax.grad, checkpointed" in out

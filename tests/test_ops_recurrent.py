@@ -216,3 +216,11 @@ def test_what_numpy_made_is_taken():
     dout = cotangent(rnn, inputs, **static)
     assert dout[0].dtype == rnn(*inputs, **static)[0].dtype == jnp.float32
     assert [d.shape for d in by_hand(rnn, inputs, dout, **static)[0][:3]] == [(2, 5), (5, 5), (5,)]
+
+
+def test_no_hidden_units_have_a_backward():
+    params = Recurrent(jnp.zeros((5, 0)), jnp.zeros((0, 0)), jnp.zeros(0))
+    out, residuals = rnn.fwd(params, State(jnp.zeros((2, 0))), jnp.ones((2, 3, 5)), None)
+    dparams, _, dx, _ = rnn.bwd(residuals, out)
+    assert dparams.w_x.shape == (5, 0)
+    np.testing.assert_array_equal(dx, np.zeros((2, 3, 5)))
