@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnn.models import mlp
@@ -14,6 +15,14 @@ installed = importlib.util.find_spec("torch") is not None
 MISSING = 'it is not installed; pip install -e ".[peers]"'
 if installed:
     import torch
+
+
+def device() -> str | None:
+    """Where PyTorch computes beside JAX: on the CPU or on a GPU as JAX does, None if it cannot."""
+    backend = jax.default_backend()
+    if backend == "gpu":
+        return "cuda" if torch.cuda.is_available() else None
+    return "cpu" if backend == "cpu" else None
 
 
 def network(params: mlp.Params, config: mlp.Config) -> Any:

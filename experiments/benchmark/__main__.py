@@ -12,10 +12,14 @@ median over the rounds of an arm's seconds by those by hand in the same round: 2
 "strongest" is the fastest form for autodiff, PyTorch the fastest of its eager ones. Temporary
 memory is what the compiled program says it needs beside its inputs and outputs.
 
-Where a case's operations are counted (`models.transformer_flops`), one large product of two float32
-matrices takes its turns too: "of product" is the rate by hand as a share of its. "of copy" is what
+Where a case's operations are counted (`models.transformer_flops`), one large product of matrices in
+its dtype takes its turns too: "of product" is the rate by hand as a share of its. "of copy" is what
 has to be read and written once, inputs and results, per second, as a share of what one large copy
 moves: where it is near 100%, no other arrangement can be faster.
+
+Where JAX finds a GPU, PyTorch computes there too, or is left out, and gpt2-124m is among the cases:
+GPT-2 in bfloat16, for which a CPU takes minutes (`--case gpt2-124m`). JAX reserves three quarters
+of a GPU's memory unless XLA_PYTHON_CLIENT_PREALLOCATE=false; PyTorch has what is left.
 
 Where other work shares the cores, PyTorch's threads wait for each other in a busy loop, and two of
 them can take fifty times as long as one: set OMP_WAIT_POLICY=PASSIVE there.
@@ -33,8 +37,8 @@ from pathlib import Path
 
 from experiments import cli, pictures
 from experiments.benchmark import measure, show
-from experiments.benchmark.arms import COMPILED, Case
-from experiments.benchmark.cases import cases
+from experiments.benchmark.arms import COMPILED, Case, on_accelerator
+from experiments.benchmark.cases import ACCELERATOR, cases
 
 QUICK_SMALL, QUICK_ROUNDS = 4, 3
 QUICK = (
@@ -70,11 +74,7 @@ def main(
             _check_file(option, path)
     chosen = _chosen(cases(QUICK_SMALL if quick else 1), case, quick)
     order = random.Random(seed)
-    product_size, copy_size = (
-        (measure.QUICK_PRODUCT_SIZE, measure.QUICK_COPY_SIZE)
-        if quick
-        else (measure.PRODUCT_SIZE, measure.COPY_SIZE)
-    )
+    product_size, copy_size = measure.floor_sizes(quick)
     if quick:
         rounds = QUICK_ROUNDS
 
@@ -83,8 +83,9 @@ def main(
     results: dict[str, measure.Result] = {}
     floors = measure.floors(product_size, copy_size, rounds, order)
     print(
-        f"one product of {product_size}x{product_size} matrices: {floors.product / 1e9:.0f} "
-        f"GFLOP/s; one copy of {4 * copy_size / 1e6:.0f} MB: {floors.copy / 1e9:.1f} GB/s"
+        f"one product of {product_size}x{product_size} matrices of float32: "
+        f"{floors.product / 1e9:.0f} GFLOP/s; one copy of {4 * copy_size / 1e6:.0f} MB: "
+        f"{floors.copy / 1e9:.1f} GB/s"
     )
     skip = () if torch_compile and not quick else (COMPILED,)
     try:
@@ -123,7 +124,7 @@ def _check_file(option: str, path: Path) -> None:
 
 
 def _chosen(known: dict[str, Case], names: tuple[str, ...], quick: bool) -> dict[str, Case]:
-    """The cases asked for, or all; quickly, `QUICK`.
+    """The cases asked for, or all; quickly, `QUICK`. `ACCELERATOR`'s on a CPU only if asked for.
 
     Raises:
         ValueError: there is no such case.
@@ -131,11 +132,11 @@ def _chosen(known: dict[str, Case], names: tuple[str, ...], quick: bool) -> dict
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"--case {' '.join(unknown)}: there are only {', '.join(known)}")
-    if names:
-        return {name: known[name] for name in names}
-    if not quick:
-        return known
-    return {name: known[name] for name in QUICK}
+    if not names:
+        large = () if on_accelerator() else ACCELERATOR
+        names = (*QUICK, *ACCELERATOR) if quick else tuple(known)
+        names = tuple(name for name in names if name not in large)
+    return {name: known[name] for name in names}
 
 
 if __name__ == "__main__":

@@ -4,25 +4,43 @@ The inputs are the same for all, and so is the work: forward and backward, for a
 gradients. By hand, that is `op.fwd` and `op.bwd` or a model's `manual_value_and_grad`; by
 `jax.grad`, `jax.vjp` of the same forward or `jax.value_and_grad` of the model's loss. Arms called
 "jax.grad, ..." are stronger forms for autodiff of the same function. What PyTorch does is in
-`experiments.benchmark.in_torch`. No arm donates, all compute in float32.
+`experiments.benchmark.in_torch`. No arm donates, all compute in the case's dtype.
+
+On a GPU, JAX multiplies matrices of float32 in TF32 unless it is told not to, PyTorch only if it is
+told to: here both are told not to. `jax.grad`'s results are then known to 1e-3 and better, and an
+arm that is off by more is wrong.
 """
 
+import importlib
 import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 BY_HAND, AUTODIFF, PYTORCH = "by hand", "jax.grad", "PyTorch"
 COMPILED = f"{PYTORCH} compiled"
 
 
+# Products of float32: the CPU knows no other than full ones, other backends are asked for them.
+FULL = "float32"
+
+
 class LeftOutError(Exception):
     """An arm that cannot run here, with the reason."""
+
+
+def in_a_line(error: Exception) -> str:
+    """What failed, and how it begins to say why."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 class Arm(NamedTuple):
@@ -35,12 +53,14 @@ class Arm(NamedTuple):
             nothing says.
         compile_seconds: tracing included; None where nothing is compiled.
         moved: bytes of its inputs and outputs: what has to pass through memory once.
+        read: an array that `run` returned, as NumPy's, in its dtype.
     """
 
     run: Callable[[], tuple[Any, Any]]
     temporary: int | None = None
     compile_seconds: float | None = None
     moved: int | None = None
+    read: Callable[[Any], Any] = np.asarray
 
 
 Builds = dict[str, Callable[[], Arm]]
@@ -56,6 +76,7 @@ class Case(NamedTuple):
         flops: floating-point operations of its products, where they are counted.
         base: the arm that the others are compared with.
         agree: how far from `jax.grad`'s an arm's results may be, by the scale of each.
+        dtype: what it is computed in, and the product that its rate is compared with.
     """
 
     what: str
@@ -64,11 +85,27 @@ class Case(NamedTuple):
     flops: float | None = None
     base: str = BY_HAND
     agree: float = 1e-3
+    dtype: Any = jnp.float32
 
 
 def cores() -> int:
     """How many cores this process may use, and JAX does."""
     return len(os.sched_getaffinity(0))
+
+
+def on_accelerator() -> bool:
+    """Whether JAX computes on something other than the CPU."""
+    return jax.default_backend() != "cpu"
+
+
+def precision(dtype: Any) -> AbstractContextManager[Any]:
+    """In which products of float32 are full ones.
+
+    Other dtypes are left alone: asked for more than they hold, XLA leaves out some of its kernels.
+    """
+    asked = FULL if on_accelerator() and dtype == jnp.float32 else None
+    within: AbstractContextManager[Any] = jax.default_matmul_precision(asked)
+    return within
 
 
 def compiled(function: Callable[..., tuple[Any, Any]], *inputs: Any) -> Arm:
@@ -85,9 +122,9 @@ def compiled(function: Callable[..., tuple[Any, Any]], *inputs: Any) -> Arm:
     return arm._replace(temporary=memory.temp_size_in_bytes, moved=moved)
 
 
-def product(size: int) -> Arm:
+def product(size: int, dtype: Any = jnp.float32) -> Arm:
     """One product of two square matrices: what the machine can do, 2 size^3 operations."""
-    a, b = normal(0, size, size), normal(1, size, size)
+    a, b = (normal(seed, size, size).astype(dtype) for seed in range(2))
     return compiled(lambda a, b: (a @ b, ()), a, b)
 
 
@@ -96,8 +133,13 @@ def copy(size: int) -> Arm:
     return compiled(lambda x: (x + 1, ()), normal(0, size))
 
 
-def peers(works: Callable[[Any], Any]) -> Builds:
-    """PyTorch's arms, which import it no earlier than this."""
+def peers(room: str, works: Callable[[Any], Any]) -> Builds:
+    """PyTorch's arms, which import it no earlier than this.
+
+    Args:
+        room: the module beside this one that has the work.
+        works: what PyTorch does, given that module.
+    """
     from experiments import torch_peer
 
     def missing(reason: str) -> Arm:
@@ -105,11 +147,12 @@ def peers(works: Callable[[Any], Any]) -> Builds:
 
     if not torch_peer.installed:
         return {PYTORCH: partial(missing, torch_peer.MISSING)}
-    if jax.default_backend() != "cpu":
-        return {PYTORCH: partial(missing, f"it would run on the CPU, JAX on {jax.devices()[0]}")}
+    if torch_peer.device() is None:
+        reason = f"it would run on the CPU, JAX on {jax.devices()[0]}: it finds no such device"
+        return {PYTORCH: partial(missing, reason)}
     from experiments.benchmark import in_torch
 
-    return in_torch.builds(works(in_torch))
+    return in_torch.builds(works(importlib.import_module(f"experiments.benchmark.{room}")))
 
 
 def named(arm: str, form: str) -> str:
@@ -131,5 +174,8 @@ def cotangent(out: Any) -> Any:
     """A random array for every leaf of a result, scaled as a mean loss would."""
     leaves, tree = jax.tree.flatten(out)
     size = max(math.prod(leaf.shape) for leaf in leaves)
-    drawn = [normal(10 + i, *leaf.shape) / size**0.5 for i, leaf in enumerate(leaves)]
+    drawn = [
+        (normal(10 + i, *leaf.shape) / size**0.5).astype(leaf.dtype)
+        for i, leaf in enumerate(leaves)
+    ]
     return jax.tree.unflatten(tree, drawn)

@@ -5,6 +5,8 @@ from experiments.benchmark.arms import Case
 from jaxnn.models import rnn
 from jaxnn.models.transformer_config import gpt2, llama
 
+ACCELERATOR = ("gpt2-124m",)  # too large for a CPU, unless it is asked for
+
 
 def cases(small: int = 1) -> dict[str, Case]:
     """Every case by its name; sizes that only cost time are divided by `small`."""
@@ -28,6 +30,19 @@ def cases(small: int = 1) -> dict[str, Case]:
         ),
         "llama-large": models.transformer_step(
             8, s(256), llama(vocabulary=256, positions=256, width=s(256), kv_heads=2)
+        ),
+        "gpt2-124m": models.gpt2_step(
+            s(8),
+            s(1024),
+            gpt2(
+                vocabulary=s(50304),
+                positions=s(1024),
+                layers=s(12),
+                width=s(12) * s(64),
+                heads=s(12),
+                chunk=s(2048),
+            ),
+            block=s(256),
         ),
         "autoencoder-small": models.autoencoder_step(s(32), (64, s(256), 2)),
         "autoencoder-large": models.autoencoder_step(s(128), (784, s(512), 16)),

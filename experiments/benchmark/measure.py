@@ -20,12 +20,17 @@ from experiments.benchmark.arms import (
     LeftOutError,
     compiled,
     copy,
+    in_a_line,
+    on_accelerator,
+    precision,
     product,
 )
 
 PRODUCT, COPY = "one large product", "one large copy"
-PRODUCT_SIZE, QUICK_PRODUCT_SIZE = 2048, 512
-COPY_SIZE, QUICK_COPY_SIZE = 2**26, 2**24
+# Enough to keep a processor busy, and far more than its caches hold.
+PRODUCT_SIZE, COPY_SIZE = 2048, 2**26
+QUICK_PRODUCT_SIZE, QUICK_COPY_SIZE = 512, 2**24
+ACCELERATOR_PRODUCT_SIZE, ACCELERATOR_COPY_SIZE = 8192, 2**29
 TURN_SECONDS = 0.02  # at least so long does a turn take: what is shorter is called more often
 STRONGEST = "strongest"
 AGAINST = {
@@ -118,6 +123,13 @@ class Result:
         return moved and moved / self.time(self.case.base).middle / floors.copy
 
 
+def floor_sizes(quick: bool) -> tuple[int, int]:
+    """The sizes of one large product and one large copy."""
+    if on_accelerator():
+        return ACCELERATOR_PRODUCT_SIZE, ACCELERATOR_COPY_SIZE
+    return (QUICK_PRODUCT_SIZE, QUICK_COPY_SIZE) if quick else (PRODUCT_SIZE, COPY_SIZE)
+
+
 def measure(
     case: Case,
     rounds: int,
@@ -125,18 +137,34 @@ def measure(
     product_size: int = PRODUCT_SIZE,
     skip: Iterable[str] = (),
 ) -> Result:
-    """Build the arms, compare what they give, and time those that agree."""
+    """Build the arms, compare what they give, and time those that agree.
+
+    A rival that fails is left out; where the base or `jax.grad` itself fails, nothing is measured.
+    """
+    with precision(case.dtype):
+        return _measure(case, rounds, order, product_size, skip)
+
+
+def _measure(
+    case: Case, rounds: int, order: random.Random, product_size: int, skip: Iterable[str]
+) -> Result:
     builds = {name: build for name, build in case.make().items() if name not in skip}
     arms, left_out = {}, {}
     for name in order.sample(list(builds), len(builds)):
         try:
             arms[name] = builds[name]()
+            arms[name].run()
         except LeftOutError as reason:
             left_out[name] = str(reason)
+        except RuntimeError as error:  # XLA's and PyTorch's: no memory, no such kernel
+            if name in (case.base, AUTODIFF):
+                raise
+            arms.pop(name, None)
+            left_out[name] = in_a_line(error)
     arms = {name: arms[name] for name in builds if name in arms}
     wrong = _disagreeing(arms, case)
     agreed = {name: arm for name, arm in arms.items() if name not in wrong}
-    timed = agreed | ({PRODUCT: product(product_size)} if case.flops else {})
+    timed = agreed | ({PRODUCT: product(product_size, case.dtype)} if case.flops else {})
     seconds = time_in_turns({name: arm.run for name, arm in timed.items()}, rounds, order)
     rate = _rate(product_size, seconds.pop(PRODUCT)) if case.flops else None
     known = {name: arm._replace(run=_done) for name, arm in agreed.items()}
@@ -181,7 +209,9 @@ def _disagreeing(arms: Mapping[str, Arm], case: Case) -> dict[str, str]:
     for name, arm in arms.items():
         for what, a, b in zip(("result", "gradient"), _answer(arm), expected, strict=True):
             difference = _difference(a, b)
-            if not difference <= case.agree:
+            if a.dtype != b.dtype:
+                wrong[name] = f"its {what} is {a.dtype}, {reference}'s {b.dtype}"
+            elif not difference <= case.agree:
                 wrong[name] = f"its {what} is not {reference}'s: off by {difference:.1e} of scale"
     return wrong
 
@@ -189,21 +219,23 @@ def _disagreeing(arms: Mapping[str, Arm], case: Case) -> dict[str, str]:
 def _answer(arm: Arm) -> list[Any]:
     """The first array of the result, and of the gradients."""
     leaves = [jax.tree.leaves(part) for part in arm.run()]
-    return [np.asarray(part[0]) if part else np.zeros(()) for part in leaves]
+    return [arm.read(part[0]) if part else np.zeros(()) for part in leaves]
 
 
 def _difference(a: Any, b: Any) -> float:
     """The largest by the scale; infinite where the shapes differ, NaN where a number is none."""
     if a.shape != b.shape:
         return math.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
     scale = float(np.abs(b).max()) or 1.0
     return float(np.abs(a - b).max()) / scale
 
 
 def floors(product_size: int, copy_size: int, rounds: int, order: random.Random) -> Floors:
     """What one large product and one large copy reach alone."""
-    compiled(lambda x: (x + 1, ()), np.zeros(3, np.float32))  # JAX starts
-    arms = {PRODUCT: product(product_size).run, COPY: copy(copy_size).run}
+    with precision(np.float32):
+        compiled(lambda x: (x + 1, ()), np.zeros(3, np.float32))  # JAX starts
+        arms = {PRODUCT: product(product_size).run, COPY: copy(copy_size).run}
     seconds = time_in_turns(arms, rounds, order)
     return Floors(_rate(product_size, seconds[PRODUCT]), 8 * copy_size / median(seconds[COPY]))
 

@@ -14,6 +14,7 @@ from experiments.benchmark.arms import (
     BY_HAND,
     Builds,
     Case,
+    LeftOutError,
     compiled,
     integers,
     named,
@@ -27,7 +28,10 @@ from jaxnn.models.transformer_block import NORMS, block_fwd
 from jaxnn.models.transformer_config import Config
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.multi_head import MultiHead
+from jaxnn.ops.reductions import widen
 from jaxnn.ops.rotary import rotary
+
+AGREE_BFLOAT16 = 5e-2
 
 
 def _step(
@@ -39,6 +43,7 @@ def _step(
     stronger: Mapping[str, Callable[..., Array]] | None = None,
     other_configs: Mapping[str, Any] | None = None,
     flops: float | None = None,
+    dtype: Any = jnp.float32,
 ) -> Case:
     """A model's loss and gradient.
 
@@ -47,20 +52,20 @@ def _step(
         model: a module with the model functions.
         config: its configuration.
         draw: a batch.
-        peer: (`in_torch`, parameters, batch) -> what PyTorch does.
+        peer: (`torch_models`, parameters, batch) -> what PyTorch does.
         stronger: other forms of `loss(params, batch, config)`, by what they are.
         other_configs: for the hand-written gradient, by what they are.
         flops: see `Case`.
+        dtype: of the parameters.
     """
     hands = {"": config} | dict(other_configs or {})
     saved = jax.checkpoint(model.loss, policy=_is_product, static_argnums=2)
     losses = {"": model.loss, "only products saved": saved} | dict(stronger or {})
 
     def make() -> Builds:
-        params, batch = (
-            jax.jit(model.init_params, static_argnums=1)(jax.random.key(0), config),
-            draw(),
-        )
+        params = jax.jit(model.init_params, static_argnums=1)(jax.random.key(0), config)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        batch = draw()
         builds: Builds = {}
         for name, setting in hands.items():
             by_hand = partial(model.manual_value_and_grad, config=setting)
@@ -68,9 +73,9 @@ def _step(
         for name, loss in losses.items():
             by_autodiff = jax.value_and_grad(partial(_of_two, loss, config))
             builds[named(AUTODIFF, name)] = partial(compiled, by_autodiff, params, batch)
-        return builds | peers(lambda torch: peer(torch, params, batch))
+        return builds | peers("torch_models", lambda torch: peer(torch, params, batch))
 
-    return Case(what, make, step=True, flops=flops)
+    return Case(what, make, step=True, flops=flops, dtype=dtype)
 
 
 def _of_two(loss: Callable[..., Array], config: Any, params: Any, batch: Any) -> Array:
@@ -120,8 +125,7 @@ def rnn_step(n: int, t: int, config: rnn.Config) -> Case:
 def transformer_step(n: int, t: int, config: Config) -> Case:
     """A decoder; by hand also with `recompute`."""
     return _step(
-        f"{config.layers} layers of {config.width}, {config.heads} heads, vocabulary "
-        f"{config.vocabulary}, T {t}, batch {n}",
+        _sizes(config, n, t),
         transformer,
         config,
         lambda: _tokens(config.vocabulary, n, t),
@@ -133,6 +137,32 @@ def transformer_step(n: int, t: int, config: Config) -> Case:
         {"recompute": dataclasses.replace(config, recompute=True)},
         transformer_flops(config, n, t),
     )
+
+
+def gpt2_step(n: int, t: int, config: Config, block: int) -> Case:
+    """A decoder in bfloat16, as accelerators train them; for autodiff also with cuDNN's attention.
+
+    "cuDNN attention" is `_plain_transformer_loss` with `jax.nn.dot_product_attention` by cuDNN.
+    """
+    cudnn = partial(_plain_transformer_loss, attention=_cudnn_attention)
+    case = _step(
+        f"{_sizes(config, n, t)}, bfloat16",
+        transformer,
+        config,
+        lambda: _tokens(config.vocabulary, n, t),
+        lambda torch, params, batch: torch.transformer(params, batch, config),
+        {
+            "cuDNN attention": cudnn,
+            "cuDNN attention, checkpointed": partial(cudnn, checkpoint=True),
+        },
+        {
+            "recompute": dataclasses.replace(config, recompute=True),
+            f"block {block}": dataclasses.replace(config, block=block),
+        },
+        transformer_flops(config, n, t),
+        jnp.bfloat16,
+    )
+    return case._replace(agree=AGREE_BFLOAT16)
 
 
 def autoencoder_step(n: int, sizes: tuple[int, ...]) -> Case:
@@ -162,13 +192,31 @@ def _unrolled_rnn_loss(params: rnn.Params, batch: text.Batch, config: rnn.Config
     return cross_entropy(linear.fwd(params.output, x)[0], batch.targets)
 
 
+def _cudnn_attention(q: Array, k: Array, v: Array) -> Array:
+    """Causal attention by cuDNN's kernel, which takes no other dtypes than of 16 bits.
+
+    Raises:
+        LeftOutError: JAX computes on no GPU.
+    """
+    if jax.default_backend() != "gpu":
+        raise LeftOutError(f"cuDNN is for GPUs, JAX is on {jax.devices()[0]}")
+    y: Array = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    return y
+
+
+def _jax_attention(q: Array, k: Array, v: Array) -> Array:
+    y: Array = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    return y
+
+
 def _plain_transformer_loss(
     params: transformer.Params,
     batch: text.Batch,
     config: Config,
     checkpoint: bool = False,
+    attention: Callable[[Array, Array, Array], Array] = _jax_attention,
 ) -> Array:
-    """No scan over the layers, `jax.nn.dot_product_attention`, and all logits at once."""
+    """No scan over the layers, an attention of JAX's, and all logits at once, in float32."""
     positions = jnp.arange(batch.tokens.shape[1])
 
     def attend(params: MultiHead, x: Array) -> tuple[Array, None]:
@@ -179,7 +227,7 @@ def _plain_transformer_loss(
         )
         if config.position == "rotary":
             q, k = (rotary.fwd(a, positions, base=config.rotary_base)[0] for a in (q, k))
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        y = attention(q, k, v)
         return linear.fwd(Linear(wo, bo), y.reshape(x.shape))[0], None
 
     def layer(block: Any, x: Array) -> Array:
@@ -191,7 +239,15 @@ def _plain_transformer_loss(
     for number in range(config.layers):
         x = layer(jax.tree.map(lambda leaf, number=number: leaf[number], params.blocks), x)
     x, _ = NORMS[config.norm].fwd(params.norm, x, eps=config.eps)
-    return cross_entropy(x @ transformer.output_weights(params), batch.targets)
+    logits = widen(x @ transformer.output_weights(params))
+    return cross_entropy(logits, batch.targets).astype(x.dtype)
+
+
+def _sizes(config: Config, n: int, t: int) -> str:
+    return (
+        f"{config.layers} layers of {config.width}, {config.heads} heads, vocabulary "
+        f"{config.vocabulary}, T {t}, batch {n}"
+    )
 
 
 def _tokens(vocabulary: int, n: int, t: int) -> text.Batch:

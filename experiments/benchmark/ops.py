@@ -49,7 +49,7 @@ def _op(
         what: sizes and settings.
         op: with `fwd` and `bwd`.
         draw: its inputs.
-        peer: (`in_torch`, inputs, cotangent) -> what PyTorch does.
+        peer: (`torch_ops`, inputs, cotangent) -> what PyTorch does.
         wrt: the inputs that have cotangents.
         static: settings of the op.
         stronger: other forms of its forward, `function(*inputs) -> result`, by what they are.
@@ -87,7 +87,7 @@ def _op(
         for name, forward in forwards.items():
             run = partial(autodiff, forward=forward)
             builds[named(AUTODIFF, name)] = partial(compiled, run, inputs, dout)
-        return builds | peers(lambda torch: peer(torch, inputs, dout))
+        return builds | peers("torch_ops", lambda torch: peer(torch, inputs, dout))
 
     return Case(what, make)
 

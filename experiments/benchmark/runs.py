@@ -97,7 +97,10 @@ def _run(
         AUTODIFF: lambda: program("autodiff"),
         PYTHON_LOOP: python_loop,
         NUMPY: in_numpy,
-        **peers(lambda torch: torch.descent(state.params, batches, config, learning_rate, means)),
+        **peers(
+            "torch_models",
+            lambda torch: torch.descent(state.params, batches, config, learning_rate, means),
+        ),
     }
 
 
@@ -129,5 +132,5 @@ def _ladder() -> Builds:
     return {
         **rungs,
         NUMPY: lambda: Arm(lambda: (x @ y, ())),
-        **peers(lambda torch: torch.product(a, b)),
+        **peers("torch_ops", lambda torch: torch.product(a, b)),
     }

@@ -8,32 +8,41 @@ from statistics import geometric_mean
 from typing import Any
 
 import jax
+import numpy as np
+from jax.extend import backend
 
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, cores
 from experiments.benchmark.measure import AGAINST, Floors, Result, Spread
 
 SETTINGS = (  # of the environment
     "XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION",
 )  # fmt: skip
 PACKAGES = ("jax", "jaxlib", "numpy", "torch")
+PLUGINS = (  # named where they are installed
+    "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "libtpu",
+)  # fmt: skip
 
 
 def about() -> dict[str, str]:
     """The machine, and the versions of what runs on it."""
     versions = {}
-    for package in PACKAGES:
+    for package in PACKAGES + PLUGINS:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    device = jax.devices()[0]
+            if package in PACKAGES:
+                versions[package] = "not installed"
+    # One line of what the backend says of itself: "cpu", or "PJRT C API" and, say, "cuda 12090".
+    platform_version = " ".join(backend.get_backend().platform_version.split())
     return {
         "cores": str(cores()),
         "machine": platform.machine(),
-        "device": device.device_kind,
+        "device": jax.devices()[0].device_kind,
+        "platform": platform_version,
         "Python": platform.python_version(),
         **versions,
+        "float32 products": "in full, no TF32",
         **{name: os.environ[name] for name in SETTINGS if name in os.environ},
     }
 
@@ -55,20 +64,24 @@ def bars(results: Mapping[str, Result]) -> dict[str, dict[str, Spread]]:
     return {name: ratios for name, ratios in bars.items() if ratios}
 
 
-def print_case(name: str, result: Result) -> None:
+def print_case(case: str, result: Result) -> None:
     """Every arm of a case, each on a line."""
-    print(f"\n{name}: {result.case.what}")
+    print(f"\n{case}: {result.case.what}")
     print(f"  {'':46}{'ms':>10}{'quartiles':>24}{'MB':>9}{'compile s':>11}{'ratio':>8}")
-    for arm, (_, temporary, compile_seconds, _) in result.arms.items():
-        low, middle, high = (f"{1e3 * seconds:.4g}" for seconds in result.time(arm))
-        ratio = result.ratio(arm)
+    for name, arm in result.arms.items():
+        low, middle, high = (f"{1e3 * seconds:.4g}" for seconds in result.time(name))
+        ratio = result.ratio(name)
         print(
-            f"  {arm:46}{middle:>10}{f'{low} to {high}':>24}"
-            f"{_cell(temporary and temporary / 1e6, '.4g'):>9}{_cell(compile_seconds, '.2f'):>11}"
+            f"  {name:46}{middle:>10}{f'{low} to {high}':>24}"
+            f"{_cell(arm.temporary and arm.temporary / 1e6, '.4g'):>9}"
+            f"{_cell(arm.compile_seconds, '.2f'):>11}"
             f"{_cell(ratio and ratio.middle, '.2f'):>8}"
         )
-    for arm, reason in result.left_out.items():
-        print(f"  {arm}: {'DISAGREES' if arm in result.disagree else 'left out'}, {reason}")
+    for name, reason in result.left_out.items():
+        print(f"  {name}: {'DISAGREES' if name in result.disagree else 'left out'}, {reason}")
+    if result.rate:
+        dtype = np.dtype(result.case.dtype)
+        print(f"  one large product of {dtype} in turn with them: {result.rate / 1e9:.0f} GFLOP/s")
 
 
 def print_table(results: Mapping[str, Result], floors: Floors) -> None:
@@ -123,7 +136,9 @@ def _figures_of(result: Result, floors: Floors) -> dict[str, Any]:
     return {
         "what": result.case.what,
         "model_step": result.case.step,
+        "dtype": str(np.dtype(result.case.dtype)),
         "flops": result.case.flops,
+        "product_flops_per_second": result.rate,
         "share_of_product_rate": result.share,
         "share_of_copy_rate": result.copy_share(floors),
         "against": {
