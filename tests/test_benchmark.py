@@ -1,18 +1,31 @@
 """The benchmark's command, with planted arms on a clock that only they move; and real cases."""
 
+import dataclasses
 import json
 import math
 import random
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import torch_peer
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import measure, models, ops
-from experiments.benchmark.arms import Arm, Case, LeftOutError, cores
-from experiments.benchmark.cases import cases
+from experiments.benchmark import measure, models, ops, show
+from experiments.benchmark.arms import (
+    Arm,
+    Case,
+    LeftOutError,
+    compiled,
+    cores,
+    cotangent,
+    peers,
+    precision,
+    product,
+)
+from experiments.benchmark.cases import ACCELERATOR, cases
 from jaxnn.models.transformer_config import gpt2, llama
 
 
@@ -30,7 +43,12 @@ def planted(monkeypatch):
 
     def install(**cases):
         monkeypatch.setattr(measure, "clock", lambda: now[0])
-        monkeypatch.setattr(measure, "product", lambda size: arm(2 * size**3 / 1e9)())
+        rates = {jnp.float32: 1e9, jnp.bfloat16: 4e9}
+        monkeypatch.setattr(
+            measure,
+            "product",
+            lambda size, dtype=jnp.float32: arm(2 * size**3 / rates[dtype])(),
+        )
         monkeypatch.setattr(measure, "copy", lambda size: arm(8 * size / 1e9)())
         monkeypatch.setattr(benchmark, "cases", lambda small=1: cases)
         return cases
@@ -68,7 +86,7 @@ def test_an_arm_that_is_twice_as_slow_shows_the_ratio(planted, tmp_path, capsys)
     out = capsys.readouterr().out
     assert f"cores {cores()}, " in out
     assert f"jax {jax.__version__}" in out
-    assert "one product of 2048x2048 matrices: 1 GFLOP/s" in out
+    assert "one product of 2048x2048 matrices of float32: 1 GFLOP/s" in out
     assert "  jax.grad" in out
     assert "one copy of 268 MB: 1.0 GB/s" in out
     cells = ["500", "2.00", "1.50", "4.00", "3", "6", "0.25", "0.50", "20%", "40%"]
@@ -96,6 +114,7 @@ def test_an_arm_that_is_twice_as_slow_shows_the_ratio(planted, tmp_path, capsys)
         ({"result": 1.1}, "its result is not jax.grad's: off by 1.0e-01"),
         ({"gradient": (1.0, math.nan)}, "its gradient is not jax.grad's: off by nan"),
         ({"gradient": (1.0, 2.0, 0.0)}, "its gradient is not jax.grad's: off by inf"),
+        ({"gradient": np.float32([1, 2])}, "its gradient is float32, jax.grad's float64"),
     ],
 )
 def test_an_arm_that_disagrees_is_named_and_not_timed(planted, capsys, other, said):
@@ -126,6 +145,33 @@ def test_an_arm_that_is_left_out_says_why(planted, capsys):
     planted(case=Case("", lambda: arms))
     assert benchmark.main(rounds=1) == 0
     assert "PyTorch: left out, it is not installed" in capsys.readouterr().out
+
+
+def test_a_rival_that_fails_is_left_out_and_the_base_is_not(planted, capsys):
+    def fails():
+        raise RuntimeError("out of memory\nwhile it tried")
+
+    arms = {"by hand": planted.arm(1), "jax.grad": planted.arm(1), "PyTorch": lambda: Arm(fails)}
+    known = planted(case=Case("", lambda: arms))
+    assert benchmark.main(rounds=1) == 0
+    assert "PyTorch: left out, RuntimeError: out of memory\n" in capsys.readouterr().out
+    known["case"] = Case("", lambda: arms | {"by hand": lambda: Arm(fails)})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        benchmark.main(rounds=1)
+
+
+def test_a_share_is_of_a_product_in_the_same_dtype(planted, capsys, tmp_path):
+    arms = {"by hand": planted.arm(1), "jax.grad": planted.arm(1)}
+    narrow = Case("", lambda: arms, flops=1e9, dtype=jnp.bfloat16)
+    planted(narrow=narrow, wide=narrow._replace(dtype=jnp.float32))
+    assert benchmark.main(rounds=1, json=tmp_path / "b.json") == 0
+    out = capsys.readouterr().out
+    assert "one product of 2048x2048 matrices of float32: 1 GFLOP/s" in out
+    assert "one large product of bfloat16 in turn with them: 4 GFLOP/s" in out
+    assert [row_of(out, name)[8] for name in ("narrow", "wide")] == ["25%", "100%"]
+    figures = json.loads((tmp_path / "b.json").read_text())["cases"]["narrow"]
+    assert figures["dtype"] == "bfloat16"
+    assert figures["product_flops_per_second"] == pytest.approx(4e9)
 
 
 def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
@@ -170,7 +216,40 @@ def test_operations_are_counted_as_the_formula_says():
 
 
 def test_the_quick_mode_has_cases_that_exist():
-    assert set(benchmark.QUICK) < set(cases())
+    assert {*benchmark.QUICK, *ACCELERATOR} < set(cases())
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_is_too_large_for_a_cpu_is_run_where_it_is_not_or_asked_for(monkeypatch, quick):
+    known = cases(16)
+    assert not set(ACCELERATOR) & set(benchmark._chosen(known, (), quick))
+    assert tuple(benchmark._chosen(known, ACCELERATOR, quick)) == ACCELERATOR
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert set(ACCELERATOR) < set(benchmark._chosen(known, (), quick))
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "asked"),
+    [("gpu", "float32", True), ("gpu", "bfloat16", False), ("cpu", "float32", False)],
+)
+def test_products_of_float32_are_full_ones_on_any_device(monkeypatch, backend, dtype, asked):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    with precision(jnp.dtype(dtype)):
+        program = jax.make_jaxpr(lambda x: x @ x)(jnp.ones(2, dtype))
+    assert ("HIGHEST" in str(program)) == asked
+
+
+def test_inputs_are_of_the_dtype_asked_for():
+    result, _ = product(4, jnp.bfloat16).run()
+    assert result.dtype == jnp.bfloat16
+    drawn = cotangent(jax.ShapeDtypeStruct((3,), jnp.bfloat16))
+    assert drawn.dtype == jnp.bfloat16
+
+
+def test_the_machine_is_named():
+    about = show.about()
+    assert {"device", "platform", "jax", "float32 products"} < set(about)
+    assert "\n" not in about["platform"]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +290,38 @@ def test_real_cases_agree_and_are_timed(monkeypatch, capsys):
     assert row_of(out, "layer-norm")
 
 
+def test_gpt2_in_bfloat16_agrees_and_a_wrong_gradient_of_it_does_not(monkeypatch):
+    monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
+    products = []
+
+    def recorded(size, dtype):
+        products.append(dtype)
+        return product(size, dtype)
+
+    monkeypatch.setattr(measure, "product", recorded)
+    case = cases(16)["gpt2-124m"]
+
+    def make():
+        builds = case.make()
+        by_hand, params, batch = builds["by hand"].args
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+        half = dataclasses.replace(by_hand.keywords["config"], window=32)
+        builds["half seen"] = lambda: compiled(partial(by_hand, config=half), params, batch)
+        return builds
+
+    skip = ("jax.grad, only products saved", "PyTorch compiled")
+    result = measure.measure(case._replace(make=make), 1, random.Random(0), 16, skip)
+    expected = {"by hand", "by hand, recompute", "by hand, block 16", "jax.grad"}
+    if torch_peer.installed:
+        expected |= {"PyTorch", "PyTorch, one thread"}
+    assert set(result.seconds) == expected
+    assert result.disagree == ("half seen",)
+    for form in ("cuDNN attention", "cuDNN attention, checkpointed"):
+        assert result.left_out[f"jax.grad, {form}"].startswith("cuDNN is for GPUs, JAX is on")
+    assert products == [jnp.bfloat16]
+    assert result.share > 0
+
+
 def test_pytorch_does_the_same_work(monkeypatch):
     pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'")
     monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
@@ -219,3 +330,50 @@ def test_pytorch_does_the_same_work(monkeypatch):
         result = measure.measure(known[name], 1, random.Random(0), 16, {"PyTorch compiled"})
         assert not result.left_out
         assert {"by hand", "jax.grad", "PyTorch", "PyTorch, one thread"} <= set(result.seconds)
+
+
+@pytest.mark.parametrize(
+    ("backend", "has_cuda", "device"),
+    [("cpu", True, "cpu"), ("gpu", True, "cuda"), ("gpu", False, None), ("tpu", True, None)],
+)
+def test_pytorch_computes_where_jax_does_or_is_left_out(monkeypatch, backend, has_cuda, device):
+    torch = pytest.importorskip(
+        "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    assert torch_peer.device() == device
+    if device is None:
+        with pytest.raises(LeftOutError, match="it would run on the CPU, JAX on .*: it finds no"):
+            peers("torch_ops", lambda torch: torch.product(1, 2))["PyTorch"]()
+
+
+def test_on_a_gpu_pytorch_has_no_threads_to_choose_and_is_waited_for(monkeypatch):
+    torch = pytest.importorskip(
+        "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
+    )
+    from experiments.benchmark import in_torch
+
+    waited = []
+    monkeypatch.setattr(in_torch, "DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
+    x = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    builds = in_torch.builds({"": in_torch.Work(lambda: (x * x).sum(), [x])})
+    assert list(builds) == ["PyTorch", "PyTorch compiled"]
+    arm = builds["PyTorch"]()
+    assert not waited
+    result, gradient = map(arm.read, arm.run())
+    assert len(waited) == 1
+    assert result == 3
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gradient, jnp.full(3, 2, jnp.bfloat16))
+
+
+def test_pytorch_takes_and_gives_arrays_of_bfloat16():
+    pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'")
+    from experiments.benchmark import in_torch
+
+    x = jnp.arange(5, dtype=jnp.bfloat16) / 3
+    tensor = in_torch.learned(x)
+    assert str(tensor.dtype) == "torch.bfloat16"
+    np.testing.assert_array_equal(in_torch._read(tensor), x)

@@ -31,6 +31,10 @@ from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.reductions import widen
 from jaxnn.ops.rotary import rotary
 
+# By hand, by `jax.grad` and in PyTorch, a table's gradient in bfloat16 is off by 0.9 to 1.7% of the
+# scale from what float32 makes of the same numbers, each in its own way: from one another by up to
+# 2.1%. So it is for 2 layers of 8 as for 12 of 512 (CPU, jaxlib 0.10.2), two to five roundings of
+# 2^-8. An attention that sees half the tokens changes it by 13% and more.
 AGREE_BFLOAT16 = 5e-2
 
 
