@@ -344,7 +344,7 @@ def test_pytorch_computes_where_jax_does_or_is_left_out(monkeypatch, backend, ha
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
     assert torch_peer.device() == device
     if device is None:
-        with pytest.raises(LeftOutError, match="it would run on the CPU, JAX on .*: it finds no"):
+        with pytest.raises(LeftOutError, match="it would run on the CPU, JAX on"):
             peers("torch_ops", lambda torch: torch.product(1, 2))["PyTorch"]()
 
 
