@@ -12,7 +12,7 @@ jaxlib 0.10.2). Where the logits are few, they are computed once and their softm
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,19 +111,24 @@ def linear_cross_entropy_fwd(
         return loss, LinearCrossEntropyResiduals(w, x, labels, softmax)
 
     rows, targets, valid = _rows(w, x, labels)
-    chunk_of, starts = _chunks(w, rows, targets, chunk)
+    chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
     zero = jnp.zeros_like(valid)
 
     def add(
         sums: tuple[Array, Array, Array, Array], start: Array
     ) -> tuple[tuple[Array, Array, Array, Array], None]:
         largest, total, label_z, sum_z = sums
-        _, _, z, is_label, is_new = chunk_of(start)
+        first, _, z, is_new = chunk_of(start)
         seen = jnp.where(is_new, z, -jnp.inf).max(-1)
         larger = lax.stop_gradient(jnp.maximum(largest, seen))
         exp = jnp.where(is_new, jnp.exp(z - larger[:, None]), 0).sum(-1)
         total = total * jnp.exp(largest - larger) + exp
-        label_z = label_z + jnp.where(is_label & is_new, z, 0).sum(-1)
+        # An element of each row: a sum over the chunk, where it is the label, takes 1.15 times as
+        # long for the whole pass.
+        place = (targets - first)[:, None]
+        found = jnp.take_along_axis(z, place, 1, mode="clip")[:, 0]
+        is_here = (targets >= start) & (targets < first + z.shape[1])
+        label_z = jnp.where(is_here, found, label_z)
         sum_z = sum_z + jnp.where(is_new, z, 0).sum(-1) if label_smoothing else sum_z
         return (larger, total, label_z, sum_z), None
 
@@ -155,14 +160,15 @@ def linear_cross_entropy_bwd(
         return dw, dz @ w.T, None
 
     rows, targets, valid = _rows(w, x, labels)
-    chunk_of, starts = _chunks(w, rows, targets, chunk)
+    chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
     largest, log_sum = (of_rows[:, None] for of_rows in kept)
     dlosses = (reduce_bwd(dloss, labels.size, reduction).ravel() * valid)[:, None]
 
     def add(sums: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
         dw, dx = sums
-        first, part, z, is_label, is_new = chunk_of(start)
+        first, part, z, is_new = chunk_of(start)
         p = jnp.exp(z - largest - log_sum)
+        is_label = targets[:, None] == first + jnp.arange(z.shape[1], dtype=first.dtype)
         dz = slopes(p, is_label, largest + log_sum, w.shape[1], label_smoothing, z_loss)
         dz = (dz * dlosses).astype(x.dtype)
         dw = lax.dynamic_update_slice_in_dim(dw, rows.T @ dz, first, axis=1)
@@ -186,9 +192,9 @@ def _rows(w: Array, x: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 
 def _chunks(
-    w: Array, rows: Array, labels: Array, chunk: int | None
+    w: Array, rows: Array, chunk: int | None, dtype: Any
 ) -> tuple[Callable[[Array], tuple[Array, ...]], Array]:
-    """What computes a chunk of the logits from where it starts, and where each starts.
+    """What computes a chunk of the logits from where it starts, and where each starts (integers).
 
     The last chunk reaches back to be as wide as the others: its classes that were there before are
     not new, and are not to be counted again.
@@ -197,11 +203,11 @@ def _chunks(
 
     def chunk_of(start: Array) -> tuple[Array, ...]:
         first = jnp.minimum(start, w.shape[1] - size)
-        classes = first + jnp.arange(size, dtype=labels.dtype)
+        classes = first + jnp.arange(size, dtype=dtype)
         part = lax.dynamic_slice_in_dim(w, first, size, axis=1)
-        return first, part, widen(rows @ part), labels[:, None] == classes, classes >= start
+        return first, part, widen(rows @ part), classes >= start
 
-    return chunk_of, jnp.arange(0, w.shape[1], size, dtype=labels.dtype)
+    return chunk_of, jnp.arange(0, w.shape[1], size, dtype=dtype)
 
 
 def _example(key: Array) -> tuple[Array, Array, Array]:
