@@ -22,9 +22,10 @@ from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd, widen
 
 
 class CrossEntropyResiduals(NamedTuple):
-    """The class probabilities (..., K), their log-normaliser L (..., 1), the labels (...)."""
+    """exp(z - m) (..., K) with the row's largest logit m, their sum and L (..., 1), labels (...)."""
 
-    probabilities: Array
+    exp: Array
+    total: Array
     log_normaliser: Array
     labels: Array
 
@@ -45,7 +46,8 @@ def softmax_cross_entropy_fwd(
     (Szegedy et al., 2016, section 7). c, `z_loss`, holds the log-normaliser L near 0 (Chowdhery et
     al., 2022, section 5). Stable for logits of any finite size: the largest is subtracted first.
 
-    Saves the softmax, one value per logit, in its dtype, and L, one per row. Nothing is recomputed.
+    Saves exp(z_j - m) with the row's largest logit m, one value per logit, in its dtype, and two per
+    row: their sum and L. Nothing else is recomputed than the softmax, their quotient.
 
     Args:
         logits: z (..., K), at least one row and one class.
@@ -64,21 +66,18 @@ def softmax_cross_entropy_fwd(
     )
     check_labels(logits, labels)
     z = widen(logits)
-    is_label, valid = _one_hot(labels, z.shape[-1], z.dtype)
-    z = z * valid
+    labels, valid = validated(labels, z.shape[-1], z.dtype)
     largest = lax.stop_gradient(z.max(-1, keepdims=True))
     exp = jnp.exp(z - largest)
     total = exp.sum(-1, keepdims=True)
     log_sum = jnp.log(total)
-    label_z = jnp.where(is_label, z, 0 * valid).sum(-1)
+    label_z = jnp.take_along_axis(z, labels[..., None], -1, mode="clip")[..., 0]
     mean_z = z.mean(-1) if label_smoothing else None
     losses = losses_of_rows(
         label_z, mean_z, largest[..., 0], log_sum[..., 0], label_smoothing, z_loss
     )
-    # Compiled for the CPU, exp(NaN) can be any number (jaxlib 0.10.2): hence `valid` once more.
-    p = (exp / total * valid).astype(logits.dtype)
-    loss = reduce_fwd(losses, reduction).astype(logits.dtype)
-    return loss, CrossEntropyResiduals(p, largest + log_sum, labels)
+    loss = reduce_fwd(losses * valid, reduction).astype(logits.dtype)
+    return loss, CrossEntropyResiduals(exp.astype(logits.dtype), total, largest + log_sum, labels)
 
 
 def softmax_cross_entropy_bwd(
@@ -90,12 +89,12 @@ def softmax_cross_entropy_bwd(
     reduction: str = "mean",
 ) -> tuple[Array, None]:
     """dz = (p - q + 2 c L p) dl with q = (1 - s) one-hot of the label + s / K; labels have none."""
-    probabilities, log_normaliser, labels = residuals
-    p = widen(probabilities)
-    is_label, _ = _one_hot(labels, p.shape[-1], p.dtype)
-    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None]
+    exp, total, log_normaliser, labels = residuals
+    p = widen(exp) / total
+    is_label, valid = _one_hot(labels, p.shape[-1], p.dtype)
+    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None] * valid
     dz = slopes(p, is_label, log_normaliser, p.shape[-1], label_smoothing, z_loss)
-    return (dz * dlosses).astype(probabilities.dtype), None
+    return (dz * dlosses).astype(exp.dtype), None
 
 
 def losses_of_rows(
