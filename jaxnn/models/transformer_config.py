@@ -58,7 +58,7 @@ class Config:
         window: how many tokens one sees, itself and those before it; None for all.
         rotary_base: see `rotary_fwd`.
         eps: of the norms.
-        chunk: rows of logits that the loss holds at a time; None for six and a half million logits.
+        chunk: classes whose logits the loss holds at a time; None for two million logits.
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.

@@ -22,9 +22,10 @@ from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd, widen
 
 
 class CrossEntropyResiduals(NamedTuple):
-    """The class probabilities (..., K), their log-normaliser L (..., 1), the labels (...)."""
+    """exp(z - m) (..., K) with the row's largest logit m, their sum and L (..., 1), labels (...)."""
 
-    probabilities: Array
+    exp: Array
+    total: Array
     log_normaliser: Array
     labels: Array
 
@@ -45,7 +46,8 @@ def softmax_cross_entropy_fwd(
     (Szegedy et al., 2016, section 7). c, `z_loss`, holds the log-normaliser L near 0 (Chowdhery et
     al., 2022, section 5). Stable for logits of any finite size: the largest is subtracted first.
 
-    Saves the softmax, one value per logit, in its dtype, and L, one per row. Nothing is recomputed.
+    Saves exp(z_j - m) with the row's largest logit m, one value per logit, in its dtype, and two per
+    row: their sum and L. Nothing else is recomputed than the softmax, their quotient.
 
     Args:
         logits: z (..., K), at least one row and one class.
@@ -64,23 +66,18 @@ def softmax_cross_entropy_fwd(
     )
     check_labels(logits, labels)
     z = widen(logits)
-    is_label, valid = _one_hot(labels, z.shape[-1], z.dtype)
-    z = z * valid
+    labels, valid = validated(labels, z.shape[-1], z.dtype)
     largest = lax.stop_gradient(z.max(-1, keepdims=True))
     exp = jnp.exp(z - largest)
     total = exp.sum(-1, keepdims=True)
     log_sum = jnp.log(total)
-    log_p = z - largest - log_sum
-    losses = -jnp.where(is_label, log_p, 0 * valid).sum(-1)
-    if label_smoothing:  # else 0 times the infinite log p of a class that is ruled out is NaN
-        losses = (1 - label_smoothing) * losses - label_smoothing * log_p.mean(-1)
-    log_normaliser = largest + log_sum
-    if z_loss:
-        losses = losses + z_loss * log_normaliser[..., 0] ** 2
-    # Compiled for the CPU, exp(NaN) can be any number (jaxlib 0.10.2): hence `valid` once more.
-    p = (exp / total * valid).astype(logits.dtype)
-    loss = reduce_fwd(losses, reduction).astype(logits.dtype)
-    return loss, CrossEntropyResiduals(p, log_normaliser, labels)
+    label_z = jnp.take_along_axis(z, labels[..., None], -1, mode="clip")[..., 0]
+    mean_z = z.mean(-1) if label_smoothing else None
+    losses = losses_of_rows(
+        label_z, mean_z, largest[..., 0], log_sum[..., 0], label_smoothing, z_loss
+    )
+    loss = reduce_fwd(losses * valid, reduction).astype(logits.dtype)
+    return loss, CrossEntropyResiduals(exp.astype(logits.dtype), total, largest + log_sum, labels)
 
 
 def softmax_cross_entropy_bwd(
@@ -92,16 +89,53 @@ def softmax_cross_entropy_bwd(
     reduction: str = "mean",
 ) -> tuple[Array, None]:
     """dz = (p - q + 2 c L p) dl with q = (1 - s) one-hot of the label + s / K; labels have none."""
-    probabilities, log_normaliser, labels = residuals
-    p = widen(probabilities)
-    classes = p.shape[-1]
-    is_label, _ = _one_hot(labels, classes, p.dtype)
+    exp, total, log_normaliser, labels = residuals
+    p = widen(exp) / total
+    is_label, valid = _one_hot(labels, p.shape[-1], p.dtype)
+    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None] * valid
+    dz = slopes(p, is_label, log_normaliser, p.shape[-1], label_smoothing, z_loss)
+    return (dz * dlosses).astype(exp.dtype), None
+
+
+def losses_of_rows(
+    label_z: Array,
+    mean_z: Array | None,
+    largest: Array,
+    log_sum: Array,
+    label_smoothing: float,
+    z_loss: float,
+) -> Array:
+    """l of `softmax_cross_entropy_fwd` for each row.
+
+    Args:
+        label_z: the label's logit (...).
+        mean_z: the mean logit (...); without smoothing None, for where a class is ruled out by an
+            infinite one, 0 times that is NaN.
+        largest: logit of all classes (...), subtracted first so that no digit is lost to it.
+        log_sum: log sum_j exp(z_j - largest) (...): L is the sum of the two.
+        label_smoothing: s.
+        z_loss: c.
+    """
+    losses = log_sum - (label_z - largest)
+    if mean_z is not None:
+        spread = log_sum - (mean_z - largest)
+        losses = (1 - label_smoothing) * losses + label_smoothing * spread
+    return losses + z_loss * (largest + log_sum) ** 2 if z_loss else losses
+
+
+def slopes(
+    p: Array,
+    is_label: Array,
+    log_normaliser: Array,
+    classes: int,
+    label_smoothing: float,
+    z_loss: float,
+) -> Array:
+    """dz for dl = 1: p - q + 2 c L p of all of the `classes`, or of some."""
     q = (1 - label_smoothing) * is_label.astype(p.dtype) + label_smoothing / classes
-    dlosses = reduce_bwd(dloss, labels.size, reduction)[..., None]
     dz = p - q
-    if z_loss:  # or the log-normaliser is not even kept
-        dz = dz + 2 * z_loss * log_normaliser * p
-    return (dz * dlosses).astype(probabilities.dtype), None
+    # Without z_loss the log-normaliser is not even kept.
+    return dz + 2 * z_loss * log_normaliser * p if z_loss else dz
 
 
 class HingeResiduals(NamedTuple):
@@ -156,16 +190,22 @@ def multiclass_hinge_bwd(
 
 
 def _one_hot(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
-    """Booleans (..., classes), which class is the label; 1 or NaN (..., 1), whether one is.
+    """Booleans (..., classes), which class is the label; 1 or NaN (..., 1), whether one is."""
+    labels, valid = validated(labels, classes, dtype)
+    is_label = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
+    return is_label, valid[..., None]
+
+
+def validated(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
+    """The labels, wide enough to be compared with any class; 1 or NaN, whether each is one.
 
     A label out of range marks no class, which would count as a certain success: multiplying its
     row by NaN makes its loss NaN instead and, by the same factor, every gradient of it.
     """
-    if labels.dtype.itemsize < 4:  # too narrow to count to every number of classes
+    if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
-    is_label = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
     valid = jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan)
-    return is_label, valid[..., None].astype(dtype)
+    return labels, valid.astype(dtype)
 
 
 def check_labels(

@@ -1,41 +1,60 @@
-"""The last linear layer and the softmax cross-entropy together, a few rows at a time.
+"""The last linear layer and the softmax cross-entropy together, a few classes at a time.
 
     z = x w,  l = softmax_cross_entropy(z, label);   dz = (p - q) dl,  dw = x^T dz,  dx = dz w^T
 
 With a large vocabulary the logits z are by far the largest array of a language model. Here no more
-than `chunk` rows of them exist at once. Where all losses become one number, dl is the same number
-for every row: dw and dx but for that factor are taken in the forward, while the logits are there.
-Where each keeps its own loss, the backward computes the logits again.
+than `chunk` classes of them exist at once: the forward sums exp(z_j) chunk by chunk, less the
+largest so far, and keeps one sum per row; the backward computes each chunk's logits again, and has
+its columns of dw and its part of dx while they are in a cache. That is four matrix products for
+three, and faster nevertheless: all at once takes 1.2 to 1.7 times as long for 50,304 classes (CPU,
+jaxlib 0.10.2). Where the logits are few, they are computed once and their softmax is kept.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxnn.checks import check_integer, check_one_dtype
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import (
+    CrossEntropyResiduals,
     check_cross_entropy,
     check_labels,
+    losses_of_rows,
+    slopes,
     softmax_cross_entropy_bwd,
     softmax_cross_entropy_fwd,
+    validated,
 )
 from jaxnn.ops.reductions import reduce_bwd, reduce_fwd, widen
 
-# How many to hold at once, if nothing else is asked for: enough to keep any matrix product busy.
-LOGITS = 6_500_000
+# How many to hold at once if nothing else is asked for, and of how many classes at least: what a
+# cache holds, and enough to keep any matrix product busy.
+LOGITS, CLASSES = 2**21, 128
+
+
+class Normaliser(NamedTuple):
+    """Of each row (N,) the largest logit m, and log sum_j exp(z_j - m)."""
+
+    largest: Array
+    log_sum: Array
 
 
 class LinearCrossEntropyResiduals(NamedTuple):
-    """Weights (D, V), features (N, D), labels (N,); with one loss for all, dw and dx for dl = 1."""
+    """Weights (D, V), features (..., D), labels (...), and what is kept of the logits.
+
+    All at once, their softmax; in chunks, the rows' `Normaliser`.
+    """
 
     w: Array
     x: Array
     labels: Array
-    unit: tuple[Array, Array] | None
+    kept: CrossEntropyResiduals | Normaliser
 
 
 def linear_cross_entropy_fwd(
@@ -50,19 +69,18 @@ def linear_cross_entropy_fwd(
 ) -> tuple[Array, LinearCrossEntropyResiduals]:
     """`softmax_cross_entropy` of the logits x w, in nats, without ever holding all of them.
 
-    At any time there are a few times `chunk` V values of logits and their cotangents. dw is summed
-    over the chunks in float32 or wider.
+    At any time there are a few times N `chunk` logits and their cotangents, of N rows.
 
-    With "mean" and "sum" saves dw and dx, as many values as w and x: nothing is recomputed, and a
-    compiler that finds them unused leaves them out. With "none" saves the inputs, there already:
-    no extra bytes, and the backward recomputes the logits, one matrix product more.
+    Saves two numbers per row, and recomputes the logits, one matrix product more. If `chunk` is V
+    or more, or None and there are no more than two million logits, saves their softmax, and nothing
+    is recomputed.
 
     Args:
         w: (D, V), V classes; of a tied model the transposed table of its embedding.
         x: (..., D), of the dtype of w, at least one row.
         labels: (...) integers in [0, V).
-        chunk: rows of logits to hold at once; any number, whether or not it divides all rows. None
-            for as many as have six and a half million logits.
+        chunk: classes whose logits to hold at once; any number, whether or not it divides V. None
+            for as many as have two million logits.
         label_smoothing: as `softmax_cross_entropy`.
         z_loss: as `softmax_cross_entropy`.
         reduction: "mean", "sum" or "none", which gives (...).
@@ -86,25 +104,41 @@ def linear_cross_entropy_fwd(
     check_labels(jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[1]), x.dtype), labels, name)
     w, x = jnp.asarray(w), jnp.asarray(x)
 
-    each = _each(label_smoothing, z_loss)
-    rows, labels = x.reshape(-1, w.shape[0]), labels.ravel()
-    real = jnp.ones(labels.shape, x.dtype)
+    if _size(w, x, chunk) >= w.shape[1]:
+        loss, softmax = softmax_cross_entropy_fwd(
+            x @ w, labels, label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction
+        )
+        return loss, LinearCrossEntropyResiduals(w, x, labels, softmax)
 
-    def of_chunk(dw: Array | None, chunk: Any) -> tuple[Array | None, Any]:
-        x, labels, real = chunk
-        losses, residuals = softmax_cross_entropy_fwd(x @ w, labels, **each)
-        if dw is None:
-            return None, (losses, None)
-        dw, dx = _of_logits(dw, w, x, softmax_cross_entropy_bwd(residuals, real, **each)[0])
-        return dw, (losses, dx)
+    rows, targets, valid = _rows(w, x, labels)
+    chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
+    zero = jnp.zeros_like(valid)
 
-    zeros = None if reduction == "none" else widen(jnp.zeros_like(w))
-    chunks = _chunks((rows, labels, real), chunk, w.shape[1])
-    dw, (losses, dx) = lax.scan(of_chunk, zeros, chunks)
-    losses = losses.ravel()[: labels.size].reshape(x.shape[:-1])
-    loss = reduce_fwd(widen(losses), reduction).astype(x.dtype)
-    unit = None if dw is None else (dw, _joined(dx, x))
-    return loss, LinearCrossEntropyResiduals(w, x, labels, unit)
+    def add(
+        sums: tuple[Array, Array, Array, Array], start: Array
+    ) -> tuple[tuple[Array, Array, Array, Array], None]:
+        largest, total, label_z, sum_z = sums
+        first, _, z, is_new = chunk_of(start)
+        seen = jnp.where(is_new, z, -jnp.inf).max(-1)
+        larger = lax.stop_gradient(jnp.maximum(largest, seen))
+        exp = jnp.where(is_new, jnp.exp(z - larger[:, None]), 0).sum(-1)
+        total = total * jnp.exp(largest - larger) + exp
+        # An element of each row: a sum over the chunk, where it is the label, takes 1.15 times as
+        # long for the whole pass.
+        place = (targets - first)[:, None]
+        found = jnp.take_along_axis(z, place, 1, mode="clip")[:, 0]
+        is_here = (targets >= start) & (targets < first + z.shape[1])
+        label_z = jnp.where(is_here, found, label_z)
+        sum_z = sum_z + jnp.where(is_new, z, 0).sum(-1) if label_smoothing else sum_z
+        return (larger, total, label_z, sum_z), None
+
+    least = jnp.full_like(zero, np.finfo(zero.dtype).min)  # not -inf: -inf - -inf is no number
+    (largest, total, label_z, sum_z), _ = lax.scan(add, (least, zero, zero, zero), starts)
+    mean_z = sum_z / w.shape[1] if label_smoothing else None
+    log_sum = jnp.log(total)
+    losses = losses_of_rows(label_z, mean_z, largest, log_sum, label_smoothing, z_loss)
+    loss = reduce_fwd((losses * valid).reshape(labels.shape), reduction).astype(x.dtype)
+    return loss, LinearCrossEntropyResiduals(w, x, labels, Normaliser(largest, log_sum))
 
 
 def linear_cross_entropy_bwd(
@@ -116,53 +150,64 @@ def linear_cross_entropy_bwd(
     z_loss: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[Array, Array, None]:
-    """The unit dw and dx times dl; or, for each chunk, its logits and dz again."""
-    w, x, labels, unit = residuals
-    dlosses = reduce_bwd(dloss, labels.size, reduction)
-    if unit is not None:
-        dw, dx = (widen(d) * dlosses for d in unit)
-        return dw.astype(w.dtype), dx.astype(x.dtype), None
-    each = _each(label_smoothing, z_loss)
+    """dw and dx as above, of all logits at once or of a chunk's, computed again, at a time."""
+    w, x, labels, kept = residuals
+    if isinstance(kept, CrossEntropyResiduals):
+        dz, _ = softmax_cross_entropy_bwd(
+            kept, dloss, label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction
+        )
+        dw = jnp.einsum("...d,...v->dv", x, dz)
+        return dw, dz @ w.T, None
 
-    def of_chunk(dw: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, labels, dlosses = chunk
-        _, residuals = softmax_cross_entropy_fwd(x @ w, labels, **each)
-        return _of_logits(dw, w, x, softmax_cross_entropy_bwd(residuals, dlosses, **each)[0])
+    rows, targets, valid = _rows(w, x, labels)
+    chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
+    largest, log_sum = (of_rows[:, None] for of_rows in kept)
+    dlosses = (reduce_bwd(dloss, labels.size, reduction).ravel() * valid)[:, None]
 
-    rows = x.reshape(-1, w.shape[0]), labels, dlosses.ravel()
-    dw, dx = lax.scan(of_chunk, widen(jnp.zeros_like(w)), _chunks(rows, chunk, w.shape[1]))
-    return dw.astype(w.dtype), _joined(dx, x), None
+    def add(sums: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        dw, dx = sums
+        first, part, z, is_new = chunk_of(start)
+        p = jnp.exp(z - largest - log_sum)
+        is_label = targets[:, None] == first + jnp.arange(z.shape[1], dtype=first.dtype)
+        dz = slopes(p, is_label, largest + log_sum, w.shape[1], label_smoothing, z_loss)
+        dz = (dz * dlosses).astype(x.dtype)
+        dw = lax.dynamic_update_slice_in_dim(dw, rows.T @ dz, first, axis=1)
+        dx = dx + jnp.matmul(dz, jnp.where(is_new, part, 0).T, preferred_element_type=dx.dtype)
+        return (dw, dx), None
+
+    (dw, dx), _ = lax.scan(add, (jnp.zeros_like(w), widen(jnp.zeros_like(rows))), starts)
+    return dw, dx.astype(x.dtype).reshape(x.shape), None
 
 
-def _each(label_smoothing: float, z_loss: float) -> dict[str, Any]:
-    """The settings of a chunk's cross-entropy: every row's own."""
-    return {"label_smoothing": label_smoothing, "z_loss": z_loss, "reduction": "none"}
+def _size(w: Array, x: Array, chunk: int | None) -> int:
+    """How many classes to take at a time."""
+    rows = math.prod(x.shape[:-1])
+    return min(w.shape[1], max(CLASSES, LOGITS // rows) if chunk is None else chunk)
 
 
-def _of_logits(dw: Array, w: Array, x: Array, dz: Array) -> tuple[Array, Array]:
-    """dw + x^T dz and dx = dz w^T of a chunk."""
-    return dw + jnp.matmul(x.T, dz, preferred_element_type=dw.dtype), dz @ w.T
+def _rows(w: Array, x: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """x as (N, D), the labels as (N,), and of each 1, or NaN where it is no class."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows, *validated(labels.ravel(), w.shape[1], widen(x).dtype)
 
 
-def _chunks(arrays: tuple[Array, ...], chunk: int | None, classes: int) -> tuple[Array, ...]:
-    """Rows (N, ...) as (chunks, rows of each, ...), as even as can be, filled up with zeros.
+def _chunks(
+    w: Array, rows: Array, chunk: int | None, dtype: Any
+) -> tuple[Callable[[Array], tuple[Array, ...]], Array]:
+    """What computes a chunk of the logits from where it starts, and where each starts (integers).
 
-    A row of zeros counts for nothing: its loss is dropped, its cotangent 0, and 0 a valid label.
+    The last chunk reaches back to be as wide as the others: its classes that were there before are
+    not new, and are not to be counted again.
     """
-    n = len(arrays[0])
-    chunks = -(-n // (chunk or max(1, LOGITS // classes)))
-    size = -(-n // chunks)
+    size = _size(w, rows, chunk)
 
-    def cut(rows: Array) -> Array:
-        filled = jnp.pad(rows, [(0, chunks * size - n)] + [(0, 0)] * (rows.ndim - 1))
-        return filled.reshape(chunks, size, *rows.shape[1:])
+    def chunk_of(start: Array) -> tuple[Array, ...]:
+        first = jnp.minimum(start, w.shape[1] - size)
+        classes = first + jnp.arange(size, dtype=dtype)
+        part = lax.dynamic_slice_in_dim(w, first, size, axis=1)
+        return first, part, widen(rows @ part), classes >= start
 
-    return tuple(map(cut, arrays))
-
-
-def _joined(chunks: Array, x: Array) -> Array:
-    """What `_chunks` cut, without the zeros, in the shape of x."""
-    return chunks.reshape(-1, x.shape[-1])[: math.prod(x.shape[:-1])].reshape(x.shape)
+    return chunk_of, jnp.arange(0, w.shape[1], size, dtype=dtype)
 
 
 def _example(key: Array) -> tuple[Array, Array, Array]:
