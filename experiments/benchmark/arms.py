@@ -27,8 +27,6 @@ from jax import Array
 
 BY_HAND, AUTODIFF, PYTORCH = "by hand", "jax.grad", "PyTorch"
 COMPILED = f"{PYTORCH} compiled"
-
-
 # Products of float32: the CPU knows no other than full ones, other backends are asked for them.
 FULL = "float32"
 
@@ -99,10 +97,7 @@ def on_accelerator() -> bool:
 
 
 def precision(dtype: Any) -> AbstractContextManager[Any]:
-    """In which products of float32 are full ones.
-
-    Other dtypes are left alone: asked for more than they hold, XLA leaves out some of its kernels.
-    """
+    """In which products of float32 are full ones; those of other dtypes are left alone."""
     asked = FULL if on_accelerator() and dtype == jnp.float32 else None
     within: AbstractContextManager[Any] = jax.default_matmul_precision(asked)
     return within

@@ -40,7 +40,7 @@ def cases(small: int = 1) -> dict[str, Case]:
                 layers=s(12),
                 width=s(12) * s(64),
                 heads=s(12),
-                chunk=s(2048),
+                chunk=s(50304),  # all at once: a GPU has the memory
             ),
             block=s(256),
         ),
