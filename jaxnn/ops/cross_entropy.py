@@ -22,7 +22,7 @@ from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd, widen
 
 
 class CrossEntropyResiduals(NamedTuple):
-    """exp(z - m) (..., K) with the row's largest logit m, their sum and L (..., 1), labels (...)."""
+    """exp(z - m) (..., K) with a row's largest logit m, their sum and L (..., 1), labels (...)."""
 
     exp: Array
     total: Array
@@ -46,8 +46,8 @@ def softmax_cross_entropy_fwd(
     (Szegedy et al., 2016, section 7). c, `z_loss`, holds the log-normaliser L near 0 (Chowdhery et
     al., 2022, section 5). Stable for logits of any finite size: the largest is subtracted first.
 
-    Saves exp(z_j - m) with the row's largest logit m, one value per logit, in its dtype, and two per
-    row: their sum and L. Nothing else is recomputed than the softmax, their quotient.
+    Saves exp(z_j - m) with the row's largest logit m, one value per logit, in its dtype, and two
+    per row: their sum, of which the backward has the softmax, and L. Nothing is recomputed.
 
     Args:
         logits: z (..., K), at least one row and one class.
