@@ -278,16 +278,17 @@ def _summed_over_patches(x: Array, dy: Array, place: Windows) -> Array:
     n, least = len(x), -(-len(x) // max(1, PATCHES // of_an_image))
     blocks = next(count for count in range(least, n + 1) if n % count == 0)
 
-    def add(dw: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-        x, dy = part
-        moved = jnp.concatenate([placed(dy, tap, of_dy) for tap in of_dy.taps], -1)
-        rows, columns = patches(x, of_x).reshape(-1, shape[0]), moved.reshape(-1, shape[1])
-        return dw + jnp.dot(rows.T, columns, preferred_element_type=dw.dtype), None
+    def add(block: Array, dw: Array) -> Array:
+        # Sliced here, not handed to a scan in blocks: XLA would write x and dy a second time, in
+        # the scan's shape (jaxlib 0.10.2).
+        some_x, some_dy = (
+            lax.dynamic_slice_in_dim(a, block * (n // blocks), n // blocks) for a in (x, dy)
+        )
+        moved = jnp.concatenate([placed(some_dy, tap, of_dy) for tap in of_dy.taps], -1)
+        rows, columns = patches(some_x, of_x).reshape(-1, shape[0]), moved.reshape(-1, shape[1])
+        return dw + jnp.dot(rows.T, columns, preferred_element_type=dw.dtype)
 
-    def in_blocks(a: Array) -> Array:
-        return a.reshape(blocks, n // blocks, *a.shape[1:])
-
-    dw, _ = lax.scan(add, widen(jnp.zeros(shape, dy.dtype)), (in_blocks(x), in_blocks(dy)))
+    dw = lax.fori_loop(0, blocks, add, widen(jnp.zeros(shape, dy.dtype)))
     taps = dw.astype(x.dtype).reshape(-1, x.shape[-1], of_dy.size_of_kernel, dy.shape[-1])
     return taps.swapaxes(1, 2).reshape(*place.kernel, x.shape[-1], dy.shape[-1])
 
