@@ -276,19 +276,23 @@ def _summed_over_patches(x: Array, dy: Array, place: Windows) -> Array:
     shape = of_x.size_of_kernel * x.shape[-1], of_dy.size_of_kernel * dy.shape[-1]
     of_an_image = math.prod(of_x.places) * sum(shape) * x.dtype.itemsize
     n, least = len(x), -(-len(x) // max(1, PATCHES // of_an_image))
-    blocks = next(count for count in range(least, n + 1) if n % count == 0)
+    pieces = next(count for count in range(least, n + 1) if n % count == 0)
+    # Two products at a time, a core each, take four fifths of the time of one over both cores
+    # (96 by 4096 by 96; as long where they are wider; jaxlib 0.10.2).
+    at_a_time = 1 if pieces % 2 else 2
+    images = n // pieces * at_a_time
 
-    def add(block: Array, dw: Array) -> Array:
+    def add(block: Array | int, dw: Array) -> Array:
         # Sliced here, not handed to a scan in blocks: XLA would write x and dy a second time, in
         # the scan's shape (jaxlib 0.10.2).
-        some_x, some_dy = (
-            lax.dynamic_slice_in_dim(a, block * (n // blocks), n // blocks) for a in (x, dy)
-        )
+        some_x, some_dy = (lax.dynamic_slice_in_dim(a, block * images, images) for a in (x, dy))
         moved = jnp.concatenate([placed(some_dy, tap, of_dy) for tap in of_dy.taps], -1)
-        rows, columns = patches(some_x, of_x).reshape(-1, shape[0]), moved.reshape(-1, shape[1])
-        return dw + jnp.dot(rows.T, columns, preferred_element_type=dw.dtype)
+        rows = patches(some_x, of_x).reshape(at_a_time, -1, shape[0])
+        columns = moved.reshape(at_a_time, -1, shape[1])
+        products = jnp.einsum("bpi,bpj->bij", rows, columns, preferred_element_type=dw.dtype)
+        return dw + products.sum(0)
 
-    dw = lax.fori_loop(0, blocks, add, widen(jnp.zeros(shape, dy.dtype)))
+    dw = lax.fori_loop(0, n // images, add, widen(jnp.zeros(shape, dy.dtype)))
     taps = dw.astype(x.dtype).reshape(-1, x.shape[-1], of_dy.size_of_kernel, dy.shape[-1])
     return taps.swapaxes(1, 2).reshape(*place.kernel, x.shape[-1], dy.shape[-1])
 
