@@ -272,7 +272,7 @@ def _summed_over_patches(x: Array, dy: Array, place: Windows) -> Array:
     move x, j move dy. A kernel of 3x3 then takes 3 copies of either where patches take 9 of x: half
     the time (jaxlib 0.10.2). A few images at a time, so that the copies stay in a cache.
     """
-    of_x, of_dy = _divided(place)
+    of_x, of_dy = _divided(place, x.shape[-1], dy.shape[-1])
     shape = of_x.size_of_kernel * x.shape[-1], of_dy.size_of_kernel * dy.shape[-1]
     of_an_image = math.prod(of_x.places) * sum(shape) * x.dtype.itemsize
     n, least = len(x), -(-len(x) // max(1, PATCHES // of_an_image))
@@ -297,11 +297,11 @@ def _summed_over_patches(x: Array, dy: Array, place: Windows) -> Array:
     return taps.swapaxes(1, 2).reshape(*place.kernel, x.shape[-1], dy.shape[-1])
 
 
-def _divided(place: Windows) -> tuple[Windows, Windows]:
-    """The windows whose taps move x, and those whose taps move dy: all other axes', and the last's.
+def _divided(place: Windows, channels: int, outputs: int) -> tuple[Windows, Windows]:
+    """The windows whose taps move x, and those whose taps move dy: those that copy least.
 
-    All are x's where most positions of x along the last axis are no place of a window: the product
-    would be over them too.
+    Either all axes' taps move x or all but the last's, whose positions are then all of x's: many
+    more than its places where the stride is not 1.
     """
     axes: list[Any] = list(zip(*place, strict=True))
 
@@ -310,10 +310,17 @@ def _divided(place: Windows) -> tuple[Windows, Windows]:
 
     *others, last = axes
     *_, size, places = last
-    of_x, of_dy = [*others, still(size)], [*(still(axis[-1]) for axis in others), last]
-    if size > 1.25 * places:
-        of_x, of_dy = axes, [still(axis[-1]) for axis in axes]
-    return Windows(*zip(*of_x, strict=True)), Windows(*zip(*of_dy, strict=True))
+    unmoved = [still(axis[-1]) for axis in others]
+    divisions = (axes, [*unmoved, still(places)]), ([*others, still(size)], [*unmoved, last])
+    pairs = [tuple(Windows(*zip(*half, strict=True)) for half in pair) for pair in divisions]
+
+    def copies(pair: tuple[Windows, ...]) -> int:
+        of_x, of_dy = pair
+        widths = of_x.size_of_kernel * channels + of_dy.size_of_kernel * outputs
+        return math.prod(of_x.places) * widths
+
+    of_x, of_dy = min(pairs, key=copies)
+    return of_x, of_dy
 
 
 def _convolved_by_dy(x: Array, dy: Array, place: Windows, groups: int) -> Array:
