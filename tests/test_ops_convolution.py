@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_leaves_close, run
 from jax import lax
 
-from jaxnn.ops import convolution
+from jaxnn.ops import kernel_gradient
 from jaxnn.ops.convolution import Conv, conv1d, conv2d, conv2d_transpose
 from jaxnn.ops.pooling import (
     average_pool,
@@ -19,6 +19,7 @@ from jaxnn.ops.pooling import (
     upsample_nearest,
 )
 from jaxnn.ops.unfold import conv2d_unfold, unfold
+from jaxnn.ops.windows import windows
 
 RNG = np.random.default_rng(0)
 
@@ -37,17 +38,18 @@ def by_autodiff(forward, inputs, dy):
     return y, pull(dy)
 
 
-@pytest.mark.parametrize("limit", [1, 4000, 10**9])  # bytes: blocks of one image, some, all six
+@pytest.mark.parametrize("limit", [1, 12000, 10**9])  # bytes: products of one image, some, six
 @pytest.mark.parametrize("stride", [1, 2])  # the last axis' taps move dy, and x
 def test_kernels_gradient_by_blocks_of_patches_and_by_convolution(limit, stride, x64, monkeypatch):
-    monkeypatch.setattr(convolution, "PATCHES", limit)
+    monkeypatch.setattr(kernel_gradient, "PATCHES", limit)
     static = {"stride": stride, "padding": "same", "dilation": (1, 2)}
-    place = convolution.windows("conv2d", (7, 6), (3, 2), **static)
+    place = windows("conv2d", (7, 6), (3, 2), **static)
     x, w, dy = normal(6, 7, 6, 3), normal(3, 2, 3, 4), normal(6, *place.places, 4)
     _, (_, truth) = by_autodiff(lambda x, w: conv2d.fwd(Conv(w, None), x, **static)[0], (x, w), dy)
     _, (params, _) = both(conv2d, (Conv(w, None), x), dy, **static)
     assert_leaves_close(params.w, truth, 1e-12)
-    for form in (convolution._summed_over_patches, partial(convolution._convolved_by_dy, groups=1)):
+    by_convolution = partial(kernel_gradient._convolved_by_dy, groups=1)
+    for form in (kernel_gradient._summed_over_patches, by_convolution):
         assert_leaves_close(form(x, dy, place=place), truth, 1e-12)
 
 
@@ -265,7 +267,7 @@ NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
         (lambda: upsample_nearest(IMAGE, factor="2"), "factor is '2'; it must be an integer"),
         (
             lambda: conv2d(tuple(KERNEL), IMAGE),
-            r"conv2d: params is a tuple.*convolution.Conv: .*Conv\(...\)",
+            r"conv2d: params is a tuple.*kernels.Conv: .*Conv\(...\)",
         ),
         (
             lambda: conv2d(KERNEL._replace(b=1.0), IMAGE),

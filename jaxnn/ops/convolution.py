@@ -13,42 +13,16 @@ the first position (see `jaxnn.ops.windows`). As in every deep learning library 
 flipped in the forward. The transpose has dx for its forward, and y for its dx.
 """
 
-import math
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_integer, check_params
 from jaxnn.op import Op
-from jaxnn.ops.reductions import widen
-from jaxnn.ops.windows import (
-    Padding,
-    Sizes,
-    Windows,
-    check_rank,
-    patches,
-    per_axis,
-    placed,
-    windows,
-)
-
-# Bytes of copies to multiply at a time: what a cache holds, and more than one image of usual sizes,
-# alone in a block each of which XLA copies once more, for its layout (jaxlib 0.10.2).
-PATCHES = 2**22
-
-
-class Conv(NamedTuple):
-    """Parameters: kernel `w` (taps ..., C / groups, O), and `b` (O,) or None.
-
-    Of a transposed convolution w is (taps ..., O / groups, C): that of the convolution from O to C
-    channels whose transpose it is.
-    """
-
-    w: Array
-    b: Array | None
+from jaxnn.ops.kernel_gradient import kernel_gradient
+from jaxnn.ops.kernels import Conv as Conv
+from jaxnn.ops.kernels import conv_windows, transposed_windows
+from jaxnn.ops.windows import Padding, Sizes, Windows
 
 
 class ConvResiduals(NamedTuple):
@@ -89,7 +63,7 @@ def conv1d_fwd(
         ValueError: the shapes do not fit, groups divide C or O not, a setting has the wrong form,
             or the kernel is larger than the padded input.
     """
-    place = _windows("conv1d", params, x, 1, stride, padding, dilation, groups)
+    place = conv_windows("conv1d", params, x, 1, stride, padding, dilation, groups)
     return _biased(_convolved(x, params.w, place, groups), params), ConvResiduals(params, x)
 
 
@@ -103,7 +77,7 @@ def conv1d_bwd(
     groups: int = 1,
 ) -> tuple[Conv, Array]:
     """dw, db and dx as above."""
-    place = _windows("conv1d", *residuals, 1, stride, padding, dilation, groups)
+    place = conv_windows("conv1d", *residuals, 1, stride, padding, dilation, groups)
     return _conv_bwd(residuals, dy, place, groups)
 
 
@@ -134,7 +108,7 @@ def conv2d_fwd(
     Raises:
         TypeError, ValueError: as `conv1d_fwd`.
     """
-    place = _windows("conv2d", params, x, 2, stride, padding, dilation, groups)
+    place = conv_windows("conv2d", params, x, 2, stride, padding, dilation, groups)
     return _biased(_convolved(x, params.w, place, groups), params), ConvResiduals(params, x)
 
 
@@ -148,7 +122,7 @@ def conv2d_bwd(
     groups: int = 1,
 ) -> tuple[Conv, Array]:
     """dw, db and dx as above."""
-    place = _windows("conv2d", *residuals, 2, stride, padding, dilation, groups)
+    place = conv_windows("conv2d", *residuals, 2, stride, padding, dilation, groups)
     return _conv_bwd(residuals, dy, place, groups)
 
 
@@ -186,7 +160,7 @@ def conv2d_transpose_fwd(
         TypeError, ValueError: as `conv1d_fwd`.
         ValueError: nothing is left of the output, or output_padding is outside its range.
     """
-    place = _transposed_windows(params, x, stride, padding, dilation, groups, output_padding)
+    place = transposed_windows(params, x, stride, padding, dilation, groups, output_padding)
     return _biased(_spread(x, params.w, place, groups), params), ConvResiduals(params, x)
 
 
@@ -202,8 +176,8 @@ def conv2d_transpose_bwd(
 ) -> tuple[Conv, Array]:
     """dx = the convolution of dy; dw with the places of x and dy exchanged."""
     (w, b), x = residuals
-    place = _transposed_windows(Conv(w, b), x, stride, padding, dilation, groups, output_padding)
-    dw = _correlated(dy, x, place, groups)
+    place = transposed_windows(Conv(w, b), x, stride, padding, dilation, groups, output_padding)
+    dw = kernel_gradient(dy, x, place, groups)
     return Conv(dw, _bias_bwd(b, dy)), _convolved(dy, w, place, groups)
 
 
@@ -211,7 +185,7 @@ def _conv_bwd(
     residuals: ConvResiduals, dy: Array, place: Windows, groups: int
 ) -> tuple[Conv, Array]:
     (w, b), x = residuals
-    dw = _correlated(x, dy, place, groups)
+    dw = kernel_gradient(x, dy, place, groups)
     return Conv(dw, _bias_bwd(b, dy)), _spread(dy, w, place, groups)
 
 
@@ -254,191 +228,12 @@ def _spread(dy: Array, w: Array, place: Windows, groups: int) -> Array:
     )
 
 
-def _correlated(x: Array, dy: Array, place: Windows, groups: int) -> Array:
-    """dw[k] = sum_o x[o s + k d - lo]^T dy[o], the transpose of `_convolved` in w."""
-    by_convolution = partial(_convolved_by_dy, place=place, groups=groups)
-    if groups > 1:
-        return by_convolution(x, dy)
-    # XLA's convolution for the CPU takes twice as long (jaxlib 0.10.2).
-    by_product = partial(_summed_over_patches, place=place)
-    dw: Array = lax.platform_dependent(x, dy, cpu=by_product, default=by_convolution)
-    return dw
-
-
-def _summed_over_patches(x: Array, dy: Array, place: Windows) -> Array:
-    """dw[k, j] = sum_(o, i) x[o s + k d - lo, i] dy_j[o, i], with dy_j[i] = dy[(i + lo - j d) / s].
-
-    j are the taps of the last axis, k those of the others, and o, i the positions along them: k
-    move x, j move dy. A kernel of 3x3 then takes 3 copies of either where patches take 9 of x: half
-    the time (jaxlib 0.10.2). A few images at a time, so that the copies stay in a cache.
-    """
-    of_x, of_dy = _divided(place)
-    shape = of_x.size_of_kernel * x.shape[-1], of_dy.size_of_kernel * dy.shape[-1]
-    of_an_image = math.prod(of_x.places) * sum(shape) * x.dtype.itemsize
-    n, least = len(x), -(-len(x) // max(1, PATCHES // of_an_image))
-    blocks = next(count for count in range(least, n + 1) if n % count == 0)
-
-    def add(dw: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-        x, dy = part
-        moved = jnp.concatenate([placed(dy, tap, of_dy) for tap in of_dy.taps], -1)
-        rows, columns = patches(x, of_x).reshape(-1, shape[0]), moved.reshape(-1, shape[1])
-        return dw + jnp.dot(rows.T, columns, preferred_element_type=dw.dtype), None
-
-    def in_blocks(a: Array) -> Array:
-        return a.reshape(blocks, n // blocks, *a.shape[1:])
-
-    dw, _ = lax.scan(add, widen(jnp.zeros(shape, dy.dtype)), (in_blocks(x), in_blocks(dy)))
-    taps = dw.astype(x.dtype).reshape(-1, x.shape[-1], of_dy.size_of_kernel, dy.shape[-1])
-    return taps.swapaxes(1, 2).reshape(*place.kernel, x.shape[-1], dy.shape[-1])
-
-
-def _divided(place: Windows) -> tuple[Windows, Windows]:
-    """The windows whose taps move x, and those whose taps move dy: all other axes', and the last's.
-
-    All are x's where most positions of x along the last axis are no place of a window: the product
-    would be over them too.
-    """
-    axes: list[Any] = list(zip(*place, strict=True))
-
-    def still(places: int) -> tuple[Any, ...]:
-        return 1, 1, (0, 0), 1, places, places
-
-    *others, last = axes
-    *_, size, places = last
-    of_x, of_dy = [*others, still(size)], [*(still(axis[-1]) for axis in others), last]
-    if size > 1.25 * places:
-        of_x, of_dy = axes, [still(axis[-1]) for axis in axes]
-    return Windows(*zip(*of_x, strict=True)), Windows(*zip(*of_dy, strict=True))
-
-
-def _convolved_by_dy(x: Array, dy: Array, place: Windows, groups: int) -> Array:
-    """A convolution with the examples for channels, the channels for examples, dy for a kernel."""
-    hw = "HW"[: len(place.size)]
-    padding = []
-    for k, d, n, s, h, (lo, _) in zip(
-        place.kernel, place.dilation, place.places, place.stride, place.size, place.padding,
-        strict=True,
-    ):  # fmt: skip
-        padding.append((lo, d * (k - 1) + (n - 1) * s + 1 - h - lo))
-    # Exchanged in memory: told of it by dimension numbers alone, XLA for the CPU takes a naive
-    # loop inside a scan, fifty times slower (jaxlib 0.10.2).
-    dw = lax.conv_general_dilated(
-        x.swapaxes(0, -1),
-        jnp.moveaxis(dy, 0, -2),
-        place.dilation,
-        padding,
-        rhs_dilation=place.stride,
-        dimension_numbers=(f"N{hw}C", f"{hw}IO", f"N{hw}C"),
-        batch_group_count=groups,
-    )
-    return jnp.moveaxis(dw, 0, -2)
-
-
 def _biased(y: Array, params: Conv) -> Array:
     return y if params.b is None else y + params.b
 
 
 def _bias_bwd(b: Array | None, dy: Array) -> Array | None:
     return None if b is None else dy.sum(tuple(range(dy.ndim - 1)))
-
-
-def _windows(
-    name: str,
-    params: Conv,
-    x: Array,
-    axes: int,
-    stride: Sizes,
-    padding: Padding,
-    dilation: Sizes,
-    groups: int,
-) -> Windows:
-    """Where the kernel goes, once everything is known to fit."""
-    check_rank(name, x, axes)
-    _check_kernel(name, params, axes, groups)
-    inputs = params.w.shape[-2] * groups
-    if x.shape[-1] != inputs:
-        raise ValueError(
-            f"{name}: x has {x.shape[-1]} channels, w of shape {params.w.shape} takes {inputs} in "
-            f"{groups} group(s); they must be equal: check the channels or groups"
-        )
-    return windows(name, x.shape[1:-1], params.w.shape[:axes], stride, padding, dilation)
-
-
-def _transposed_windows(
-    params: Conv,
-    x: Array,
-    stride: Sizes,
-    padding: Padding,
-    dilation: Sizes,
-    groups: int,
-    output_padding: Sizes,
-) -> Windows:
-    """Where the kernel of the convolution goes whose transpose this is."""
-    name = "conv2d_transpose"
-    check_rank(name, x, 2)
-    _check_kernel(name, params, 2, groups, transposed=True)
-    if x.shape[-1] != params.w.shape[-1]:
-        raise ValueError(
-            f"{name}: x has {x.shape[-1]} channels, w of shape {params.w.shape} takes "
-            f"{params.w.shape[-1]}; they must be equal: w is (KH, KW, O / groups, C)"
-        )
-    if isinstance(padding, str):
-        raise ValueError(
-            f"{name}: padding is {padding!r}; it must be a number or ((top, bottom), (left, "
-            "right)): of a transpose the size is not known that 'same' would need"
-        )
-    kernel = params.w.shape[:2]
-    # The settings are checked on an image large enough for any kernel.
-    gaps = per_axis(name, "dilation", dilation, 2)
-    room = tuple(k * d for k, d in zip(kernel, gaps, strict=True))
-    checked = windows(name, room, kernel, stride, padding, gaps)
-    extra = per_axis(name, "output_padding", output_padding, 2, least=0)
-    if any(e >= s for e, s in zip(extra, checked.stride, strict=True)):
-        raise ValueError(
-            f"{name}: output_padding is {output_padding!r}, the stride {checked.stride}; it must "
-            "be from 0 to stride - 1 along each axis"
-        )
-    size = tuple(
-        (h - 1) * s - lo - hi + d * (k - 1) + 1 + e
-        for h, s, (lo, hi), d, k, e in zip(
-            x.shape[1:3],
-            checked.stride,
-            checked.padding,
-            checked.dilation,
-            kernel,
-            extra,
-            strict=True,
-        )
-    )
-    if min(size) < 1:
-        raise ValueError(
-            f"{name}: x has shape {x.shape}; with these settings its output would have {size} "
-            "positions, and it must have at least 1 along each axis: pad less"
-        )
-    return checked._replace(size=size, places=x.shape[1:3])
-
-
-def _check_kernel(
-    name: str, params: Conv, axes: int, groups: int, transposed: bool = False
-) -> None:
-    """Refuse parameters that are no convolution's, or that groups do not divide."""
-    check_params(name, params, Conv)
-    check_integer(f"{name}: groups", groups)
-    w, b = params
-    form = "(K, C / groups, O)" if axes == 1 else "(KH, KW, C / groups, O)"
-    if w.ndim != axes + 2 or w.size == 0:
-        raise ValueError(f"{name}: w has shape {w.shape}; it must be {form}: reshape it")
-    if w.shape[-1] % groups:
-        raise ValueError(
-            f"{name}: groups is {groups} but w has shape {w.shape}; groups must divide its last "
-            f"dimension, {w.shape[-1]}: change one"
-        )
-    outputs = w.shape[-2] * groups if transposed else w.shape[-1]
-    if b is not None and b.shape != (outputs,):
-        raise ValueError(
-            f"{name}: b has shape {b.shape}; it must be ({outputs},), one per output channel, or "
-            "None"
-        )
 
 
 def _sequence_example(key: Array) -> tuple[Conv, Array]:

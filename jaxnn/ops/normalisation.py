@@ -176,6 +176,14 @@ class Running(NamedTuple):
     variance: Array
 
 
+class Centred(NamedTuple):
+    """What batch normalisation's backward needs: the parameters, x - mean, and 1/sigma (C,)."""
+
+    params: Scale
+    centred: Array
+    inverse_sigma: Array
+
+
 def batch_norm_fwd(
     params: Scale,
     running: Running,
@@ -184,7 +192,7 @@ def batch_norm_fwd(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> tuple[tuple[Array, Running], Normalised]:
+) -> tuple[tuple[Array, Running], Centred]:
     """Every channel over the whole batch (Ioffe and Szegedy, 2015, algorithms 1 and 2).
 
     In training mean and variance are the batch's, and the running ones move towards them:
@@ -195,6 +203,9 @@ def batch_norm_fwd(
     values per channel (so does PyTorch). In evaluation the running statistics normalise and are
     handed out as they came. They are results like y: a loss may use them, and the cotangents that
     they get, usually 0, reach x and the statistics handed in.
+
+    Saves x - mean, one value per element, in place of x_hat: the variance needs it as an array of
+    its own, and what differs, 1/sigma, is one factor for a channel.
 
     Args:
         params: scale and shift (C,), or None.
@@ -235,61 +246,66 @@ def batch_norm_fwd(
         "in [0, 1], the weight of the new batch: 0.1 is usual",
         lambda m: 0 <= m <= 1,
     )
-    if not check_flag("batch_norm: training", training):
-        mean, variance = (s.astype(widen(x).dtype) for s in running)
-        y, residuals = _affine(params, *_standardise(x, mean, variance, eps), x.dtype)
-        return (y, running), residuals
-    n = math.prod(x.shape[:-1])
-    if n < 2:
-        raise ValueError(
-            f"batch_norm: x has shape {x.shape}, {n} values per channel; training needs at least "
-            "2 for a variance: pass a larger batch or training=False"
+    wide, axes = widen(x), tuple(range(x.ndim - 1))
+    if check_flag("batch_norm: training", training):
+        n = math.prod(x.shape[:-1])
+        if n < 2:
+            raise ValueError(
+                f"batch_norm: x has shape {x.shape}, {n} values per channel; training needs at "
+                "least 2 for a variance: pass a larger batch or training=False"
+            )
+        mean = wide.mean(axes)
+        centred = wide - mean
+        variance = (centred * centred).mean(axes)
+        batch = Running(mean, variance * (n / (n - 1)))
+        running = jax.tree.map(
+            lambda old, seen: (1 - momentum) * old + (momentum * seen).astype(old.dtype),
+            running,
+            batch,
         )
-    mean, variance = _moments(x, tuple(range(x.ndim - 1)))
-    x_hat, inverse_sigma = _standardise(x, mean, variance, eps)
-    batch = Running(mean.ravel(), variance.ravel() * (n / (n - 1)))
-    new = jax.tree.map(
-        lambda old, seen: (1 - momentum) * old + (momentum * seen).astype(old.dtype), running, batch
-    )
-    y, residuals = _affine(params, x_hat, inverse_sigma, x.dtype)
-    return (y, new), residuals
+    else:
+        mean, variance = (s.astype(wide.dtype) for s in running)
+        centred = wide - mean
+    inverse_sigma = lax.rsqrt(variance + eps)
+    y = scaled(params, centred * inverse_sigma).astype(x.dtype)
+    return (y, running), Centred(params, centred.astype(x.dtype), inverse_sigma)
 
 
 def batch_norm_bwd(
-    residuals: Normalised,
+    residuals: Centred,
     dout: tuple[Array, Running],
     *,
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Scale, Running, Array]:
-    """dx = a dy + b x_hat + c, with one a, b and c per channel, which has one scale and one sigma.
+    """dx = a dy + b (x - mean) + c, with one a, b and c per channel: one scale and one sigma each.
 
     In training by the module's formulas, and by what the new running statistics owe to x:
 
         d batch mean / dx = 1/n,  d batch variance / dx = 2 (x - mean) / (n - 1)
 
     In evaluation y is affine in x: dx = a dy, dmean = -a sum(dy) and dvariance =
-    -a sum(dy x_hat) / (2 sigma).
+    -a sum(dy (x - mean)) / (2 sigma^2).
     """
-    params, x_hat, inverse_sigma = residuals
+    (scale, shift), centred, inverse_sigma = residuals
     dy, dnew = dout
     axes, n = tuple(range(dy.ndim - 1)), math.prod(dy.shape[:-1])
-    dparams, _ = _affine_bwd(params, x_hat, dy)
-    inverse_sigma = inverse_sigma.ravel()
-    wide_dy, wide = widen(dy), widen(x_hat)
-    sum_dy, sum_dy_x_hat = wide_dy.sum(axes), (wide_dy * wide).sum(axes)
-    scale = 1 if params.scale is None else params.scale.astype(wide.dtype)
-    a = scale * inverse_sigma
+    wide_dy, wide = widen(dy), widen(centred)
+    sum_dy, sum_dy_centred = wide_dy.sum(axes), (wide_dy * wide).sum(axes)
+    dscale = None if scale is None else (inverse_sigma * sum_dy_centred).astype(scale.dtype)
+    dshift = None if shift is None else sum_dy.astype(shift.dtype)
+    a = inverse_sigma if scale is None else scale.astype(wide.dtype) * inverse_sigma
+    through_variance = a * inverse_sigma**2 * sum_dy_centred
     if not training:
-        through = Running(-a * sum_dy, -0.5 * a * inverse_sigma * sum_dy_x_hat)
+        through = Running(-a * sum_dy, -0.5 * through_variance)
         drunning = jax.tree.map(lambda d, dx: d + dx.astype(d.dtype), dnew, through)
-        return dparams, drunning, (a * wide_dy).astype(x_hat.dtype)
+        return Scale(dscale, dshift), drunning, (a * wide_dy).astype(centred.dtype)
     dmean, dvariance = (momentum * d.astype(wide.dtype) for d in dnew)
-    b = 2 / (n - 1) * dvariance / inverse_sigma - a * sum_dy_x_hat / n
+    b = 2 / (n - 1) * dvariance - through_variance / n
     c = (dmean - a * sum_dy) / n
-    dx = a * wide_dy + b * wide + c
-    return dparams, jax.tree.map(lambda d: (1 - momentum) * d, dnew), dx.astype(x_hat.dtype)
+    dx = (a * wide_dy + b * wide + c).astype(centred.dtype)
+    return Scale(dscale, dshift), jax.tree.map(lambda d: (1 - momentum) * d, dnew), dx
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
