@@ -10,9 +10,9 @@ Means and variances are over a group: the features of one example (layer), chann
 mean square of x - mean (biased, never mean(x^2) - mean^2, which cancels); where it is 0, sigma is
 sqrt(eps) and all stays finite.
 
-All save x_hat, one value per element, and 1/sigma, one per group: the backward is a formula in
-these two, and x, its mean and the subtraction are not needed again. y and x_hat have the dtype of
-x; whatever leads to them, and sigma, is in float32 or wider.
+All but batch normalisation save x_hat, one value per element, and 1/sigma, one per group: the
+backward is a formula in these two, and x, its mean and the subtraction are not needed again. y and
+x_hat have the dtype of x; whatever leads to them, and sigma, is in float32 or wider.
 """
 
 import math
