@@ -46,11 +46,11 @@ def both(q, k, v, mask, **static):
         (9, 11, 2, {"causal": True}),
     ],
 )
-@pytest.mark.parametrize("run", [1, 2, 64])
+@pytest.mark.parametrize("run_unit", [1, 2, 64])
 @pytest.mark.parametrize("of_keys", [False, True])
-def test_blocks_and_the_plain_path_agree(t, s, block, static, run, of_keys, x64, monkeypatch):
+def test_blocks_and_the_plain_path_agree(t, s, block, static, run_unit, of_keys, x64, monkeypatch):
     """However long the runs of causal queries are, and whatever the mask depends on."""
-    monkeypatch.setattr(attention_reach, "RUN", run)
+    monkeypatch.setattr(attention_reach, "RUN", run_unit)
     inputs = draw(t, s)
     mask = jnp.asarray(np.random.default_rng(1).random((2, 1, t, s if of_keys else 1)) < 0.8)
 
@@ -106,7 +106,9 @@ def test_groups_of_heads_are_as_all_at_once(heads_at_a_time, masked, block, x64,
     sizes = {"1": 1, "N": 4, "H": 6}
     mask = np.random.default_rng(1).random((*(sizes[c] for c in masked), 5, 6)) < 0.7
     rows = 5 if block is None else block
-    monkeypatch.setattr(attention_passes, "SCORES", heads_at_a_time * 2 * rows * 6)
+    monkeypatch.setattr(
+        attention_passes, "SCORES", heads_at_a_time * 2 * rows * 6 * (1 if block is None else 2)
+    )
     y, hand, auto = run(lambda *x: both(*x, jnp.asarray(mask), block=block), q, k, v)
     assert_leaves_close(y, attend(*map(np.asarray, (q, k, v)), mask), 1e-12, floor=1e-15)
     monkeypatch.setattr(attention_passes, "SCORES", 2**20)

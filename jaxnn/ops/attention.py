@@ -105,8 +105,8 @@ def attention_bwd(
 ) -> tuple[Array, Array, Array, None]:
     """dq, dk and dv as above, dk and dv summed over the runs and blocks that saw the key.
 
-    p_ij = e_ij / sum_j e_ij with e_ij = exp(s_ij - max_j s_ij). The divisor of a query goes into its
-    dy_i: then dv_j = sum_i e_ij dy_i and ds_ij = e_ij (dy_i . v_j - dy_i . y_i), a pass less.
+    p_ij = e_ij / sum_j e_ij with e_ij = exp(s_ij - max_j s_ij). The divisor of a query goes into
+    its dy_i: then dv_j = sum_i e_ij dy_i and ds_ij = e_ij (dy_i . v_j - dy_i . y_i), a pass less.
 
     The sum over l of p_il dp_il is dy_i . y_i: no pass over all scores is needed for it. It is so
     up to the rounding of y: where the values share a large offset, a digit less is right.
