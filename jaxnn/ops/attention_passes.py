@@ -16,7 +16,8 @@ from jax import Array, lax
 from jaxnn.ops.attention_reach import Heads, Reach, reached, runs, seen_by, taken
 
 # The heads of a group have at most SCORES at a time (or it is a single head): with what is computed
-# of them they stay in the caches of a CPU.
+# of them they stay in the caches of a CPU. For 1,024 positions groups of twice as many take 1.2
+# times as long (jaxlib 0.10.2).
 SCORES = 2**20
 
 
