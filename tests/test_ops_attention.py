@@ -1,6 +1,5 @@
 """Attention, rotary embedding and the multi-head block: what their rows do not show."""
 
-import importlib
 import re
 
 import jax
@@ -10,6 +9,7 @@ import pytest
 from conftest import assert_leaves_close, run
 from rows.attention import attend
 
+from jaxnn.ops import attention_passes, attention_reach
 from jaxnn.ops.attention import attention
 from jaxnn.ops.multi_head import MultiHead, multi_head
 from jaxnn.ops.rotary import rotary
@@ -46,13 +46,11 @@ def both(q, k, v, mask, **static):
         (9, 11, 2, {"causal": True}),
     ],
 )
-@pytest.mark.parametrize("run_length", [2, 3, 128])
+@pytest.mark.parametrize("run_unit", [1, 2, 64])
 @pytest.mark.parametrize("of_keys", [False, True])
-def test_blocks_and_the_plain_path_agree(
-    t, s, block, static, run_length, of_keys, x64, monkeypatch
-):
+def test_blocks_and_the_plain_path_agree(t, s, block, static, run_unit, of_keys, x64, monkeypatch):
     """However long the runs of causal queries are, and whatever the mask depends on."""
-    monkeypatch.setattr(importlib.import_module("jaxnn.ops.attention"), "RUN", run_length)
+    monkeypatch.setattr(attention_reach, "RUN", run_unit)
     inputs = draw(t, s)
     mask = jnp.asarray(np.random.default_rng(1).random((2, 1, t, s if of_keys else 1)) < 0.8)
 
@@ -99,26 +97,53 @@ def test_one_new_query_on_a_cache_is_the_last_of_a_whole_pass(x64):
     assert_leaves_close(last, whole[:, -2:], 1e-12)
 
 
-def test_blocks_hold_a_fraction_of_the_scores():
-    q, k, v = (jax.ShapeDtypeStruct((1, 512, 2, 8), jnp.float32),) * 3
+@pytest.mark.parametrize("heads_at_a_time", [1, 2, 6])
+@pytest.mark.parametrize("masked", ["11", "1H", "N1", "NH"])
+@pytest.mark.parametrize("block", [None, 2])
+def test_groups_of_heads_are_as_all_at_once(heads_at_a_time, masked, block, x64, monkeypatch):
+    """Of 4 examples and 3 heads of keys: groups of 1 and 1, 2 and 1, 2 and 3."""
+    q, k, v = draw(5, 6, heads=6, kv_heads=3, n=4)
+    sizes = {"1": 1, "N": 4, "H": 6}
+    mask = np.random.default_rng(1).random((*(sizes[c] for c in masked), 5, 6)) < 0.7
+    rows = 5 if block is None else block
+    monkeypatch.setattr(
+        attention_passes, "SCORES", heads_at_a_time * 2 * rows * 6 * (1 if block is None else 2)
+    )
+    y, hand, auto = run(lambda *x: both(*x, jnp.asarray(mask), block=block), q, k, v)
+    assert_leaves_close(y, attend(*map(np.asarray, (q, k, v)), mask), 1e-12, floor=1e-15)
+    monkeypatch.setattr(attention_passes, "SCORES", 2**20)
+    once = run(lambda *x: both(*x, jnp.asarray(mask), block=block), q, k, v)
+    assert_leaves_close((hand, auto), once[1:], 1e-10, floor=1e-14)
+
+
+def temporary(f, *shapes):
+    """Bytes that the compiled f needs beside float32 inputs of these shapes and its results."""
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(f).lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_no_pass_holds_all_scores_and_a_block_the_least():
+    shape = n, t, h, _ = 4, 1024, 4, 8
     memory = {
-        block: jax.jit(lambda *x, block=block: both(*x, None, causal=True, block=block)[:2])
-        .lower(q, k, v)
-        .compile()
-        .memory_analysis()
-        .temp_size_in_bytes
-        for block in (None, 32)
+        block: temporary(lambda *x, b=block: both(*x, None, causal=True, block=b)[:2], *[shape] * 3)
+        for block in (None, 16)
     }
-    assert memory[32] < memory[None] / 4, memory
+    assert memory[None] < 4 * n * h * t * t / 2, memory
+    assert memory[16] < memory[None] / 4, memory
 
 
 def test_of_hidden_scores_a_causal_pass_computes_few():
-    q, k, v = (jax.ShapeDtypeStruct((1, 512, 2, 8), jnp.float32),) * 3
-    sizes = {}
-    for causal in (False, True):
-        _, (*_, p) = jax.eval_shape(lambda *x, c=causal: attention.fwd(*x, None, causal=c), q, k, v)
-        sizes[causal] = sum(part.size for part in p)
-    assert sizes == {False: 2 * 512 * 512, True: 2 * 512 * 512 * 10 // 16}
+    def flops(causal):
+        f = jax.jit(lambda *x: attention.fwd(*x, None, causal=causal)[0])
+        inputs = [jax.ShapeDtypeStruct((1, 1024, 1, 32), jnp.float32)] * 3
+        return f.lower(*inputs).compile().cost_analysis()["flops"]
+
+    assert flops(True) / flops(False) == pytest.approx(10 / 16, abs=0.02)
+
+
+def test_sums_beyond_float16_are_divided_in_time():
+    q, k, v = (np.full((1, 300, 1, 1), x, np.float16) for x in (0, 0, 500))
+    np.testing.assert_array_equal(attention(q, k, v, None), v)
 
 
 def test_turned_products_depend_on_the_distance_alone(x64):

@@ -13,42 +13,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from jaxnn.checks import check_array, check_flag, check_integer, check_number, check_one_dtype
 from jaxnn.op import Op
-
-# Causal queries attend in at most RUNS runs of at least RUN, each with the keys up to its end: most
-# of the hidden scores are never computed. For 1,024 positions all at once takes 1.4 times as long,
-# 8 runs as long as 4; in a training step with 256 positions 4 runs 1.07 times as long as 2, which
-# compile faster (CPU, jaxlib 0.10.2).
-RUNS, RUN = 4, 128
+from jaxnn.ops.attention_passes import Rows, attend_bwd, attend_fwd
+from jaxnn.ops.attention_reach import Heads, Reach
 
 
 class AttentionResiduals(NamedTuple):
-    """The inputs, y (N, T, H, E), and the probabilities unless they are recomputed.
-
-    They are (N, G, H/G, t, s) for each run of t queries that sees no more than s of the keys.
-    """
+    """The inputs, y (N, T, H, E), and two numbers for each query and head to compute p from."""
 
     q: Array
     k: Array
     v: Array
     mask: Array | None
     y: Array
-    p: tuple[Array, ...] | None
-
-
-class _Heads(NamedTuple):
-    """Scaled queries (N, G, H/G, T, D), keys (N, G, S, D), values (N, G, S, E), mask or None.
-
-    The mask broadcasts to (N, G, H/G, T, S). The queries are the last T of the S positions.
-    """
-
-    q: Array
-    k: Array
-    v: Array
-    mask: Array | None
+    rows: Rows
 
 
 def attention_fwd(
@@ -71,12 +52,13 @@ def attention_fwd(
     A key that is hidden may add 0 v to y, which is NaN where v is not finite: set such a v to 0.
     A score of minus infinity counts as hidden too.
 
-    Saves p, H S values per query (N H T S in all; if causal and long up to 3/8 less, because a
-    quarter of the queries at a time is computed, with the keys up to its end), beside q, k, v and
-    y, which are there already. With a `block` nothing more than these and the mask is saved: a loop
-    takes `block` queries at a time and the backward computes their p again, so that neither pass
-    ever holds more than N H block S values of it, and of a `window` N H block (block + window - 1):
-    keys out of reach of the whole block are not touched.
+    Saves two numbers for each query and head (2 N H T in all) beside q, k, v, y and the mask, which
+    are there already; the backward computes p again from them. Of causal attention a run of the
+    queries at a time is computed, with the keys up to its end, which leaves out up to 7/16 of p; on
+    a CPU of as many heads at a time as its caches hold, or of one. With a `block` a loop takes that
+    many queries at a time, so that neither pass ever holds more than N H block S values of p, and
+    of a `window` N H block (block + window - 1): keys out of reach of the whole block are not
+    touched.
 
     Args:
         q: queries (N, T, H, D).
@@ -89,7 +71,7 @@ def attention_fwd(
         window: how many positions a query sees: its own and the `window` - 1 before it. Causal
             only. None for all.
         scale: of the scores; None for 1 / sqrt(D).
-        block: how many queries to compute at a time; None for all at once, keeping p.
+        block: how many queries to compute at a time; None for a whole run.
 
     Returns:
         y (N, T, H, E), residuals.
@@ -107,13 +89,9 @@ def attention_fwd(
     """
     _check(q, k, v, mask, causal, window, scale, block)
     heads = _heads_first(q, k, v, mask, scale)
-    parts = [_taken(heads, *run) for run in _runs(heads, causal, window, block)]
-    if block is None:
-        ys, ps = zip(*(_attend_fwd(x, _seen(x, causal, window)) for x in parts), strict=True)
-    else:
-        ys, ps = tuple(_in_blocks_fwd(x, causal, window, block) for x in parts), None
-    y = _positions_first(jnp.concatenate(ys, 3))
-    return y, AttentionResiduals(q, k, v, mask, y, ps)
+    y, rows = attend_fwd(heads, Reach(causal, window, block))
+    y = _positions_first(y)
+    return y, AttentionResiduals(q, k, v, mask, y, rows)
 
 
 def attention_bwd(
@@ -127,95 +105,19 @@ def attention_bwd(
 ) -> tuple[Array, Array, Array, None]:
     """dq, dk and dv as above, dk and dv summed over the runs and blocks that saw the key.
 
+    p_ij = e_ij / sum_j e_ij with e_ij = exp(s_ij - max_j s_ij). The divisor of a query goes into
+    its dy_i: then dv_j = sum_i e_ij dy_i and ds_ij = e_ij (dy_i . v_j - dy_i . y_i), a pass less.
+
     The sum over l of p_il dp_il is dy_i . y_i: no pass over all scores is needed for it. It is so
     up to the rounding of y: where the values share a large offset, a digit less is right.
     """
-    q, k, v, mask, y, ps = residuals
+    q, k, v, mask, y, rows = residuals
     heads = _heads_first(q, k, v, mask, scale)
-    dy, dot = _queries(dy, k.shape[2]), _queries((dy * y).sum(-1, keepdims=True), k.shape[2])
-    dqs, (dk, dv) = [], _zeros(heads)
-    for number, (rows, keys) in enumerate(_runs(heads, causal, window, block)):
-        part, dyi, doti = _taken(heads, rows, keys), dy[..., rows, :], dot[..., rows, :]
-        if ps is not None:
-            dqi, dki, dvi = _attend_bwd(part, ps[number], dyi, doti)
-        else:
-            assert block is not None  # or p were saved
-            dqi, dki, dvi = _in_blocks_bwd(part, dyi, doti, causal, window, block)
-        dqs.append(dqi)
-        around = [(0, 0), (0, 0), (0, 0), (keys.start, k.shape[1] - keys.stop)]
-        dk, dv = dk + jnp.pad(dki, around), dv + jnp.pad(dvi, around)
-    dq = _scaled(_positions_first(jnp.concatenate(dqs, 3)), scale)
+    dot = _queries((dy * y).sum(-1, keepdims=True), k.shape[2]) * rows.inverse
+    dy = _queries(dy, k.shape[2]) * rows.inverse
+    dq, dk, dv = attend_bwd(heads, rows.largest, dy, dot, Reach(causal, window, block))
+    dq = _scaled(_positions_first(dq), scale)
     return dq, dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None
-
-
-def _attend_fwd(part: _Heads, seen: Array) -> tuple[Array, Array]:
-    """The average y of v, and p, of all queries and keys given."""
-    q, k, v, _ = part
-    scores = _per_query(jnp.einsum("ngxd,ngsd->ngxs", _rows(q), k), q)
-    scores = jnp.where(seen, scores, -jnp.inf)
-    largest = lax.stop_gradient(scores.max(-1, keepdims=True))
-    exp = jnp.exp(scores - jnp.where(largest == -jnp.inf, 0, largest))  # -inf - -inf is no number
-    total = exp.sum(-1, keepdims=True)
-    p = exp / jnp.where(total == 0, 1, total)  # 0 / 1 where nothing is seen, not 0 / 0
-    return _per_query(jnp.einsum("ngxs,ngse->ngxe", _rows(p), v), q), p
-
-
-def _attend_bwd(part: _Heads, p: Array, dy: Array, dot: Array) -> tuple[Array, Array, Array]:
-    """The cotangents of q, k and v, those of k and v as (N, G, D, S).
-
-    Where p is 0, because it is masked, so is ds.
-    """
-    q, k, v, _ = part
-    dv = _from_rows(p, dy)
-    dp = _per_query(jnp.einsum("ngxe,ngse->ngxs", _rows(dy), v), q)
-    ds = p * (dp - dot)
-    dq = _per_query(jnp.einsum("ngxs,ngsd->ngxd", _rows(ds), k), q)
-    return dq, _from_rows(ds, q), dv
-
-
-def _from_rows(p: Array, x: Array) -> Array:
-    """Sum over the queries of x (N, G, H/G, T, D) times p (N, G, H/G, T, S): (N, G, D, S).
-
-    XLA for the CPU takes 1.3 to 1.5 times as long for the transposed product (jaxlib 0.10.2).
-    """
-    return jnp.einsum("ngxd,ngxs->ngds", _rows(x), _rows(p))
-
-
-def _zeros(heads: _Heads) -> tuple[Array, Array]:
-    """No cotangents yet of k and v, as `_attend_bwd` has them."""
-    return jnp.zeros_like(heads.k.mT), jnp.zeros_like(heads.v.mT)
-
-
-def _in_blocks_fwd(heads: _Heads, causal: bool, window: int | None, block: int) -> Array:
-    """y of all queries, `block` of them at a time."""
-
-    def attend(block: tuple[Array, Array]) -> Array:
-        part, _, seen = _reached(heads, *block, causal, window)
-        return _attend_fwd(part, seen)[0]
-
-    t = heads.q.shape[3]
-    return _joined(lax.map(attend, (jnp.arange(0, t, block), _blocks(heads.q, block))), t)
-
-
-def _in_blocks_bwd(
-    heads: _Heads, dy: Array, dot: Array, causal: bool, window: int | None, block: int
-) -> tuple[Array, Array, Array]:
-    """The cotangents of q, k and v, from p computed again for `block` queries at a time."""
-
-    def attend(
-        sums: tuple[Array, Array], block: tuple[Array, ...]
-    ) -> tuple[tuple[Array, Array], Array]:
-        start, qi, dyi, doti = block
-        part, first, seen = _reached(heads, start, qi, causal, window)
-        _, p = _attend_fwd(part, seen)
-        dqi, dki, dvi = _attend_bwd(part, p, dyi, doti)
-        dk, dv = sums
-        return (_add_at(dk, first, dki), _add_at(dv, first, dvi)), dqi
-
-    t = heads.q.shape[3]
-    parts = jnp.arange(0, t, block), *(_blocks(x, block) for x in (heads.q, dy, dot))
-    (dk, dv), dq = lax.scan(attend, _zeros(heads), parts)
-    return _joined(dq, t), dk, dv
 
 
 def _scaled(q: Array, scale: float | None) -> Array:
@@ -225,14 +127,14 @@ def _scaled(q: Array, scale: float | None) -> Array:
 
 # Matrices that lie together, with all rows in one axis: XLA for the CPU takes twice or three times
 # as long for products of the heads of (N, T, H, D), which lie apart (jaxlib 0.10.2).
-def _heads_first(q: Array, k: Array, v: Array, mask: Array | None, scale: float | None) -> _Heads:
-    """The inputs with the axes of `_Heads`."""
+def _heads_first(q: Array, k: Array, v: Array, mask: Array | None, scale: float | None) -> Heads:
+    """The inputs with the axes of `Heads`."""
     q, k, v = map(jnp.asarray, (q, k, v))
     g = k.shape[2]
     if mask is not None:
         n, h, *positions = (1,) * (4 - mask.ndim) + mask.shape
         mask = mask.reshape(n, *((1, 1) if h == 1 else (g, h // g)), *positions)
-    return _Heads(_queries(_scaled(q, scale), g), k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
+    return Heads(_queries(_scaled(q, scale), g), k.swapaxes(1, 2), v.swapaxes(1, 2), mask)
 
 
 def _queries(x: Array, kv_heads: int) -> Array:
@@ -245,97 +147,6 @@ def _positions_first(x: Array) -> Array:
     """(N, G, H/G, T, D) as (N, T, H, D)."""
     n, g, r, t, d = x.shape
     return x.transpose(0, 3, 1, 2, 4).reshape(n, t, g * r, d)
-
-
-def _rows(x: Array) -> Array:
-    """(N, G, H/G, T, D) as (N, G, H/G T, D)."""
-    return x.reshape(*x.shape[:2], -1, x.shape[-1])
-
-
-def _per_query(rows: Array, q: Array) -> Array:
-    """(N, G, H/G T, D) as (N, G, H/G, T, D), of as many queries as q."""
-    return rows.reshape(*q.shape[:4], -1)
-
-
-def _runs(
-    heads: _Heads, causal: bool, window: int | None, block: int | None
-) -> list[tuple[slice, slice]]:
-    """Runs of queries and, of each, the keys that any of them may see: the last is its own."""
-    t, s = heads.q.shape[3], heads.k.shape[2]
-    in_reach = window is not None and block is not None  # a block leaves the other keys out itself
-    if not causal or t > s or in_reach:
-        return [(slice(0, t), slice(0, s))]
-    size = max(RUN, -(-t // RUNS))
-    ends = [(start, min(start + size, t)) for start in range(0, t, size)]
-    return [(slice(a, b), slice(max(0, s - t + a - (window or s) + 1), s - t + b)) for a, b in ends]
-
-
-def _taken(heads: _Heads, rows: slice, keys: slice) -> _Heads:
-    """Some of the queries, with some of the keys."""
-    q, k, v, mask = heads
-    if mask is not None:
-        mask = mask[..., rows if mask.shape[3] > 1 else slice(None), :]
-        mask = mask[..., keys if mask.shape[4] > 1 else slice(None)]
-    return _Heads(q[..., rows, :], k[:, :, keys], v[:, :, keys], mask)
-
-
-def _reached(
-    heads: _Heads, start: Array, q: Array, causal: bool, window: int | None
-) -> tuple[_Heads, Array, Array]:
-    """A block q of the queries with the keys in reach, number of the first, and which are seen."""
-    t, s, size = heads.q.shape[3], heads.k.shape[2], q.shape[3]
-    first, reach = jnp.zeros_like(start), s
-    if window is not None:
-        reach = min(s, size + window - 1)
-        first = jnp.clip(start + (s - t - window + 1), 0, s - reach)
-    seen = _seen(heads, causal, window, (start, size), (first, reach))
-    k, v = (lax.dynamic_slice_in_dim(x, first, reach, axis=2) for x in heads[1:3])
-    return _Heads(q, k, v, None), first, seen
-
-
-def _seen(
-    heads: _Heads,
-    causal: bool,
-    window: int | None,
-    rows: tuple[Array | int, int] | None = None,
-    columns: tuple[Array | int, int] | None = None,
-) -> Array:
-    """Which queries see which keys, of some rows and columns (first, how many) of the scores.
-
-    Booleans that broadcast to (N, G, H/G, rows, columns); of all where none are named.
-    """
-    t, s, mask = heads.q.shape[3], heads.k.shape[2], heads.mask
-    i, j = (first + jnp.arange(count) for first, count in (rows or (0, t), columns or (0, s)))
-    position = i[:, None] + (s - t)
-    seen = j <= position if causal else jnp.ones((len(i), len(j)), bool)
-    if window is not None:
-        seen &= j > position - window
-    if mask is None:
-        return seen
-    for axis, index in ((3, i), (4, j)):
-        if mask.shape[axis] > 1:  # rows past the end are padding, whatever they see
-            mask = jnp.take(mask, index, axis, mode="clip")
-    return seen & mask
-
-
-def _add_at(x: Array, start: Array, part: Array) -> Array:
-    """`part` added to x from position `start` on."""
-    sums = lax.dynamic_slice_in_dim(x, start, part.shape[3], axis=3) + part
-    return lax.dynamic_update_slice_in_dim(x, sums, start, axis=3)
-
-
-def _blocks(x: Array, block: int) -> Array:
-    """(N, G, H/G, T, D) as (blocks, N, G, H/G, queries of a block, D), filled up with zeros."""
-    t = x.shape[3]
-    size = min(block, t)
-    x = jnp.pad(x, [(0, -t % size if axis == 3 else 0) for axis in range(5)])
-    return jnp.moveaxis(x.reshape(*x.shape[:3], -1, size, x.shape[4]), 3, 0)
-
-
-def _joined(blocks: Array, t: int) -> Array:
-    """What `_blocks` took apart, without the zeros."""
-    x = jnp.moveaxis(blocks, 0, 3)
-    return x.reshape(*x.shape[:3], -1, x.shape[5])[..., :t, :]
 
 
 def _check(

@@ -60,9 +60,8 @@ def multi_head_fwd(
 ) -> tuple[Array, MultiHeadResiduals]:
     """Multi-head self-attention with optional rotary positions, grouped heads and biases.
 
-    Saves x, q, k, v and y, T (2 D + (H + 2 G) Dh) values per example where D = H Dh, beside what
-    `attention_fwd` saves of its probabilities: H T^2, or nothing with a `block`. Sines and cosines
-    are recomputed.
+    Saves x, q, k, v and y, T (2 D + (H + 2 G) Dh) values per example where D = H Dh, and 2 H T
+    numbers from which the probabilities are computed again, as are sines and cosines.
 
     Args:
         params: wq (D, H Dh), wk and wv (D, G Dh), wo (H Dh, O); each bias as its weights' outputs.
@@ -75,7 +74,7 @@ def multi_head_fwd(
         kv_heads: G, the number of heads of keys and values; None for H.
         causal: as `attention_fwd`, as are `window` and `block`.
         window: how many positions a query sees, its own and those before it; None for all.
-        block: how many queries to compute at a time; None for all at once.
+        block: how many queries to compute at a time; None for a whole run, see `attention_fwd`.
         rotary_base: the base of `rotary_fwd`; None for no rotary embedding.
 
     Returns:
