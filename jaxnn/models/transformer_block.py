@@ -8,8 +8,8 @@
 with a bias in every projection or in none.
 
 What one pass over an array gives back is not saved, because to stack it among the residuals of all
-layers costs more passes than that: what enters a branch is scale x_hat + shift of the norm's x_hat,
-and what enters `down` the activation of what it saved.
+layers costs more passes than that: what enters a branch is y again of what its norm saved, and what
+enters `down` the activation of what it saved.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from jaxnn.ops.experts import Experts, experts
 from jaxnn.ops.gated import swiglu
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm, scaled
+from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
 
 NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
 Attend = Callable[[MultiHead, Array], tuple[Array, Any]]
@@ -125,12 +125,11 @@ def block_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> tupl
     attention_norm, attention, attention_kept, feed_norm, feed, feed_kept = residuals
     dx, dbalance = dout
     df = drop_bwd(feed_kept, dx, config.dropout)
-    f = scaled(feed_norm.params, feed_norm.x_hat)
-    dfeed_forward, df = feed_forward_bwd(feed, f, (df, dbalance), config)
+    dfeed_forward, df = feed_forward_bwd(feed, feed_norm.y, (df, dbalance), config)
     dfeed_forward_norm, df = NORMS[config.norm].bwd(feed_norm, df, eps=config.eps)
     dx = dx + df
     da = drop_bwd(attention_kept, dx, config.dropout)
-    attention = attention._replace(x=scaled(attention_norm.params, attention_norm.x_hat))
+    attention = attention._replace(x=attention_norm.y)
     dattention, da, _, _ = multi_head.bwd(attention, da, **_attention_settings(config))
     dattention_norm, da = NORMS[config.norm].bwd(attention_norm, da, eps=config.eps)
     return Block(dattention_norm, dattention, dfeed_forward_norm, dfeed_forward), dx + da

@@ -10,9 +10,10 @@ Means and variances are over a group: the features of one example (layer), chann
 mean square of x - mean (biased, never mean(x^2) - mean^2, which cancels); where it is 0, sigma is
 sqrt(eps) and all stays finite.
 
-All but batch normalisation save x_hat, one value per element, and 1/sigma, one per group: the
-backward is a formula in these two, and x, its mean and the subtraction are not needed again. y and
-x_hat have the dtype of x; whatever leads to them, and sigma, is in float32 or wider.
+Layer and RMS norm save x, there already, and the mean and 1/sigma of each row: x_hat is one pass
+away. Batch norm saves x - mean, the others x_hat, one value per element, and 1/sigma, one per
+group. y and what is saved per element have the dtype of x; whatever leads to them, mean and sigma
+are in float32 or wider.
 """
 
 import math
@@ -43,7 +44,34 @@ class Normalised(NamedTuple):
     inverse_sigma: Array
 
 
-def layer_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, Normalised]:
+class NormalisedRows(NamedTuple):
+    """What layer and RMS norm save.
+
+    Attributes:
+        params: the parameters.
+        x: (..., C).
+        mean: (..., 1) of the rows; None for RMS norm, which subtracts none.
+        inverse_sigma: (..., 1).
+    """
+
+    params: Scale
+    x: Array
+    mean: Array | None
+    inverse_sigma: Array
+
+    @property
+    def x_hat(self) -> Array:
+        """The normalised rows, widened."""
+        x = widen(self.x)
+        return (x if self.mean is None else x - self.mean) * self.inverse_sigma
+
+    @property
+    def y(self) -> Array:
+        """What the norm gave."""
+        return scaled(self.params, self.x_hat).astype(self.x.dtype)
+
+
+def layer_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, NormalisedRows]:
     """Every vector along the last axis is normalised by itself (Ba et al., 2016, eq. 4).
 
     Args:
@@ -60,35 +88,40 @@ def layer_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array
             or float32, the wider.
     """
     params, x, eps = _check("layer_norm", params, x, eps)
-    x_hat, inverse_sigma = _standardise(x, *_moments(x, (-1,)), eps)
-    return _affine(params, x_hat, inverse_sigma, x.dtype)
+    mean, variance = _moments(x, (-1,))
+    saved = NormalisedRows(params, x, mean, lax.rsqrt(variance + eps))
+    return saved.y, saved
 
 
-def layer_norm_bwd(residuals: Normalised, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
+def layer_norm_bwd(saved: NormalisedRows, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
     """dx, dscale and dshift as in the module's formulas, means over the last axis."""
-    params, x_hat, inverse_sigma = residuals
-    dparams, dx_hat = _affine_bwd(params, x_hat, dy)
-    return dparams, _standardise_bwd(x_hat, inverse_sigma, dx_hat, (-1,)).astype(x_hat.dtype)
+    x_hat, wide_dy = saved.x_hat, widen(dy)
+    dparams, dx_hat = _affine_bwd(saved.params, x_hat, dy)
+    through_mean = _scaled_mean(saved.params, wide_dy)
+    through_variance = x_hat * _scaled_mean(saved.params, wide_dy * x_hat)
+    dx = saved.inverse_sigma * (dx_hat - through_mean - through_variance)
+    return dparams, dx.astype(saved.x.dtype)
 
 
-def rms_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, Normalised]:
+def rms_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, NormalisedRows]:
     """x_hat = x / sqrt(mean(x^2) + eps) along the last axis (Zhang and Sennrich, 2019, eq. 4).
 
     No mean is subtracted. Arguments, result and errors as `layer_norm_fwd`.
     """
     params, x, eps = _check("rms_norm", params, x, eps)
     wide = widen(x)
-    inverse_sigma = lax.rsqrt((wide * wide).mean(-1, keepdims=True) + eps)
-    return _affine(params, wide * inverse_sigma, inverse_sigma, x.dtype)
+    mean_square = (wide * wide).mean(-1, keepdims=True)
+    saved = NormalisedRows(params, x, None, lax.rsqrt(mean_square + eps))
+    return saved.y, saved
 
 
-def rms_norm_bwd(residuals: Normalised, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
+def rms_norm_bwd(saved: NormalisedRows, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
     """dx = (dx_hat - x_hat mean(dx_hat x_hat)) / sigma: no mean was subtracted."""
-    params, x_hat, inverse_sigma = residuals
-    dparams, dx_hat = _affine_bwd(params, x_hat, dy)
-    wide = widen(x_hat)
-    dx = inverse_sigma * (dx_hat - wide * (dx_hat * wide).mean(-1, keepdims=True))
-    return dparams, dx.astype(x_hat.dtype)
+    x_hat = saved.x_hat
+    dparams, dx_hat = _affine_bwd(saved.params, x_hat, dy)
+    through_sigma = x_hat * _scaled_mean(saved.params, widen(dy) * x_hat)
+    dx = saved.inverse_sigma * (dx_hat - through_sigma)
+    return dparams, dx.astype(saved.x.dtype)
 
 
 def group_norm_fwd(
@@ -132,7 +165,10 @@ def group_norm_bwd(
     """dx, dscale and dshift as in the module's formulas, means over a group."""
     params, x_hat, inverse_sigma = residuals
     dparams, dx_hat = _affine_bwd(params, x_hat, dy)
-    dx = _standardise_bwd(_grouped(x_hat, groups), inverse_sigma, _grouped(dx_hat, groups), (1, 3))
+    wide, dx_hat = _grouped(widen(x_hat), groups), _grouped(dx_hat, groups)
+    through_mean = dx_hat.mean((1, 3), keepdims=True)
+    through_variance = wide * (dx_hat * wide).mean((1, 3), keepdims=True)
+    dx = inverse_sigma * (dx_hat - through_mean - through_variance)
     return dparams, dx.reshape(dy.shape).astype(x_hat.dtype)
 
 
@@ -321,14 +357,17 @@ def _standardise(x: Array, mean: Array, variance: Array, eps: float) -> tuple[Ar
     return (widen(x) - mean) * inverse_sigma, inverse_sigma
 
 
-def _standardise_bwd(
-    x_hat: Array, inverse_sigma: Array, dx_hat: Array, axes: tuple[int, ...]
-) -> Array:
-    """dx, where mean and variance were x's own over the axes; widened."""
-    x_hat = widen(x_hat)
-    through_mean = dx_hat.mean(axes, keepdims=True)
-    through_variance = x_hat * (dx_hat * x_hat).mean(axes, keepdims=True)
-    return inverse_sigma * (dx_hat - through_mean - through_variance)
+def _scaled_mean(params: Scale, values: Array) -> Array:
+    """mean(scale values) over the last axis, which stays, of wide values: dy for dx_hat, and so on.
+
+    As a product with the scale it reads values that there are for dscale or dshift too; the mean of
+    scaled ones would have them written first (layer norm 1.27 times as long, RMS norm 1.3, (2048,
+    512) on a CPU).
+    """
+    if params.scale is None:
+        return values.mean(-1, keepdims=True)
+    weights = params.scale.astype(values.dtype)[:, None] / values.shape[-1]
+    return jnp.matmul(values, weights, precision=lax.Precision.HIGHEST)
 
 
 def _affine(
