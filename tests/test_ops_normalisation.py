@@ -105,6 +105,16 @@ def test_pytorch_moves_its_running_statistics_likewise(training):
     assert_leaves_close((*dparams, dx), [t.grad.numpy() for t in tensors], 1e-12)
 
 
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+def test_without_parameters_rows_go_back_as_with_a_scale_of_1(norm):
+    rng = np.random.default_rng(3)
+    x, dy = (jnp.asarray(rng.normal(size=(4, 3, 5)), jnp.float32) for _ in range(2))
+    dx, expected = (
+        norm.bwd(norm.fwd(params, x)[1], dy)[1] for params in (NONE, Scale(jnp.ones(5), None))
+    )
+    np.testing.assert_allclose(dx, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_statistics_of_narrow_numbers_are_wide(dtype):
     x = jnp.array([[300.0, 1.0, -300.0]], dtype)  # in float16 a square is infinite
