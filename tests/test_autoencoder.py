@@ -68,10 +68,10 @@ def test_the_noise_is_normal_and_the_same_in_every_dtype():
     key = jax.random.key(0)
     with jax.enable_x64(True):
         latent = autoencoder.Latent(*jnp.zeros((2, 5000, 2)))
-        exact = autoencoder._noise(key, latent)
+        exact = autoencoder.drawn_noise(key, latent)
         assert scipy.stats.kstest(np.ravel(exact), "norm").pvalue > 0.01
         for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 0.01)):
-            low = autoencoder._noise(key, autoencoder.Latent(*jnp.zeros((2, 5000, 2), dtype)))
+            low = autoencoder.drawn_noise(key, autoencoder.Latent(*jnp.zeros((2, 5000, 2), dtype)))
             assert low.dtype == dtype
             np.testing.assert_allclose(low.astype(float), exact, rtol=tolerance, atol=1e-6)
 

@@ -166,7 +166,7 @@ def autoencoder(params: Any, batch: Any, config: Any) -> dict[str, Work]:
     decoder = torch_peer.network(params.decoder, config.decoder).to(DEVICE)
     x = fixed(batch.inputs)
     shape = jax.numpy.zeros((len(x), config.sizes[-1]))
-    noise = fixed(vae._noise(batch.key, vae.Latent(shape, shape)))
+    noise = fixed(vae.drawn_noise(batch.key, vae.Latent(shape, shape)))
 
     def forward() -> Any:
         mean, log_variance = encoder(x).chunk(2, -1)

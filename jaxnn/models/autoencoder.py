@@ -175,7 +175,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     _check(params, inputs, config)
     outputs, _ = mlp.layers_fwd(params.encoder, inputs, config.encoder)
     latent = Latent(*jnp.split(outputs, 2, axis=-1))
-    z, _ = latent_sample_fwd(latent, _noise(key, latent))
+    z, _ = latent_sample_fwd(latent, drawn_noise(key, latent))
     logits, _ = mlp.layers_fwd(params.decoder, z, config.decoder)
     reconstruction, _ = sigmoid_binary_cross_entropy.fwd(logits, inputs, reduction="sum")
     kl, _ = latent_kl_fwd(latent)
@@ -192,7 +192,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     _check(params, inputs, config)
     outputs, encoder_residuals = mlp.layers_fwd(params.encoder, inputs, config.encoder)
     latent = Latent(*jnp.split(outputs, 2, axis=-1))
-    z, sample_residuals = latent_sample_fwd(latent, _noise(key, latent))
+    z, sample_residuals = latent_sample_fwd(latent, drawn_noise(key, latent))
     logits, decoder_residuals = mlp.layers_fwd(params.decoder, z, config.decoder)
     reconstruction, reconstruction_residuals = sigmoid_binary_cross_entropy.fwd(
         logits, inputs, reduction="sum"
@@ -227,7 +227,7 @@ def example_batch(key: Array, config: Config) -> Batch:
     return Batch(inputs.at[0].set(0.0).at[1].set(1.0), k_noise)
 
 
-def _noise(key: Array | None, latent: Latent) -> Array | None:
+def drawn_noise(key: Array | None, latent: Latent) -> Array | None:
     """Standard-normal numbers, one per latent element: sqrt(2) erf^-1(u), u uniform in (-1, 1).
 
     Drawn as integers, which a key makes the same in every dtype: those of `jax.random.normal`

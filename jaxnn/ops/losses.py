@@ -120,7 +120,11 @@ def sigmoid_binary_cross_entropy_fwd(
     logits, targets = jnp.asarray(logits), jnp.asarray(targets)
     z = widen(logits)
     t = targets.astype(z.dtype)
-    losses = t * jax.nn.softplus(-z) + (1 - t) * jax.nn.softplus(z)
+    # -log s(z) and -log s(-z) have all but these two in common. |z| as their sum: jnp.abs has a
+    # slope of 1 at 0, where that of their rest is 0.
+    below, above = jnp.maximum(-z, 0), jnp.maximum(z, 0)
+    rest = jnp.log1p(jnp.exp(-(below + above)))
+    losses = t * below + (1 - t) * above + rest
     return reduce_fwd(losses, reduction).astype(logits.dtype), (logits, targets)
 
 

@@ -34,7 +34,7 @@ def test_autoencoder(config, training, x64):
     latent = Normal(mean, torch.exp(log_variance / 2))
     z = mean
     if training:  # PyTorch cannot draw what a key of JAX's does
-        drawn = autoencoder._noise(key, autoencoder.Latent(*2 * [np.zeros(mean.shape)]))
+        drawn = autoencoder.drawn_noise(key, autoencoder.Latent(*2 * [np.zeros(mean.shape)]))
         z = mean + latent.scale * torch.from_numpy(np.array(drawn))
     reconstruction = -Bernoulli(logits=decoder(z), validate_args=False).log_prob(x).sum()
     kl = kl_divergence(latent, Normal(0.0, 1.0)).sum()
