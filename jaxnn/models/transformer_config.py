@@ -54,7 +54,7 @@ class Config:
             layer, in [0, 1).
         recompute: whether training saves no more than the input of each layer, and computes the
             layer a second time on the way back.
-        block: how many queries attend at a time, see `attention_fwd`; None for all.
+        block: how many queries attend at a time; None for a whole run of them, see `attention_fwd`.
         window: how many tokens one sees, itself and those before it; None for all.
         rotary_base: see `rotary_fwd`.
         eps: of the norms.
