@@ -116,6 +116,31 @@ def test_groups_of_heads_are_as_all_at_once(heads_at_a_time, masked, block, x64,
     assert_leaves_close((hand, auto), once[1:], 1e-10, floor=1e-14)
 
 
+def test_a_group_is_as_large_as_may_be_and_divides_the_whole():
+    divisors = [attention_passes._largest_divisor(*pair) for pair in ((6, 4), (7, 4), (4, 9))]
+    assert divisors == [3, 1, 4]
+
+
+def test_long_runs_go_back_as_short_ones(x64):
+    q, k, v = draw(256, 256)
+    y, hand, auto = run(lambda *x: both(*x, None), q, k, v)
+    assert_leaves_close(y, attend(*map(np.asarray, (q, k, v)), np.ones((1, 1, 1, 1), bool)), 1e-12)
+    assert_leaves_close(hand, auto, 1e-11)
+
+
+def test_small_cotangents_of_long_rows_do_not_vanish_in_float16():
+    q, k, v = (0.1 * x for x in draw(1024, 1024, heads=1, n=1, size=8))
+    dy = 1e-4 * (1.5 + jnp.cos(jnp.arange(q.size)).reshape(q.shape))
+
+    def dv(q, k, v, dy):
+        _, residuals = attention.fwd(q, k, v, None)
+        return attention.bwd(residuals, dy)[2]
+
+    inputs = [x.astype(jnp.float16) for x in (q, k, v, dy)]
+    exact = run(dv, *(x.astype(jnp.float32) for x in inputs))
+    assert_leaves_close(run(dv, *inputs), exact, 0.02)
+
+
 def temporary(f, *shapes):
     """Bytes that the compiled f needs beside float32 inputs of these shapes and its results."""
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

@@ -53,6 +53,19 @@ def test_kernels_gradient_by_blocks_of_patches_and_by_convolution(limit, stride,
         assert_leaves_close(form(x, dy, place=place), truth, 1e-12)
 
 
+def test_kernels_gradient_is_summed_over_blocks_in_float32(monkeypatch):
+    monkeypatch.setattr(kernel_gradient, "PATCHES", 1)
+    place = windows("conv1d", (4,), (2,), 1, "valid", 1)
+    x, dy = (1 + normal(2048, size, 2).astype(jnp.bfloat16) / 4 for size in (4, 3))
+
+    def dw(x, dy):
+        return kernel_gradient._summed_over_patches(x, dy, place)
+
+    narrow, exact = run(dw, x, dy), run(dw, x.astype(jnp.float32), dy.astype(jnp.float32))
+    assert narrow.dtype == jnp.bfloat16
+    assert_leaves_close(narrow, exact, 0.005)
+
+
 @pytest.mark.parametrize("static", [{}, {"stride": 2, "padding": "same", "dilation": (1, 2)}])
 def test_unfolding_and_a_product_is_the_convolution(static, x64):
     x, params = normal(2, 8, 7, 3), Conv(normal(3, 2, 3, 5), normal(5))

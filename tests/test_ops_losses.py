@@ -199,16 +199,17 @@ def test_the_softmax_is_kept_where_there_are_few_logits():
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_out_of_range_is_an_error_or_makes_its_row_nan(label):
     z, labels = jnp.zeros((2, 3)), jnp.array([1, label])
-    for op, inputs in (
-        (softmax_cross_entropy, (z,)),
-        (multiclass_hinge, (z,)),
-        (linear_cross_entropy, (jnp.eye(3), z)),
+    for op, inputs, static in (
+        (softmax_cross_entropy, (z,), {}),
+        (multiclass_hinge, (z,), {}),
+        (linear_cross_entropy, (jnp.eye(3), z), {}),
+        (linear_cross_entropy, (jnp.eye(3), z), {"chunk": 2}),
     ):
         with pytest.raises(ValueError, match=rf"{op.name}: label {label} at index \(1,\).*\[0, 3"):
-            op(*inputs, labels)
+            op(*inputs, labels, **static)
 
-        def gradient(labels, op=op, inputs=inputs):
-            return by_hand(op, (*inputs, labels), jnp.ones(2), reduction="none")
+        def gradient(labels, op=op, inputs=inputs, static=static):
+            return by_hand(op, (*inputs, labels), jnp.ones(2), reduction="none", **static)
 
         loss, (*_, dz, _) = run(gradient, labels)
         np.testing.assert_array_equal(np.isnan(loss), [False, True])
@@ -284,6 +285,7 @@ def test_numpys_arrays_and_settings_are_taken():
         (weighted_mean, (z, z), {}),
         (softmax_cross_entropy, (z, labels), {"z_loss": np.float32(0.1)}),
         (linear_cross_entropy, (z.T, z, labels * 0), {"chunk": np.int64(1)}),
+        (linear_cross_entropy, (z.T, z, np.zeros(2, int)), {"chunk": 1, "z_loss": np.float64(1)}),
     ):
         assert op(*inputs, **static).dtype == jnp.float32
 

@@ -59,6 +59,33 @@ def test_a_large_mean_does_not_cost_the_variance():
     np.testing.assert_allclose(layer_norm(NONE, x), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale", "eps", "tolerance"),
+    [
+        (np.float32, 1e13, 1e-5, 1e-5),
+        (np.float32, 1e-14, 1e-30, 1e-5),
+        (np.float32, 0.0, 1e-30, 1e-5),
+        (np.float16, 2e4, 1e-5, 1e-2),
+    ],
+)
+def test_batch_norm_goes_back_where_powers_of_sigma_are_out_of_range(dtype, scale, eps, tolerance):
+    drawn = np.clip(np.random.default_rng(0).normal(size=(16, 4)), -3, 3)
+    x, dy = (scale * drawn).astype(dtype), np.cos(np.arange(64)).reshape(16, 4).astype(dtype)
+    new = Running(jnp.zeros(4), jnp.zeros(4))
+    _, (_, _, dx) = run(
+        lambda x, dy: by_hand(batch_norm, (NONE, FRESH, x), (dy, new), training=True, eps=eps),
+        x,
+        dy,
+    )
+    x, dy = x.astype(np.float64), dy.astype(np.float64)
+    sigma = np.sqrt(x.var(0) + eps)
+    x_hat = (x - x.mean(0)) / sigma
+    expected = (dy - dy.mean(0) - x_hat * (dy * x_hat).mean(0)) / sigma
+    error = np.abs(np.asarray(dx, np.float64) - expected).max() / np.abs(expected).max()
+    assert dx.dtype == dtype
+    assert error < tolerance, error
+
+
 def test_one_feature_or_position_is_normalised_to_the_shift():
     x = jnp.array([[[3.0]], [[-2.0]]])
     params = Scale(jnp.array([2.0]), jnp.array([5.0]))

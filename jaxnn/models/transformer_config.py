@@ -58,7 +58,8 @@ class Config:
         window: how many tokens one sees, itself and those before it; None for all.
         rotary_base: see `rotary_fwd`.
         eps: of the norms.
-        chunk: classes whose logits the loss holds at a time; None for two million logits.
+        chunk: classes whose logits the loss holds at a time, see `linear_cross_entropy_fwd`; None
+            for as many as have two million logits.
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.

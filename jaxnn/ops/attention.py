@@ -17,19 +17,19 @@ from jax import Array
 
 from jaxnn.checks import check_array, check_flag, check_integer, check_number, check_one_dtype
 from jaxnn.op import Op
-from jaxnn.ops.attention_passes import Rows, attend_bwd, attend_fwd
+from jaxnn.ops.attention_passes import attend_bwd, attend_fwd
 from jaxnn.ops.attention_reach import Heads, Reach
 
 
 class AttentionResiduals(NamedTuple):
-    """The inputs, y (N, T, H, E), and two numbers for each query and head to compute p from."""
+    """The inputs, y (N, T, H, E), and L of each query and head, as `attend_fwd` gives it."""
 
     q: Array
     k: Array
     v: Array
     mask: Array | None
     y: Array
-    rows: Rows
+    log_normaliser: Array
 
 
 def attention_fwd(
@@ -52,12 +52,13 @@ def attention_fwd(
     A key that is hidden may add 0 v to y, which is NaN where v is not finite: set such a v to 0.
     A score of minus infinity counts as hidden too.
 
-    Saves two numbers for each query and head (2 N H T in all) beside q, k, v, y and the mask, which
-    are there already; the backward computes p again from them. Of causal attention a run of the
-    queries at a time is computed, with the keys up to its end, which leaves out up to 7/16 of p; on
-    a CPU of as many heads at a time as its caches hold, or of one. With a `block` a loop takes that
-    many queries at a time, so that neither pass ever holds more than N H block S values of p, and
-    of a `window` N H block (block + window - 1): keys out of reach of the whole block are not
+    Saves a number for each query and head, L = log sum_j exp(s_j), in float32 or wider, beside q,
+    k, v, y and the mask, which are there already; the backward computes p = exp(s - L) again. Of
+    causal attention a run of the queries at a time is computed, with the keys up to its end, which
+    leaves out up to half of p; on a CPU of as many heads at a time as its caches hold, or of one.
+    With a `block` a loop takes that many queries at a time, so that neither pass ever holds more
+    than N H block S values of p, and of a `window` N H block (block + window - 1): keys out of
+    reach of the whole block are not
     touched.
 
     Args:
@@ -89,9 +90,9 @@ def attention_fwd(
     """
     _check(q, k, v, mask, causal, window, scale, block)
     heads = _heads_first(q, k, v, mask, scale)
-    y, rows = attend_fwd(heads, Reach(causal, window, block))
+    y, log_normaliser = attend_fwd(heads, Reach(causal, window, block))
     y = _positions_first(y)
-    return y, AttentionResiduals(q, k, v, mask, y, rows)
+    return y, AttentionResiduals(q, k, v, mask, y, log_normaliser)
 
 
 def attention_bwd(
@@ -105,17 +106,13 @@ def attention_bwd(
 ) -> tuple[Array, Array, Array, None]:
     """dq, dk and dv as above, dk and dv summed over the runs and blocks that saw the key.
 
-    p_ij = e_ij / sum_j e_ij with e_ij = exp(s_ij - max_j s_ij). The divisor of a query goes into
-    its dy_i: then dv_j = sum_i e_ij dy_i and ds_ij = e_ij (dy_i . v_j - dy_i . y_i), a pass less.
-
     The sum over l of p_il dp_il is dy_i . y_i: no pass over all scores is needed for it. It is so
     up to the rounding of y: where the values share a large offset, a digit less is right.
     """
-    q, k, v, mask, y, rows = residuals
+    q, k, v, mask, y, log_normaliser = residuals
     heads = _heads_first(q, k, v, mask, scale)
-    dot = _queries((dy * y).sum(-1, keepdims=True), k.shape[2]) * rows.inverse
-    dy = _queries(dy, k.shape[2]) * rows.inverse
-    dq, dk, dv = attend_bwd(heads, rows.largest, dy, dot, Reach(causal, window, block))
+    dot, dy = (_queries(x, k.shape[2]) for x in ((dy * y).sum(-1, keepdims=True), dy))
+    dq, dk, dv = attend_bwd(heads, log_normaliser, dy, dot, Reach(causal, window, block))
     dq = _scaled(_positions_first(dq), scale)
     return dq, dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None
 

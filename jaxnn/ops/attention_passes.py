@@ -1,19 +1,21 @@
 """The passes of attention over its scores: in groups of heads, runs and blocks of queries.
 
-No array of all scores is made. Heads go in groups, the causal queries of a group in runs, each with
-the keys up to its end, or `block` queries at a time. The forward keeps two numbers of each row of
-scores, from which the backward computes its p again.
+Heads go in groups (on a CPU, where their scores would not fit its caches), the causal queries of a
+group in runs, each with the keys up to its end, or `block` queries at a time. The forward keeps one
+number of each row of scores, its log-normaliser L = log sum_j exp(s_j), from which the backward
+computes p = exp(s - L) again.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.ops.attention_reach import Heads, Reach, reached, runs, seen_by, taken
+from jaxnn.ops.reductions import widen
 
 # The heads of a group have at most SCORES at a time (or it is a single head): with what is computed
 # of them they stay in the caches of a CPU. For 1,024 positions groups of twice as many take 1.2
@@ -21,31 +23,24 @@ from jaxnn.ops.attention_reach import Heads, Reach, reached, runs, seen_by, take
 SCORES = 2**20
 
 
-class Rows(NamedTuple):
-    """The largest s and 1 / sum_j exp(s_j - largest) of each row of scores, (N, G, H/G, T, 1).
+def attend_fwd(heads: Heads, reach: Reach) -> tuple[Array, Array]:
+    """The average y (N, G, H/G, T, E) of v that each query takes, and its L (N, G, H/G, T, 1).
 
-    They are 0 and 1 of a query that sees no key.
+    L is in float32 or wider, and 0 of a query that sees no key.
     """
-
-    largest: Array
-    inverse: Array
-
-
-def attend_fwd(heads: Heads, reach: Reach) -> tuple[Array, Rows]:
-    """The average y (N, G, H/G, T, E) of v that each query takes, and what p is computed from."""
-    y, rows = _in_groups(partial(_group_fwd, reach=reach), heads, (), reach)
-    return y, rows
+    y, log_normaliser = _in_groups(partial(_group_fwd, reach=reach), heads, (), reach)
+    return y, log_normaliser
 
 
 def attend_bwd(
-    heads: Heads, largest: Array, dy: Array, dot: Array, reach: Reach
+    heads: Heads, log_normaliser: Array, dy: Array, dot: Array, reach: Reach
 ) -> tuple[Array, Array, Array]:
     """The cotangents of q as scaled, k and v, those of k and v as (N, G, D, S).
 
-    p is exp(s - largest) times a number for each row, which is in dy already: both dv and ds are
-    products of p and dy. `dot` is dy_i . y_i, (N, G, H/G, T, 1).
+    `dot` is dy_i . y_i, (N, G, H/G, T, 1).
     """
-    dq, dk, dv = _in_groups(partial(_group_bwd, reach=reach), heads, (largest, dy, dot), reach)
+    others = log_normaliser, dy, dot
+    dq, dk, dv = _in_groups(partial(_group_bwd, reach=reach), heads, others, reach)
     return dq, dk, dv
 
 
@@ -82,7 +77,9 @@ def _in_groups(
 
 def _group(heads: Heads, reach: Reach) -> tuple[int, int]:
     """How many examples and heads of keys make a group: examples first, as many as may."""
-    n, g, r = heads.q.shape[:3]
+    n, g, r, t, d = heads.q.shape
+    if r * t <= d + heads.v.shape[3]:
+        return n, g  # k and v, of which a group is a copy, are no smaller than the scores
     rows, keys = (
         max(x.stop - x.start for x in side) for side in zip(*runs(heads, reach), strict=True)
     )
@@ -103,7 +100,8 @@ def _largest_divisor(of: int, most: int) -> int:
 def _split(x: Array, size: tuple[int, int]) -> Array:
     """(N, G, ...) as (N/n, G/g, n, g, ...) for groups of n examples and g heads of keys.
 
-    A group's examples are spread over the batch: one that is sharded is not gathered.
+    A group's examples are spread over the batch: one that is sharded is not gathered, if a group
+    has an example for every device.
     """
     n, g = (min(pair) for pair in zip(size, x.shape[:2], strict=True))
     return jnp.moveaxis(x.reshape(n, -1, g, x.shape[1] // g, *x.shape[2:]), (1, 3), (0, 1))
@@ -123,7 +121,7 @@ def _of_turn(mask: Array, number: Array, columns: int) -> Array:
     return mask
 
 
-def _group_fwd(heads: Heads, reach: Reach) -> tuple[Array, Rows]:
+def _group_fwd(heads: Heads, reach: Reach) -> tuple[Array, Array]:
     """y, and what p is computed from, of some heads: one run after the other."""
     results = []
     for run in runs(heads, reach):
@@ -132,18 +130,18 @@ def _group_fwd(heads: Heads, reach: Reach) -> tuple[Array, Rows]:
             results.append(_attend_fwd(part, seen_by(part, reach)))
         else:
             results.append(_in_blocks_fwd(part, reach, reach.block))
-    y, rows = jax.tree.map(lambda *parts: jnp.concatenate(parts, 3), *results)
-    return y, rows
+    y, log_normaliser = (jnp.concatenate(parts, 3) for parts in zip(*results, strict=True))
+    return y, log_normaliser
 
 
 def _group_bwd(
-    heads: Heads, largest: Array, dy: Array, dot: Array, reach: Reach
+    heads: Heads, log_normaliser: Array, dy: Array, dot: Array, reach: Reach
 ) -> tuple[Array, Array, Array]:
     """The cotangents of some heads; a key's are summed over the runs and blocks that saw it."""
     dqs, (dk, dv) = [], _zeros(heads)
     for queries, keys in runs(heads, reach):
         part = taken(heads, queries, keys)
-        given = jax.tree.map(lambda x, i=queries: x[..., i, :], (largest, dy, dot))
+        given = jax.tree.map(lambda x, i=queries: x[..., i, :], (log_normaliser, dy, dot))
         if reach.block is None:
             dqi, dki, dvi = _attend_bwd(part, seen_by(part, reach), *given)
         else:
@@ -154,33 +152,32 @@ def _group_bwd(
     return jnp.concatenate(dqs, 3), dk, dv
 
 
-def _attend_fwd(part: Heads, seen: Array) -> tuple[Array, Rows]:
+def _attend_fwd(part: Heads, seen: Array) -> tuple[Array, Array]:
     """Of all queries and keys given. y is divided by the sum, and not all the scores."""
     scores = _scores(part, seen)
     largest = lax.stop_gradient(scores.max(-1, keepdims=True))
     largest = jnp.where(largest == -jnp.inf, 0, largest)  # -inf - -inf is no number
     exp = jnp.exp(scores - largest)
-    total = exp.sum(-1, keepdims=True)
-    inverse = 1 / jnp.where(total == 0, 1, total)  # 0 / 1 where nothing is seen, not 0 / 0
-    # Before the division a sum may be beyond float16.
-    wide = max(part.v.dtype, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
-    sums = jnp.einsum("ngxs,ngse->ngxe", _rows(exp), part.v, preferred_element_type=wide)
-    y = _per_query(sums, part.q) * inverse.astype(wide)
-    return y.astype(part.v.dtype), Rows(largest, inverse)
+    # In float32 or wider: before the division a sum may be beyond float16.
+    total = widen(exp).sum(-1, keepdims=True)
+    total = jnp.where(total == 0, 1, total)  # 0 / 1 where nothing is seen, not 0 / 0
+    sums = jnp.einsum("ngxs,ngse->ngxe", _rows(exp), part.v, preferred_element_type=total.dtype)
+    y = _per_query(sums, part.q) / total
+    return y.astype(part.v.dtype), widen(largest) + jnp.log(total)
 
 
 def _attend_bwd(
-    part: Heads, seen: Array, largest: Array, dy: Array, dot: Array
+    part: Heads, seen: Array, log_normaliser: Array, dy: Array, dot: Array
 ) -> tuple[Array, Array, Array]:
     """The cotangents of q, k and v, those of k and v as (N, G, D, S).
 
     Where p is 0, because it is masked, so is ds.
     """
     q, k, v, _ = part
-    exp = jnp.exp(_scores(part, seen) - largest)
-    dv = _from_rows(exp, dy)
+    p = jnp.exp(widen(_scores(part, seen)) - log_normaliser).astype(q.dtype)
+    dv = _from_rows(p, dy)
     dp = _per_query(jnp.einsum("ngxe,ngse->ngxs", _rows(dy), v), q)
-    ds = exp * (dp - dot)
+    ds = p * (dp - dot)
     dq = _per_query(jnp.einsum("ngxs,ngsd->ngxd", _rows(ds), k), q)
     return dq, _from_rows(ds, q), dv
 
@@ -208,16 +205,16 @@ def _zeros(heads: Heads) -> tuple[Array, Array]:
     return jnp.zeros_like(heads.k.mT), jnp.zeros_like(heads.v.mT)
 
 
-def _in_blocks_fwd(heads: Heads, reach: Reach, block: int) -> tuple[Array, Rows]:
-    """y and rows of all queries, `block` of them at a time."""
+def _in_blocks_fwd(heads: Heads, reach: Reach, block: int) -> tuple[Array, Array]:
+    """y and L of all queries, `block` of them at a time."""
 
-    def attend(block: tuple[Array, Array]) -> tuple[Array, Rows]:
+    def attend(block: tuple[Array, Array]) -> tuple[Array, Array]:
         part, _, seen = reached(heads, *block, reach)
         return _attend_fwd(part, seen)
 
     t = heads.q.shape[3]
-    y, rows = lax.map(attend, (jnp.arange(0, t, block), _blocks(heads.q, block)))
-    return _joined(y, t), Rows(*(_joined(x, t) for x in rows))
+    y, log_normaliser = lax.map(attend, (jnp.arange(0, t, block), _blocks(heads.q, block)))
+    return _joined(y, t), _joined(log_normaliser, t)
 
 
 def _in_blocks_bwd(

@@ -202,6 +202,7 @@ def validated(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
     A label out of range marks no class, which would count as a certain success: multiplying its
     row by NaN makes its loss NaN instead and, by the same factor, every gradient of it.
     """
+    labels = jnp.asarray(labels)
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
     valid = jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan)

@@ -72,7 +72,7 @@ def linear_cross_entropy_fwd(
     At any time there are a few times N `chunk` logits and their cotangents, of N rows.
 
     Saves two numbers per row, and recomputes the logits, one matrix product more. If `chunk` is V
-    or more, or None and there are no more than two million logits, saves what
+    or more, or None and there are no more than two million logits or 128 classes, saves what
     `softmax_cross_entropy` saves of them, and nothing is recomputed.
 
     Args:
@@ -80,7 +80,7 @@ def linear_cross_entropy_fwd(
         x: (..., D), of the dtype of w, at least one row.
         labels: (...) integers in [0, V).
         chunk: classes whose logits to hold at once; any number, whether or not it divides V. None
-            for as many as have two million logits.
+            for as many as have two million logits, and at least 128.
         label_smoothing: as `softmax_cross_entropy`.
         z_loss: as `softmax_cross_entropy`.
         reduction: "mean", "sum" or "none", which gives (...).
@@ -92,9 +92,9 @@ def linear_cross_entropy_fwd(
             jit), or a setting outside its range.
     """
     name = "linear_cross_entropy"
-    check_cross_entropy(name, label_smoothing, z_loss, reduction)
+    label_smoothing, z_loss = check_cross_entropy(name, label_smoothing, z_loss, reduction)
     if chunk is not None:
-        check_integer(f"{name}: chunk", chunk, hint=", or None")
+        chunk = check_integer(f"{name}: chunk", chunk, hint=", or None")
     check_one_dtype(name, {"w": w, "x": x})
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != w.shape[0]:
         raise ValueError(

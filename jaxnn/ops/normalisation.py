@@ -213,7 +213,7 @@ class Running(NamedTuple):
 
 
 class Centred(NamedTuple):
-    """What batch normalisation's backward needs: the parameters, x - mean, and 1/sigma (C,)."""
+    """What batch norm saves: the parameters, x - mean (of float16 in float32), and 1/sigma (C,)."""
 
     params: Scale
     centred: Array
@@ -304,7 +304,9 @@ def batch_norm_fwd(
         centred = wide - mean
     inverse_sigma = lax.rsqrt(variance + eps)
     y = scaled(params, centred * inverse_sigma).astype(x.dtype)
-    return (y, running), Centred(params, centred.astype(x.dtype), inverse_sigma)
+    # The difference of float16's largest numbers is beyond it.
+    kept = centred if x.dtype == jnp.float16 else centred.astype(x.dtype)
+    return (y, running), Centred(params, kept, inverse_sigma)
 
 
 def batch_norm_bwd(
@@ -322,25 +324,25 @@ def batch_norm_bwd(
         d batch mean / dx = 1/n,  d batch variance / dx = 2 (x - mean) / (n - 1)
 
     In evaluation y is affine in x: dx = a dy, dmean = -a sum(dy) and dvariance =
-    -a sum(dy (x - mean)) / (2 sigma^2).
+    -a sum(dy x_hat) / (2 sigma).
     """
     (scale, shift), centred, inverse_sigma = residuals
     dy, dnew = dout
     axes, n = tuple(range(dy.ndim - 1)), math.prod(dy.shape[:-1])
     wide_dy, wide = widen(dy), widen(centred)
-    sum_dy, sum_dy_centred = wide_dy.sum(axes), (wide_dy * wide).sum(axes)
-    dscale = None if scale is None else (inverse_sigma * sum_dy_centred).astype(scale.dtype)
+    sum_dy, sum_dy_x_hat = wide_dy.sum(axes), inverse_sigma * (wide_dy * wide).sum(axes)
+    dscale = None if scale is None else sum_dy_x_hat.astype(scale.dtype)
     dshift = None if shift is None else sum_dy.astype(shift.dtype)
     a = inverse_sigma if scale is None else scale.astype(wide.dtype) * inverse_sigma
-    through_variance = a * inverse_sigma**2 * sum_dy_centred
+    through_variance = a * sum_dy_x_hat * inverse_sigma  # in this order no power of sigma overflows
     if not training:
         through = Running(-a * sum_dy, -0.5 * through_variance)
         drunning = jax.tree.map(lambda d, dx: d + dx.astype(d.dtype), dnew, through)
-        return Scale(dscale, dshift), drunning, (a * wide_dy).astype(centred.dtype)
+        return Scale(dscale, dshift), drunning, (a * wide_dy).astype(dy.dtype)
     dmean, dvariance = (momentum * d.astype(wide.dtype) for d in dnew)
     b = 2 / (n - 1) * dvariance - through_variance / n
     c = (dmean - a * sum_dy) / n
-    dx = (a * wide_dy + b * wide + c).astype(centred.dtype)
+    dx = (a * wide_dy + b * wide + c).astype(dy.dtype)
     return Scale(dscale, dshift), jax.tree.map(lambda d: (1 - momentum) * d, dnew), dx
 
 
