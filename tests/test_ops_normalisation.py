@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from conftest import assert_leaves_close, run
 
+from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.normalisation import (
-    Running,
     Scale,
-    batch_norm,
     group_norm,
     instance_norm,
     layer_norm,

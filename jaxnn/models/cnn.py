@@ -27,11 +27,12 @@ from jax.nn.initializers import variance_scaling
 from jaxnn.checks import check_choice, check_integer
 from jaxnn.models.inputs import check_dropout, check_inputs, check_params, check_sizes
 from jaxnn.ops.activations import relu
+from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, conv2d
 from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.linear import Linear, linear
-from jaxnn.ops.normalisation import Running, Scale, batch_norm, group_norm
+from jaxnn.ops.normalisation import Scale, group_norm
 from jaxnn.ops.pooling import global_average_pool
 from jaxnn.ops.softmax import softmax
 

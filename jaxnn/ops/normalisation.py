@@ -11,9 +11,9 @@ mean square of x - mean (biased, never mean(x^2) - mean^2, which cancels); where
 sqrt(eps) and all stays finite.
 
 Layer and RMS norm save x, there already, and the mean and 1/sigma of each row: x_hat is one pass
-away. Batch norm saves x - mean, the others x_hat, one value per element, and 1/sigma, one per
-group. y and what is saved per element have the dtype of x; whatever leads to them, mean and sigma
-are in float32 or wider.
+away. Group and instance norm save x_hat, one value per element, and 1/sigma, one per group. y and
+what is saved per element have the dtype of x; whatever leads to them, mean and sigma are in float32
+or wider. Batch norm is in `jaxnn.ops.batch_norm`.
 """
 
 import math
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_flag, check_floating, check_integer, check_number
+from jaxnn.checks import check_floating, check_integer, check_number
 from jaxnn.op import Op
 from jaxnn.ops.reductions import widen
 
@@ -87,7 +87,7 @@ def layer_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array
         ValueError: scale or shift is not (C,), or eps is not finite and positive in the dtype of x
             or float32, the wider.
     """
-    params, x, eps = _check("layer_norm", params, x, eps)
+    params, x, eps = check_norm("layer_norm", params, x, eps)
     mean, variance = _moments(x, (-1,))
     saved = NormalisedRows(params, x, mean, lax.rsqrt(variance + eps))
     return saved.y, saved
@@ -108,7 +108,7 @@ def rms_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, 
 
     No mean is subtracted. Arguments, result and errors as `layer_norm_fwd`.
     """
-    params, x, eps = _check("rms_norm", params, x, eps)
+    params, x, eps = check_norm("rms_norm", params, x, eps)
     wide = widen(x)
     mean_square = (wide * wide).mean(-1, keepdims=True)
     saved = NormalisedRows(params, x, None, lax.rsqrt(mean_square + eps))
@@ -143,7 +143,7 @@ def group_norm_fwd(
         TypeError: groups are no integer.
         ValueError: x has fewer than two axes; groups do not divide C.
     """
-    params, x, eps = _check("group_norm", params, x, eps)
+    params, x, eps = check_norm("group_norm", params, x, eps)
     groups = check_integer("group_norm: groups", groups, hint=", a divisor of the channels")
     if x.ndim < 2:
         raise ValueError(
@@ -189,7 +189,7 @@ def instance_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Ar
         TypeError, ValueError: as `layer_norm_fwd`.
         ValueError: x has no axis of positions.
     """
-    params, x, eps = _check("instance_norm", params, x, eps)
+    params, x, eps = check_norm("instance_norm", params, x, eps)
     if x.ndim < 3:
         raise ValueError(
             f"instance_norm: x has shape {x.shape}; it must be (N, positions ..., C), three axes "
@@ -203,147 +203,6 @@ def instance_norm_bwd(
 ) -> tuple[Scale, Array]:
     """`group_norm_bwd` with one channel per group."""
     return group_norm_bwd(residuals, dy, groups=dy.shape[-1], eps=eps)
-
-
-class Running(NamedTuple):
-    """Running statistics of batch normalisation: `mean` and `variance` (C,)."""
-
-    mean: Array
-    variance: Array
-
-
-class Centred(NamedTuple):
-    """What batch norm saves: the parameters, x - mean (of float16 in float32), and 1/sigma (C,)."""
-
-    params: Scale
-    centred: Array
-    inverse_sigma: Array
-
-
-def batch_norm_fwd(
-    params: Scale,
-    running: Running,
-    x: Array,
-    *,
-    training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[tuple[Array, Running], Centred]:
-    """Every channel over the whole batch (Ioffe and Szegedy, 2015, algorithms 1 and 2).
-
-    In training mean and variance are the batch's, and the running ones move towards them:
-
-        new = (1 - momentum) running + momentum batch
-
-    with the unbiased batch variance, n/(n - 1) times the biased one that normalises, n being the
-    values per channel (so does PyTorch). In evaluation the running statistics normalise and are
-    handed out as they came. They are results like y: a loss may use them, and the cotangents that
-    they get, usually 0, reach x and the statistics handed in.
-
-    Saves x - mean, one value per element, in place of x_hat: the variance needs it as an array of
-    its own, and what differs, 1/sigma, is one factor for a channel.
-
-    Args:
-        params: scale and shift (C,), or None.
-        running: mean and variance (C,); start from 0 and 1.
-        x: (..., C).
-        training: which statistics normalise.
-        momentum: weight of the new batch in the running statistics, in [0, 1].
-        eps: added to the variance, in squared units of x.
-
-    Returns:
-        (y (..., C), new running statistics), residuals.
-
-    Raises:
-        TypeError, ValueError: as `layer_norm_fwd`.
-        TypeError: the running statistics are no floating arrays, `training` is neither True nor
-            False, or the momentum no number.
-        ValueError: the running statistics are not (C,); momentum is outside [0, 1]; in training a
-            channel has fewer than two values, of which there is no variance.
-    """
-    params, x, eps = _check("batch_norm", params, x, eps)
-    if not isinstance(running, Running):
-        raise TypeError(
-            f"batch_norm: running is a {type(running).__name__}; it must be the statistics: start "
-            "from Running(jnp.zeros(channels), jnp.ones(channels))"
-        )
-    for field, value in running._asdict().items():
-        check_floating(f"batch_norm: running {field}", value)
-    running = jax.tree.map(jnp.asarray, running)
-    if running.mean.shape != x.shape[-1:] or running.variance.shape != x.shape[-1:]:
-        raise ValueError(
-            f"batch_norm: running mean has shape {running.mean.shape}, variance "
-            f"{running.variance.shape}, x {x.shape}; both must be ({x.shape[-1]},), one value per "
-            "channel: channels come last"
-        )
-    momentum = check_number(
-        "batch_norm: momentum",
-        momentum,
-        "in [0, 1], the weight of the new batch: 0.1 is usual",
-        lambda m: 0 <= m <= 1,
-    )
-    wide, axes = widen(x), tuple(range(x.ndim - 1))
-    if check_flag("batch_norm: training", training):
-        n = math.prod(x.shape[:-1])
-        if n < 2:
-            raise ValueError(
-                f"batch_norm: x has shape {x.shape}, {n} values per channel; training needs at "
-                "least 2 for a variance: pass a larger batch or training=False"
-            )
-        mean = wide.mean(axes)
-        centred = wide - mean
-        variance = (centred * centred).mean(axes)
-        batch = Running(mean, variance * (n / (n - 1)))
-        running = jax.tree.map(
-            lambda old, seen: (1 - momentum) * old + (momentum * seen).astype(old.dtype),
-            running,
-            batch,
-        )
-    else:
-        mean, variance = (s.astype(wide.dtype) for s in running)
-        centred = wide - mean
-    inverse_sigma = lax.rsqrt(variance + eps)
-    y = scaled(params, centred * inverse_sigma).astype(x.dtype)
-    # The difference of float16's largest numbers is beyond it.
-    kept = centred if x.dtype == jnp.float16 else centred.astype(x.dtype)
-    return (y, running), Centred(params, kept, inverse_sigma)
-
-
-def batch_norm_bwd(
-    residuals: Centred,
-    dout: tuple[Array, Running],
-    *,
-    training: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[Scale, Running, Array]:
-    """dx = a dy + b (x - mean) + c, with one a, b and c per channel: one scale and one sigma each.
-
-    In training by the module's formulas, and by what the new running statistics owe to x:
-
-        d batch mean / dx = 1/n,  d batch variance / dx = 2 (x - mean) / (n - 1)
-
-    In evaluation y is affine in x: dx = a dy, dmean = -a sum(dy) and dvariance =
-    -a sum(dy x_hat) / (2 sigma).
-    """
-    (scale, shift), centred, inverse_sigma = residuals
-    dy, dnew = dout
-    axes, n = tuple(range(dy.ndim - 1)), math.prod(dy.shape[:-1])
-    wide_dy, wide = widen(dy), widen(centred)
-    sum_dy, sum_dy_x_hat = wide_dy.sum(axes), inverse_sigma * (wide_dy * wide).sum(axes)
-    dscale = None if scale is None else sum_dy_x_hat.astype(scale.dtype)
-    dshift = None if shift is None else sum_dy.astype(shift.dtype)
-    a = inverse_sigma if scale is None else scale.astype(wide.dtype) * inverse_sigma
-    through_variance = a * sum_dy_x_hat * inverse_sigma  # in this order no power of sigma overflows
-    if not training:
-        through = Running(-a * sum_dy, -0.5 * through_variance)
-        drunning = jax.tree.map(lambda d, dx: d + dx.astype(d.dtype), dnew, through)
-        return Scale(dscale, dshift), drunning, (a * wide_dy).astype(dy.dtype)
-    dmean, dvariance = (momentum * d.astype(wide.dtype) for d in dnew)
-    b = 2 / (n - 1) * dvariance - through_variance / n
-    c = (dmean - a * sum_dy) / n
-    dx = (a * wide_dy + b * wide + c).astype(dy.dtype)
-    return Scale(dscale, dshift), jax.tree.map(lambda d: (1 - momentum) * d, dnew), dx
 
 
 def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -403,8 +262,12 @@ def _grouped(x: Array, groups: int) -> Array:
     return x.reshape(x.shape[0], positions, groups, x.shape[-1] // groups)
 
 
-def _check(name: str, params: Scale, x: Array, eps: Any) -> tuple[Scale, Array, float]:
-    """The same as JAX's arrays and Python's number; what no normalisation can take is refused."""
+def check_norm(name: str, params: Scale, x: Array, eps: Any) -> tuple[Scale, Array, float]:
+    """The same as JAX's arrays and Python's number; what no normalisation can take is refused.
+
+    Raises:
+        TypeError, ValueError: as `layer_norm_fwd`.
+    """
     check_floating(f"{name}: x", x)
     if x.ndim == 0 or x.size == 0:
         raise ValueError(
@@ -432,7 +295,7 @@ def _check(name: str, params: Scale, x: Array, eps: Any) -> tuple[Scale, Array, 
     return jax.tree.map(jnp.asarray, params), jnp.asarray(x), eps
 
 
-def _draw(key: Array, *shape: int) -> tuple[Scale, Array]:
+def draw_example(key: Array, *shape: int) -> tuple[Scale, Array]:
     """All parameters, and x of which one part is 0 throughout, and so its variance."""
     k1, k2, k3 = jax.random.split(key, 3)
     params = Scale(jax.random.normal(k1, shape[-1:]), jax.random.normal(k2, shape[-1:]))
@@ -441,30 +304,15 @@ def _draw(key: Array, *shape: int) -> tuple[Scale, Array]:
 
 @jax.jit
 def _vectors_example(key: Array) -> tuple[Scale, Array]:
-    return _draw(key, 3, 2, 5)
+    return draw_example(key, 3, 2, 5)
 
 
 @jax.jit
 def _images_example(key: Array) -> tuple[Scale, Array]:
-    return _draw(key, 2, 1, 5, 6)
-
-
-@jax.jit
-def _batch_example(key: Array) -> tuple[Scale, Running, Array]:
-    """A batch of which one channel is 0 throughout."""
-    k1, k2 = jax.random.split(key)
-    params, x = _draw(k1, 7, 2, 3)
-    mean = jax.random.normal(k2, (3,))
-    return params, Running(mean, jnp.array([0.5, 1.0, 3.0])), x.at[..., 1].set(0.0)
+    return draw_example(key, 2, 1, 5, 6)
 
 
 layer_norm = Op(layer_norm_fwd, layer_norm_bwd, example=_vectors_example)
 rms_norm = Op(rms_norm_fwd, rms_norm_bwd, example=_vectors_example, settings=({"eps": 0.1},))
 group_norm = Op(group_norm_fwd, group_norm_bwd, example=_images_example, settings=({"groups": 3},))
 instance_norm = Op(instance_norm_fwd, instance_norm_bwd, example=_images_example)
-batch_norm = Op(
-    batch_norm_fwd,
-    batch_norm_bwd,
-    example=_batch_example,
-    settings=({"training": True, "momentum": 0.3}, {"training": False}),
-)

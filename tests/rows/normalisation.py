@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from jaxnn.ops import batch_norm as batch_normalisation
 from jaxnn.ops import normalisation
-from jaxnn.ops.normalisation import Running, Scale
+from jaxnn.ops.batch_norm import Running
+from jaxnn.ops.normalisation import Scale
 from rows import Row
 
 
@@ -119,11 +121,13 @@ ROWS = {
         lambda torch, p, x: torch.nn.functional.instance_norm(first(x)).movedim(1, -1),
     ),
     "batch_norm training": Row(
-        normalisation.batch_norm,
+        batch_normalisation.batch_norm,
         {"training": True, "momentum": 0.3},
         batch_norm,
         batch,
         torch_batch_norm,
     ),
-    "batch_norm evaluation": Row(normalisation.batch_norm, {"training": False}, batch_norm, batch),
+    "batch_norm evaluation": Row(
+        batch_normalisation.batch_norm, {"training": False}, batch_norm, batch
+    ),
 }
