@@ -52,11 +52,9 @@ def _in_groups(
     Another device, with more cores than a group keeps busy, attends to all at once.
     """
     size, whole = _group(heads, reach), (heads.k.shape[0], heads.k.shape[1])
+    at_once = partial(attend, heads, *others)
     if size == whole:
-        return attend(heads, *others)
-
-    def at_once() -> Any:
-        return attend(heads, *others)
+        return at_once()
 
     def looped() -> Any:
         mask = None if heads.mask is None else _split(heads.mask, size)
@@ -122,7 +120,7 @@ def _of_turn(mask: Array, number: Array, columns: int) -> Array:
 
 
 def _group_fwd(heads: Heads, reach: Reach) -> tuple[Array, Array]:
-    """y, and what p is computed from, of some heads: one run after the other."""
+    """y and L of some heads: one run after the other."""
     results = []
     for run in runs(heads, reach):
         part = taken(heads, *run)

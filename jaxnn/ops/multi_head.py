@@ -60,7 +60,7 @@ def multi_head_fwd(
 ) -> tuple[Array, MultiHeadResiduals]:
     """Multi-head self-attention with optional rotary positions, grouped heads and biases.
 
-    Saves x, q, k, v and y, T (2 D + (H + 2 G) Dh) values per example where D = H Dh, and 2 H T
+    Saves x, q, k, v and y, T (2 D + (H + 2 G) Dh) values per example where D = H Dh, and H T
     numbers from which the probabilities are computed again, as are sines and cosines.
 
     Args:

@@ -37,7 +37,7 @@ class Scale(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """What a backward needs: the parameters, x_hat, and 1/sigma with sizes 1 where shared."""
+    """What group norm saves: the parameters, x_hat, and 1/sigma with sizes 1 where shared."""
 
     params: Scale
     x_hat: Array
@@ -155,8 +155,11 @@ def group_norm_fwd(
             "the channels: choose a divisor"
         )
     grouped = _grouped(x, groups)
-    x_hat, inverse_sigma = _standardise(grouped, *_moments(grouped, (1, 3)), eps)
-    return _affine(params, x_hat.reshape(x.shape), inverse_sigma, x.dtype)
+    mean, variance = _moments(grouped, (1, 3))
+    inverse_sigma = lax.rsqrt(variance + eps)
+    x_hat = ((widen(grouped) - mean) * inverse_sigma).reshape(x.shape)
+    saved = Normalised(params, x_hat.astype(x.dtype), inverse_sigma)
+    return scaled(params, x_hat).astype(x.dtype), saved
 
 
 def group_norm_bwd(
@@ -212,12 +215,6 @@ def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     return mean, ((x - mean) ** 2).mean(axes, keepdims=True)
 
 
-def _standardise(x: Array, mean: Array, variance: Array, eps: float) -> tuple[Array, Array]:
-    """x_hat and 1/sigma, widened."""
-    inverse_sigma = lax.rsqrt(variance + eps)
-    return (widen(x) - mean) * inverse_sigma, inverse_sigma
-
-
 def _scaled_mean(params: Scale, values: Array) -> Array:
     """mean(scale values) over the last axis, which stays, of wide values: dy for dx_hat, and so on.
 
@@ -229,14 +226,6 @@ def _scaled_mean(params: Scale, values: Array) -> Array:
         return values.mean(-1, keepdims=True)
     weights = params.scale.astype(values.dtype)[:, None] / values.shape[-1]
     return jnp.matmul(values, weights, precision=lax.Precision.HIGHEST)
-
-
-def _affine(
-    params: Scale, x_hat: Array, inverse_sigma: Array, dtype: Any
-) -> tuple[Array, Normalised]:
-    """What the norm gives, and what to save; both of this dtype."""
-    saved = Normalised(params, x_hat.astype(dtype), inverse_sigma)
-    return scaled(params, x_hat).astype(dtype), saved
 
 
 def scaled(params: Scale, x_hat: Array) -> Array:
