@@ -195,6 +195,7 @@ def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
     ("options", "words"),
     [
         ({"case": ("gpt-large", "gtp")}, "--case gtp: there are only mlp-small, .*, ladder"),
+        ({"case": ()}, "--case has no name; give one or more of mlp-small, .*, ladder"),
         ({"rounds": 0}, "--rounds is 0"),
         ({"json": "{}/file/b.json"}, "--json .*file/b.json cannot be written .*; name a file"),
     ],
@@ -222,10 +223,10 @@ def test_the_quick_mode_has_cases_that_exist():
 @pytest.mark.parametrize("quick", [False, True])
 def test_what_is_too_large_for_a_cpu_is_run_where_it_is_not_or_asked_for(monkeypatch, quick):
     known = cases(16)
-    assert not set(ACCELERATOR) & set(benchmark._chosen(known, (), quick))
+    assert not set(ACCELERATOR) & set(benchmark._chosen(known, None, quick))
     assert tuple(benchmark._chosen(known, ACCELERATOR, quick)) == ACCELERATOR
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert set(ACCELERATOR) < set(benchmark._chosen(known, (), quick))
+    assert set(ACCELERATOR) < set(benchmark._chosen(known, None, quick))
 
 
 @pytest.mark.parametrize(
