@@ -4,7 +4,10 @@ import dataclasses
 import json
 import math
 import random
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -206,6 +209,18 @@ def test_what_cannot_be_is_refused_in_words(options, words, tmp_path):
         options = {"json": tmp_path / "file" / "b.json"}
     with pytest.raises(ValueError, match=words):
         benchmark.main(**options)
+
+
+def test_the_help_says_how_it_is_called_and_names_every_case():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", "--help"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    words = done.stdout.replace("│", " ").split()
+    assert words[:5] == ["usage:", "python", "-m", "experiments.benchmark", "[-h]"]
+    assert set(cases()) <= {word.rstrip(",.") for word in words}
 
 
 def test_operations_are_counted_as_the_formula_says():
