@@ -155,8 +155,9 @@ def test_mistakes_inside_a_scan():
         (lambda g: g | {"a": 0 * g["a"]}, "zeroed slice", "every entry"),
         (lambda g: g | {"a": g["a"].at[1].set(0)}, "zeroed slice", "row 1"),
         (lambda g: g | {"a": g["a"].at[:, 2].multiply(-1)}, "sign", "column 2"),
-        (lambda g: g | {"a": g["a"] * 4 / 3}, "n against n-1", "n = 4"),
-        (lambda g: g | {"a": g["a"] / 2}, "factor", "halved"),
+        (lambda g: g | {"a": g["a"] * 4 / 3}, "n against n-1", ": 4/3, which is n / (n"),
+        (lambda g: g | {"a": g["a"] / 2}, "factor", "; or 1 / the square root of 4, a dim"),
+        (lambda g: g | {"a": g["a"] * -2}, "factor", ": beside the sign, counted twice, or"),
         (lambda g: g | {"a": g["a"].at[1, 1].set(jnp.nan)}, "not finite", "[1, 1]"),
         (lambda g: g | {"a": g["a"].at[2].add(jnp.array([1.0, 3, 0, 1]))}, "index", "index 2"),
         (
