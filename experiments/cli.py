@@ -38,7 +38,9 @@ def run(main: Callable[..., int]) -> None:
         )  # a log that is followed shows lines as they come
     try:
         spec = sys.modules["__main__"].__spec__
-        status = tyro.cli(checked, prog=f"python -m {spec.name}" if spec else None)
+        # A package is called by its own name, not its __main__'s.
+        prog = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
+        status = tyro.cli(checked, prog=prog)
     except (ValueError, OSError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

@@ -7,6 +7,7 @@ is an input itself costs nothing (its owner has it anyway) and is not counted. `
 outside jit, where every array that it keeps is one that exists; under jit, XLA may drop some.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def measure(op: Op[..., Any], static: Any) -> tuple[float, float]:
     return kept(inputs, by_hand), kept(inputs, pull)
 
 
+def rows(target: str) -> Iterator[str]:
+    """The table's lines, each op and setting measured as its line is asked for."""
+    ops = find_ops(target)
+    yield f"{'op':58}{'by hand':>9}{'jax.vjp':>9}   bytes per input element, float32"
+    for op in ops:
+        for static in op.settings:
+            settings = "".join(f", {name}={value!r}" for name, value in static.items())
+            by_hand, autodiff = measure(op, static)
+            yield f"{op.name + settings:58.58}{by_hand:>9.2f}{autodiff:>9.2f}"
+
+
 def main(target: str = "jaxnn.ops", out: Path = Path("out/residuals")) -> int:
     """Print the bytes that each op saves per input element, by hand and by jax.vjp.
 
@@ -46,15 +58,11 @@ def main(target: str = "jaxnn.ops", out: Path = Path("out/residuals")) -> int:
         out: Folder for the table.
     """
     folder = cli.folder(out)
-    lines = [f"{'op':58}{'by hand':>9}{'jax.vjp':>9}   bytes per input element, float32"]
-    for op in find_ops(target):
-        for static in op.settings:
-            settings = "".join(f", {name}={value!r}" for name, value in static.items())
-            by_hand, autodiff = measure(op, static)
-            lines.append(f"{op.name + settings:58.58}{by_hand:>9.2f}{autodiff:>9.2f}")
-    table = "\n".join(lines)
-    print(table)
-    (folder / "table.txt").write_text(table + "\n")
+    table = ""
+    for row in rows(target):
+        print(row)
+        table += row + "\n"
+    (folder / "table.txt").write_text(table)
     return 0
 
 

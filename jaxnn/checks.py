@@ -96,6 +96,20 @@ def check_floating(name: str, value: Any) -> None:
         )
 
 
+def check_key(name: str, key: Any, hint: str = "") -> None:
+    """Refuse what is no key of `jax.random`, typed or not.
+
+    Raises:
+        TypeError: it is none.
+    """
+    dtype = getattr(key, "dtype", np.dtype(object))
+    untyped = dtype == np.uint32 and key.ndim > 0
+    if not untyped and not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"{name} is {key!r:.50}; it must be a key of jax.random: pass jax.random.key(0){hint}"
+        )
+
+
 def check_params(name: str, params: Any, kind: type[NamedTuple]) -> None:
     """Refuse parameters that are not of this kind, or no arrays, or None where none may be.
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxnn.checks import check_integer
+from jaxnn.checks import check_integer, check_key
 
 Gradient = Literal["manual", "autodiff"]
 
@@ -61,6 +61,7 @@ def init_state(
     model: Any, config: Any, optimizer: optax.GradientTransformation, key: Array
 ) -> State:
     """A state with fresh parameters and no step taken."""
+    check_key("init_state: key", key)
     k_params, k_run = jax.random.split(key)
     params = model.init_params(k_params, config)
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)

@@ -4,7 +4,10 @@ import dataclasses
 import json
 import math
 import random
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +198,7 @@ def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
     ("options", "words"),
     [
         ({"case": ("gpt-large", "gtp")}, "--case gtp: there are only mlp-small, .*, ladder"),
+        ({"case": ()}, "--case has no name; give one or more of mlp-small, .*, ladder"),
         ({"rounds": 0}, "--rounds is 0"),
         ({"json": "{}/file/b.json"}, "--json .*file/b.json cannot be written .*; name a file"),
     ],
@@ -205,6 +209,18 @@ def test_what_cannot_be_is_refused_in_words(options, words, tmp_path):
         options = {"json": tmp_path / "file" / "b.json"}
     with pytest.raises(ValueError, match=words):
         benchmark.main(**options)
+
+
+def test_the_help_says_how_it_is_called_and_names_every_case():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.benchmark", "--help"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    words = done.stdout.replace("│", " ").split()
+    assert words[:5] == ["usage:", "python", "-m", "experiments.benchmark", "[-h]"]
+    assert set(cases()) <= {word.rstrip(",.") for word in words}
 
 
 def test_operations_are_counted_as_the_formula_says():
@@ -222,10 +238,10 @@ def test_the_quick_mode_has_cases_that_exist():
 @pytest.mark.parametrize("quick", [False, True])
 def test_what_is_too_large_for_a_cpu_is_run_where_it_is_not_or_asked_for(monkeypatch, quick):
     known = cases(16)
-    assert not set(ACCELERATOR) & set(benchmark._chosen(known, (), quick))
+    assert not set(ACCELERATOR) & set(benchmark._chosen(known, None, quick))
     assert tuple(benchmark._chosen(known, ACCELERATOR, quick)) == ACCELERATOR
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert set(ACCELERATOR) < set(benchmark._chosen(known, (), quick))
+    assert set(ACCELERATOR) < set(benchmark._chosen(known, None, quick))
 
 
 @pytest.mark.parametrize(

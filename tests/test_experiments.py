@@ -163,6 +163,21 @@ def test_residuals_counts_what_is_kept_and_no_input(tmp_path, capsys):
     assert "dropout" in (tmp_path / "table.txt").read_text()
 
 
+def test_residuals_prints_each_row_when_it_is_measured(tmp_path, capsys, monkeypatch):
+    printed = []
+
+    def measure(op, static):
+        printed.append(capsys.readouterr().out)
+        return 1.0, 2.0
+
+    monkeypatch.setattr(residuals, "measure", measure)
+    residuals.main("jaxnn.ops.losses", out=tmp_path)
+    assert len(printed) > 1
+    assert [out.count("\n") for out in printed] == [1] * len(printed)
+    printed.append(capsys.readouterr().out)
+    assert (tmp_path / "table.txt").read_text() == "".join(printed)
+
+
 def as_command(name, options, monkeypatch, capsys):
     """The exit status and the output of a script called with such options."""
     monkeypatch.setattr(sys, "argv", [name, *options])

@@ -389,6 +389,7 @@ def test_a_helper_redefined_since_is_seen():
         ((loss, lambda p: p, PARAMS, X), TypeError, r"manual_grad\(p\) cannot take 2"),
         ((lambda p: p, manual, PARAMS, X), TypeError, r"loss\(p\) cannot take 2"),
         ((loss, None, PARAMS, X), TypeError, "manual_grad is None"),
+        ((loss, lambda p, x: None, PARAMS, X), TypeError, "manual_grad returns None; .* `return`"),
         ((loss, manual, {"n": jnp.arange(3)}, X), ValueError, r"no floating leaf \(\['n'\]: int32"),
         ((loss, manual, {}, X), ValueError, "no leaf at all"),
         ((loss, manual, {"w": "weights"}, X), TypeError, "'weights'; every leaf"),
@@ -422,6 +423,15 @@ def test_model_checks_the_value_too(monkeypatch):
     assert "manual_value_and_grad and manual_grad differ at layers[0].w" in report.problems
     with pytest.raises(TypeError, match="lacks Config, init_params"):
         verify.model(np)
+
+
+def test_an_op_needs_an_example_or_inputs():
+    double = Op(lambda x: (2 * x, None), lambda _, dy: (2 * dy,), example=None)
+    with pytest.raises(TypeError, match=r"example of op <lambda> is None; .*, or inputs to verify"):
+        verify.op(double)
+    assert verify.op(double, jnp.ones(3))
+    with pytest.raises(TypeError, match=r"op is <.*tanh.*; it must be a jaxnn.op.Op: bind"):
+        verify.op(jnp.tanh)
 
 
 def test_op_takes_inputs_and_settings_of_ones_own():

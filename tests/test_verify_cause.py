@@ -46,7 +46,12 @@ def net_grad(fault=None):
         dw2 = h.T @ dz2
         dh = dz2 @ (p["w2"] if fault == "transpose" else p["w2"].T)
         dh = dh if fault == "skip" else dh + (2 if fault == "twice" else 1) * da
-        slope = {"slope": 1 + 0 * h, "input": 1 - z1**2, "output": 1 - jnp.tanh(h) ** 2}
+        slope = {
+            "slope": 1 + 0 * h,
+            "input": 1 - z1**2,
+            "output": 1 - jnp.tanh(h) ** 2,
+            "no square": 1 - h,
+        }
         dz1 = dh * slope.get(fault, 1 - h**2)
         db1 = {"mean": dz1.mean(0), "first": dz1[0]}.get(fault, dz1.sum(0))
         dw1 = x.T @ dz1 + (0 if fault == "penalty" else 0.01) * p["w1"]
@@ -70,6 +75,7 @@ CAUSES = {
     "slope": ("derivative left out", "in tanh"),
     "input": ("wrong saved value", "given the input of tanh"),
     "output": ("wrong saved value", "taken at the output"),
+    "no square": ("wrong derivative", "1 - y is taken for 1 - y^2, the derivative of tanh"),
     "mean": ("factor", f"1/{N}, and {N} is the batch size"),
     "first": ("not summed", "only the first slice along axis 0"),
     "penalty": ("parameter term", "0.01 times the parameter itself is missing"),
@@ -89,6 +95,34 @@ def test_the_mistake_is_named(fault):
     assert found.cause == cause, found
     assert words in found.text
     assert found.text in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize(
+    ("function", "slope", "words"),
+    [
+        (jnp.tanh, lambda x, y: 1 + y**2, "1 + y^2 is taken for 1 - y^2, the derivative of tanh"),
+        (jax.nn.sigmoid, lambda x, y: 1 - y, "1 - y is taken for y (1 - y)"),
+        (jax.nn.sigmoid, lambda x, y: y, "y is taken for y (1 - y)"),
+        (jax.nn.sigmoid, lambda x, y: y * (1 + y), "y (1 + y) is taken for y (1 - y)"),
+        (lambda x: x**3, lambda x, y: 3 * x, "3 x^1 is taken for 3 x^2"),
+        (lambda x: x**3, lambda x, y: 3 * x**3, "3 x^3 is taken for 3 x^2"),
+    ],
+)
+def test_a_derivative_written_wrongly_is_named(function, slope, words):
+    w = jax.random.normal(KEYS[6], (3, 4))
+    x = jax.random.normal(KEYS[7], (5, 3))
+
+    def loss(w, x):
+        return jnp.sin(function(x @ w)).sum()
+
+    def by_hand(w, x):
+        z = x @ w
+        y = function(z)
+        return x.T @ (jnp.cos(y) * slope(z, y))
+
+    (found,) = causes(verify.gradient(loss, by_hand, w, x))
+    assert found.cause == "wrong derivative", found
+    assert words in found.text
 
 
 def test_a_right_gradient_has_no_cause_and_an_unusual_mistake_none():
@@ -155,8 +189,9 @@ def test_mistakes_inside_a_scan():
         (lambda g: g | {"a": 0 * g["a"]}, "zeroed slice", "every entry"),
         (lambda g: g | {"a": g["a"].at[1].set(0)}, "zeroed slice", "row 1"),
         (lambda g: g | {"a": g["a"].at[:, 2].multiply(-1)}, "sign", "column 2"),
-        (lambda g: g | {"a": g["a"] * 4 / 3}, "n against n-1", "n = 4"),
-        (lambda g: g | {"a": g["a"] / 2}, "factor", "halved"),
+        (lambda g: g | {"a": g["a"] * 4 / 3}, "n against n-1", ": 4/3, which is n / (n"),
+        (lambda g: g | {"a": g["a"] / 2}, "factor", "; or 1 / the square root of 4, a dim"),
+        (lambda g: g | {"a": g["a"] * -2}, "factor", ": beside the sign, counted twice, or"),
         (lambda g: g | {"a": g["a"].at[1, 1].set(jnp.nan)}, "not finite", "[1, 1]"),
         (lambda g: g | {"a": g["a"].at[2].add(jnp.array([1.0, 3, 0, 1]))}, "index", "index 2"),
         (

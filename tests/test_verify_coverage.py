@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn import verify
+from jaxnn.ops.activations import tanh
 from jaxnn.verify import compare, finite_differences
 
 P = {"w": jax.random.normal(jax.random.key(0), (3, 4)), "b": jnp.arange(1.0, 5.0)}
@@ -83,6 +84,13 @@ def test_what_the_inputs_cannot_show_is_said():
     half = said(lambda p: jax.nn.relu(p["w"][:, :2]).sum(), {"w": jnp.full((3, 4), 2.0)})
     assert "zero in 2 of 4 slices along axis 1" in half
     assert verify.gradient(loss, manual, P, X).coverage == ()
+
+
+def test_an_op_shares_its_leading_axis_with_its_cotangent():
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    assert verify.op(tanh, x).coverage == ()
+    (said,) = verify.op(tanh, x[:, :3]).coverage
+    assert "the leading size 3 of dout is a dimension of the parameters too" in said
 
 
 def test_a_skipped_leaf_is_not_judged_and_needs_a_reason():

@@ -297,7 +297,7 @@ def test_a_pure_function_is_the_same_everywhere(params):
         (lambda w: (3 if traced(w) else 3.01) * w**2, "run eagerly, it gives 6.77.* not 6.75 as"),
         (lambda w: (3.01 if traced(w) else 3) * w**2, "run eagerly, it gives 6.75.* not 6.77"),
         (lambda w: 3 * w**2 if traced(w) else (3 * w**2)[None], "gives float32.1, 2. for params"),
-        (lambda w: 3 * w**2 if traced(w) else None, "gives nothing for params"),
+        (lambda w: 3 * w**2 if traced(w) else (), "gives nothing for params"),
         (lambda w: 3 * w**2 if traced(w) else w * jnp.nan, "run eagerly, it gives nan at"),
         (raises_eagerly, "run eagerly, it raises KeyError: 'no such"),
         (first_row_only(lambda g: g.at[1].set(g[0])), "under vmap, it gives"),

@@ -34,6 +34,9 @@ import gc
 import json as json_format
 import random
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from experiments import cli, pictures
 from experiments.benchmark import measure, show
@@ -46,10 +49,15 @@ QUICK = (
     "attention-t256", "lstm-b4", "conv-stride1", "max-pool", "layer-norm", "embedding-256",
     "moons", "ladder",
 )  # fmt: skip
+ONLY = tyro.conf.arg(
+    metavar="NAME [NAME ...]",
+    help=f"Only these cases, of: {', '.join(cases())}.",
+    help_behavior_hint="(default: all)",
+)
 
 
 def main(
-    case: tuple[str, ...] = (),
+    case: Annotated[tuple[str, ...] | None, ONLY] = None,
     rounds: int = 11,
     quick: bool = False,
     torch_compile: bool = True,
@@ -60,7 +68,7 @@ def main(
     """Time hand-written gradients beside jax.grad and PyTorch.
 
     Args:
-        case: Only these cases.
+        case: Names of cases; None for all.
         rounds: Turns of every arm.
         quick: Smaller sizes, three rounds, no compiled PyTorch; unless named, a few cases.
         torch_compile: PyTorch compiled too, which may take it a minute per case.
@@ -123,16 +131,18 @@ def _check_file(option: str, path: Path) -> None:
         ) from error
 
 
-def _chosen(known: dict[str, Case], names: tuple[str, ...], quick: bool) -> dict[str, Case]:
+def _chosen(known: dict[str, Case], names: tuple[str, ...] | None, quick: bool) -> dict[str, Case]:
     """The cases asked for, or all; quickly, `QUICK`. `ACCELERATOR`'s on a CPU only if asked for.
 
     Raises:
-        ValueError: there is no such case.
+        ValueError: there is no such case, or `names` is empty.
     """
-    unknown = [name for name in names if name not in known]
+    if names == ():
+        raise ValueError(f"--case has no name; give one or more of {', '.join(known)}")
+    unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ValueError(f"--case {' '.join(unknown)}: there are only {', '.join(known)}")
-    if not names:
+    if names is None:
         large = () if on_accelerator() else ACCELERATOR
         names = (*QUICK, *ACCELERATOR) if quick else tuple(known)
         names = tuple(name for name in names if name not in large)

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jaxnn.checks import check_key
 from jaxnn.models import mlp
-from jaxnn.models.inputs import check_coefficient, check_inputs, check_params
+from jaxnn.models.inputs import check_coefficient, check_inputs, check_params, unpack
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.losses import sigmoid_binary_cross_entropy
 
@@ -93,6 +94,7 @@ EXAMPLE_CONFIGS = (
 
 def init_params(key: Array, config: Config) -> Params:
     """Both halves as `mlp.init_params` draws them."""
+    check_key("init_params: key", key)
     k_encoder, k_decoder = jax.random.split(key)
     return Params(
         mlp.init_params(k_encoder, config.encoder), mlp.init_params(k_decoder, config.decoder)
@@ -154,13 +156,15 @@ def decode(params: Params, z: Array, config: Config) -> Array:
 
 def sample(params: Params, key: Array, config: Config, n: int) -> Array:
     """`n` images (n, pixels) of latent points drawn from N(0, 1)."""
+    check_key("sample: key", key)
     dtype = params.decoder.layers[0].w.dtype
     return decode(params, jax.random.normal(key, (n, config.sizes[-1]), dtype), config)
 
 
 def forward(params: Params, inputs: Array, config: Config) -> Array:
     """Logits (N, pixels) of the reconstruction through the mean; raises as `encode`."""
-    return mlp.forward(params.decoder, encode(params, inputs, config).mean, config.decoder)
+    mean = encode(params, inputs, config).mean
+    return mlp.forward(params.decoder, mean, config.decoder)
 
 
 def loss(params: Params, batch: Batch, config: Config) -> Array:
@@ -171,7 +175,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     Raises:
         TypeError, ValueError: as `encode`.
     """
-    inputs, key = batch
+    inputs, key = unpack(batch, Batch)
     _check(params, inputs, config)
     outputs, _ = mlp.layers_fwd(params.encoder, inputs, config.encoder)
     latent = Latent(*jnp.split(outputs, 2, axis=-1))
@@ -188,7 +192,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     The reconstruction's gradient flows back through the decoder and the sample to the latent
     distribution, meets the KL term's there, and goes on through the encoder.
     """
-    inputs, key = batch
+    inputs, key = unpack(batch, Batch)
     _check(params, inputs, config)
     outputs, encoder_residuals = mlp.layers_fwd(params.encoder, inputs, config.encoder)
     latent = Latent(*jnp.split(outputs, 2, axis=-1))

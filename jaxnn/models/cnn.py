@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.checks import check_choice, check_integer
-from jaxnn.models.inputs import check_dropout, check_inputs, check_params, check_sizes
+from jaxnn.checks import check_choice, check_integer, check_key
+from jaxnn.models.inputs import check_dropout, check_inputs, check_params, check_sizes, unpack
 from jaxnn.ops.activations import relu
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, conv2d
@@ -138,6 +138,7 @@ def init_params(key: Array, config: Config) -> Params:
 
     All in JAX's default float dtype.
     """
+    check_key("init_params: key", key)
     he = variance_scaling(2.0, "fan_in", "normal")
     keys = iter(jax.random.split(key, 2 + 3 * len(config.strides)))
 
@@ -291,7 +292,7 @@ def loss(params: Params, batch: Any, config: Config) -> Array:
         TypeError, ValueError: as `forward`; the labels do not fit (see
             `jaxnn.ops.cross_entropy`); batch normalisation in training meets a single value.
     """
-    inputs, targets, key = Batch(*batch)
+    inputs, targets, key = unpack(batch, Batch)
     _check(params, inputs, config)
     (logits, _), _ = network_fwd(params, inputs, config, key, training=key is not None)
     return softmax_cross_entropy.fwd(logits, targets)[0]
@@ -299,7 +300,7 @@ def loss(params: Params, batch: Any, config: Config) -> Array:
 
 def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[Array, Params]:
     """The loss and its gradient by hand, from one forward pass; raises as `loss`."""
-    inputs, targets, key = Batch(*batch)
+    inputs, targets, key = unpack(batch, Batch)
     _check(params, inputs, config)
     training = key is not None
     (logits, _), network_residuals = network_fwd(params, inputs, config, key, training)
@@ -337,7 +338,7 @@ def accuracy(params: Params, batch: Any, config: Config) -> Array:
     Raises:
         TypeError, ValueError: as `loss`.
     """
-    inputs, labels, _ = Batch(*batch)
+    inputs, labels, _ = unpack(batch, Batch)
     logits = forward(params, inputs, config)
     check_labels(logits, labels)
     return (logits.argmax(-1) == labels).mean()

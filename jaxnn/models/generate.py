@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_integer, check_number
+from jaxnn.checks import check_integer, check_key, check_number
 from jaxnn.models.transformer import Params, check_tokens, embed_fwd, output_weights
 from jaxnn.models.transformer_block import NORMS, Block, block_fwd
 from jaxnn.models.transformer_config import Config
@@ -109,6 +109,7 @@ def generate(
             beyond the positions.
     """
     check_tokens(params, prompt, config)
+    check_key("generate: key", key)
     settings = check_settings(config.vocabulary, length, temperature, top_k, top_p)
     if prompt.shape[1] + length > config.positions:
         raise ValueError(

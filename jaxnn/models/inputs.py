@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,9 @@ from jaxnn.checks import check_array, check_floating, check_integer, check_numbe
 from jaxnn.data import check_finite
 
 Init = Callable[[Array, Any], Any]
+Parts = TypeVar("Parts", bound=NamedTuple)
+
+_ORDER = "pass the parameters, then the batch (or the inputs), then the configuration"
 
 
 @cache
@@ -57,9 +60,16 @@ def check_params(params: Any, init_params: Init, config: Any) -> None:
     """Refuse parameters of another configuration.
 
     Raises:
+        TypeError: they are not of the kind that `init_params` makes.
         ValueError: an array is missing, too many, or has another shape than `init_params` makes.
     """
-    found, needed = _shapes(params), _shapes(parameter_shapes(init_params, config))
+    made = parameter_shapes(init_params, config)
+    if not isinstance(params, type(made)):
+        raise TypeError(
+            f"params is a {type(params).__name__}; it must be the {type(made).__module__}."
+            f"{type(made).__name__} that init_params makes: {_ORDER}"
+        )
+    found, needed = _shapes(params), _shapes(made)
     if found != needed:
         wrong = [path for path in needed | found if found.get(path) != needed.get(path)]
         raise ValueError(
@@ -67,6 +77,22 @@ def check_params(params: Any, init_params: Init, config: Any) -> None:
             f"configuration needs {needed.get(wrong[0])}; they must fit: use the configuration "
             "that the parameters came from"
         )
+
+
+def unpack(batch: Any, kind: type[Parts]) -> Parts:
+    """The batch as this kind of NamedTuple, from a tuple of its parts; the last may have defaults.
+
+    Raises:
+        TypeError: it is no tuple, or of too few or too many parts.
+    """
+    most = len(kind._fields)
+    least = most - len(kind._field_defaults)
+    if not (isinstance(batch, tuple | list) and least <= len(batch) <= most):
+        raise TypeError(
+            f"batch is a {type(batch).__name__}; it must be the {kind.__module__}.{kind.__name__} "
+            f"({', '.join(kind._fields)}) or a tuple of the same: {_ORDER}"
+        )
+    return kind(*batch)
 
 
 def check_inputs(inputs: Any, dtype: Any, *shapes: tuple[int, ...]) -> None:

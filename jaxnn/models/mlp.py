@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.checks import check_choice
+from jaxnn.checks import check_choice, check_key
 from jaxnn.data import Batch
-from jaxnn.models.inputs import check_coefficient, check_inputs, check_params, check_sizes
+from jaxnn.models.inputs import check_coefficient, check_inputs, check_params, check_sizes, unpack
 from jaxnn.op import Op
 from jaxnn.ops.activations import relu, sigmoid, tanh
 from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
@@ -96,6 +96,7 @@ EXAMPLE_CONFIGS = (
 
 def init_params(key: Array, config: Config) -> Params:
     """Weights (I, O) drawn by `config.init`, biases (O,) of 0, in JAX's default float dtype."""
+    check_key("init_params: key", key)
     draw = INITIALISERS[config.init]
     keys = jax.random.split(key, len(config.sizes) - 1)
     shapes = zip(config.sizes[:-1], config.sizes[1:], strict=True)
@@ -156,7 +157,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
             `jaxnn.ops.losses` and `jaxnn.ops.cross_entropy`), among them labels outside [0, O),
             which under jit give NaN.
     """
-    inputs, targets = batch
+    inputs, targets = unpack(batch, Batch)
     _check(params, inputs, config)
     outputs, _ = layers_fwd(params, inputs, config)
     data_loss, _ = LOSSES[config.loss].fwd(outputs, targets)
@@ -170,7 +171,7 @@ def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple
     The gradient flows back through the data loss, then the layers last to first; the penalty
     touches only the weights and is added at the end.
     """
-    inputs, targets = batch
+    inputs, targets = unpack(batch, Batch)
     _check(params, inputs, config)
     weights = _weights(params)
     outputs, layers_residuals = layers_fwd(params, inputs, config)
@@ -212,7 +213,7 @@ def accuracy(params: Params, batch: Batch, config: Config) -> Array:
         TypeError, ValueError: as `loss`, and if the loss is not softmax cross-entropy.
     """
     _check_classifier(config)
-    inputs, labels = batch
+    inputs, labels = unpack(batch, Batch)
     outputs = forward(params, inputs, config)
     check_labels(outputs, labels)
     return (outputs.argmax(-1) == labels).mean()

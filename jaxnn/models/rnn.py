@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
-from jaxnn.checks import check_choice, check_integer
+from jaxnn.checks import check_choice, check_integer, check_key
 from jaxnn.models.generate import check_settings, sample
-from jaxnn.models.inputs import check_dropout, check_params, check_tokens
+from jaxnn.models.inputs import check_dropout, check_params, check_tokens, unpack
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
@@ -90,6 +90,7 @@ EXAMPLE_CONFIGS = (
 
 def init_params(key: Array, config: Config) -> Params:
     """Embeddings from N(0, 1), cells as `jaxnn.ops.recurrent`, output Glorot-uniform, biases 0."""
+    check_key("init_params: key", key)
     k_embedding, k_output, *k_layers = jax.random.split(key, 2 + config.layers)
     inputs = (config.width, *(config.hidden,) * (config.layers - 1))
     return Params(
@@ -184,7 +185,7 @@ def loss(params: Params, batch: Any, config: Config) -> Array:
         TypeError, ValueError: as `forward`; or the targets are not integers in [0, V) (under jit
             NaN) of the tokens' shape.
     """
-    tokens, targets, key = Batch(*batch)
+    tokens, targets, key = unpack(batch, Batch)
     _check(params, tokens, config)
     states = initial_states(params, len(tokens), config)
     (logits, _), _ = network_fwd(params, states, tokens, key, config)
@@ -198,7 +199,7 @@ def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[A
     Nothing reads the final states, so their cotangents are 0; the first ones are no parameters, so
     theirs are dropped.
     """
-    tokens, targets, key = Batch(*batch)
+    tokens, targets, key = unpack(batch, Batch)
     _check(params, tokens, config)
     states = initial_states(params, len(tokens), config)
     (logits, finals), network_residuals = network_fwd(params, states, tokens, key, config)
@@ -247,6 +248,7 @@ def generate(
     """
     settings = check_settings(config.vocabulary, length, temperature, top_k, top_p)
     _check(params, prompt, config)
+    check_key("generate: key", key)
     embedding.fwd(params.embedding, prompt)  # a token outside the vocabulary is seen out here only
     tokens: Array = _generated(params, prompt, key, config=config, **settings)
     return tokens

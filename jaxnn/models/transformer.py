@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import normal
 
-from jaxnn.checks import check_array
+from jaxnn.checks import check_array, check_key
 from jaxnn.models import inputs
 from jaxnn.models.transformer_block import (
     NORMS,
@@ -79,6 +79,7 @@ def init_params(key: Array, config: Config) -> Params:
     tears", section 2.2): GPT-2's own 0.02 where D is 1,000, and enough to learn from where it is
     far smaller.
     """
+    check_key("init_params: key", key)
     d, h, n = config.width, config.hidden or 4 * config.width, config.layers
     inner = (config.kv_heads or config.heads) * config.head_size
     keys = iter(jax.random.split(key, 11))
@@ -229,7 +230,7 @@ def loss(params: Params, batch: Any, config: Config) -> Array:
         TypeError, ValueError: as `forward`; or the targets are not integers in [0, V) (under jit
             NaN) of the tokens' shape.
     """
-    tokens, targets, key = Batch(*batch)
+    tokens, targets, key = inputs.unpack(batch, Batch)
     check_tokens(params, tokens, config)
     check_array("targets", targets)
     (x, balance), _ = network_fwd(params, tokens, key, config)
@@ -243,7 +244,7 @@ def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[A
 
     A tied table has two uses, as the embedding and as the output, and gets the sum of both.
     """
-    tokens, targets, key = Batch(*batch)
+    tokens, targets, key = inputs.unpack(batch, Batch)
     check_tokens(params, tokens, config)
     check_array("targets", targets)
     (x, balance), network_residuals = network_fwd(params, tokens, key, config)

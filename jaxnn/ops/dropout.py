@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.checks import check_floating, check_number
+from jaxnn.checks import check_floating, check_key, check_number
 from jaxnn.op import Op
 
 
@@ -38,12 +38,7 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
     """
     check_floating("dropout: x", x)
     rate = _check_rate(rate)
-    dtype = getattr(key, "dtype", np.dtype(object))
-    if dtype != np.uint32 and not jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"dropout: key is a {type(key).__name__}; it must be a key of jax.random: pass "
-            "jax.random.key(0), or leave dropout out in evaluation"
-        )
+    check_key("dropout: key", key, ", or leave dropout out in evaluation")
     # Integers, and not the uniform numbers of x's dtype: those would be others in another dtype.
     kept = jax.random.bits(key, x.shape, jnp.uint32) >= np.uint32(int(rate * 2**32))
     return jnp.where(kept, x / (1 - rate), 0), kept

@@ -198,10 +198,18 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
         **static: its static settings.
 
     Raises:
-        TypeError: `fwd`, `bwd` or `example` does not return a tuple of the right length.
+        TypeError: it is no op, or has no inputs; `fwd`, `bwd` or `example` does not return a tuple
+            of the right length.
         TypeError, ValueError: as `gradient`, with the inputs as the parameters.
     """
     started = time.perf_counter()
+    if not isinstance(op, Op):
+        raise TypeError(f"op is {op!r}; it must be a jaxnn.op.Op: bind Op(fwd, bwd, example)")
+    if not (inputs or callable(op.example)):
+        raise TypeError(
+            f"example of op {op.name} is {op.example!r}; it must be a function of a key that "
+            "returns (input, ...): give the op one, or inputs to verify.op"
+        )
     inputs = inputs or op.example(jax.random.key(0))
     _check_tuple(op, "example", inputs, "(input, ...)")
     shapes = jax.eval_shape(lambda *arrays: op.fwd(*arrays, **static), *inputs)

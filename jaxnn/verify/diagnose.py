@@ -241,14 +241,19 @@ def _factor(c: float, sizes: dict[int, str]) -> Diagnosis:
     """A constant factor, in words; one of -1 is a sign."""
     if abs(c + 1) <= EXACT:
         return Diagnosis("sign", "the sign is wrong")
-    name = _told(c, sizes)
-    cause = "n against n-1" if name and "- 1" in name else "factor"
-    text = f"{c:.6g} times the right one" + (f": {name}" if name else "")
+    readings = _told(c, sizes)
+    cause = "n against n-1" if readings and "- 1" in readings[0] else "factor"
+    text = f"{c:.6g} times the right one"
+    if readings:
+        text += (": beside the sign, " if c < 0 else ": ") + "; or ".join(readings)
     return Diagnosis(cause, text)
 
 
-def _told(c: float, sizes: dict[int, str]) -> str:
-    """What number a factor is: a size, its inverse or root, n against n - 1, 2 or 1/2; or ""."""
+def _told(c: float, sizes: dict[int, str]) -> list[str]:
+    """What a factor may be, likeliest first: a size, its inverse or root, n - 1 for n, 2 or 1/2.
+
+    One number may be several of these, and be it by chance: only what is true of it is said.
+    """
     forms: list[tuple[float, str]] = []
     for size, what in sizes.items():
         forms += [(size, f"{size} is {what}"), (1 / size, f"1/{size}, and {size} is {what}")]
@@ -260,11 +265,10 @@ def _told(c: float, sizes: dict[int, str]) -> str:
         forms += [
             (n**0.5, f"the square root of {n}, {what}"),
             (n**-0.5, f"1 / the square root of {n}, {what}"),
-            (n / (n - 1), f"n / (n - 1) with n = {n}, {what}"),
-            ((n - 1) / n, f"(n - 1) / n with n = {n}, {what}"),
+            (n / (n - 1), f"{n}/{n - 1}, which is n / (n - 1) for n = {n}, {what}"),
+            ((n - 1) / n, f"{n - 1}/{n}, which is (n - 1) / n for n = {n}, {what}"),
         ]
-    found = [form for value, form in forms if abs(abs(c) - value) <= EXACT * value]
-    return ("minus " if c < 0 else "") + found[0] if found else ""
+    return [form for value, form in forms if abs(abs(c) - value) <= EXACT * value]
 
 
 def _sizes(args: Any, params: dict[str, Leaf]) -> dict[int, str]:

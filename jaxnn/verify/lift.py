@@ -94,6 +94,11 @@ def bind(
 
     def gradient_of_arrays(*args: Any, **kwargs: Any) -> Any:
         out = manual_grad(*args, **kwargs)
+        if out is None:
+            raise TypeError(
+                "manual_grad returns None; it must return the gradient, a pytree like the "
+                "parameters: is its `return` missing?"
+            )
         for path, leaf in jax.tree_util.tree_leaves_with_path(out):
             if not _is_number(leaf):
                 raise TypeError(

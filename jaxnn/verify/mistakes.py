@@ -31,6 +31,14 @@ _OF_OUTPUT: dict[str, Callable[[Any], Any]] = {
     "logistic": lambda y: y * (1 - y),
     "exp": lambda y: y,
 }
+# The same, written down wrongly: the derivative, and what was taken for it.
+_SLIPS: dict[str, tuple[str, dict[str, Callable[[Any], Any]]]] = {
+    "tanh": ("1 - y^2", {"1 - y": lambda y: 1 - y, "1 + y^2": lambda y: 1 + y * y}),
+    "logistic": (
+        "y (1 - y)",
+        {"1 - y": lambda y: 1 - y, "y": lambda y: y, "y (1 + y)": lambda y: y * (1 + y)},
+    ),
+}
 
 
 @jax.custom_vjp
@@ -109,14 +117,11 @@ def mistaken(
         if _cuts(eqn):
             which = on("mask", "the cotangent's own sign is taken for the mask of", None)
             slope = jnp.where(which > 0, 0, slope) + which * _positive(s)
-        if name in _OF_OUTPUT:
-            given = ("the input", lax.stop_gradient(xs[j])), *_like(eqn, j, xs[j], plain)
-            for words, value in given:
-                words = f"the derivative in terms of the output is given {words} of"
-                which = on("wrong saved value", words, None)
-                # A choice of coefficients, not of slopes: 0 times the infinite one is NaN.
-                other = jnp.where(which > 0, _OF_OUTPUT[name](value), 0)
-                slope = jnp.where(which > 0, 0, slope) + other * s
+        x, y = lax.stop_gradient((xs[j], out))
+        for cause, words, value in _coefficients(eqn, j, x, y, plain):
+            which = on(cause, words, None)
+            # A choice of coefficients, not of slopes: 0 times the infinite one is NaN.
+            slope = jnp.where(which > 0, 0, slope) + jnp.where(which > 0, value, 0) * s
     elif name in ("mul", "div") and out.shape == jnp.shape(xs[0]) and alive[0] and jnp.ndim(xs[1]):
         slope += _factor_left_out(name, tangents[0], at, 0, on)
     if name == "mul" and all(alive) and out.shape == jnp.shape(xs[1]) and jnp.ndim(xs[0]):
@@ -135,6 +140,25 @@ def _factor_left_out(name: str, s: Array, at: list[Any], i: int, on: On) -> Any:
     which = on("derivative left out", "the other factor is left out for", i)
     other = at[1 - i] if name == "mul" else 1 / at[1]
     return jnp.where(which > 0, 1 - other, 0) * s
+
+
+def _coefficients(
+    eqn: JaxprEqn, j: int, x: Any, y: Any, plain: Plain
+) -> Iterator[tuple[str, str, Any]]:
+    """What may wrongly be written for the derivative of y = f(x): cause, words, value."""
+    name = eqn.primitive.name
+    if name in _OF_OUTPUT:
+        for words, value in (("the input", x), *_like(eqn, j, x, plain)):
+            words = f"the derivative in terms of the output is given {words} of"
+            yield "wrong saved value", words, _OF_OUTPUT[name](value)
+    right, slips = _SLIPS.get(name, ("", {}))
+    for words, wrong in slips.items():
+        yield "wrong derivative", f"{words} is taken for {right}, the derivative of", wrong(y)
+    if name == "integer_pow":
+        n = eqn.params["y"]
+        for power in (n, n - 2):
+            words = f"{n} x^{power} is taken for {n} x^{n - 1}, the derivative of"
+            yield "wrong derivative", words, n * x**power
 
 
 def _cuts(eqn: JaxprEqn) -> bool:

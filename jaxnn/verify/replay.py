@@ -7,7 +7,7 @@ derivative of one equation (its value stays right):
                scan, at one class, or for all but one slice of what was broadcast
     saved      the derivative is taken at another value: the wrong one saved, one shifted by one
                along an axis, a transposed matrix, a flipped kernel, an inverted mask
-    left out   an elementwise derivative is taken as 1
+    slope      an elementwise derivative is taken as 1, or as what is written for it in haste
 
 If the hand-written gradient is what one of these gives, in every entry of every leaf, that is the
 diagnosis, with the line of the loss where it happened. A cut explains more than itself: a gradient
