@@ -56,6 +56,15 @@ def inner_of(eqn: JaxprEqn) -> ClosedJaxpr | None:
     return closed if name != "custom_jvp_call" or _reduces(closed.jaxpr) else None
 
 
+def scan_ends(eqn: JaxprEqn) -> tuple[int, int]:
+    """Where among a scan's inputs its constants end, which come first, and where its carry does."""
+    if "num_consts" in eqn.params:
+        consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    else:  # from JAX 0.11 on
+        consts, carry, _ = map(len, eqn.params["ft_in"].unpack())
+    return consts, consts + carry
+
+
 def _reduces(jaxpr: Jaxpr) -> bool:
     """Whether a jaxpr sums over an axis anywhere."""
     inner = [inner_of(eqn) for eqn in jaxpr.eqns]

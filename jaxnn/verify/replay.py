@@ -32,6 +32,7 @@ from jaxnn.verify.jaxprs import (
     inner_of,
     is_foreign,
     plain_values,
+    scan_ends,
     words_of,
     work_of,
 )
@@ -293,7 +294,7 @@ class _Replay:
         self, eqn: JaxprEqn, inner: ClosedJaxpr, xs: list[Any], alive: list[bool], site: Site
     ) -> tuple[list[Any], list[bool]]:
         """A scan, with the mistakes inside its steps and between them."""
-        n, k = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+        n, k = scan_ends(eqn)
         length = eqn.params["length"]
         # A carry that any input reaches may depend on the parameters from the second step on.
         within = [a or (any(alive) and n <= i < k) for i, a in enumerate(alive)]
