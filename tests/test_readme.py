@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,13 @@ def test_the_python_in_it_runs(capsys):
         names["mlp"].accuracy(names["state"].params, names["digits"].held_out, names["config"])
         > 0.95
     )
+
+
+def test_a_script_beside_a_clone_finds_the_package(tmp_path):
+    (tmp_path / "jaxnn").mkdir()  # as a clone: no package itself, but of the same name
+    run = [sys.executable, "-c", "from jaxnn import train; print(train.__file__)"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()).samefile(ROOT / "jaxnn" / "train.py")
 
 
 def test_its_test_command_is_what_ci_runs():
