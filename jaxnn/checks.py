@@ -97,16 +97,18 @@ def check_floating(name: str, value: Any) -> None:
 
 
 def check_key(name: str, key: Any, hint: str = "") -> None:
-    """Refuse what is no key of `jax.random`, typed or not.
+    """Refuse what is no single key of `jax.random`, typed or not.
 
     Raises:
         TypeError: it is none.
     """
-    dtype = getattr(key, "dtype", np.dtype(object))
-    untyped = dtype == np.uint32 and key.ndim > 0
-    if not untyped and not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    array = isinstance(key, jax.Array | np.ndarray)
+    untyped = array and key.dtype == np.uint32 and key.ndim == 1
+    typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    if not untyped and not typed:
         raise TypeError(
-            f"{name} is {key!r:.50}; it must be a key of jax.random: pass jax.random.key(0){hint}"
+            f"{name} is {jax.typeof(key) if array else f'{key!r:.50}'}; it must be a key of "
+            f"jax.random: pass jax.random.key(0){hint}"
         )
 
 

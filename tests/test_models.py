@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxnn import train
@@ -35,18 +36,33 @@ def test_a_batch_is_a_tuple_of_as_many_parts(made):
     model, params, batch, config = made
     # An array of inputs would be unpacked row by row.
     for wrong in (batch[0], batch[0][:2], None, (), (*batch, None)):
-        with pytest.raises(TypeError, match=rf"batch is a {type(wrong).__name__}; .*\(.*, "):
-            model.loss(params, wrong, config)
-    assert model.loss(params, tuple(batch), config) == model.loss(params, batch, config)
+        functions = [model.loss, model.manual_value_and_grad]
+        for function in (*functions, cnn.accuracy) if model is cnn else functions:
+            with pytest.raises(TypeError, match=rf"batch is a {type(wrong).__name__}.*\(.*, "):
+                function(params, wrong, config)
+    for right in (tuple(batch), list(batch)):
+        assert model.loss(params, right, config) == model.loss(params, batch, config)
+    with pytest.raises(TypeError, match=f"of {len(batch) + 1}; it must be"):
+        model.loss(params, (*batch, None), config)
+    if hasattr(batch, "key"):
+        short = batch._replace(key=None)
+        assert model.loss(params, short[:-1], config) == model.loss(params, short, config)
 
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [(0, "0"), (None, "None"), (jnp.zeros((), jnp.uint32), "Array"), (jnp.zeros(2), "Array")],
+    [
+        (0, "0"),
+        (None, "None"),
+        ([0] * 100, r"\[0, 0.{10,50}"),
+        (jnp.zeros((), jnp.uint32), r"uint32\[\]"),
+        (np.zeros(2, np.float32), r"float32\[2\]"),
+        (jax.random.split(jax.random.key(0)), r"key<fry>\[2\]"),
+    ],
 )
 def test_what_is_no_key_is_refused(made, key, said):
     model, params, _, config = made
-    rule = "key is " + said + ".*; it must be a key of jax.random: pass jax.random.key"
+    rule = "key is " + said + "; it must be a key of jax.random: pass jax.random.key"
     with pytest.raises(TypeError, match="init_params: " + rule):
         model.init_params(key, config)
     with pytest.raises(TypeError, match="init_state: " + rule):
@@ -58,6 +74,17 @@ def test_what_is_no_key_is_refused(made, key, said):
     if model is autoencoder:
         with pytest.raises(TypeError, match="sample: " + rule):
             model.sample(params, key, config, 2)
+
+
+def test_what_draws_and_decodes_refuses_other_parameters():
+    params = mlp.init_params(jax.random.key(0), mlp.EXAMPLE_CONFIGS[0])
+    config = autoencoder.EXAMPLE_CONFIGS[0]
+    for call in (
+        lambda: autoencoder.sample(params, jax.random.key(0), config, 2),
+        lambda: autoencoder.decode(params, jnp.zeros((1, config.sizes[-1])), config),
+    ):
+        with pytest.raises(TypeError, match=r"params is a Params; it must be the .*autoencoder"):
+            call()
 
 
 def test_a_key_may_be_untyped(made):

@@ -245,7 +245,11 @@ MASK = jnp.ones(3, bool)
         (lambda x: dropout(x, jax.random.key(0), rate=-0.1), ValueError, r"rate is -0\.1"),
         (lambda x: dropout(x, jax.random.key(0), rate=float("nan")), ValueError, "rate is nan"),
         (lambda x: drop_fwd(x, None, 2.0), ValueError, "dropout: rate is 2"),
-        (lambda x: dropout(x, None, rate=0.5), TypeError, "key is None.*jax.random.key"),
+        (
+            lambda x: dropout(x, None, rate=0.5),
+            TypeError,
+            "key is None.*random.key.*leave dropout out",
+        ),
         (lambda x: dropout([1.0], jax.random.key(0), rate=0.5), TypeError, "x is a list"),
         (lambda x: act.leaky_relu(x, slope="2"), TypeError, "leaky_relu: slope is '2'.*number"),
         (lambda x: act.leaky_relu(x, slope=float("inf")), ValueError, "slope is inf.*finite"),

@@ -149,13 +149,15 @@ def decode(params: Params, z: Array, config: Config) -> Array:
     """The pixels (N, pixels), in [0, 1], that the decoder makes of z (N, latent dimensions).
 
     Raises:
-        TypeError, ValueError: as `mlp.forward` for z.
+        TypeError, ValueError: as `mlp.forward` for z; the parameters are of another model.
     """
+    check_params(params, init_params, config)
     return sigmoid.fwd(mlp.forward(params.decoder, z, config.decoder))[0]
 
 
 def sample(params: Params, key: Array, config: Config, n: int) -> Array:
     """`n` images (n, pixels) of latent points drawn from N(0, 1)."""
+    check_params(params, init_params, config)
     check_key("sample: key", key)
     dtype = params.decoder.layers[0].w.dtype
     return decode(params, jax.random.normal(key, (n, config.sizes[-1]), dtype), config)

@@ -80,17 +80,19 @@ def check_params(params: Any, init_params: Init, config: Any) -> None:
 
 
 def unpack(batch: Any, kind: type[Parts]) -> Parts:
-    """The batch as this kind of NamedTuple, from a tuple of its parts; the last may have defaults.
+    """The batch as this kind of NamedTuple, from its parts; the last may have defaults.
 
     Raises:
-        TypeError: it is no tuple, or of too few or too many parts.
+        TypeError: it is no tuple or list, or of too few or too many parts.
     """
     most = len(kind._fields)
     least = most - len(kind._field_defaults)
     if not (isinstance(batch, tuple | list) and least <= len(batch) <= most):
+        parts = f" of {len(batch)}" if type(batch) in (tuple, list) else ""
         raise TypeError(
-            f"batch is a {type(batch).__name__}; it must be the {kind.__module__}.{kind.__name__} "
-            f"({', '.join(kind._fields)}) or a tuple of the same: {_ORDER}"
+            f"batch is a {type(batch).__name__}{parts}; it must be "
+            f"the {kind.__module__}.{kind.__name__} ({', '.join(kind._fields)}) or a tuple of the "
+            f"same: {_ORDER}"
         )
     return kind(*batch)
 
