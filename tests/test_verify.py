@@ -169,6 +169,32 @@ def test_structure_shape_and_dtype_come_first():
         assert message in str(report), name
 
 
+def test_usual_slips_of_structure_are_named():
+    turned = verify.gradient(
+        loss, lambda p, x: manual(p, x) | {"w": manual(p, x)["w"].T}, PARAMS, X
+    )
+    assert "transposed" in str(turned)
+    assert "transposed" not in str(
+        verify.gradient(loss, lambda p, x: manual(p, x) | {"w": jnp.ones(7)}, PARAMS, X)
+    )
+    pair = verify.gradient(loss, lambda p, x: (loss(p, x), manual(p, x)), PARAMS, X)
+    assert pair.status == "fail"
+    (problem,) = pair.problems
+    assert "return the gradient without the value" in problem
+
+
+def test_what_a_function_raises_says_which_it_was():
+    def swapped(x, p):
+        return {"w": x @ p["w"]}
+
+    for role, functions in (("loss", (swapped, manual)), ("manual_grad", (loss, swapped))):
+        with pytest.raises(TypeError) as raised:
+            verify.gradient(*functions, PARAMS, X)
+        note = next(note for note in raised.value.__notes__ if note.startswith("raised by"))
+        assert note.startswith(f"raised by {role}, whose first argument, the parameters, is {{'")
+        assert "float" in note
+
+
 def test_another_container_is_a_problem():
     params = Pair(jnp.ones(2), jnp.ones(3))
     report = verify.gradient(

@@ -1,11 +1,14 @@
 """Why a gradient is wrong: honest mistakes inside backward passes, and what is said of each."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxnn import verify
+from jaxnn.op import Op
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 N, D, H, K = 7, 5, 6, 4
@@ -63,7 +66,7 @@ def net_grad(fault=None):
 CAUSES = {
     "sum": ("factor", f"{N} is the batch size"),
     "sign": ("sign", "sign"),
-    "label": ("missing term", "left out of operand 1 of sub in log_softmax"),
+    "label": ("missing term", "flows back through operand 1 of sub in log_softmax"),
     "class": ("index", "index 2 of the last axis"),
     "saved": ("wrong saved value", "the output of tanh"),
     "mask": ("mask", "inverted"),
@@ -104,6 +107,7 @@ def test_the_mistake_is_named(fault):
         (jax.nn.sigmoid, lambda x, y: 1 - y, "1 - y is taken for y (1 - y)"),
         (jax.nn.sigmoid, lambda x, y: y, "y is taken for y (1 - y)"),
         (jax.nn.sigmoid, lambda x, y: y * (1 + y), "y (1 + y) is taken for y (1 - y)"),
+        (jnp.square, lambda x, y: 2 + 0 * x, "2 x^0 is taken for 2 x^1"),
         (lambda x: x**3, lambda x, y: 3 * x, "3 x^1 is taken for 3 x^2"),
         (lambda x: x**3, lambda x, y: 3 * x**3, "3 x^3 is taken for 3 x^2"),
     ],
@@ -123,6 +127,48 @@ def test_a_derivative_written_wrongly_is_named(function, slope, words):
     (found,) = causes(verify.gradient(loss, by_hand, w, x))
     assert found.cause == "wrong derivative", found
     assert words in found.text
+
+
+@pytest.mark.parametrize(
+    ("term", "derivative", "at"),
+    [
+        (jax.nn.sigmoid, lambda p: jax.nn.sigmoid(p) * (1 - jax.nn.sigmoid(p)), 0.0),
+        (jnp.square, lambda p: 2 * p, 0.5),
+    ],
+)
+def test_a_term_twice_is_no_wrong_derivative_where_its_input_is_one_number(term, derivative, at):
+    x = jax.random.normal(KEYS[7], (5, 4))
+    report = verify.gradient(
+        lambda p, x: jnp.sin(x * p).sum() + term(p).sum(),
+        lambda p, x: (x * jnp.cos(x * p)).sum(0) + 2 * derivative(p),
+        jnp.full(4, at),
+        x,
+    )
+    assert [found.cause for found in causes(report)] == ["doubled term"]
+
+
+def test_a_factor_may_be_a_setting_and_is_told_from_the_size_that_it_equals():
+    def cube_fwd(x, *, k):
+        return k * x**3, x
+
+    def cube_bwd(x, dy, *, k):
+        return (3 * x * x * dy,)
+
+    cube = Op(cube_fwd, cube_bwd, example=lambda key: (jax.random.normal(key, (3, 4)),))
+    (found,) = causes(verify.op(cube, k=3.0))
+    assert "3 is the setting k; or 1/3, and 3 is the batch size" in found.text
+    (found,) = causes(verify.op(cube, jnp.ones((2, 5)) / 4, k=-0.3))
+    assert "beside the sign, 1/0.3, and 0.3 is the setting k" in found.text
+
+    def loss(p, config):
+        return config.scale * jnp.sin(p).sum()
+
+    (found,) = causes(
+        verify.gradient(loss, lambda p, _: jnp.cos(p), X[0], SimpleNamespace(scale=0.7, a="b"))
+    )
+    assert "0.7 is the setting scale" in found.text
+    two = verify.gradient(lambda p: jnp.sin(p).sum(), lambda p: 2 * jnp.cos(p), X[:2, 0])
+    assert [found.cause for found in causes(two)] == ["factor"]
 
 
 def test_a_right_gradient_has_no_cause_and_an_unusual_mistake_none():

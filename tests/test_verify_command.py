@@ -33,6 +33,15 @@ def run(tmp_path, capsys, source, *options):
     return status, capsys.readouterr()
 
 
+def test_an_op_without_an_example_is_told_so(tmp_path, capsys):
+    source = GOOD.replace("FACTOR", "2").replace(
+        "lambda key: (jax.random.normal(key, (3,)),)", "None"
+    )
+    status, out = run(tmp_path, capsys, source)
+    assert status == 1
+    assert "example of op square is None" in " ".join(out.out.split())
+
+
 def test_exit_status_0_1_and_the_reports(tmp_path, capsys):
     files = [f"--{kind}={tmp_path / f'report.{kind}'}" for kind in ("json", "html")]
     status, out = run(tmp_path, capsys, GOOD.replace("FACTOR", "2"), *files)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxnn import verify
+from jaxnn.op import Op
 from jaxnn.ops.activations import tanh
 from jaxnn.verify import compare, finite_differences
 
@@ -91,6 +92,16 @@ def test_an_op_shares_its_leading_axis_with_its_cotangent():
     assert verify.op(tanh, x).coverage == ()
     (said,) = verify.op(tanh, x[:, :3]).coverage
     assert "the leading size 3 of dout is a dimension of the parameters too" in said
+
+    def add_fwd(x, b):
+        return x.sum(-1, keepdims=True) + b, (x, b)
+
+    def add_bwd(residuals, dy):
+        x, _ = residuals
+        return jnp.broadcast_to(dy.sum(-1, keepdims=True), x.shape), dy.sum(0)
+
+    (said,) = verify.op(Op(add_fwd, add_bwd, example=None), x, jnp.arange(1.0, 4)).coverage
+    assert "the leading size 3 of dout" in said
 
 
 def test_a_skipped_leaf_is_not_judged_and_needs_a_reason():

@@ -15,6 +15,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -217,13 +218,13 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     out, _ = shapes
 
     # The oracle differentiates the forward; op(...) itself would call the rule on trial.
-    def loss(inputs: Any, dout: Any) -> Any:
-        out, _ = op.fwd(*inputs, **static)
+    def loss(inputs: Any, dout: Any, settings: Any) -> Any:
+        out, _ = op.fwd(*inputs, **vars(settings))
         return sum(jax.tree.leaves(jax.tree.map(lambda o, d: (o * d).sum(), out, dout)))
 
-    def manual_grad(inputs: Any, dout: Any) -> Any:
-        _, residuals = op.fwd(*inputs, **static)
-        cotangents = op.bwd(residuals, dout, **static)
+    def manual_grad(inputs: Any, dout: Any, settings: Any) -> Any:
+        _, residuals = op.fwd(*inputs, **vars(settings))
+        cotangents = op.bwd(residuals, dout, **vars(settings))
         _check_tuple(op, "bwd", cotangents, "(dinput, ...), one per input", length=len(inputs))
         return cotangents
 
@@ -233,10 +234,11 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     dout = jax.tree.map(
         lambda o: jax.device_put(np.asarray(-10 * rng.normal(size=o.shape)).astype(o.dtype)), out
     )
-    report = gradient(loss, manual_grad, inputs, dout)
+    settings = SimpleNamespace(**static)  # no pytree: handed over as it is
+    report = gradient(loss, manual_grad, inputs, dout, settings)
     called: tuple[str, ...] = ()
     if report.status != "fail":  # a wrong rule need not be called in other ways
-        point = Point(bind(loss, manual_grad, inputs, (dout,), {}), (op.fwd, op.bwd))
+        point = Point(bind(loss, manual_grad, inputs, (dout, settings), {}), (op.fwd, op.bwd))
         called = op_elsewhere(
             op,
             inputs,
@@ -246,10 +248,10 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
             point.programs,
             point.within(list(report.leaves)),
         )
-    settings = "".join(f", {name}={value!r}" for name, value in static.items())
+    words = "".join(f", {name}={value!r}" for name, value in static.items())
     return dataclasses.replace(
         report,
-        name=f"op {op.name}{settings}",
+        name=f"op {op.name}{words}",
         elsewhere=(*report.elsewhere, *called),
         seconds=time.perf_counter() - started,
     )

@@ -78,14 +78,21 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 def structure(problem: Problem, out: Any) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """What is wrong with the hand-written gradient before any number: as a whole, and by path."""
+    ours: Any = jax.tree.structure(problem.expected)
+    if isinstance(out, tuple) and len(out) == 2 and jax.tree.structure(out[1]) == ours:
+        pair = "the hand-written gradient is a pair whose second part is like the parameters"
+        return (f"{pair}: return the gradient without the value",), dict.fromkeys(
+            problem.paths, ("not compared",)
+        )
     expected, got = dict(zip(problem.paths, problem.floats, strict=True)), by_path(out)
     faults: dict[str, tuple[str, ...]] = {}
     for path, leaf in expected.items():
         if path not in got:
             faults[path] = ("missing from the hand-written gradient",)
             continue
+        turned = ": it may be transposed" if got[path].shape == leaf.shape[::-1] else ""
         faults[path] = tuple(
-            f"the hand-written gradient has {what} {theirs}, the parameter {ours}"
+            f"the hand-written gradient has {what} {theirs}, the parameter {ours}{turned}"
             for what, theirs, ours in (
                 ("shape", got[path].shape, leaf.shape),
                 ("dtype", got[path].dtype, leaf.dtype),
@@ -107,7 +114,6 @@ def structure(problem: Problem, out: Any) -> tuple[tuple[str, ...], dict[str, tu
             lambda path, leaf: leaf if path_name(path) in expected else None, out
         )
         theirs: Any = jax.tree.structure(floating_only)
-        ours: Any = jax.tree.structure(problem.expected)
         if theirs != ours:
             problems.append(f"the hand-written gradient is a {theirs}, the parameters a {ours}")
     return tuple(problems), faults

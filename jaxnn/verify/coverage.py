@@ -75,11 +75,12 @@ def warnings(
     sizes = {size for p in given.values() for size in p.shape}
     if batches:
         path, batch = next(iter(batches.items()))
-        # An op's cotangent has its leading axis from its inputs: there the size is no coincidence.
-        first = 1 if path.startswith("dout") else 0
+        alike = [axis for p in given.values() for axis, size in enumerate(p.shape) if size == batch]
+        # An op's cotangent has its leading axis from an input: one is no coincidence.
+        own = path == "dout" and alike == [0]
         if batch == 1:
             found.append(f"{path} holds one example: a sum cannot be told from a mean")
-        elif any(batch in p.shape[first:] for p in given.values()):
+        elif alike and not own:
             found.append(
                 f"the leading size {batch} of {path} is a dimension of the parameters too: axes "
                 "taken for each other may not show"

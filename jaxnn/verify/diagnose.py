@@ -18,6 +18,7 @@ from jaxnn.verify.replay import Match, replay
 from jaxnn.verify.report import Diagnosis, LeafReport
 
 Leaf = np.ndarray[Any, Any]
+Numbers = list[tuple[float, str]]
 
 
 class Gradients(NamedTuple):
@@ -28,7 +29,7 @@ class Gradients(NamedTuple):
         autodiff: the right one.
         params: the parameters.
         wrong: which entries differ.
-        sizes: the numbers that a factor may turn out to be, and what they are.
+        numbers: what a factor may turn out to be, each with what it is.
         program: what computed both.
     """
 
@@ -36,7 +37,7 @@ class Gradients(NamedTuple):
     autodiff: dict[str, Leaf]
     params: dict[str, Leaf]
     wrong: dict[str, Leaf]
-    sizes: dict[int, str]
+    numbers: Numbers
     program: Program
 
 
@@ -64,7 +65,7 @@ def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport],
                 f"{type(error).__name__}: {first}",
             )
             matches = []
-        ranked = [_ranked(match, found.sizes) for match in matches]
+        ranked = [_ranked(match, found.numbers) for match in matches]
         if ranked:
             best = min(ranked, key=lambda pair: pair[0])[1]
             by_leaf = dict.fromkeys(wrong, best)
@@ -99,24 +100,26 @@ def _gradients(leaves: list[LeafReport], point: Point) -> Gradients:
             leaf.path: np.abs(manual[leaf.path] - autodiff[leaf.path]) > leaf.tolerance
             for leaf in compared
         },
-        _sizes(shapes, params),
+        _numbers(point.problem.settings, shapes, params),
         point.here.program,
     )
 
 
-def _ranked(match: Match, sizes: dict[int, str]) -> tuple[int, Diagnosis]:
+def _ranked(match: Match, numbers: Numbers) -> tuple[int, Diagnosis]:
     """A match in words, and how telling it is: less is more."""
     mistake, c = match
     what = mistake.site.text
     if c == 0:
-        rank = 0 if mistake.cause == "detached" else 1 if mistake.cut else 3
+        # Where all that goes in is one number, a wrong derivative is a factor too.
+        ranks = {"detached": 0, "wrong derivative": 6}
+        rank = 1 if mistake.cut else ranks.get(mistake.cause, 4)
         return rank, Diagnosis(mistake.cause, f"{mistake.text} {what}")
     if abs(c + 1) <= 100 * EXACT:
         return 2, Diagnosis("sign", f"the sign of the cotangent is wrong at {what}")
     if abs(c - 2) <= 100 * EXACT:
-        return 4, Diagnosis("doubled term", f"the cotangent counts twice at {what}")
-    diagnosis = _factor(c, sizes)
-    rank = 5 if _told(c, sizes) else 6
+        return 3, Diagnosis("doubled term", f"the cotangent counts twice at {what}")
+    diagnosis = _factor(c, numbers)
+    rank = 5 if _told(c, numbers) else 7
     return rank, Diagnosis(diagnosis.cause, f"{diagnosis.text}, the cotangent at {what}")
 
 
@@ -144,8 +147,8 @@ def _explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
     # One number is always a multiple of another: only a telling multiple of it says something.
     c = _ratio(m, a)
     telling = np.count_nonzero(a) > 1
-    if c is not None and same(c * a) and (telling or c in (-1.0, 2.0) or _told(c, found.sizes)):
-        yield _factor(c, found.sizes)
+    if c is not None and same(c * a) and (telling or c in (-1.0, 2.0) or _told(c, found.numbers)):
+        yield _factor(c, found.numbers)
     if m.ndim >= 2:
         for axes in itertools.islice(itertools.permutations(range(m.ndim)), 1, 24):
             if same(a.transpose(axes)):
@@ -183,7 +186,7 @@ def _explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
         if c == 0.0 or not m[wrong].any():
             yield Diagnosis("zeroed slice", f"the wrong entries are zero: {place or 'a mask?'}")
         elif c is not None and same(c * a, wrong):
-            diagnosis = _factor(c, found.sizes)
+            diagnosis = _factor(c, found.numbers)
             yield Diagnosis(diagnosis.cause, f"{diagnosis.text}, in {place or 'the wrong entries'}")
     for axis in range(m.ndim):
         norms, products = (
@@ -237,42 +240,48 @@ def _ratio(m: Leaf, a: Leaf) -> float | None:
     return float((m * a).sum()) / norm if norm > 0 and np.isfinite(norm) else None
 
 
-def _factor(c: float, sizes: dict[int, str]) -> Diagnosis:
+def _factor(c: float, numbers: Numbers) -> Diagnosis:
     """A constant factor, in words; one of -1 is a sign."""
     if abs(c + 1) <= EXACT:
         return Diagnosis("sign", "the sign is wrong")
-    readings = _told(c, sizes)
-    cause = "n against n-1" if readings and "- 1" in readings[0] else "factor"
-    text = f"{c:.6g} times the right one"
-    if readings:
-        text += (": beside the sign, " if c < 0 else ": ") + "; or ".join(readings)
-    return Diagnosis(cause, text)
+    text, readings = f"{c:.6g} times the right one", _told(c, numbers)
+    if not readings:
+        return Diagnosis("factor", text)
+    causes, words = zip(*readings, strict=True)
+    return Diagnosis(
+        causes[0], text + (": beside the sign, " if c < 0 else ": ") + "; or ".join(words)
+    )
 
 
-def _told(c: float, sizes: dict[int, str]) -> list[str]:
-    """What a factor may be, likeliest first: a size, its inverse or root, n - 1 for n, 2 or 1/2.
+def _told(c: float, numbers: Numbers) -> list[tuple[str, str]]:
+    """What a factor may be, cause and words: a setting or size, its inverse, root, n - 1 for n, 2.
 
     One number may be several of these, and be it by chance: only what is true of it is said.
     """
-    forms: list[tuple[float, str]] = []
-    for size, what in sizes.items():
-        forms += [(size, f"{size} is {what}"), (1 / size, f"1/{size}, and {size} is {what}")]
-    forms += [
-        (2, "counted twice, or the 2 of a square"),
-        (0.5, "halved, or the 2 of a square forgotten"),
-    ]
-    for n, what in sizes.items():
+    forms: list[tuple[float, str, str]] = []
+    for n, what in numbers:
         forms += [
-            (n**0.5, f"the square root of {n}, {what}"),
-            (n**-0.5, f"1 / the square root of {n}, {what}"),
-            (n / (n - 1), f"{n}/{n - 1}, which is n / (n - 1) for n = {n}, {what}"),
-            ((n - 1) / n, f"{n - 1}/{n}, which is (n - 1) / n for n = {n}, {what}"),
+            (n, "factor", f"{n:g} is {what}"),
+            (1 / n, "factor", f"1/{n:g}, and {n:g} is {what}"),
         ]
-    return [form for value, form in forms if abs(abs(c) - value) <= EXACT * value]
+    forms += [
+        (2, "factor", "counted twice, or the 2 of a square"),
+        (0.5, "factor", "halved, or the 2 of a square forgotten"),
+    ]
+    for n, what in numbers:
+        if n > 1 and n == int(n):
+            k, of, against = int(n), f"for n = {n:g}, {what}", "n against n-1"
+            forms += [
+                (n**0.5, "factor", f"the square root of {k}, {what}"),
+                (n**-0.5, "factor", f"1 / the square root of {k}, {what}"),
+                (n / (n - 1), against, f"{k}/{k - 1}, which is n / (n - 1) {of}"),
+                ((n - 1) / n, against, f"{k - 1}/{k}, which is (n - 1) / n {of}"),
+            ]
+    return [(cause, words) for value, cause, words in forms if abs(abs(c) - value) <= EXACT * value]
 
 
-def _sizes(args: Any, params: dict[str, Leaf]) -> dict[int, str]:
-    """Every size that a factor may be: batches first, then dimensions, then numbers of entries."""
+def _numbers(settings: dict[str, float], args: Any, params: dict[str, Leaf]) -> Numbers:
+    """Settings, then each size once: batches first, then dimensions, then numbers of entries."""
     sizes: dict[int, str] = {}
     for shape in args:
         if shape:
@@ -287,4 +296,5 @@ def _sizes(args: Any, params: dict[str, Leaf]) -> dict[int, str]:
             sizes.setdefault(int(np.prod(shape[:i])), "a product of an argument's dimensions")
     for path, p in params.items():
         sizes.setdefault(p.size, f"the number of entries of {path}")
-    return {size: what for size, what in sizes.items() if size > 1}
+    named = [(abs(value), f"the setting {name}") for name, value in settings.items()]
+    return [(n, what) for n, what in (*named, *sizes.items()) if n not in (0, 1)]

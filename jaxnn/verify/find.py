@@ -100,8 +100,8 @@ def _home(op: Op[..., Any], module: ModuleType) -> ModuleType:
 
 
 def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any]) -> Report:
-    inputs = op.example(jax.random.key(seed))
-    # Without inputs it draws its own, and says what is wrong with an example that is no tuple.
+    inputs = op.example(jax.random.key(seed)) if callable(op.example) else ()
+    # Without inputs it draws its own, and says what is wrong with the example.
     return verify_op(op, *(inputs if type(inputs) is tuple else ()), **static)
 
 

@@ -7,6 +7,7 @@ arrays, and everything else (configurations, strings, Python numbers), which sta
 import contextlib
 import functools
 import hashlib
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ class Problem(NamedTuple):
         rest: every other array of the call.
         not_floating: the paths of the other leaves of the parameters.
         expected: the structure a gradient must have, with None for a leaf that is not floating.
+        settings: the numbers among the rest of the call, in configurations too, by their names.
     """
 
     loss: Callable[[list[Any], list[Any]], Any]
@@ -41,6 +43,7 @@ class Problem(NamedTuple):
     rest: list[Any]
     not_floating: list[str]
     expected: Any
+    settings: dict[str, float]
 
 
 def bind(
@@ -88,12 +91,14 @@ def bind(
         return [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag is wanted]
 
     def scalar_loss(*args: Any, **kwargs: Any) -> Any:
-        out = loss(*args, **kwargs)
+        with _told_apart("loss", args):
+            out = loss(*args, **kwargs)
         check_scalar(out)
         return out
 
     def gradient_of_arrays(*args: Any, **kwargs: Any) -> Any:
-        out = manual_grad(*args, **kwargs)
+        with _told_apart("manual_grad", args):
+            out = manual_grad(*args, **kwargs)
         if out is None:
             raise TypeError(
                 "manual_grad returns None; it must return the gradient, a pytree like the "
@@ -118,7 +123,34 @@ def bind(
             params_tree,
             [leaf if f else None for leaf, f in zip(param_leaves, floating, strict=True)],
         ),
+        settings=_settings(args, kwargs),
     )
+
+
+def _settings(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, float]:
+    """Python's finite numbers among the arguments, and among the fields of those that have some."""
+    found: dict[str, float] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path((args, kwargs)):
+        named = {path_name(path[-1:]).strip("[']"): leaf}
+        for name, value in (named | getattr(leaf, "__dict__", {})).items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and math.isfinite(value):
+                found[name] = float(value)
+    return found
+
+
+@contextlib.contextmanager
+def _told_apart(role: str, args: tuple[Any, ...]) -> Iterator[None]:
+    """Add to what a function raises which of the two it was, and what its first argument is."""
+    try:
+        yield
+    except Exception as error:
+        kinds = jax.tree.map(lambda x: str(jax.typeof(x)) if _is_number(x) else x, args[0])
+        error.add_note(
+            f"raised by {role}, whose first argument, the parameters, is {kinds!r:.200}; both "
+            "functions take the parameters first and then the same arguments"
+        )
+        raise
 
 
 def check_scalar(out: Any) -> None:

@@ -154,8 +154,8 @@ def _coefficients(
     right, slips = _SLIPS.get(name, ("", {}))
     for words, wrong in slips.items():
         yield "wrong derivative", f"{words} is taken for {right}, the derivative of", wrong(y)
-    if name == "integer_pow":
-        n = eqn.params["y"]
+    if name in ("integer_pow", "square"):
+        n = eqn.params.get("y", 2)
         for power in (n, n - 2):
             words = f"{n} x^{power} is taken for {n} x^{n - 1}, the derivative of"
             yield "wrong derivative", words, n * x**power

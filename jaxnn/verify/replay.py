@@ -278,7 +278,7 @@ class _Replay:
 
     def _cut(self, eqn: JaxprEqn, x: Any, site: Site, step: Any) -> Any:
         """An operand whose cotangent may be left out, wholly or in part."""
-        weight = 1.0 - self._on("missing term", "the cotangent is left out of", site, cut=True)
+        weight = 1.0 - self._on("missing term", "nothing flows back through", site, cut=True)
         if step is not None:
             number, length = step
             for at, when in ((0, "first"), (length - 1, "last")):

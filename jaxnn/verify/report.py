@@ -143,11 +143,11 @@ class Report:
 
     @property
     def status(self) -> Status:
-        """The worst of its parts: a failure outweighs what is inconclusive."""
-        statuses = [leaf.status for leaf in self.leaves]
+        """The worst of its parts: failure, then what is inconclusive; so is it to judge nothing."""
+        statuses = {leaf.status for leaf in self.leaves}
         if self.problems or "fail" in statuses:
             return "fail"
-        return "inconclusive" if "inconclusive" in statuses else "pass"
+        return "inconclusive" if "inconclusive" in statuses or statuses == {"skipped"} else "pass"
 
     def __bool__(self) -> bool:
         return self.status == "pass"
