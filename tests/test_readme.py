@@ -22,9 +22,9 @@ def test_the_python_in_it_runs(capsys):
 
 def test_a_script_beside_a_clone_finds_the_package(tmp_path):
     (tmp_path / "jaxnn").mkdir()  # as a clone: no package itself, but of the same name
-    run = [sys.executable, "-c", "from jaxnn import train; print(train.__file__)"]
+    run = [sys.executable, "-c", "import jaxnn; print(jaxnn.__file__)"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert Path(done.stdout.strip()).samefile(ROOT / "jaxnn" / "train.py")
+    assert Path(done.stdout.strip()).samefile(ROOT / "jaxnn" / "__init__.py")
 
 
 def test_its_test_command_is_what_ci_runs():
