@@ -15,6 +15,23 @@ import tyro
 from jaxnn.verify.find import UsageError
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _optional_path(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[Path | None] | None:
+    """A path that may be left out is a PATH in --help, not {None}|PATH."""
+    if info.type != Path | None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: Path(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def run(main: Callable[..., int]) -> None:
@@ -40,7 +57,7 @@ def run(main: Callable[..., int]) -> None:
         spec = sys.modules["__main__"].__spec__
         # A package is called by its own name, not its __main__'s.
         prog = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
-        status = tyro.cli(checked, prog=prog)
+        status = tyro.cli(checked, prog=prog, registry=_REGISTRY)
     except (ValueError, OSError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

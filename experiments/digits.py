@@ -57,7 +57,7 @@ def main(
         epochs: Passes over the training data.
         batch_size: Examples per step.
         learning_rate: Adam's, decayed to 0 by a cosine.
-        hidden: Of the perceptron: widths of the hidden layers; none for logistic regression.
+        hidden: Of the perceptron: widths of hidden layers; give no number for logistic regression.
         activation: Of the perceptron: after every hidden layer.
         l2: Of the perceptron: strength of the penalty on the weights.
         channels: Of the convolutional network: width of each stage, each of half the size.

@@ -292,7 +292,7 @@ def latent_plane(path: Path, means: Any, labels: Any, decoded: Any, reach: float
     decoded_there = Rectangle((-reach, -reach), 2 * reach, 2 * reach, fill=False, linestyle=":")
     decoded_there.set_label("drawn beside")
     left.add_patch(decoded_there)
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.06))
     left.set(xlabel="$z_1$", ylabel="$z_2$", title="Means that the encoder gives", aspect="equal")
     side = round(np.sqrt(decoded.shape[-1]))
     grid = np.pad(decoded.reshape(*decoded.shape[:2], side, side), [(0, 0)] * 2 + [(1, 1)] * 2)

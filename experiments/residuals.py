@@ -47,7 +47,9 @@ def rows(target: str) -> Iterator[str]:
         for static in op.settings:
             settings = "".join(f", {name}={value!r}" for name, value in static.items())
             by_hand, autodiff = measure(op, static)
-            yield f"{op.name + settings:58.58}{by_hand:>9.2f}{autodiff:>9.2f}"
+            label = op.name + settings
+            label = label if len(label) < 58 else label[:53] + " ..."
+            yield f"{label:58}{by_hand:>9.2f}{autodiff:>9.2f}"
 
 
 def main(target: str = "jaxnn.ops", out: Path = Path("out/residuals")) -> int:
@@ -63,6 +65,7 @@ def main(target: str = "jaxnn.ops", out: Path = Path("out/residuals")) -> int:
         print(row)
         table += row + "\n"
     (folder / "table.txt").write_text(table)
+    print(f"wrote {folder / 'table.txt'}")
     return 0
 
 

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import cli, pictures
+from experiments import cli, pictures, torch_peer
 from experiments.faulty_checkers import CHECKERS, FLOAT64_ONLY, OURS, Answer, Checker, ask
 from experiments.faulty_gradients import AWKWARD, SYSTEMS
 from experiments.faulty_layers import CAUSES, Batch, Params, System
@@ -88,7 +88,7 @@ def main(
     Args:
         seed: The first seed of parameters and batches.
         seeds: How many seeds for each fault, dtype and size.
-        every: Only every so manieth pair of a system and a fault.
+        every: Only every n-th pair of a system and a fault.
         correct_runs: Right gradients shown to the verifier, at least; peers see a fifth of them.
         peers: Whether to ask the other checkers too.
         quick: One seed, the small size, one system, and every ninth fault of it at most.
@@ -140,6 +140,8 @@ def main(
     )
     asked_of = _checkers("float64", peers)
     _print_table(results, asked_of)
+    if peers and not torch_peer.installed:
+        print(f"PyTorch has no rows: {torch_peer.MISSING}")
     kept = _print_promises([r for r in results if r.checker == OURS])
     pictures.verifier(
         folder / "verifier_benchmark.png",
@@ -283,7 +285,7 @@ def _print_promises(ours: list[Result]) -> bool:
         f"{mistaken} wrong about {', '.join(sorted(NEVER_WRONG))}": not mistaken,
     }
     for what, kept in promises.items():
-        print(f"{'kept  ' if kept else 'BROKEN'}  {what}")
+        print(f"promise {'kept' if kept else 'BROKEN'}: {what}")
     return all(promises.values())
 
 

@@ -75,8 +75,11 @@ def make_step(
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """One optimizer step, compiled once per batch shape.
 
+    Compiled, it sees the batch's shapes and dtypes only, never its values: a label out of range
+    gives NaN. `make_run` looks at the values too, as does the model's loss outside `jax.jit`.
+
     Args:
-        model: a module with the model functions.
+        model: a module with `init_params`, `loss` and, for "manual", `manual_value_and_grad`.
         config: its configuration, static.
         optimizer: any optax optimizer.
         gradient: "manual" for the hand-written backward, "autodiff" for `jax.grad` of the loss.
@@ -86,6 +89,8 @@ def make_step(
 
     Raises:
         ValueError: `gradient` is another word.
+        TypeError: the model has no `manual_value_and_grad`, or, from the step, its first argument
+            is no `State`.
         AssertionError: from the step's first call, if the hand-written gradient's leaves have not
             the shapes and dtypes of the parameters.
     """
@@ -124,7 +129,8 @@ def make_run(
         `run(state) -> (state, history)`. Calling it again goes on for as many epochs.
 
     Raises:
-        TypeError, ValueError: a number is out of its range, or the model refuses the data.
+        TypeError, ValueError: a number is out of its range, or the model refuses the data; and
+            as in `make_step`.
     """
     n = _count_examples(data)
     epochs = check_integer("epochs", epochs)
@@ -140,6 +146,7 @@ def make_run(
     step = _step(model, config, optimizer, gradient)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
+        _check_state(state)
         if batch_size == n:
             state, loss = step(state, data)
         else:
@@ -178,9 +185,15 @@ def _step(
     if gradient not in ("manual", "autodiff"):
         raise ValueError(f"gradient is {gradient!r}; it must be 'manual' or 'autodiff'")
     by_hand = gradient == "manual"
+    if by_hand and not hasattr(model, "manual_value_and_grad"):
+        raise TypeError(
+            f"{getattr(model, '__name__', model)} has no manual_value_and_grad; write it one, or "
+            "train with gradient='autodiff'"
+        )
     value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
+        _check_state(state)
         key = state.key
         if hasattr(batch, "key"):
             key, k_draw = jax.random.split(key)
@@ -192,6 +205,15 @@ def _step(
         return State(params, opt_state, state.step + 1, key), loss
 
     return step
+
+
+def _check_state(state: Any) -> None:
+    """Refuse what is no state: parameters alone, or the pair that a step returned."""
+    if not isinstance(state, State):
+        raise TypeError(
+            f"state is {type(state).__name__}; pass the State that init_state, or the last step, "
+            "returned"
+        )
 
 
 def _count_examples(data: Any) -> int:

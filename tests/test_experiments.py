@@ -122,6 +122,7 @@ def test_two_layer_prints_the_tutorials_figures(tmp_path, capsys):
     assert re.search(r"w1\[2,0\] +1.5000000000 +1.5000000000", out)
     assert re.search(r"b2\[4\] +-0.3000000000 +-0.3000000000", out)
     assert (tmp_path / "table.txt").read_text() in out
+    assert re.search(r"layers\[0\]\.b +float64\[4\] .* -\n", out)  # a zero gradient: blind there
     first, last = re.search(r"loss ([\d.]+) -> ([\d.]+)", out).groups()
     assert float(first) == 35.6094
     assert float(last) < 2
@@ -174,8 +175,17 @@ def test_residuals_prints_each_row_when_it_is_measured(tmp_path, capsys, monkeyp
     residuals.main("jaxnn.ops.losses", out=tmp_path)
     assert len(printed) > 1
     assert [out.count("\n") for out in printed] == [1] * len(printed)
-    printed.append(capsys.readouterr().out)
-    assert (tmp_path / "table.txt").read_text() == "".join(printed)
+    file = tmp_path / "table.txt"
+    last, wrote = capsys.readouterr().out.splitlines(keepends=True)
+    assert file.read_text() == "".join([*printed, last])
+    assert wrote == f"wrote {file}\n"
+
+
+def test_residuals_cuts_long_settings_visibly(monkeypatch):
+    monkeypatch.setattr(residuals, "measure", lambda op, static: (1.0, 2.0))
+    lines = list(residuals.rows("jaxnn.ops.multi_head"))
+    assert len({len(line) for line in lines[1:]}) == 1
+    assert any(re.search(r"^multi_head, .* \.\.\.  +1\.00", line) for line in lines)
 
 
 def as_command(name, options, monkeypatch, capsys):
@@ -223,6 +233,7 @@ def test_help(name, monkeypatch, capsys):
     assert status == 0
     assert "--seed" in printed.out
     assert "--out" in printed.out
+    assert "{None}" not in printed.out
 
 
 def test_a_script_is_a_command():

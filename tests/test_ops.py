@@ -98,7 +98,8 @@ def test_every_op_has_a_row():
         for value in vars(module).values()
         if isinstance(value, Op)
     }
-    assert found == {row.op for row in ROWS.values()}
+    tested = {row.op for row in ROWS.values()}
+    assert found == tested, f"add a row to tests/rows/ for {', '.join(map(str, found - tested))}"
 
 
 @each_row

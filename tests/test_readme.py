@@ -33,6 +33,12 @@ def test_its_test_command_is_what_ci_runs():
     assert f"\n{tests}\n" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_row_it_quotes_is_the_one_in_the_table():
+    quoted = re.search(r'"softplus": Row\(.*?\)(?=`)', README, re.DOTALL)[0]
+    rows = (ROOT / "tests" / "rows" / "activations.py").read_text()
+    assert "".join(quoted.split()) in "".join(rows.split()).replace(",)", ")")
+
+
 def test_its_tree_lists_every_file():
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = README[README.index("## What is where") :]

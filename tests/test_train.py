@@ -207,6 +207,30 @@ def test_a_gradient_of_the_wrong_shape_is_refused():
         train.make_step(wrong, CONFIG, optimizer)(state, make_data())
 
 
+def test_a_model_without_a_gradient_by_hand_is_refused_unless_autodiff_is_asked_for():
+    other = types.SimpleNamespace(__name__="other", init_params=mlp.init_params, loss=mlp.loss)
+    optimizer, data = optax.sgd(0.1), make_data()
+    with pytest.raises(TypeError, match=r"^other has no manual_value_and_grad; .*'autodiff'"):
+        train.make_step(other, CONFIG, optimizer)
+    with pytest.raises(TypeError, match=r"^other has no manual_value_and_grad"):
+        train.make_run(other, CONFIG, optimizer, data, epochs=1, batch_size=2)
+    state = train.init_state(other, CONFIG, optimizer, jax.random.key(0))
+    train.make_step(other, CONFIG, optimizer, "autodiff")(state, data)
+
+
+def test_what_is_no_state_is_refused():
+    optimizer, data = optax.sgd(0.1), make_data()
+    step = train.make_step(mlp, CONFIG, optimizer)
+    run = train.make_run(mlp, CONFIG, optimizer, data, epochs=1, batch_size=N)
+    state = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
+    with pytest.raises(TypeError, match=r"^state is Params; pass the State that init_state"):
+        step(state.params, data)
+    with pytest.raises(TypeError, match=r"^state is Params"):
+        run(state.params)
+    with pytest.raises(TypeError, match=r"^state is tuple"):
+        step(step(state, data), data)
+
+
 @pytest.mark.parametrize("config", mlp.EXAMPLE_CONFIGS, ids=str)
 def test_a_tiny_batch_overfits(config):
     config = dataclasses.replace(config, sizes=(config.sizes[0], 24, config.sizes[-1]), l2=0.0)

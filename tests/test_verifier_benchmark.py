@@ -103,13 +103,13 @@ FAULTS = SYSTEMS[0].faults[::9]
 @pytest.mark.parametrize(
     ("change", "status", "said"),
     [
-        ({}, 0, "kept    the cause named in 100.0%, none given in 0.0%"),
+        ({}, 0, "promise kept: the cause named in 100.0%, none given in 0.0%"),
         ({FAULTS[1]: ("pass", frozenset())}, 1, f"missed (pass)  MLP, relu: {FAULTS[1]}, float64"),
         ({FAULTS[1]: ("inconclusive", frozenset())}, 1, "missed (inconclusive)"),
         ({FAULTS[1]: ("raised", frozenset(), "KeyError: 3")}, 1, "3 times KeyError: 3"),
         ({FAULTS[1]: ("fail", frozenset())}, 1, "none given in 25.0%"),
         ({FAULTS[1]: ("fail", CAUSES[FAULTS[1]] | {"flip"})}, 0, "wrong diagnosis (flip)"),
-        ({FAULTS[1]: ("fail", CAUSES[FAULTS[1]] | {"sign"})}, 1, "BROKEN  3 wrong about factor"),
+        ({FAULTS[1]: ("fail", CAUSES[FAULTS[1]] | {"sign"})}, 1, "promise BROKEN: 3 wrong"),
         ({None: ("fail", frozenset())}, 1, "false alarm  MLP, relu: right gradient, bfloat16"),
         ({None: ("inconclusive", frozenset())}, 0, "verify.gradient: 3 times inconclusive"),
     ],
@@ -159,6 +159,18 @@ def test_peers_are_asked_and_gradcheck_only_in_float64(scripted, monkeypatch, tm
     assert row(out, "jax check_grads")[:6] == ["0.00%"] * 3 + ["100.00%"] * 3
     assert row(out, "torch gradcheck")[:6] == ["0.00%", "-", "-", "0.00%", "-", "-"]
     assert f"jax check_grads: {3 * len(FAULTS) + 3} times no" in out
+
+
+def test_without_pytorch_its_rows_are_missed_aloud(scripted, monkeypatch, tmp_path, capsys):
+    scripted({fault: faulty_checkers.Answer("fail") for fault in FAULTS})
+    monkeypatch.setattr(verifier_benchmark.torch_peer, "installed", False)
+    for name in ("jax check_grads", "chex assert_numerical_grads"):
+        monkeypatch.setitem(
+            verifier_benchmark.CHECKERS, name, lambda *_: faulty_checkers.Answer("pass")
+        )
+    monkeypatch.setattr(verifier_benchmark, "FLOAT64_ONLY", {})
+    verifier_benchmark.main(quick=True, out=tmp_path)
+    assert "PyTorch has no rows: it is not installed; pip install" in capsys.readouterr().out
 
 
 def row(out, checker):
