@@ -7,7 +7,6 @@ gradient of two functions of two numbers, beside their derivatives, and the loss
 descent brings it down to where the penalty holds it.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def main(
         report = verify.gradient(mlp.loss, mlp.manual_grad, params, batch, CONFIG)
         text = "\n".join(lines)
         print(text)
-        print(f"\n{_without_blind(report)}\n")
+        print(f"\n{report}\n")
         (folder / "table.txt").write_text(text + "\n")
         print(f"wrote {folder / 'table.txt'}")
         if report.status == "fail":
@@ -116,15 +115,6 @@ def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
         gaps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), by_hand, column)
         lines.append(f"largest difference of {way} from by hand: {max(jax.tree.leaves(gaps)):.1e}")
     return lines
-
-
-def _without_blind(report: verify.Report) -> verify.Report:
-    """The report with no figure of what is seen where no error as large as the leaf would be."""
-    leaves = (
-        dataclasses.replace(leaf, sees=None) if leaf.sees and leaf.sees >= 1 else leaf
-        for leaf in report.leaves
-    )
-    return dataclasses.replace(report, leaves=tuple(leaves))
 
 
 def _toy_table() -> list[str]:

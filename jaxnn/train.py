@@ -195,6 +195,8 @@ def _step(
     def step(state: State, batch: Any) -> tuple[State, Array]:
         _check_state(state)
         key = state.key
+        if "key" in getattr(getattr(model, "Batch", None), "_fields", ()):
+            batch = model.Batch(*batch)  # a plain tuple has no field to draw for
         if hasattr(batch, "key"):
             key, k_draw = jax.random.split(key)
             batch = batch._replace(key=k_draw)

@@ -13,7 +13,7 @@ import pytest
 
 from jaxnn import train
 from jaxnn.data import Batch
-from jaxnn.models import mlp
+from jaxnn.models import autoencoder, mlp
 
 CONFIG = mlp.Config(sizes=(3, 8, 4), l2=0.01)
 N = 10
@@ -159,6 +159,20 @@ def test_every_step_hands_a_fresh_key_to_a_batch_that_has_one(batch_size):
     _, second = step(state, data)
     assert first != second
     assert step(start, data)[1] == first
+
+
+def test_a_plain_tuple_is_drawn_for_too():
+    config, optimizer = autoencoder.EXAMPLE_CONFIGS[0], optax.sgd(0.0)
+    state = train.init_state(autoencoder, config, optimizer, jax.random.key(0))
+    batch = autoencoder.example_batch(jax.random.key(1), config)
+    step = train.make_step(autoencoder, config, optimizer)
+    losses = []
+    for given in (batch, tuple(batch), [batch.inputs, None]):
+        after, first = step(state, given)
+        _, second = step(after, given)
+        losses.append((float(first), float(second)))
+    assert len(set(losses)) == 1
+    assert losses[0][0] != losses[0][1]
 
 
 def test_runs_go_on_where_they_stopped_and_repeat_by_seed():

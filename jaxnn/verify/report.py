@@ -204,7 +204,10 @@ def ratio(leaf: LeafReport) -> float:
 
 
 def row(leaf: LeafReport) -> tuple[str, ...]:
-    """A leaf under the `HEADINGS`; the last is the error in its own dtype, and autodiff's."""
+    """A leaf under the `HEADINGS`; the last is the error in its own dtype, and autodiff's.
+
+    An error as large as the leaf, and still not seen, is no figure: nothing would be.
+    """
     compared, p = leaf.difference is not None, leaf.precision
     return (
         leaf.path,
@@ -212,7 +215,7 @@ def row(leaf: LeafReport) -> tuple[str, ...]:
         leaf.status,
         f"{leaf.scale:.2e}" if compared else "-",
         f"{ratio(leaf):.1e}" if compared else "-",
-        "-" if leaf.sees is None else f"{leaf.sees:.1e}",
+        f"{leaf.sees:.1e}" if leaf.sees is not None and leaf.sees < 1 else "-",
         "-" if p is None else f"{p.manual:.0e} ({p.autodiff:.0e})",
     )
 
