@@ -167,6 +167,17 @@ def test_a_factor_may_be_a_setting_and_is_told_from_the_size_that_it_equals():
         verify.gradient(loss, lambda p, _: jnp.cos(p), X[0], SimpleNamespace(scale=0.7, a="b"))
     )
     assert "0.7 is the setting scale" in found.text
+    for args, kwargs, what in (((0.7,), {}, "argument 2"), ((), {"scale": 0.7}, "scale")):
+        (found,) = causes(
+            verify.gradient(
+                lambda p, scale: scale * jnp.sin(p).sum(),
+                lambda p, scale: jnp.cos(p),
+                X[0],
+                *args,
+                **kwargs,
+            )
+        )
+        assert found.text.endswith(f": 1/0.7, and 0.7 is {what}")
     two = verify.gradient(lambda p: jnp.sin(p).sum(), lambda p: 2 * jnp.cos(p), X[:2, 0])
     assert [found.cause for found in causes(two)] == ["factor"]
 

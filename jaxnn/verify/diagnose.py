@@ -296,5 +296,5 @@ def _numbers(settings: dict[str, float], args: Any, params: dict[str, Leaf]) -> 
             sizes.setdefault(int(np.prod(shape[:i])), "a product of an argument's dimensions")
     for path, p in params.items():
         sizes.setdefault(p.size, f"the number of entries of {path}")
-    named = [(abs(value), f"the setting {name}") for name, value in settings.items()]
+    named = [(abs(value), what) for what, value in settings.items()]
     return [(n, what) for n, what in (*named, *sizes.items()) if n not in (0, 1)]

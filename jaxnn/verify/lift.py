@@ -33,7 +33,7 @@ class Problem(NamedTuple):
         rest: every other array of the call.
         not_floating: the paths of the other leaves of the parameters.
         expected: the structure a gradient must have, with None for a leaf that is not floating.
-        settings: the numbers among the rest of the call, in configurations too, by their names.
+        settings: the numbers among the rest of the call, in configurations too, by what each is.
     """
 
     loss: Callable[[list[Any], list[Any]], Any]
@@ -129,13 +129,14 @@ def bind(
 
 def _settings(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, float]:
     """Python's finite numbers among the arguments, and among the fields of those that have some."""
+    named = {f"argument {i}": arg for i, arg in enumerate(args, 2)} | kwargs
     found: dict[str, float] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path((args, kwargs)):
-        named = {path_name(path[-1:]).strip("[']"): leaf}
-        for name, value in (named | getattr(leaf, "__dict__", {})).items():
+    for path, leaf in jax.tree_util.tree_leaves_with_path(named):
+        fields = {f"the setting {name}": v for name, v in getattr(leaf, "__dict__", {}).items()}
+        for what, value in ({jax.tree_util.keystr(path, simple=True): leaf} | fields).items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number and math.isfinite(value):
-                found[name] = float(value)
+                found[what] = float(value)
     return found
 
 
