@@ -107,8 +107,8 @@ def check_key(name: str, key: Any, hint: str = "") -> None:
     typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
     if not untyped and not typed:
         raise TypeError(
-            f"{name} is {jax.typeof(key) if array else f'{key!r:.50}'}; it must be a key of "
-            f"jax.random: pass jax.random.key(0){hint}"
+            f"{name} is {f'{key.dtype}{list(key.shape)}' if array else f'{key!r:.50}'}; it must "
+            f"be a key of jax.random: pass jax.random.key(0){hint}"
         )
 
 

@@ -25,6 +25,7 @@ import optax
 from jax import Array, lax
 
 from jaxnn.checks import check_integer, check_key
+from jaxnn.models.inputs import unpack
 
 Gradient = Literal["manual", "autodiff"]
 
@@ -192,11 +193,14 @@ def _step(
         )
     value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
 
+    fields = _fields(getattr(model, "Batch", None))
+    without_key = tuple(name for name in fields if name != "key")
+
     def step(state: State, batch: Any) -> tuple[State, Array]:
         _check_state(state)
         key = state.key
-        if "key" in getattr(getattr(model, "Batch", None), "_fields", ()):
-            batch = model.Batch(*batch)  # a plain tuple has no field to draw for
+        if "key" in fields and (type(batch) in (tuple, list) or _fields(batch) == without_key):
+            batch = unpack(batch, model.Batch)  # else there is no field to draw for
         if hasattr(batch, "key"):
             key, k_draw = jax.random.split(key)
             batch = batch._replace(key=k_draw)
@@ -211,11 +215,16 @@ def _step(
 
 def _check_state(state: Any) -> None:
     """Refuse what is no state: parameters alone, or the pair that a step returned."""
-    if not isinstance(state, State):
+    if _fields(state) != State._fields:
         raise TypeError(
             f"state is {type(state).__name__}; pass the State that init_state, or the last step, "
             "returned"
         )
+
+
+def _fields(value: Any) -> tuple[str, ...]:
+    """The names of a NamedTuple's fields, or of its class; none for what is no such thing."""
+    return getattr(value, "_fields", ())
 
 
 def _count_examples(data: Any) -> int:

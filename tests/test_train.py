@@ -175,6 +175,45 @@ def test_a_plain_tuple_is_drawn_for_too():
     assert losses[0][0] != losses[0][1]
 
 
+class Backwards(NamedTuple):
+    """The fields of a Batch with a key in another order."""
+
+    key: jax.Array | None
+    inputs: jax.Array
+
+
+def test_a_tuple_with_names_of_its_own_is_not_taken_apart():
+    given = []
+
+    class Model:
+        Batch = autoencoder.Batch
+
+        @staticmethod
+        def init_params(key, config):
+            return jnp.zeros(())
+
+        @staticmethod
+        def manual_value_and_grad(params, batch, config):
+            given.append(type(batch))
+            return batch.inputs.sum(), params
+
+    optimizer = optax.sgd(0.0)
+    state = train.init_state(Model, None, optimizer, jax.random.key(0))
+    step = train.make_step(Model, None, optimizer)
+    x = jnp.ones((2, 3))
+    for batch in (Backwards(None, x), autoencoder.Batch(x), (x,), [x, None], KeylessInputs(x)):
+        assert step(state, batch)[1] == 6.0
+    assert given == [Backwards, *[autoencoder.Batch] * 4]
+    with pytest.raises(TypeError, match="batch is a tuple of 3"):
+        step(state, (x, None, None))
+
+
+class KeylessInputs(NamedTuple):
+    """Those of a Batch without its key."""
+
+    inputs: jax.Array
+
+
 def test_runs_go_on_where_they_stopped_and_repeat_by_seed():
     optimizer, data = optax.adam(0.01), make_data()
     start = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))

@@ -177,6 +177,11 @@ def test_usual_slips_of_structure_are_named():
     assert "transposed" not in str(
         verify.gradient(loss, lambda p, x: manual(p, x) | {"w": jnp.ones(7)}, PARAMS, X)
     )
+    narrow = verify.gradient(jnp.sum, lambda w: jnp.ones(3, jnp.bfloat16), jnp.ones(3))
+    assert "dtype bfloat16" in str(narrow)
+    assert "transposed" not in str(narrow)
+    both = verify.gradient(jnp.sum, lambda w: (jnp.ones(3), jnp.ones(3)), jnp.ones(3))
+    assert "without the value" not in str(both)
     pair = verify.gradient(loss, lambda p, x: (loss(p, x), manual(p, x)), PARAMS, X)
     assert pair.status == "fail"
     (problem,) = pair.problems
@@ -187,12 +192,33 @@ def test_what_a_function_raises_says_which_it_was():
     def swapped(x, p):
         return {"w": x @ p["w"]}
 
-    for role, functions in (("loss", (swapped, manual)), ("manual_grad", (loss, swapped))):
+    for role, functions in (
+        ("loss", (swapped, manual)),
+        ("hand-written gradient", (loss, swapped)),
+    ):
         with pytest.raises(TypeError) as raised:
             verify.gradient(*functions, PARAMS, X)
         note = next(note for note in raised.value.__notes__ if note.startswith("raised by"))
-        assert note.startswith(f"raised by {role}, whose first argument, the parameters, is {{'")
+        assert note.startswith(f"raised by the {role}, whose first argument, the parameters, is ['")
         assert "float" in note
+
+    @jax.tree_util.register_pytree_node_class
+    class OfArrays:
+        def __init__(self, w):
+            self.shape = w.shape
+
+        def tree_flatten(self):
+            return (jnp.zeros(self.shape),), None
+
+        @classmethod
+        def tree_unflatten(cls, _, leaves):
+            return cls(*leaves)
+
+    def raising(p):
+        raise ValueError("theirs")
+
+    with pytest.raises(ValueError, match="theirs"):
+        verify.gradient(raising, lambda p: p, OfArrays(jnp.ones(3)))
 
 
 def test_another_container_is_a_problem():

@@ -167,11 +167,20 @@ def test_a_factor_may_be_a_setting_and_is_told_from_the_size_that_it_equals():
         verify.gradient(loss, lambda p, _: jnp.cos(p), X[0], SimpleNamespace(scale=0.7, a="b"))
     )
     assert "0.7 is the setting scale" in found.text
-    for args, kwargs, what in (((0.7,), {}, "argument 2"), ((), {"scale": 0.7}, "scale")):
+
+    class Odd:
+        def __getattr__(self, name):
+            raise KeyError(name)
+
+    for args, kwargs, what in (
+        ((0.7,), {}, "argument 2"),
+        (([10**400, {"a": 0.7}],), {}, "argument 2[1]['a']"),
+        ((Odd(),), {"scale": 0.7}, "scale"),
+    ):
         (found,) = causes(
             verify.gradient(
-                lambda p, scale: scale * jnp.sin(p).sum(),
-                lambda p, scale: jnp.cos(p),
+                lambda p, *_, **__: 0.7 * jnp.sin(p).sum(),
+                lambda p, *_, **__: jnp.cos(p),
                 X[0],
                 *args,
                 **kwargs,

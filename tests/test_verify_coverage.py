@@ -103,6 +103,13 @@ def test_an_op_shares_its_leading_axis_with_its_cotangent():
     (said,) = verify.op(Op(add_fwd, add_bwd, example=None), x, jnp.arange(1.0, 4)).coverage
     assert "the leading size 3 of dout" in said
 
+    def both_bwd(residuals, dout):
+        a, b = residuals
+        return dout[0] * b, dout[0] * a
+
+    both = Op(lambda a, b: ((a * b, a.sum() * 0), (a, b)), both_bwd, example=None)
+    assert not any("leading size" in said for said in verify.op(both, x, x + 1).coverage)
+
 
 def test_a_skipped_leaf_is_not_judged_and_needs_a_reason():
     report = verify.gradient(loss, wrong, P, X, skip={"['b']": "frozen"})

@@ -79,20 +79,22 @@ def by_path(tree: Any) -> dict[str, Any]:
 def structure(problem: Problem, out: Any) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """What is wrong with the hand-written gradient before any number: as a whole, and by path."""
     ours: Any = jax.tree.structure(problem.expected)
-    if isinstance(out, tuple) and len(out) == 2 and jax.tree.structure(out[1]) == ours:
-        pair = "the hand-written gradient is a pair whose second part is like the parameters"
-        return (f"{pair}: return the gradient without the value",), dict.fromkeys(
-            problem.paths, ("not compared",)
+    pair = isinstance(out, tuple) and len(out) == 2
+    if pair and getattr(out[0], "shape", 0) == () and jax.tree.structure(out[1]) == ours:
+        problem_text = (
+            "the hand-written gradient is a pair of a number and what is like the parameters: "
+            "return the gradient without the value"
         )
+        return (problem_text,), dict.fromkeys(problem.paths, ("not compared",))
     expected, got = dict(zip(problem.paths, problem.floats, strict=True)), by_path(out)
     faults: dict[str, tuple[str, ...]] = {}
     for path, leaf in expected.items():
         if path not in got:
             faults[path] = ("missing from the hand-written gradient",)
             continue
-        turned = ": it may be transposed" if got[path].shape == leaf.shape[::-1] else ""
         faults[path] = tuple(
-            f"the hand-written gradient has {what} {theirs}, the parameter {ours}{turned}"
+            f"the hand-written gradient has {what} {theirs}, the parameter {ours}"
+            + (": it may be transposed" if theirs == leaf.shape[::-1] else "")
             for what, theirs, ours in (
                 ("shape", got[path].shape, leaf.shape),
                 ("dtype", got[path].dtype, leaf.dtype),

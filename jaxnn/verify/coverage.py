@@ -75,9 +75,10 @@ def warnings(
     sizes = {size for p in given.values() for size in p.shape}
     if batches:
         path, batch = next(iter(batches.items()))
-        alike = [axis for p in given.values() for axis, size in enumerate(p.shape) if size == batch]
-        # An op's cotangent has its leading axis from an input: one is no coincidence.
-        own = path == "dout" and alike == [0]
+        alike = {p.shape for p in given.values() if batch in p.shape}
+        # An op's cotangent has its leading axis from an input: one such shape is no coincidence.
+        own = path.startswith("dout") and not any(batch in shape[1:] for shape in alike)
+        own = own and len(alike - {arrays[path].shape}) <= 1
         if batch == 1:
             found.append(f"{path} holds one example: a sum cannot be told from a mean")
         elif alike and not own:

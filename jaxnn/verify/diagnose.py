@@ -260,27 +260,25 @@ def _told(c: float, numbers: Numbers) -> list[tuple[str, str]]:
     """
     forms: list[tuple[float, str, str]] = []
     for n, what in numbers:
-        forms += [
-            (n, "factor", f"{n:g} is {what}"),
-            (1 / n, "factor", f"1/{n:g}, and {n:g} is {what}"),
-        ]
+        k = f"{n:.15g}"
+        forms += [(n, "factor", f"{k} is {what}"), (1 / n, "factor", f"1/{k}, and {k} is {what}")]
     forms += [
         (2, "factor", "counted twice, or the 2 of a square"),
         (0.5, "factor", "halved, or the 2 of a square forgotten"),
     ]
     for n, what in numbers:
         if n > 1 and n == int(n):
-            k, of, against = int(n), f"for n = {n:g}, {what}", "n against n-1"
+            k, one_less, against = f"{n:.15g}", f"{n - 1:.15g}", "n against n-1"
             forms += [
                 (n**0.5, "factor", f"the square root of {k}, {what}"),
                 (n**-0.5, "factor", f"1 / the square root of {k}, {what}"),
-                (n / (n - 1), against, f"{k}/{k - 1}, which is n / (n - 1) {of}"),
-                ((n - 1) / n, against, f"{k - 1}/{k}, which is (n - 1) / n {of}"),
+                (n / (n - 1), against, f"{k}/{one_less}, which is n / (n - 1) for n = {k}, {what}"),
+                ((n - 1) / n, against, f"{one_less}/{k}, which is (n - 1) / n for n = {k}, {what}"),
             ]
     return [(cause, words) for value, cause, words in forms if abs(abs(c) - value) <= EXACT * value]
 
 
-def _numbers(settings: dict[str, float], args: Any, params: dict[str, Leaf]) -> Numbers:
+def _numbers(settings: Numbers, args: Any, params: dict[str, Leaf]) -> Numbers:
     """Settings, then each size once: batches first, then dimensions, then numbers of entries."""
     sizes: dict[int, str] = {}
     for shape in args:
@@ -296,5 +294,4 @@ def _numbers(settings: dict[str, float], args: Any, params: dict[str, Leaf]) -> 
             sizes.setdefault(int(np.prod(shape[:i])), "a product of an argument's dimensions")
     for path, p in params.items():
         sizes.setdefault(p.size, f"the number of entries of {path}")
-    named = [(abs(value), what) for what, value in settings.items()]
-    return [(n, what) for n, what in (*named, *sizes.items()) if n not in (0, 1)]
+    return [(n, what) for n, what in (*settings, *sizes.items()) if n not in (0, 1)]

@@ -5,12 +5,13 @@ arrays, and everything else (configurations, strings, Python numbers), which sta
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
-import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -43,7 +44,7 @@ class Problem(NamedTuple):
     rest: list[Any]
     not_floating: list[str]
     expected: Any
-    settings: dict[str, float]
+    settings: list[tuple[float, str]]
 
 
 def bind(
@@ -91,13 +92,13 @@ def bind(
         return [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag is wanted]
 
     def scalar_loss(*args: Any, **kwargs: Any) -> Any:
-        with _told_apart("loss", args):
+        with _told_apart("loss", args[0]):
             out = loss(*args, **kwargs)
         check_scalar(out)
         return out
 
     def gradient_of_arrays(*args: Any, **kwargs: Any) -> Any:
-        with _told_apart("manual_grad", args):
+        with _told_apart("hand-written gradient", args[0]):
             out = manual_grad(*args, **kwargs)
         if out is None:
             raise TypeError(
@@ -127,30 +128,39 @@ def bind(
     )
 
 
-def _settings(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, float]:
-    """Python's finite numbers among the arguments, and among the fields of those that have some."""
+def _settings(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[float, str]]:
+    """Python's numbers among the arguments, and among the fields of configurations there."""
     named = {f"argument {i}": arg for i, arg in enumerate(args, 2)} | kwargs
-    found: dict[str, float] = {}
+    found: list[tuple[float, str]] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(named):
-        fields = {f"the setting {name}": v for name, v in getattr(leaf, "__dict__", {}).items()}
-        for what, value in ({jax.tree_util.keystr(path, simple=True): leaf} | fields).items():
+        what = jax.tree_util.keystr(path[:1], simple=True) + jax.tree_util.keystr(path[1:])
+        numbers = {what: leaf}
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            names = [field.name for field in dataclasses.fields(leaf)]
+            numbers = {f"the setting {name}": getattr(leaf, name) for name in names}
+        elif isinstance(leaf, SimpleNamespace):
+            numbers = {f"the setting {name}": value for name, value in vars(leaf).items()}
+        for what, value in numbers.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and math.isfinite(value):
-                found[what] = float(value)
+            if number and 1e-300 < abs(value) < 1e300:
+                found.append((abs(float(value)), what))
     return found
 
 
 @contextlib.contextmanager
-def _told_apart(role: str, args: tuple[Any, ...]) -> Iterator[None]:
+def _told_apart(role: str, params: Any) -> Iterator[None]:
     """Add to what a function raises which of the two it was, and what its first argument is."""
     try:
         yield
     except Exception as error:
-        kinds = jax.tree.map(lambda x: str(jax.typeof(x)) if _is_number(x) else x, args[0])
-        error.add_note(
-            f"raised by {role}, whose first argument, the parameters, is {kinds!r:.200}; both "
-            "functions take the parameters first and then the same arguments"
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        kinds = ", ".join(f"{path_name(path)}: {jax.typeof(leaf)}" for path, leaf in leaves)
+        note = (
+            f"raised by the {role}, whose first argument, the parameters, is {kinds:.200}; loss "
+            "and gradient take the parameters first and then the same arguments"
         )
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
 
 
