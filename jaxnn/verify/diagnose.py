@@ -19,6 +19,7 @@ from jaxnn.verify.report import Diagnosis, LeafReport
 
 Leaf = np.ndarray[Any, Any]
 Numbers = list[tuple[float, str]]
+READINGS = 4  # of one factor, at most: a configuration may hold a number many times
 
 
 class Gradients(NamedTuple):
@@ -249,7 +250,8 @@ def _factor(c: float, numbers: Numbers) -> Diagnosis:
         return Diagnosis("factor", text)
     causes, words = zip(*readings, strict=True)
     return Diagnosis(
-        causes[0], text + (": beside the sign, " if c < 0 else ": ") + "; or ".join(words)
+        causes[0],
+        text + (": beside the sign, " if c < 0 else ": ") + "; or ".join(words[:READINGS]),
     )
 
 
@@ -279,7 +281,7 @@ def _told(c: float, numbers: Numbers) -> list[tuple[str, str]]:
 
 
 def _numbers(settings: Numbers, args: Any, params: dict[str, Leaf]) -> Numbers:
-    """Settings, then each size once: batches first, then dimensions, then numbers of entries."""
+    """Each size once, batches first, then dimensions and numbers of entries; then settings."""
     sizes: dict[int, str] = {}
     for shape in args:
         if shape:
@@ -294,4 +296,4 @@ def _numbers(settings: Numbers, args: Any, params: dict[str, Leaf]) -> Numbers:
             sizes.setdefault(int(np.prod(shape[:i])), "a product of an argument's dimensions")
     for path, p in params.items():
         sizes.setdefault(p.size, f"the number of entries of {path}")
-    return [(n, what) for n, what in (*settings, *sizes.items()) if n not in (0, 1)]
+    return [(n, what) for n, what in (*sizes.items(), *settings) if n not in (0, 1)]
