@@ -61,7 +61,11 @@ class History(NamedTuple):
 def init_state(
     model: Any, config: Any, optimizer: optax.GradientTransformation, key: Array
 ) -> State:
-    """A state with fresh parameters and no step taken."""
+    """A state with fresh parameters and no step taken.
+
+    Raises:
+        TypeError: the key is none of `jax.random`.
+    """
     check_key("init_state: key", key)
     k_params, k_run = jax.random.split(key)
     params = model.init_params(k_params, config)

@@ -110,6 +110,13 @@ def test_an_op_shares_its_leading_axis_with_its_cotangent():
     both = Op(lambda a, b: ((a * b, a.sum() * 0), (a, b)), both_bwd, example=None)
     assert not any("leading size" in said for said in verify.op(both, x, x + 1).coverage)
 
+    def scaled_bwd(residuals, dy):
+        x, b = residuals
+        return dy * b[:, None], (dy * x).sum(-1)
+
+    scaled = Op(lambda x, b: (x * b[:, None], (x, b)), scaled_bwd, example=None)
+    assert not any("leading" in said for said in verify.op(scaled, x, jnp.arange(1.0, 4)).coverage)
+
 
 def test_a_skipped_leaf_is_not_judged_and_needs_a_reason():
     report = verify.gradient(loss, wrong, P, X, skip={"['b']": "frozen"})

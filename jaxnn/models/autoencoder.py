@@ -93,7 +93,7 @@ EXAMPLE_CONFIGS = (
 
 
 def init_params(key: Array, config: Config) -> Params:
-    """Both halves as `mlp.init_params` draws them."""
+    """Both halves as `mlp.init_params` draws them; raises as it does."""
     check_key("init_params: key", key)
     k_encoder, k_decoder = jax.random.split(key)
     return Params(
@@ -156,7 +156,11 @@ def decode(params: Params, z: Array, config: Config) -> Array:
 
 
 def sample(params: Params, key: Array, config: Config, n: int) -> Array:
-    """`n` images (n, pixels) of latent points drawn from N(0, 1)."""
+    """`n` images (n, pixels) of latent points drawn from N(0, 1).
+
+    Raises:
+        TypeError, ValueError: the key is none of `jax.random`; the parameters are of another model.
+    """
     check_params(params, init_params, config)
     check_key("sample: key", key)
     dtype = params.decoder.layers[0].w.dtype

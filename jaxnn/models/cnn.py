@@ -137,6 +137,9 @@ def init_params(key: Array, config: Config) -> Params:
     """Convolutions by He's rule, the head N(0, 1/inputs), scales 1, shifts 0, statistics 0 and 1.
 
     All in JAX's default float dtype.
+
+    Raises:
+        TypeError: the key is none of `jax.random`.
     """
     check_key("init_params: key", key)
     he = variance_scaling(2.0, "fan_in", "normal")

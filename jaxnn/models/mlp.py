@@ -95,7 +95,11 @@ EXAMPLE_CONFIGS = (
 
 
 def init_params(key: Array, config: Config) -> Params:
-    """Weights (I, O) drawn by `config.init`, biases (O,) of 0, in JAX's default float dtype."""
+    """Weights (I, O) drawn by `config.init`, biases (O,) of 0, in JAX's default float dtype.
+
+    Raises:
+        TypeError: the key is none of `jax.random`.
+    """
     check_key("init_params: key", key)
     draw = INITIALISERS[config.init]
     keys = jax.random.split(key, len(config.sizes) - 1)

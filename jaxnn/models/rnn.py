@@ -89,7 +89,11 @@ EXAMPLE_CONFIGS = (
 
 
 def init_params(key: Array, config: Config) -> Params:
-    """Embeddings from N(0, 1), cells as `jaxnn.ops.recurrent`, output Glorot-uniform, biases 0."""
+    """Embeddings from N(0, 1), cells as `jaxnn.ops.recurrent`, output Glorot-uniform, biases 0.
+
+    Raises:
+        TypeError: the key is none of `jax.random`.
+    """
     check_key("init_params: key", key)
     k_embedding, k_output, *k_layers = jax.random.split(key, 2 + config.layers)
     inputs = (config.width, *(config.hidden,) * (config.layers - 1))

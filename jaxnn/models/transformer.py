@@ -78,6 +78,9 @@ def init_params(key: Array, config: Config) -> Params:
     are added up (GPT-2). The others' is that of Nguyen and Salazar (2019, "Transformers without
     tears", section 2.2): GPT-2's own 0.02 where D is 1,000, and enough to learn from where it is
     far smaller.
+
+    Raises:
+        TypeError: the key is none of `jax.random`.
     """
     check_key("init_params: key", key)
     d, h, n = config.width, config.hidden or 4 * config.width, config.layers
