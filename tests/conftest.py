@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 from jax._src.interpreters import mlir
 
-from jaxnn.verify import checks
-from jaxnn.verify.lift import compiled
+from jaxnn.verify import verdict
+from jaxnn.verify.programs import compiled
 
 hypothesis.settings.register_profile(
     "jaxnn", max_examples=10, deadline=None, derandomize=True, database=None
@@ -57,8 +57,8 @@ def x64():
 @pytest.fixture
 def undiagnosed(monkeypatch):
     """Whether a gradient is wrong, without the long search for the reason."""
-    monkeypatch.setattr(checks, "explained", lambda leaves, point: (leaves, ()))
-    monkeypatch.setattr(checks, "locate", lambda *problem: "")
+    monkeypatch.setattr(verdict, "explained", lambda leaves, point: (leaves, ()))
+    monkeypatch.setattr(verdict, "locate", lambda *problem: "")
 
 
 def run(function, *arrays):

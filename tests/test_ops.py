@@ -23,7 +23,7 @@ from jaxnn.op import Op
 from jaxnn.ops import activations, cross_entropy, losses, softmax
 from jaxnn.ops import linear as linear_module
 from jaxnn.ops.matmul import LADDER, matmul_operator
-from jaxnn.verify.lift import compiled
+from jaxnn.verify.programs import compiled
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

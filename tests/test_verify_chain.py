@@ -16,7 +16,7 @@ from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.losses import l2_penalty, mean_squared_error
 from jaxnn.ops.softmax import softmax
 from jaxnn.verify.chain import locate
-from jaxnn.verify.lift import bind, to_float64
+from jaxnn.verify.problem import bind, to_float64
 
 
 def located(loss, manual_grad, params, *args):

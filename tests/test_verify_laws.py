@@ -10,7 +10,8 @@ from jaxnn.op import Op
 from jaxnn.verify.compare import both_gradients, by_path, evaluate
 from jaxnn.verify.elsewhere import elsewhere, op_elsewhere
 from jaxnn.verify.laws import BatchLaws, batch_laws, second_order
-from jaxnn.verify.lift import Programs, bind, compiled, to_float64
+from jaxnn.verify.problem import bind, to_float64
+from jaxnn.verify.programs import Programs, compiled
 
 RNG = np.random.default_rng(0)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxnn.op import Op, watched
 from jaxnn.verify.compare import by_path
-from jaxnn.verify.lift import Problem, is_floating, path_name
+from jaxnn.verify.problem import Problem, is_floating, path_name
 
 
 class Forward(NamedTuple):

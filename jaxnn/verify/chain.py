@@ -27,7 +27,8 @@ from jaxnn.verify.calls import (
     true_douts,
 )
 from jaxnn.verify.compare import EXACT, by_path, largest, moved
-from jaxnn.verify.lift import EPSILON, Problem, compiled, path_name
+from jaxnn.verify.problem import Problem, path_name
+from jaxnn.verify.programs import EPSILON, compiled
 
 # The rounding of a sum of many terms is so many times that of one, as elsewhere.
 SUMS = 64

@@ -8,22 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.lift import EPSILON, Problem, Program, is_floating, path_name
-from jaxnn.verify.report import Diagnosis, LeafReport, Precision
+from jaxnn.verify.extent import filled, heat
+from jaxnn.verify.problem import Problem, is_floating, path_name
+from jaxnn.verify.programs import Program
+from jaxnn.verify.report import Diagnosis, LeafReport
 
 # Two correct float64 gradients agree to about 1e-15 of a leaf's scale; a wrong one does not come
 # within 1e-10 of it by luck.
 RELATIVE_TOLERANCE = 1e-10
-# The hand-written error in the working dtype may be so many times autodiff's, plus so many times
-# the dtype's epsilon at the leaf's scale: correct formulas differ by about 4 in either.
-ERROR_RATIO = 8
-ERROR_FLOOR = 8
-# Where it is larger at the point given, luck is ruled out at so many more points nearby.
-NEARBY = 4
 # An explanation of a wrong gradient is exact if it leaves so much of its scale: rounding, no more.
 EXACT = 1e-9
-# A picture of a leaf's differences has at most so many rows and columns.
-CELLS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,133 +236,3 @@ def compare(
 def first_index(mask: np.ndarray[Any, Any]) -> tuple[int, ...]:
     """Where a mask is first true."""
     return tuple(int(i) for i in np.argwhere(mask)[0])
-
-
-def filled(mask: np.ndarray[Any, Any]) -> str:
-    """The slice that a mask's true entries fill, in words; empty if they fill none, or one entry.
-
-    A slice is a product of index sets, one per axis, as in `[:, 3]`; of a square matrix also its
-    diagonal, or one side of it.
-    """
-    if mask.sum() <= 1 or mask.ndim == 0:
-        return ""
-    if mask.all():
-        return "every entry"
-    axes = range(mask.ndim)
-    sets = [np.flatnonzero(mask.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-    if mask[np.ix_(*sets)].all():
-        names = (
-            ("row", "column") if mask.ndim == 2 else tuple(f"axis {axis}, index" for axis in axes)
-        )
-        index = ", ".join(_indices(s, n) for s, n in zip(sets, mask.shape, strict=True))
-        fixed = [
-            f"{names[axis]} {s[0]}" for axis, s in enumerate(sets) if len(s) == 1 < mask.shape[axis]
-        ]
-        return f"[{index}]" + (f" ({'; '.join(fixed)})" if fixed and mask.ndim > 1 else "")
-    if mask.ndim == 2 and mask.shape[0] == mask.shape[1]:
-        square = np.ones(mask.shape, bool)
-        for shape, name in (
-            (np.eye(len(mask), dtype=bool), "the diagonal"),
-            (~np.eye(len(mask), dtype=bool), "everything off the diagonal"),
-            (np.triu(square), "the upper triangle"),
-            (np.triu(square, 1), "the strict upper triangle"),
-            (np.tril(square), "the lower triangle"),
-            (np.tril(square, -1), "the strict lower triangle"),
-        ):
-            if (mask == shape).all():
-                return name
-    return ""
-
-
-def _indices(found: np.ndarray[Any, Any], size: int) -> str:
-    """One axis of a slice, as Python would index it."""
-    if len(found) == size:
-        return ":"
-    if len(found) == 1:
-        return str(found[0])
-    step = int(found[1] - found[0])
-    if (np.diff(found) == step).all():
-        return f"{found[0]}:{found[-1] + 1}" + (f":{step}" if step > 1 else "")
-    return str(found.tolist()) if len(found) <= 6 else f"{len(found)} of {size}"
-
-
-def heat(values: np.ndarray[Any, Any]) -> tuple[tuple[float, ...], ...]:
-    """A coarse picture of an array as a matrix: the largest value of each cell."""
-    matrix = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
-    for axis in (0, 1):
-        starts = np.unique(np.linspace(0, matrix.shape[axis], CELLS, endpoint=False).astype(int))
-        matrix = np.maximum.reduceat(matrix, starts, axis=axis)
-    return tuple(tuple(row) for row in matrix.tolist())
-
-
-def check_precision(
-    leaf: LeafReport,
-    number: int,
-    here: tuple[Values, Values],
-    nearby: Callable[[], list[tuple[Values, Values]]],
-) -> LeafReport:
-    """Whether the hand-written gradient is as exact in the working dtype as autodiff's there.
-
-        error <= 8 (autodiff's error + epsilon scale),   errors against float64
-
-    One point decides that it is. That it is not takes the median of the hand-written errors at
-    several points, against the largest of autodiff's: one gradient may be exact by luck.
-
-    Args:
-        leaf: compared in float64 already.
-        number: its position among the parameters.
-        here: both gradients in the working dtype, and in float64.
-        nearby: gives the same pairs at other points.
-    """
-    working, lifted = here
-    values = working.manual[leaf.path]
-    if not np.isfinite(values).all():
-        at = first_index(~np.isfinite(values))
-        message = f"the hand-written gradient is not finite in {leaf.dtype}: {values[at]} at {at}"
-        return dataclasses.replace(
-            leaf,
-            status="fail",
-            diagnosis=leaf.diagnosis
-            or Diagnosis("not finite", f"{values[at]} begins at {list(at)}, in {leaf.dtype} only"),
-            messages=(*leaf.messages, message),
-        )
-    if leaf.dtype == "float64" or leaf.wrong or not np.isfinite(lifted.autodiff[number]).all():
-        return leaf
-
-    epsilon = epsilon_of(leaf.dtype)
-
-    def errors(pair: tuple[Values, Values]) -> tuple[float, float]:
-        low, high = pair
-        truth = high.autodiff[number]
-        by_autodiff = np.abs(low.autodiff[number] - truth)
-        finite = np.isfinite(by_autodiff).all()
-        return (
-            float(np.abs(low.manual[leaf.path] - truth).max(initial=0.0)),
-            float(by_autodiff.max(initial=0.0)) if finite else np.inf,
-        )
-
-    def judged(manual: float, autodiff: float) -> Precision:
-        return Precision(
-            manual, autodiff, ERROR_RATIO * autodiff + ERROR_FLOOR * epsilon * leaf.scale
-        )
-
-    found = judged(*errors(here))
-    if found.manual > found.allowed:
-        manuals, autodiffs = zip(*[errors(pair) for pair in [here, *nearby()]], strict=True)
-        found = judged(float(np.median(manuals)), max(autodiffs))
-    if found.manual <= found.allowed:
-        return dataclasses.replace(leaf, precision=found)
-    message = (
-        f"right in float64, but in {leaf.dtype} off by {found.manual:.1e}, autodiff by "
-        f"{found.autodiff:.1e}: a narrower dtype inside, or numbers that cancel?"
-    )
-    relative = found.manual / leaf.scale if leaf.scale else np.inf
-    narrower = [n for n, e in EPSILON.items() if epsilon < e and e / 64 <= relative <= 4 * e]
-    cause = f"rounded to {narrower[0]} inside?" if narrower else "a formula that loses digits"
-    return dataclasses.replace(
-        leaf,
-        status="fail",
-        precision=found,
-        diagnosis=Diagnosis("rounding", cause),
-        messages=(*leaf.messages, message),
-    )

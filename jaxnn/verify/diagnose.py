@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.verify.compare import EXACT, filled, largest
-from jaxnn.verify.lift import EPSILON, Program
+from jaxnn.verify.compare import EXACT, largest
+from jaxnn.verify.extent import filled
 from jaxnn.verify.point import Point
+from jaxnn.verify.programs import EPSILON, Program
 from jaxnn.verify.replay import Match, replay
 from jaxnn.verify.report import Diagnosis, LeafReport
 

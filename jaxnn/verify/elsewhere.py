@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxnn.op import Op
 from jaxnn.verify.compare import Values, by_path, largest
-from jaxnn.verify.lift import EPSILON, Problem, Programs, bind, is_floating
+from jaxnn.verify.problem import Problem, bind, is_floating
+from jaxnn.verify.programs import EPSILON, Programs
 
 Leaf = np.ndarray[Any, Any]
 Within = Callable[[str, Leaf], bool]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnn.op import Op
-from jaxnn.verify.checks import MODEL_FUNCTIONS, model
-from jaxnn.verify.checks import op as verify_op
+from jaxnn.verify.modules import MODEL_FUNCTIONS, model
+from jaxnn.verify.ops import op as verify_op
 from jaxnn.verify.report import Report
 
 

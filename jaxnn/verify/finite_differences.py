@@ -10,7 +10,8 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.verify.lift import Programs, check_scalar, compiled, is_floating, path_name
+from jaxnn.verify.problem import check_scalar, is_floating, path_name
+from jaxnn.verify.programs import Programs, compiled
 
 # Step lengths, longest first. Truncation rules at one end and rounding at the other; which step
 # is best depends on the function, so all are tried.

@@ -19,16 +19,8 @@ import numpy as np
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
 from jaxnn.verify.compare import both_gradients, by_path, evaluate, largest, plausible_rounding
 from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
-from jaxnn.verify.lift import (
-    EPSILON,
-    Problem,
-    Program,
-    Programs,
-    bind,
-    compiled,
-    is_floating,
-    to_float64,
-)
+from jaxnn.verify.problem import Problem, bind, is_floating, to_float64
+from jaxnn.verify.programs import EPSILON, Program, Programs, compiled
 
 __all__ = ["BatchLaws", "batch_laws", "second_order"]
 

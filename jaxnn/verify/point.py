@@ -11,7 +11,9 @@ from jaxnn.verify import compare
 from jaxnn.verify.compare import Values, both_gradients, evaluate, moved
 from jaxnn.verify.elsewhere import MOST_EAGER
 from jaxnn.verify.finite_differences import Line
-from jaxnn.verify.lift import Problem, Programs, is_floating, to_float64, traced_as
+from jaxnn.verify.precision import NEARBY, check_precision
+from jaxnn.verify.problem import Problem, is_floating, to_float64
+from jaxnn.verify.programs import Programs, traced_as
 from jaxnn.verify.report import LeafReport
 from jaxnn.verify.witness import testify
 
@@ -80,7 +82,7 @@ class Point:
     def nearby(self) -> list[tuple[Values, Values]]:
         """Both gradients in the working dtype and in float64, at a few points close by."""
         rng, pairs = np.random.default_rng(0), []
-        for _ in range(compare.NEARBY):
+        for _ in range(NEARBY):
             floats, rest = (
                 moved(leaves, 4 * self.epsilon, rng)
                 for leaves in (self.problem.floats, self.problem.rest)
@@ -109,7 +111,7 @@ class Point:
                 for f in (self.line.slope, self.line.forward)
             )
             leaf = testify(leaf, manual, autodiff, slope, forward, seed)
-        return compare.check_precision(leaf, number, (self.working, self.here), lambda: self.nearby)
+        return check_precision(leaf, number, (self.working, self.here), lambda: self.nearby)
 
     @property
     def limits(self) -> tuple[str, ...]:

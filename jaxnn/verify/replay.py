@@ -36,9 +36,9 @@ from jaxnn.verify.jaxprs import (
     words_of,
     work_of,
 )
-from jaxnn.verify.lift import is_floating
 from jaxnn.verify.mistakes import mistaken
 from jaxnn.verify.point import Point
+from jaxnn.verify.problem import is_floating
 
 # Mistakes times numbers computed in one gradient: above this, replaying takes minutes.
 MOST_WORK = 2e9

@@ -1,0 +1,216 @@
+"""Functions compiled as fast as can be, and found again by all that their results depend on."""
+
+import contextlib
+import functools
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+Kept = TypeVar("Kept")
+
+
+class Program(NamedTuple):
+    """A compiled function, and the narrowest dtype that something inside it is rounded to."""
+
+    run: Callable[..., Any]
+    rounded_to: str
+
+    @property
+    def epsilon(self) -> float:
+        """The spacing at 1 of the narrowest dtype that something is rounded to."""
+        return EPSILON[self.rounded_to]
+
+
+_ARITHMETIC = re.compile(
+    r"(stablehlo|chlo)\.(add|subtract|multiply|divide|power|sqrt|rsqrt|cbrt|exp|log|tanh|tan|sine|"
+    r"cosine|atan2|asin|acos|atan|sinh|cosh|erf|lgamma|digamma|dot|convolution|reduce)"
+)
+_CONVERSION = re.compile(
+    r"stablehlo\.convert [^\n]*\(tensor<(?:\w+x)?(f64|f32)>\) -> tensor<(?:\w+x)?(bf16|f16|f32)>"
+)
+EPSILON = {
+    "bfloat16": 2.0**-7,
+    "float16": 2.0**-10,
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+}
+_FORMATS = {"e8m7": "bf16", "e5m10": "f16", "e8m23": "f32"}  # of lax.reduce_precision
+# A process may map only so much memory, and every program takes some: so many entries are kept.
+MOST_KEPT = 32
+# Up to so many numbers, what optimization saves is less than what it costs.
+HASTE = 1_000_000
+_programs: OrderedDict[Any, Program] = OrderedDict()
+_collections: OrderedDict[Any, "Programs"] = OrderedDict()
+
+
+class Programs:
+    """The compiled programs of one problem, by name.
+
+    Tracing and lowering cost more than running. `found` traces the problem once, in the dtype
+    that is given, and returns the programs made when the trace said the same before: whatever
+    else has been derived from the same two functions of the same arrays is still there.
+    """
+
+    def __init__(self, operations: int = 0) -> None:
+        """Start with none, of a trace of so many operations."""
+        self._named: dict[str, Program] = {}
+        self.operations = operations
+
+    def get(
+        self, name: str, function: Callable[..., Any], *arrays: Any, hastily: bool = True
+    ) -> Program:
+        """The program of this name, compiled from `function` if there is none yet."""
+        if name not in self._named:
+            self._named[name] = compiled(function, *arrays, hastily=hastily)
+        return self._named[name]
+
+    @staticmethod
+    def found(traced: Callable[..., Any], arrays: Any, also: Any) -> "Programs":
+        """The collection made for a function of the same trace, of such arrays.
+
+        `also` is what else must be the same: a trace is in one dtype, and functions may branch on
+        it.
+        """
+        trace, text, digest = traced_as(traced, arrays)
+        if "callback" in text:  # the text does not say which Python function is called back
+            return Programs(len(trace.eqns))
+        key = (text, digest, _signature(arrays), also)
+        try:
+            return _recall(_collections, key, lambda: Programs(len(trace.eqns)))
+        except TypeError:  # a function that cannot be hashed cannot be found again
+            return Programs(len(trace.eqns))
+
+
+def traced_as(function: Callable[..., Any], arrays: Any) -> tuple[ClosedJaxpr, str, str]:
+    """What a function does with arrays such as these: its trace, the trace's text and constants."""
+    with _in_words():
+        trace = jax.make_jaxpr(lambda *a: function(*a))(*arrays)
+    return trace, str(trace), _digest(trace)
+
+
+def _recall(cache: OrderedDict[Any, Kept], key: Any, make: Callable[[], Kept]) -> Kept:
+    """The cache's value for a key, made if there is none; the least recently used is dropped."""
+    if key not in cache:
+        cache[key] = make()
+        if len(cache) > MOST_KEPT:
+            cache.popitem(last=False)
+    cache.move_to_end(key)
+    return cache[key]
+
+
+def _digest(closed: ClosedJaxpr) -> str:
+    """A hash of every constant in a trace, which its text does not show."""
+    digest = hashlib.blake2b()
+
+    def walk(jaxpr: Jaxpr) -> None:
+        for eqn in jaxpr.eqns:
+            for operand in eqn.invars:
+                if isinstance(operand, Literal):
+                    add(operand.val)
+            for value in jax.tree.leaves(
+                list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
+            ):
+                if isinstance(value, ClosedJaxpr):
+                    enter(value)
+                elif isinstance(value, Jaxpr):
+                    walk(value)
+
+    def add(value: Any) -> None:
+        if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
+            value = jax.random.key_data(value)
+        digest.update(np.asarray(value).tobytes())
+
+    def enter(closed: ClosedJaxpr) -> None:
+        for constant in closed.consts:
+            add(constant)
+        walk(closed.jaxpr)
+
+    enter(closed)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """What JAX raises for functions that look at values, in words."""
+    try:
+        yield
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        raise TypeError(
+            "a function under verification looks at the values of its arrays (NumPy calls, `if` or "
+            f"`float` on an array); it must be traceable by jax.jit: use jax.numpy, jnp.where and "
+            f"lax.cond. JAX says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def compiled(function: Callable[..., Any], *arrays: Any, hastily: bool = True) -> Program:
+    """`function` compiled for these arrays, reusing an equal program compiled before.
+
+    Hastily, compilation takes a third as long, and small arrays do not suffer; what is to be judged
+    by its rounding must be compiled as its user would.
+
+    The function is traced at every call and the program looked up by what the trace says, not by
+    the function's identity: a helper redefined since (in a notebook, say) is seen.
+    """
+    with _in_words():
+        lowered = jax.jit(lambda *a: function(*a)).lower(*arrays)
+    text = lowered.as_text()
+
+    small = sum(leaf.size for leaf in jax.tree.leaves(arrays)) <= HASTE
+    options = _hasty_options() if hastily and small else None
+
+    def make() -> Program:
+        return Program(lowered.compile(options), _rounded_to(text))
+
+    if "callback" in text:
+        return make()
+    return _recall(
+        _programs, (text, str(options), *map(_signature, (arrays, lowered.out_info))), make
+    )
+
+
+@functools.cache
+def _hasty_options() -> dict[str, str | bool]:
+    """The compiler options that save the most time, as far as this jaxlib knows them."""
+    accepted: dict[str, str | bool] = {}
+    quick: dict[str, str | bool] = {
+        "xla_backend_optimization_level": "0",
+        "xla_cpu_use_fusion_emitters": False,  # until jaxlib 0.11
+        "xla_cpu_parallel_codegen_split_count": "1",
+    }
+    for name, value in quick.items():
+        try:
+            jax.jit(lambda: 0).lower().compile({name: value})
+        except jax.errors.JaxRuntimeError:
+            continue
+        accepted[name] = value
+    return accepted
+
+
+def _signature(tree: Any) -> Any:
+    """What a program's text does not say of arrays: containers, widths, key types, placement."""
+    leaves = jax.tree.leaves(tree)
+    return jax.tree.structure(tree), tuple(
+        (str(leaf.dtype), leaf.shape, getattr(leaf, "sharding", None)) for leaf in leaves
+    )
+
+
+def _rounded_to(text: str) -> str:
+    """The narrowest dtype of any arithmetic, and of any conversion from a wider one.
+
+    Constants do not round a result; nor do integers and masks that become floating.
+    """
+    lines = [line for line in text.splitlines() if _ARITHMETIC.search(line)]
+    found = set(re.findall(r"[<x](bf16|f16|f32)>", "".join(lines)))
+    found |= {
+        target for source, target in _CONVERSION.findall(text) if source == "f64" or target != "f32"
+    }
+    found |= {_FORMATS.get(name, "") for name in re.findall(r"format = (e\d+m\d+)", text)}
+    names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+    return next((name for short, name in names.items() if short in found), "float64")
