@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from jaxnn.op import Op
-from jaxnn.verify.compare import both_gradients, by_path, evaluate
 from jaxnn.verify.elsewhere import elsewhere, op_elsewhere
 from jaxnn.verify.laws import BatchLaws, batch_laws, second_order
 from jaxnn.verify.problem import bind, to_float64
 from jaxnn.verify.programs import Programs, compiled
+from jaxnn.verify.values import Asked, both_gradients, by_path
 
 RNG = np.random.default_rng(0)
 
@@ -250,7 +250,7 @@ def around(manual_grad, loss=cubes, params=W):
     problem = bind(loss, manual_grad, params, (), {})
     floats, rest = problem.floats, problem.rest
     programs = Programs()
-    first = evaluate(programs.get("first", both_gradients(problem), floats, rest), floats, rest)
+    first = Asked(programs.get("first", both_gradients(problem), floats, rest)).at(floats, rest)
     truth = dict(zip(problem.paths, first.autodiff, strict=True))
 
     def within(path, values):
@@ -329,7 +329,7 @@ def test_what_was_compiled_is_not_compiled_again():
     programs = Programs()
     problem = bind(cubes, lambda w: 3 * w**2, W, (), {})
     program = compiled(both_gradients(problem), problem.floats, problem.rest)
-    first = evaluate(program, problem.floats, problem.rest)
+    first = Asked(program).at(problem.floats, problem.rest)
     point = (problem, problem.floats, problem.rest, first, programs, lambda path, values: True)
     elsewhere(*point)
     with jax.no_tracing():

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.op import Op, watched
-from jaxnn.verify.compare import by_path
 from jaxnn.verify.problem import Problem, is_floating, path_name
+from jaxnn.verify.values import by_path
 
 
 class Forward(NamedTuple):

@@ -26,9 +26,10 @@ from jaxnn.verify.calls import (
     traced,
     true_douts,
 )
-from jaxnn.verify.compare import EXACT, by_path, largest, moved
+from jaxnn.verify.compare import EXACT
 from jaxnn.verify.problem import Problem, path_name
 from jaxnn.verify.programs import EPSILON, compiled
+from jaxnn.verify.values import by_path, largest, moved
 
 # The rounding of a sum of many terms is so many times that of one, as elsewhere.
 SUMS = 64

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.compare import Values, by_path, compare, largest, plausible_rounding
+from jaxnn.verify.compare import RELATIVE_TOLERANCE, compare
 from jaxnn.verify.report import LeafReport
+from jaxnn.verify.values import Values, by_path, largest, plausible_rounding
 
 # A planted fault must change some entry by so much of its leaf's scale to be one.
 FAULT = 1e-6
@@ -18,22 +19,28 @@ FAULT = 1e-6
 MOST_CLASSES = 1000
 
 
-def survivors(leaf: LeafReport, values: Values, number: int) -> tuple[str, ...]:
+def survivors(
+    leaf: LeafReport, values: Values, number: int, rounding: Callable[[], list[float]]
+) -> tuple[str, ...]:
     """That the check itself fails, if a fault planted in this leaf's gradient passes it.
 
     Zeroed, doubled, negated, its largest entry or row zeroed, transposed. The gradient at hand is
     spoilt and compared again, with all the rounding allowed that may ever be. A fault that hardly
-    changes the leaf, or is lost in float64's rounding, is not held against the check.
+    changes the leaf, or is lost in rounding, is not held against the check.
     """
     given = values.manual[leaf.path]
     least = max(FAULT * largest(given), 4 * plausible_rounding(values.loss))
+    if leaf.sees is not None and leaf.sees > RELATIVE_TOLERANCE:
+        least = max(least, 2 * leaf.sees * leaf.scale)
+    in_float64 = values.program.rounded_to == "float64"
+    allowed = (lambda: [np.inf] * (number + 1)) if in_float64 else rounding
 
     def passes(planted: np.ndarray[Any, Any]) -> bool:
         if largest(planted - given) <= least:
             return False
         spoilt = dataclasses.replace(values, manual={**values.manual, leaf.path: planted})
-        again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail")
-        return compare(again, spoilt, number, lambda: [np.inf] * (number + 1)).status == "pass"
+        again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail", declared=leaf.declared)
+        return compare(again, spoilt, number, allowed).status == "pass"
 
     passed = [name for name, planted in _faults(given) if passes(planted)]
     what = f"planted in {leaf.path}, these faults pass it: {', '.join(passed)}"

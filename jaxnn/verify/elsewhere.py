@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.op import Op
-from jaxnn.verify.compare import Values, by_path, largest
 from jaxnn.verify.problem import Problem, bind, is_floating
 from jaxnn.verify.programs import EPSILON, Programs
+from jaxnn.verify.values import Values, by_path, largest
 
 Leaf = np.ndarray[Any, Any]
 Within = Callable[[str, Leaf], bool]

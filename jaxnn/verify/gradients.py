@@ -120,7 +120,7 @@ def gradient(
         report,
         name=getattr(manual_grad, "__qualname__", repr(manual_grad)),
         problems=tuple(problems),
-        coverage=(*report.coverage, *coverage),
+        coverage=(*report.coverage, *coverage, *([point.too_long] if point.too_long else [])),
         seconds=time.perf_counter() - started,
     )
 

@@ -1,6 +1,7 @@
 """Traced functions, equation by equation: what there is to walk into, and how to say where."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,33 @@ def work_of(jaxpr: Jaxpr) -> float:
         if inner := inner_of(eqn):
             total += eqn.params.get("length", 1) * work_of(inner.jaxpr)
     return total
+
+
+def equations_of(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Every equation of a jaxpr, with those of the functions, loops and branches inside."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
+        ):
+            if isinstance(value, ClosedJaxpr):
+                yield from equations_of(value.jaxpr)
+            elif isinstance(value, Jaxpr):
+                yield from equations_of(value)
+
+
+def primitives_of(closed: ClosedJaxpr) -> set[str]:
+    """The names of all primitives in a traced function."""
+    return {eqn.primitive.name for eqn in equations_of(closed.jaxpr)}
+
+
+def draws_of(closed: ClosedJaxpr) -> list[str]:
+    """The random bits that a traced function draws, by shape and width, in order."""
+    return [
+        str([v.aval for v in eqn.outvars])
+        for eqn in equations_of(closed.jaxpr)
+        if eqn.primitive.name in ("random_bits", "threefry2x32", "rng_bit_generator")
+    ]
 
 
 def plain_values(closed: ClosedJaxpr, args: Any, outer: str) -> dict[Any, tuple[str, Any]]:

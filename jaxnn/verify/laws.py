@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
-from jaxnn.verify.compare import both_gradients, by_path, evaluate, largest, plausible_rounding
 from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
+from jaxnn.verify.oracle import stripped
 from jaxnn.verify.problem import Problem, bind, is_floating, to_float64
 from jaxnn.verify.programs import EPSILON, Program, Programs, compiled
+from jaxnn.verify.values import Asked, both_gradients, by_path, largest, plausible_rounding
 
 __all__ = ["BatchLaws", "batch_laws", "second_order"]
 
@@ -63,11 +64,12 @@ def batch_laws(
     def gradients(index: np.ndarray[Any, Any], change: Change = lambda _, leaf: leaf) -> _Both:
         chosen = replaced(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
         problem = bind(loss, manual_grad, params, *chosen)
+        problem = problem._replace(loss=stripped(problem.loss))
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         try:
             both = both_gradients(problem)
             program = programs.get(f"{len(index)} examples", both, floats, rest)
-            values = evaluate(program, floats, rest)
+            values = Asked(program).at(floats, rest)
         except Exception as error:  # whatever the functions under verification raise
             raise _Refusal(
                 f"on {len(index)} examples, given {size}, {_refuses(problem, floats, rest)} raises "

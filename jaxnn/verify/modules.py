@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.verify.compare import by_path
 from jaxnn.verify.gradients import gradient
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import compiled
 from jaxnn.verify.report import Report
+from jaxnn.verify.values import by_path
 
 
 def model(module: Any, config: Any = None, seed: int = 0) -> Report:

@@ -7,22 +7,42 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.verify import compare
-from jaxnn.verify.compare import Values, both_gradients, evaluate, moved
+from jaxnn.verify.compare import compare
+from jaxnn.verify.derivative import Way, ways_of
 from jaxnn.verify.elsewhere import MOST_EAGER
 from jaxnn.verify.finite_differences import Line
+from jaxnn.verify.jaxprs import draws_of, primitives_of
+from jaxnn.verify.kinks import Nearby
+from jaxnn.verify.oracle import rules_in, stripped
 from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
-from jaxnn.verify.programs import Programs, traced_as
+from jaxnn.verify.programs import EPSILON, Programs, Trace, traced_as
 from jaxnn.verify.report import LeafReport
-from jaxnn.verify.witness import testify
+from jaxnn.verify.values import (
+    Asked,
+    Values,
+    both_gradients,
+    epsilon_of,
+    moved,
+    noise_of,
+    plausible_rounding,
+    rounding_of,
+)
+from jaxnn.verify.witness import Witnesses, testify
+
+# A loop that stops by itself may leave so many units in the last place of the dtype given.
+STOPS = 8
 
 
 class Point:
     """A problem where it is looked at.
 
     Attributes:
-        problem: the two functions.
+        problem: the two functions as they were given.
+        truth: the same, but that in the loss every derivative rule that a person wrote is replaced
+            by the function it decorates: what is differentiated.
+        rules: these rules.
+        way: how the loss is differentiated, and `said` what JAX said of the ways before.
         floats: the parameters in float64, or as given where the functions do not take float64.
         rest: the other arrays, likewise.
         programs: whatever was compiled for this problem.
@@ -36,37 +56,60 @@ class Point:
 
         Raises:
             TypeError: the functions cannot be traced.
-            ValueError: the loss is not a scalar.
+            ValueError: the loss is not a scalar, or has no derivative that could be looked at.
         """
-        both, given = both_gradients(problem), (problem.floats, problem.rest)
-        by_hand = traced_as(problem.manual_grad, given)[1:]
+        given = problem.floats, problem.rest
+        loss = traced_as(problem.loss, given)
+        by_hand = traced_as(problem.manual_grad, given)
+        self.problem, self.rules = problem, rules_in(loss.jaxpr)
+        self.truth = problem._replace(loss=stripped(problem.loss)) if self.rules else problem
         self._loss, dtypes = functions[0], [str(x.dtype) for leaves in given for x in leaves]
-        also = functions, by_hand, tuple(dtypes)
-        self.problem, self.obstacle = problem, ""
-        self._x64 = True
+        also = functions, by_hand[1:], tuple(dtypes)
+        self.obstacle, self._x64 = "", True
         with self.precisely():
             self.floats, self.rest = to_float64(problem.floats), to_float64(problem.rest)
             try:
-                self.programs = self._found(both, also)
+                self._trace(also)
             except TypeError as error:
                 self.obstacle = str(error).splitlines()[0]
         if self.obstacle:
             # Where the functions cannot be traced as they were given either, the error is theirs.
             self._x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
             self.floats, self.rest = problem.floats, problem.rest
-            self.programs = self._found(both, also)
+            self._trace(also)
+        both = both_gradients(self.truth, self.way)
         with self.precisely():
             program = self.programs.get("precise", both, self.floats, self.rest)
-            self.here = evaluate(program, self.floats, self.rest)
-            self.line = Line(problem.loss, self.floats, self.rest, self.programs)
+            self.here = Asked(program, self.way).at(self.floats, self.rest)
+            self.line = Line(self.truth.loss, self.floats, self.rest, self.programs)
         widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
-        self.epsilon = max(map(compare.epsilon_of, widths))
+        self.epsilon = max(map(epsilon_of, widths))
         self.working = self.here
         if not self.obstacle and any(dtype != np.float64 for dtype in widths):
-            program = self.programs.get(
-                "working", both, problem.floats, problem.rest, hastily=False
-            )
-            self.working = evaluate(program, problem.floats, problem.rest)
+            program = self.programs.get("working", both, *given, hastily=False)
+            self.working = Asked(program, self.way).at(*given)
+        primitives = primitives_of(loss.jaxpr)
+        self.stopped = "stop_gradient" in primitives
+        self.loops = "while" in primitives | primitives_of(by_hand.jaxpr)
+        self._draws = draws_of(loss.jaxpr)
+
+    def _trace(self, also: Any) -> None:
+        """Trace both gradients, and find what was compiled of an equal trace."""
+        self.way: Way = "reverse mode"
+        self.said = ""
+        try:
+            self.programs = self._found(both_gradients(self.truth), also)
+        except Exception:
+            # The loss itself is traced first: whatever that raises is a matter of the loss.
+            traced_as(self.truth.loss, (self.floats, self.rest))
+            self.way, self.said = ways_of(self.truth.loss, self.floats, self.rest)
+            if self.way == "reverse mode":
+                raise
+            self.programs = self._found(both_gradients(self.truth, self.way), also)
+
+    def _found(self, function: Callable[..., Any], also: Any) -> Programs:
+        arrays = self.floats, self.rest
+        return Programs.found(traced_as(function, arrays), arrays, also)
 
     def precisely(self) -> Any:
         """The context in which `floats` keep their dtype."""
@@ -74,9 +117,19 @@ class Point:
 
     @functools.cached_property
     def rounding(self) -> list[float]:
-        """How far each leaf's gradients move when every input does, in its last place."""
+        """How far rounding moves each leaf's gradients: that of the width something is rounded to.
+
+        In float64 a bound on what either gradient is off by, else an estimate of autodiff's error.
+        """
         with self.precisely():
-            return compare.rounding_of(self.problem, self.here, self.floats, self.rest)
+            if self.here.program.rounded_to == "float64":
+                return rounding_of(self.problem, self.here, self.floats, self.rest)
+            return noise_of(self.here, self.floats, self.rest, self.here.program.epsilon)
+
+    @functools.cached_property
+    def noise(self) -> list[float]:
+        """How far rounding moves autodiff's gradients in the dtypes given."""
+        return noise_of(self.working, self.problem.floats, self.problem.rest, self.epsilon)
 
     @functools.cached_property
     def nearby(self) -> list[tuple[Values, Values]]:
@@ -87,31 +140,73 @@ class Point:
                 moved(leaves, 4 * self.epsilon, rng)
                 for leaves in (self.problem.floats, self.problem.rest)
             )
-            low = evaluate(self.working.program, floats, rest)
+            low = self.working.asked.at(floats, rest)
             with self.precisely():
-                high = evaluate(self.here.program, to_float64(floats), to_float64(rest))
+                high = self.here.asked.at(to_float64(floats), to_float64(rest))
             pairs.append((low, high))
         return pairs
 
     @functools.cached_property
+    def close_by(self) -> Nearby:
+        """Autodiff's gradients so close by that only kinks make them differ."""
+        return Nearby(
+            self.floats, self._precise(lambda floats: self.here.asked.at(floats, self.rest))
+        )
+
+    @functools.cached_property
     def programs_of_loss(self) -> Programs:
         """Whatever was compiled of the loss alone, for any gradient of it."""
-        return self._found(self.problem.loss, self._loss)
+        return self._found(self.truth.loss, self._loss)
 
-    def _found(self, traced: Callable[..., Any], also: Any) -> Programs:
-        return Programs.found(traced, (self.floats, self.rest), also)
+    @functools.cached_property
+    def draws_differ(self) -> bool:
+        """Whether the loss draws other random numbers in float64 than in the dtypes given."""
+        if not self._draws or self.working is self.here:
+            return False
+        with self.precisely():
+            lifted: Trace = traced_as(self.problem.loss, (self.floats, self.rest))
+        return self._draws != draws_of(lifted.jaxpr)
 
-    def compare(self, leaf: LeafReport, number: int, seed: int) -> LeafReport:
-        """One leaf: every entry in float64, the witnesses, then the precision."""
-        leaf = compare.compare(leaf, self.here, number, lambda: self.rounding)
-        if leaf.difference is not None:
-            manual, autodiff = self.here.manual[leaf.path], self.here.autodiff[number]
-            slope, forward = (
-                self._precise(functools.partial(f, number))
-                for f in (self.line.slope, self.line.forward)
-            )
-            leaf = testify(leaf, manual, autodiff, slope, forward, seed)
-        return check_precision(leaf, number, (self.working, self.here), lambda: self.nearby)
+    def compare(self, leaf: LeafReport, number: int) -> LeafReport:
+        """The two gradients of one leaf in float64, entry by entry."""
+        stops_at = STOPS * self.epsilon if self.loops and self.epsilon > EPSILON["float64"] else 0.0
+        return compare(leaf, self.here, number, lambda: self.rounding, stops_at)
+
+    def testify(self, leaf: LeafReport, number: int, seed: int) -> LeafReport:
+        """What the witnesses say of a leaf that was compared."""
+        slope, forward = (
+            self._precise(functools.partial(f, number))
+            for f in (self.line.slope, self.line.forward)
+        )
+        witnesses = Witnesses(
+            slope, forward, lambda: self.close_by.slopes[number], self.stopped, self.loops
+        )
+        manual, autodiff = self.here.manual[leaf.path], self.here.autodiff[number]
+        return testify(leaf, manual, autodiff, witnesses, seed)
+
+    def agrees_along_a_line(self, numbers: list[int], seed: int) -> bool:
+        """Whether finite differences agree with autodiff where several leaves move at once."""
+        rng = np.random.default_rng(seed)
+        shapes = {i: self.here.autodiff[i].shape for i in numbers}
+        directions = {i: np.asarray(rng.normal(size=shape)) for i, shape in shapes.items()}
+        value = sum(float((self.here.autodiff[i] * d).sum()) for i, d in directions.items())
+        with self.precisely():
+            slope = self.line.along(directions)
+        return slope.agrees_with(value) and slope.resolves(value)
+
+    def check_precision(self, leaf: LeafReport, number: int) -> LeafReport:
+        """Whether a leaf is as exact in its own dtype as autodiff is."""
+        narrow = self.here.program.rounded_to != "float64"
+        alone = self.draws_differ or (
+            narrow and self.here.program.epsilon >= epsilon_of(leaf.dtype)
+        )
+        return check_precision(
+            leaf,
+            number,
+            (self.working, self.here),
+            lambda: self.nearby,
+            (lambda: self.noise) if alone else None,
+        )
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -127,12 +222,27 @@ class Point:
                 f"given float64, something inside computes in {narrow}, or is cast to it: "
                 "errors smaller than its rounding would not show"
             )
-        if self.programs.operations > MOST_EAGER:
+        if self.way != "reverse mode":
+            alone = ", which alone judged it" if self.way == "finite differences" else ""
             found.append(
-                f"whether it gives the same without jit: of {self.programs.operations} operations "
-                f"(more than {MOST_EAGER}) each would be compiled by itself"
+                f"the loss has no derivative in reverse mode ({self.said}): {self.way}{alone}"
+            )
+        if self.draws_differ:
+            found.append(
+                "random numbers are drawn without a dtype, others in float64 than in the dtypes "
+                "given: the precision was judged in these alone"
             )
         return tuple(found)
+
+    @property
+    def too_long(self) -> str:
+        """Why the gradient is not run without jit; empty where it is."""
+        if self.programs.operations <= MOST_EAGER:
+            return ""
+        return (
+            f"whether it gives the same without jit: of {self.programs.operations} operations "
+            f"(more than {MOST_EAGER}) each would be compiled by itself"
+        )
 
     def within(self, leaves: list[LeafReport]) -> Callable[[str, np.ndarray[Any, Any]], bool]:
         """Whether values of a leaf, computed in some way, are as precise as they must be."""
@@ -144,7 +254,7 @@ class Point:
             allowed = 4 * max(
                 leaf.precision.allowed if leaf.precision else 0.0,
                 leaf.tolerance,
-                compare.plausible_rounding(self.here.loss),
+                plausible_rounding(self.here.loss),
             )
             return values.shape == truth.shape and bool((np.abs(values - truth) <= allowed).all())
 

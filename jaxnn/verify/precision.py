@@ -5,14 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxnn.verify.compare import Values, epsilon_of, first_index
+from jaxnn.verify.compare import allowed_error
 from jaxnn.verify.programs import EPSILON
 from jaxnn.verify.report import Diagnosis, LeafReport, Precision
+from jaxnn.verify.values import Values, epsilon_of, first_index, largest
 
-# The hand-written error in the working dtype may be so many times autodiff's, plus so many times
-# the dtype's epsilon at the leaf's scale: correct formulas differ by about 4 in either.
-ERROR_RATIO = 8
-ERROR_FLOOR = 8
 # Where it is larger at the point given, luck is ruled out at so many more points nearby.
 NEARBY = 4
 
@@ -22,19 +19,24 @@ def check_precision(
     number: int,
     here: tuple[Values, Values],
     nearby: Callable[[], list[tuple[Values, Values]]],
+    noise: Callable[[], list[float]] | None = None,
 ) -> LeafReport:
     """Whether the hand-written gradient is as exact in the working dtype as autodiff's there.
 
         error <= 8 (autodiff's error + epsilon scale),   errors against float64
 
     One point decides that it is. That it is not takes the median of the hand-written errors at
-    several points, against the largest of autodiff's: one gradient may be exact by luck.
+    several points, against the largest of autodiff's: one gradient may be exact by luck. Where
+    float64 is no truth, since something inside is as narrow there, or draws other random numbers,
+    the error is the distance of the two gradients in the working dtype, and autodiff's the `noise`.
+    What only finite differences could judge has no precision to compare with.
 
     Args:
         leaf: compared in float64 already.
         number: its position among the parameters.
         here: both gradients in the working dtype, and in float64.
         nearby: gives the same pairs at other points.
+        noise: gives what rounding moves autodiff's gradients by, where float64 is no truth.
     """
     working, lifted = here
     values = working.manual[leaf.path]
@@ -48,25 +50,27 @@ def check_precision(
             or Diagnosis("not finite", f"{values[at]} begins at {list(at)}, in {leaf.dtype} only"),
             messages=(*leaf.messages, message),
         )
-    if leaf.dtype == "float64" or leaf.wrong or not np.isfinite(lifted.autodiff[number]).all():
+    if leaf.dtype == "float64" or leaf.wrong or working is lifted or lifted.uncertainty is not None:
         return leaf
-
     epsilon = epsilon_of(leaf.dtype)
+    known = np.isfinite(lifted.autodiff[number])
 
     def errors(pair: tuple[Values, Values]) -> tuple[float, float]:
         low, high = pair
+        if noise is not None:
+            difference = (low.manual[leaf.path] - low.autodiff[number])[known]
+            return largest(difference), noise()[number]
         truth = high.autodiff[number]
-        by_autodiff = np.abs(low.autodiff[number] - truth)
-        finite = np.isfinite(by_autodiff).all()
+        finite = known & np.isfinite(truth)
+        by_autodiff = np.abs(low.autodiff[number] - truth)[finite]
         return (
-            float(np.abs(low.manual[leaf.path] - truth).max(initial=0.0)),
-            float(by_autodiff.max(initial=0.0)) if finite else np.inf,
+            float(np.abs(low.manual[leaf.path] - truth)[finite].max(initial=0.0)),
+            float(by_autodiff.max(initial=0.0)) if np.isfinite(by_autodiff).all() else np.inf,
         )
 
     def judged(manual: float, autodiff: float) -> Precision:
-        return Precision(
-            manual, autodiff, ERROR_RATIO * autodiff + ERROR_FLOOR * epsilon * leaf.scale
-        )
+        allowed = allowed_error(autodiff, epsilon, leaf.scale) + leaf.declared * leaf.scale
+        return Precision(manual, autodiff, allowed)
 
     found = judged(*errors(here))
     if found.manual > found.allowed:
@@ -74,8 +78,9 @@ def check_precision(
         found = judged(float(np.median(manuals)), max(autodiffs))
     if found.manual <= found.allowed:
         return dataclasses.replace(leaf, precision=found)
+    right = "of another width than float64" if noise is not None else "right in float64"
     message = (
-        f"right in float64, but in {leaf.dtype} off by {found.manual:.1e}, autodiff by "
+        f"{right}, but in {leaf.dtype} off by {found.manual:.1e}, autodiff by "
         f"{found.autodiff:.1e}: a narrower dtype inside, or numbers that cancel?"
     )
     relative = found.manual / leaf.scale if leaf.scale else np.inf

@@ -72,27 +72,51 @@ class Programs:
         return self._named[name]
 
     @staticmethod
-    def found(traced: Callable[..., Any], arrays: Any, also: Any) -> "Programs":
+    def found(traced: "Trace", arrays: Any, also: Any) -> "Programs":
         """The collection made for a function of the same trace, of such arrays.
 
         `also` is what else must be the same: a trace is in one dtype, and functions may branch on
         it.
         """
-        trace, text, digest = traced_as(traced, arrays)
-        if "callback" in text:  # the text does not say which Python function is called back
-            return Programs(len(trace.eqns))
-        key = (text, digest, _signature(arrays), also)
+        operations = len(traced.jaxpr.eqns)
+        if "callback" in traced.text:  # the text does not say which Python function is called back
+            return Programs(operations)
+        key = (traced[1:], _signature(arrays), jax.config.jax_threefry_partitionable, also)  # type: ignore[attr-defined]
         try:
-            return _recall(_collections, key, lambda: Programs(len(trace.eqns)))
+            return _recall(_collections, key, lambda: Programs(operations))
         except TypeError:  # a function that cannot be hashed cannot be found again
-            return Programs(len(trace.eqns))
+            return Programs(operations)
 
 
-def traced_as(function: Callable[..., Any], arrays: Any) -> tuple[ClosedJaxpr, str, str]:
-    """What a function does with arrays such as these: its trace, the trace's text and constants."""
+class Trace(NamedTuple):
+    """What a function does with arrays: two of equal text, constants and results do the same.
+
+    Attributes:
+        jaxpr: its trace.
+        text: the trace in words, which do not say what its constants are.
+        constants: a digest of these.
+        results: the containers of what it returns, with their names.
+    """
+
+    jaxpr: ClosedJaxpr
+    text: str
+    constants: str
+    results: Any
+
+
+def traced_as(function: Callable[..., Any], arrays: Any) -> Trace:
+    """What a function does with arrays such as these.
+
+    Raises:
+        NotTraceable: it looks at their values.
+    """
     with _in_words():
-        trace = jax.make_jaxpr(lambda *a: function(*a))(*arrays)
-    return trace, str(trace), _digest(trace)
+        trace, shapes = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*arrays)
+    return Trace(trace, str(trace), _digest(trace), jax.tree.structure(shapes))
+
+
+class NotTraceable(TypeError):  # noqa: N818 (a TypeError of the caller's, told from others)
+    """A function that looks at the values of its arrays, and cannot be traced."""
 
 
 def _recall(cache: OrderedDict[Any, Kept], key: Any, make: Callable[[], Kept]) -> Kept:
@@ -142,7 +166,7 @@ def _in_words() -> Iterator[None]:
     try:
         yield
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
-        raise TypeError(
+        raise NotTraceable(
             "a function under verification looks at the values of its arrays (NumPy calls, `if` or "
             f"`float` on an array); it must be traceable by jax.jit: use jax.numpy, jnp.where and "
             f"lax.cond. JAX says: {str(error).splitlines()[0]}"

@@ -95,7 +95,7 @@ def replay(point: Point, manual: dict[str, np.ndarray[Any, Any]]) -> list[Match]
         point: the problem, and the right gradient.
         manual: the hand-written gradient by path; leaves that are missing are not looked at.
     """
-    problem, floats, rest = point.problem, point.floats, point.rest
+    problem, floats, rest = point.truth, point.floats, point.rest
     given = [i for i, path in enumerate(problem.paths) if path in manual]
     right = [jnp.asarray(point.here.autodiff[i]) for i in given]
     targets = [jnp.asarray(manual[problem.paths[i]]) for i in given]

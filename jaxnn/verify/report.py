@@ -79,6 +79,7 @@ class LeafReport:
         difference: the largest absolute difference between the two gradients; None where they
             could not be compared.
         tolerance: the difference allowed, computed from the scale and the rounding measured.
+        declared: a part of the scale that may differ, as the caller declared with a reason.
         sees: the smallest relative error of the leaf (of its scale) that would not have passed;
             None where the leaf is all zero or was not compared.
         wrong: the number of entries that differ by more.
@@ -100,6 +101,7 @@ class LeafReport:
     scale: float = 0.0
     difference: float | None = None
     tolerance: float = 0.0
+    declared: float = 0.0
     sees: float | None = None
     wrong: int = 0
     where: str = ""
@@ -124,6 +126,8 @@ class Report:
         seconds: the time it took, compilation included.
         chain: for gradients made of ops, the first that is wrong, or that none is; else empty.
         coverage: what these inputs cannot show.
+        rules: each derivative rule that a person wrote in the function, by name, file and line, and
+            how it was judged.
         elsewhere: how the gradient differs when it is run in another way (eagerly, under vmap);
             no part of the status.
         seed: of every random choice made.
@@ -137,6 +141,7 @@ class Report:
     seconds: float
     chain: str = ""
     coverage: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
     seed: int = 0
     command: str = ""

@@ -20,13 +20,30 @@ from jaxnn.verify.coverage import survivors
 from jaxnn.verify.diagnose import explained
 from jaxnn.verify.elsewhere import elsewhere
 from jaxnn.verify.point import Point
-from jaxnn.verify.report import LeafReport, Report
+from jaxnn.verify.report import LeafReport, Report, ratio
+from jaxnn.verify.witness import STOPPED
 
 log = logging.getLogger("jaxnn.verify")
 
 
-def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
-    """What there is to say of a problem at a point, whatever its functions are."""
+# So many leaves are witnessed one by one; of more, as many groups along one random line each.
+MOST_WITNESSED = 32
+
+
+def verdict(
+    point: Point,
+    skip: Mapping[str, str],
+    seed: int,
+    declared: Mapping[str, float] | None = None,
+) -> Report:
+    """What there is to say of a problem at a point, whatever its functions are.
+
+    Args:
+        point: both gradients there.
+        skip: leaves that are not judged, each with the reason.
+        seed: of the random lines.
+        declared: what a leaf may be off by, as a part of its scale.
+    """
     problem = point.problem
     problems, faults = structure(problem, point.working.out)
     leaves: list[LeafReport] = []
@@ -38,37 +55,92 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
             leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
         elif not leaf.messages:
             log.debug("comparing %s", path)
-            leaf = point.compare(leaf, i, seed)
+            leaf = dataclasses.replace(leaf, declared=(declared or {}).get(path, 0.0))
+            leaf = point.compare(leaf, i)
             if leaf.difference is not None and not leaf.wrong:
-                problems += survivors(leaf, point.here, i)
+                problems += survivors(leaf, point.here, i, lambda: point.rounding)
         leaves.append(leaf)
+    leaves = _witnessed(point, leaves, seed)
+    leaves = [
+        leaf if leaf.status == "skipped" or faults[leaf.path] else point.check_precision(leaf, i)
+        for i, leaf in enumerate(leaves)
+    ]
+    if conflict := _conflict(point, leaves):
+        problems += (conflict,)
     if not np.isfinite(point.here.loss):
         problems += (
             f"the loss is {point.here.loss} in float64: check the inputs, labels among them",
         )
-    chain = ""
-    unexplained: tuple[str, ...] = ()
-    if any(leaf.status == "fail" and leaf.wrong for leaf in leaves):
-        log.debug("looking for the cause")
-        with point.precisely():
-            leaves, unexplained = explained(leaves, point)
-            chain = locate(problem, point.floats, point.rest)
-    log.debug("running it in other ways")
-    return Report(
+    said = {STOPPED for leaf in leaves if STOPPED in leaf.messages}
+    report = Report(
         "",
         point.here.loss,
         tuple(leaves),
         problems,
         0.0,
-        chain=chain,
-        coverage=(*unexplained, *point.limits),
-        elsewhere=elsewhere(
-            problem,
-            problem.floats,
-            problem.rest,
-            point.working,
-            point.programs,
-            point.within(leaves),
-        ),
+        coverage=(*said, *point.limits),
         seed=seed,
+    )
+    report = _explained(point, report)
+    log.debug("running it in other ways")
+    others = elsewhere(
+        problem,
+        problem.floats,
+        problem.rest,
+        point.working,
+        point.programs,
+        point.within(list(report.leaves)),
+    )
+    return dataclasses.replace(report, elsewhere=others)
+
+
+def _witnessed(point: Point, leaves: list[LeafReport], seed: int) -> list[LeafReport]:
+    """The leaves that could be compared, after the witnesses were heard."""
+    asked = [i for i, leaf in enumerate(leaves) if leaf.difference is not None]
+    if len(asked) <= MOST_WITNESSED:
+        return [
+            point.testify(leaf, i, seed) if i in asked else leaf for i, leaf in enumerate(leaves)
+        ]
+    # One by one only those that are in question, the worst first; the others in groups.
+    found = list(leaves)
+    doubtful = [i for i in asked if leaves[i].status != "pass"]
+    for i in sorted(doubtful, key=lambda i: -ratio(leaves[i]))[:MOST_WITNESSED]:
+        found[i] = point.testify(leaves[i], i, seed)
+    alike = [i for i in asked if leaves[i].status == "pass"]
+    for k in range(min(MOST_WITNESSED, len(alike))):
+        group = alike[k::MOST_WITNESSED]
+        if point.agrees_along_a_line(group, seed):
+            for i in group:
+                found[i] = dataclasses.replace(leaves[i], directions=1)
+        else:
+            for i in group:
+                found[i] = point.testify(leaves[i], i, seed)
+    return found
+
+
+def _conflict(point: Point, leaves: list[LeafReport]) -> str:
+    """What no subgradient is, where every entry that differs from autodiff's lies at a kink."""
+    at_kinks = [leaf for leaf in leaves if leaf.wrong and leaf.kinks and leaf.status == "pass"]
+    if not at_kinks or any(leaf.wrong and leaf.status == "fail" for leaf in leaves):
+        return ""
+    log.debug("kinks together")
+    judged = {leaf.path for leaf in leaves if leaf.status == "pass"}
+    manual = {path: g for path, g in point.here.manual.items() if path in judged}
+    return point.close_by.conflict(manual, point.here.autodiff, point.problem.paths)
+
+
+def _explained(point: Point, report: Report) -> Report:
+    """The report with a likely cause, where something is wrong; the search can be interrupted."""
+    if not any(leaf.status == "fail" and leaf.wrong for leaf in report.leaves):
+        return report
+    log.debug("looking for the cause")
+    try:
+        with point.precisely():
+            leaves, unexplained = explained(list(report.leaves), point)
+            chain = locate(point.problem, point.floats, point.rest)
+    except KeyboardInterrupt:
+        said = ("the search for the cause was interrupted",)
+        return dataclasses.replace(report, coverage=(*said, *report.coverage))
+    return dataclasses.replace(
+        report, leaves=tuple(leaves), chain=chain, coverage=(*unexplained, *report.coverage)
     )

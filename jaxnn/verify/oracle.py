@@ -1,0 +1,202 @@
+"""What autodiff is asked about: the function that a derivative rule decorates, never the rule.
+
+`jax.grad` of a function that holds a `jax.custom_vjp` runs its rule, which would be its own judge.
+`stripped(f)` is f with every rule that a person wrote replaced, at whatever depth, by the function
+it decorates; the rules of JAX itself (of `jax.nn.relu`, say) stay. This room alone knows how each
+version of JAX represents a rule in a traced function.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+
+_JAX = str(Path(jax.__file__).parent)
+# What wraps a person's function before JAX sees it: these files are not where the rule was written.
+_WRAPPERS = (_JAX, *(f"{Path(_JAX).parent}/{name}" for name in ("jaxlib", "equinox", "flax")))
+# jax.custom_gradient's wrapper lives here, around a person's function; no rule of JAX's own does.
+_DECORATORS = f"{_JAX}/_src/custom_derivatives.py"
+_KINDS = {
+    "custom_vjp_call": "custom_vjp",
+    "custom_vjp_call_jaxpr": "custom_vjp",
+    "custom_jvp_call": "custom_jvp",
+}
+
+
+class Rule(NamedTuple):
+    """A derivative rule that a person wrote, told from others by all three of these.
+
+    Attributes:
+        kind: "custom_vjp", "custom_jvp" or "hijax primitive".
+        name: of the function that it decorates.
+        place: the file and line of that function, as in "layers.py:12".
+    """
+
+    kind: str
+    name: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f" ({self.place})" if self.place else "")
+
+
+Keep = Callable[[Rule], bool]
+
+
+def stripped(function: Callable[..., Any], keep: Keep = lambda rule: False) -> Callable[..., Any]:
+    """A function of the same values, in which the rules that a person wrote are no more.
+
+    Args:
+        function: of pytrees of arrays; traced at every call.
+        keep: of a rule, whether it stays nevertheless.
+    """
+
+    def plain(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        leaves = jaxpr_as_fun(_without_rules(closed, [], keep))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+
+    return plain
+
+
+def rules_in(closed: ClosedJaxpr) -> list[Rule]:
+    """The rules that a person wrote in a traced function, each once, in the order of execution.
+
+    Those inside the function that another one decorates are found too.
+    """
+    found: list[Rule] = []
+    _without_rules(closed, found, lambda rule: False)
+    return list(dict.fromkeys(found))
+
+
+def _without_rules(closed: ClosedJaxpr, found: list[Rule], keep: Keep) -> ClosedJaxpr:
+    jaxpr = _walk(closed.jaxpr, found, keep)
+    return closed if jaxpr is closed.jaxpr else ClosedJaxpr(jaxpr, closed.consts)
+
+
+def _walk(jaxpr: Jaxpr, found: list[Rule], keep: Keep) -> Jaxpr:
+    """A jaxpr with the equations of decorated functions in the place of their rules.
+
+    The very same where it holds none, so that what JAX has cached for it is found again.
+    """
+    instead: dict[Any, Any] = {}  # what stands for a variable whose equation is gone
+    eqns: list[JaxprEqn] = []
+
+    def read(v: Any) -> Any:
+        return v if isinstance(v, Literal) else instead.get(v, v)
+
+    changed = False
+    for eqn in jaxpr.eqns:
+        eqn = eqn.replace(invars=[read(v) for v in eqn.invars]) if instead else eqn
+        decorated = _decorated(eqn)
+        rule = None if decorated is None else _rule(eqn, decorated)
+        if decorated is not None and not (rule and keep(rule)):
+            found += [rule] if rule else []
+            inner = _without_rules(decorated, found, keep)
+            instead |= _inlined(inner, eqn, eqns)
+            changed = True
+            continue
+        if decorated is None and eqn.primitive.name not in _KINDS:
+            params = {name: _param(value, found, keep) for name, value in eqn.params.items()}
+            if any(params[name] is not value for name, value in eqn.params.items()):
+                eqn, changed = eqn.replace(params=params), True
+        eqns.append(eqn)
+    return jaxpr.replace(eqns=eqns, outvars=[read(v) for v in jaxpr.outvars]) if changed else jaxpr
+
+
+def _param(value: Any, found: list[Rule], keep: Keep) -> Any:
+    """A parameter of an equation: the bodies of loops, branches, calls and maps are walked too."""
+    if isinstance(value, ClosedJaxpr):
+        return _without_rules(value, found, keep)
+    if isinstance(value, Jaxpr):
+        return _walk(value, found, keep)
+    if isinstance(value, tuple) and value:
+        items = [_param(item, found, keep) for item in value]
+        if any(item is not old for item, old in zip(items, value, strict=True)):
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def _inlined(inner: ClosedJaxpr, call: JaxprEqn, eqns: list[JaxprEqn]) -> dict[Any, Any]:
+    """Append a called function's equations; return what stands for the call's results."""
+    env: dict[Any, Any] = dict(zip(inner.jaxpr.invars, call.invars, strict=True))
+    for v, x in zip(inner.jaxpr.constvars, inner.consts, strict=True):
+        env[v] = Literal(x, v.aval)
+
+    def read(v: Any) -> Any:
+        return v if isinstance(v, Literal) else env[v]
+
+    for eqn in inner.jaxpr.eqns:
+        outs = [Var(v.aval) for v in eqn.outvars]
+        env.update(zip(eqn.outvars, outs, strict=True))
+        eqns.append(eqn.replace(invars=[read(v) for v in eqn.invars], outvars=outs))
+    return dict(zip(call.outvars, map(read, inner.jaxpr.outvars), strict=True))
+
+
+def _decorated(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The traced function that a person's rule decorates; None where there is no such rule."""
+    if eqn.primitive.name == "call_hi_primitive":
+        return _of_hijax(eqn)
+    inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+    if eqn.primitive.name not in _KINDS or not isinstance(inner, ClosedJaxpr):
+        return None
+    return inner if _is_own(inner) else None
+
+
+def _of_hijax(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """What a hijax primitive expands to, where a person wrote it."""
+    primitive = eqn.params["_prim"]
+    traced = getattr(primitive, "traced", None)  # a custom_vjp under jax_custom_vjp3
+    own = not type(primitive).__module__.startswith("jax.")
+    if not own and not (traced is not None and _is_own(traced.jaxpr)):
+        return None
+
+    def expanded(*flat: Any) -> Any:
+        args = jax.tree.unflatten(primitive.in_tree, flat)
+        return jax.tree.leaves(primitive.expand(*args))
+
+    return jax.make_jaxpr(expanded)(*(v.aval for v in eqn.invars))
+
+
+def _is_own(closed: ClosedJaxpr) -> bool:
+    """Whether a person, and not JAX, wrote a decorated function."""
+    file = _source(closed)[1].rpartition(":")[0]
+    return file == _DECORATORS or not file.startswith(_JAX)
+
+
+def _source(closed: ClosedJaxpr) -> tuple[str, str]:
+    """A traced function's name, and its file and line."""
+    name, _, place = closed.jaxpr.debug_info.func_src_info.partition(" at ")
+    return name, place
+
+
+def _rule(eqn: JaxprEqn, decorated: ClosedJaxpr) -> Rule | None:
+    """The rule in an equation, by the name and place of the function that a person wrote.
+
+    None where nobody did: Equinox has guards of its own around the functions that it wraps.
+    """
+    if eqn.primitive.name == "call_hi_primitive" and not hasattr(eqn.params["_prim"], "traced"):
+        primitive = type(eqn.params["_prim"])
+        line = primitive.expand.__code__.co_firstlineno
+        file = Path(primitive.expand.__code__.co_filename).name
+        return Rule("hijax primitive", primitive.__name__, f"{file}:{line}")
+    kind = _KINDS.get(eqn.primitive.name, "custom_vjp")
+    name, place = _source(decorated)
+    if place.startswith(_WRAPPERS):  # the function inside says more than what wraps it
+        frame = next(_frames(decorated.jaxpr.eqns), None)
+        if frame is None:
+            return None
+        name, place = frame.function_name, f"{frame.file_name}:{frame.line_num}"
+    return Rule(kind, name.rpartition(".")[2], Path(place).name)
+
+
+def _frames(eqns: Iterable[JaxprEqn]) -> Iterator[Any]:
+    """The frames of a person's code in the tracebacks of equations, innermost first."""
+    here = str(Path(__file__).parent)
+    for eqn in eqns:
+        traceback: Any = eqn.source_info.traceback
+        for frame in traceback.frames if traceback else ():
+            if not frame.file_name.startswith((*_WRAPPERS, here)):
+                yield frame

@@ -1,0 +1,176 @@
+"""Both gradients at one point, and how far rounding moves them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.verify.derivative import Way, derivative, measured, split
+from jaxnn.verify.problem import Problem, is_floating, path_name
+from jaxnn.verify.programs import Program
+
+Leaf = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """Both gradients at one point: autodiff's by position, the hand-written by path.
+
+    Attributes:
+        loss: its value.
+        asked: what computed them.
+        autodiff: the gradient of the loss.
+        manual: the hand-written gradient.
+        out: the same as it was returned.
+        uncertainty: what each entry of `autodiff` may be off by, where finite differences measured
+            it; else None.
+    """
+
+    loss: float
+    asked: "Asked"
+    autodiff: list[Leaf]
+    manual: dict[str, Leaf]
+    out: Any
+    uncertainty: list[Leaf] | None = None
+
+    @property
+    def program(self) -> Program:
+        """What computed the gradient of the loss."""
+        return self.asked.program
+
+    @property
+    def size(self) -> float:
+        """The largest number that may have been rounded: the loss, or an entry of a gradient."""
+        return max([abs(self.loss), *map(largest, self.autodiff)])
+
+
+def both_gradients(
+    problem: Problem, way: Way = "reverse mode"
+) -> Callable[[list[Any], list[Any]], Any]:
+    """The loss, autodiff's gradient and the hand-written one, as one function."""
+    of_loss = derivative(problem.loss, way)
+
+    def both(floats: list[Any], rest: list[Any]) -> Any:
+        return *of_loss(floats, rest), problem.manual_grad(floats, rest)
+
+    return both
+
+
+class Asked(NamedTuple):
+    """What is asked for both gradients, at any point.
+
+    Attributes:
+        program: `both_gradients`, compiled.
+        way: how the loss is differentiated in it.
+        by_hand: the hand-written gradient where it is no part of the program, but called as it is.
+    """
+
+    program: Program
+    way: Way = "reverse mode"
+    by_hand: Callable[[list[Any], list[Any]], Any] | None = None
+
+    def at(self, floats: list[Any], rest: list[Any]) -> Values:
+        """Both gradients, in the dtype of what is given."""
+        value, found, out = self.program.run(floats, rest)
+        uncertainty = None
+        if self.way == "forward mode":
+            found = split(found, floats)
+        elif self.way == "finite differences":
+            found, uncertainty = measured(found, floats, self.program.epsilon)
+        if self.by_hand is not None:
+            out = self.by_hand(floats, rest)
+        leaves = {path: leaf for path, leaf in by_path(out).items() if is_floating(leaf)}
+        return Values(
+            float(value),
+            self,
+            [np.asarray(leaf, np.float64) for leaf in found],
+            {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()},
+            out,
+            uncertainty,
+        )
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by the names of their paths."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def moved(leaves: list[Any], size: float, rng: np.random.Generator) -> list[Any]:
+    """The floating arrays moved at random, by up to `size` of each entry (of 1 where it is 0)."""
+
+    def move(x: Any) -> Any:
+        if not is_floating(x):
+            return x
+        step = rng.uniform(size=x.shape) * np.where(np.asarray(x, np.float64) == 0, 1.0, x)
+        return jax.device_put(np.asarray(x) + (size * step).astype(x.dtype))
+
+    return [move(x) for x in leaves]
+
+
+def rounding_of(problem: Problem, here: Values, floats: list[Any], rest: list[Any]) -> list[float]:
+    """How far the gradients of each leaf move if every input moves in its last place, in float64.
+
+    The larger of the two gradients' moves, and the smaller for two random moves in opposite
+    directions: a kink on one side is not rounding. Times 64, for sums of many terms; bounded by the
+    scale of the whole problem, so that a kink on both sides excuses nothing.
+    """
+    rng = np.random.default_rng(0)
+
+    def moves(sign: int) -> list[float]:
+        near = (moved(leaves, sign * 2.0**-51, rng) for leaves in (floats, rest))
+        there = here.asked.at(*near)
+        autodiff = [
+            largest(g - g_here) for g, g_here in zip(there.autodiff, here.autodiff, strict=True)
+        ]
+        manual = {path: largest(there.manual[path] - g) for path, g in here.manual.items()}
+        return [max(a, manual.get(p, a)) for p, a in zip(problem.paths, autodiff, strict=True)]
+
+    bound = 1e-12 * here.size
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is no move
+        ups, downs = moves(1), moves(-1)
+    return [min(64 * min(up, down), bound) for up, down in zip(ups, downs, strict=True)]
+
+
+# So many draws tell how far rounding moves a gradient; their median leaves out a kink close by.
+DRAWS = 5
+
+
+def noise_of(here: Values, floats: list[Any], rest: list[Any], epsilon: float) -> list[float]:
+    """How far autodiff's gradient of each leaf is off where it is rounded to `epsilon` at 1.
+
+    Every input is moved in its last place of that width: the largest change of an entry, as the
+    median of several draws.
+    """
+    rng = np.random.default_rng(0)
+    draws = []
+    for k in range(DRAWS):
+        near = (moved(leaves, (-1) ** k * epsilon, rng) for leaves in (floats, rest))
+        there = here.asked.at(*near)
+        with np.errstate(invalid="ignore"):
+            draws.append(
+                [largest(g - now) for g, now in zip(there.autodiff, here.autodiff, strict=True)]
+            )
+    return [float(x) for x in np.median(draws, axis=0)]
+
+
+def epsilon_of(dtype: Any) -> float:
+    """The spacing of a dtype's numbers at 1."""
+    return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+
+
+def largest(values: Leaf) -> float:
+    """The largest finite absolute entry; 0 where there is none."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def plausible_rounding(loss: float) -> float:
+    """What float64 may round away in numbers of the size of the loss, or of 1."""
+    return 64 * 2.0**-52 * max(1.0, abs(loss))
+
+
+def first_index(mask: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """Where a mask is first true."""
+    return tuple(int(i) for i in np.argwhere(mask)[0])
