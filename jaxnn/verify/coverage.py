@@ -73,11 +73,16 @@ def warnings(
     kwargs: dict[str, Any],
     leaves: Iterable[LeafReport],
     autodiff: dict[str, np.ndarray[Any, Any]],
+    moved: bool = False,
 ) -> tuple[str, ...]:
-    """What these parameters and arguments cannot show, one sentence each."""
+    """What these parameters and arguments cannot show, one sentence each.
+
+    Where the gradients were compared at a second point too, whose arrays were `moved`, values of 0
+    or 1 hide nothing.
+    """
     given = {path: np.asarray(leaf) for path, leaf in by_path(params).items() if path in autodiff}
     arrays = _arguments(loss, params, args, kwargs)
-    found = [*_of_gradients(leaves, autodiff), *_of_parameters(given)]
+    found = [*_of_gradients(leaves, autodiff), *([] if moved else _of_parameters(given))]
     batches = {path: x.shape[0] for path, x in arrays.items() if x.ndim}
     sizes = {size for p in given.values() for size in p.shape}
     if batches:
@@ -98,22 +103,43 @@ def warnings(
     return tuple(found)
 
 
-def _arguments(
+def argument_names(
+    loss: Callable[..., Any],
+    params: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    arrays: list[Any],
+) -> dict[int, str]:
+    """What the loss calls these arrays of its call, by their place in the list."""
+    named = list(_named_leaves(loss, params, args, kwargs))
+    return {k: name for k, array in enumerate(arrays) for name, leaf in named if leaf is array}
+
+
+def _named_leaves(
     loss: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays among the arguments, by the names that the loss has for them."""
+) -> Iterator[tuple[str, Any]]:
+    """The leaves among the arguments, by the names that the loss has for them."""
     try:
         bound = inspect.signature(loss).bind(params, *args, **kwargs).arguments
         named = dict(list(bound.items())[1:])
     except ValueError:  # a built-in callable without a signature
         named = {**{f"argument {i + 2}": a for i, a in enumerate(args)}, **kwargs}
-    found = {}
     for name, value in named.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-            array = isinstance(leaf, jax.Array | np.ndarray) and leaf.size > 0
-            if array and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-                found[name + jax.tree_util.keystr(path)] = np.asarray(leaf)
-    return found
+            yield name + jax.tree_util.keystr(path), leaf
+
+
+def _arguments(
+    loss: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays among the arguments, by the names that the loss has for them."""
+    return {
+        name: np.asarray(leaf)
+        for name, leaf in _named_leaves(loss, params, args, kwargs)
+        if isinstance(leaf, jax.Array | np.ndarray)
+        and leaf.size > 0
+        and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+    }
 
 
 def _of_gradients(

@@ -11,10 +11,12 @@ import numpy as np
 
 from jaxnn.verify import laws
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.coverage import warnings
+from jaxnn.verify.coverage import argument_names, warnings
+from jaxnn.verify.generic import second_point
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import bind
 from jaxnn.verify.report import Report
+from jaxnn.verify.settings import neutral_settings
 from jaxnn.verify.verdict import verdict
 
 log = logging.getLogger("jaxnn.verify")
@@ -106,6 +108,17 @@ def gradient(
     log.debug("both gradients")
     point = Point(problem, (loss, manual_grad))
     report = verdict(point, skip, seed)
+    seen, said = False, tuple[str, ...]()
+    if report.status == "pass":
+        log.debug("a second point")
+        report, said, seen = second_point(
+            point,
+            report,
+            argument_names(loss, params, args, kwargs, problem.rest),
+            lambda there: verdict(there, skip, seed),
+            (loss, manual_grad),
+        )
+        said += neutral_settings(loss, manual_grad, params, args, kwargs)
     problems = list(report.problems)
     with point.precisely():
         if batch_laws:
@@ -115,7 +128,7 @@ def gradient(
             log.debug("second order")
             problems += laws.second_order(problem, point.floats, point.rest, seed)
     autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
-    coverage = warnings(loss, params, args, kwargs, report.leaves, autodiff)
+    coverage = (*said, *warnings(loss, params, args, kwargs, report.leaves, autodiff, seen))
     return dataclasses.replace(
         report,
         name=getattr(manual_grad, "__qualname__", repr(manual_grad)),

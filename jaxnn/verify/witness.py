@@ -70,9 +70,9 @@ def testify(
 def _confirm(leaf: LeafReport, autodiff: Leaf, witnesses: Witnesses, seed: int) -> LeafReport:
     """Of a leaf whose gradients agree: do finite differences agree too?"""
     if autodiff.size <= FEW_ENTRIES:
-        directions: list[Leaf] = [_unit(autodiff.shape, i) for i in range(autodiff.size)]
+        directions = [_unit(autodiff.shape, i) for i in range(autodiff.size)]
     else:
-        directions = [np.random.default_rng(seed).normal(size=autodiff.shape)]
+        directions = [np.asarray(np.random.default_rng(seed).normal(size=autodiff.shape))]
     messages, contradicted, kinks, silent = list(leaf.messages), [], 0, 0
     for direction in directions:
         s, value = witnesses.slope(direction), float((autodiff * direction).sum())
