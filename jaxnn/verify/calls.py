@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.op import Op, watched
+from jaxnn.verify.arguments import path_name
 from jaxnn.verify.compare import by_path
-from jaxnn.verify.problem import Problem, is_floating, path_name
+from jaxnn.verify.problem import Problem, is_floating
 
 
 class Forward(NamedTuple):

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.verify.arguments import path_name
 from jaxnn.verify.extent import filled, heat
-from jaxnn.verify.problem import Problem, is_floating, path_name
-from jaxnn.verify.programs import Program
+from jaxnn.verify.problem import Problem, is_floating
+from jaxnn.verify.programs import Program, Programs
 from jaxnn.verify.report import Diagnosis, LeafReport
+from jaxnn.verify.untraceable import on_numbers
 
 # Two correct float64 gradients agree to about 1e-15 of a leaf's scale; a wrong one does not come
 # within 1e-10 of it by luck.
@@ -40,13 +42,33 @@ class Values:
 
 
 def both_gradients(problem: Problem) -> Callable[[list[Any], list[Any]], Any]:
-    """The loss, autodiff's gradient and the hand-written one, as one function."""
+    """The loss, autodiff's gradient and, if it can be traced, the hand-written one."""
 
     def both(floats: list[Any], rest: list[Any]) -> Any:
         value, autodiff = jax.value_and_grad(problem.loss)(floats, rest)
-        return value, autodiff, problem.manual_grad(floats, rest)
+        return value, autodiff, () if problem.as_it_is else problem.manual_grad(floats, rest)
 
     return both
+
+
+def program_of_both(
+    problem: Problem,
+    programs: Programs,
+    name: str,
+    floats: list[Any],
+    rest: list[Any],
+    hastily: bool = True,
+) -> Program:
+    """The program of both gradients; it calls a hand-written one that cannot be traced."""
+    program = programs.get(name, both_gradients(problem), floats, rest, hastily=hastily)
+    if not problem.as_it_is:
+        return program
+
+    def run(floats: list[Any], rest: list[Any]) -> Any:
+        value, autodiff, _ = program.run(floats, rest)
+        return value, autodiff, on_numbers(problem, floats, rest)
+
+    return program._replace(run=run)
 
 
 def evaluate(program: Program, floats: list[Any], rest: list[Any]) -> Values:
@@ -68,51 +90,6 @@ def evaluate(program: Program, floats: list[Any], rest: list[Any]) -> Values:
 def by_path(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree by the names of their paths."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def structure(problem: Problem, out: Any) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """What is wrong with the hand-written gradient before any number: as a whole, and by path."""
-    ours: Any = jax.tree.structure(problem.expected)
-    pair = isinstance(out, tuple) and len(out) == 2
-    if pair and getattr(out[0], "shape", 0) == () and jax.tree.structure(out[1]) == ours:
-        problem_text = (
-            "the hand-written gradient is a pair of a number and what is like the parameters: "
-            "return the gradient without the value"
-        )
-        return (problem_text,), dict.fromkeys(problem.paths, ("not compared",))
-    expected, got = dict(zip(problem.paths, problem.floats, strict=True)), by_path(out)
-    faults: dict[str, tuple[str, ...]] = {}
-    for path, leaf in expected.items():
-        if path not in got:
-            faults[path] = ("missing from the hand-written gradient",)
-            continue
-        faults[path] = tuple(
-            f"the hand-written gradient has {what} {theirs}, the parameter {ours}"
-            + (": it may be transposed" if theirs == leaf.shape[::-1] else "")
-            for what, theirs, ours in (
-                ("shape", got[path].shape, leaf.shape),
-                ("dtype", got[path].dtype, leaf.dtype),
-            )
-            if theirs != ours
-        )
-    problems = [
-        f"the hand-written gradient has a leaf {path} that the parameters lack"
-        for path in got
-        if path not in expected and path not in problem.not_floating
-    ]
-    misshapen = [p for p, leaf in expected.items() if p in got and got[p].shape != leaf.shape]
-    if len(misshapen) > 1 and sorted(got[p].shape for p in misshapen) == sorted(
-        expected[p].shape for p in misshapen
-    ):
-        problems.append(f"are the leaves {', '.join(misshapen)} swapped? their shapes would fit")
-    if not problems and all(path in got for path in expected):
-        floating_only = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if path_name(path) in expected else None, out
-        )
-        theirs: Any = jax.tree.structure(floating_only)
-        if theirs != ours:
-            problems.append(f"the hand-written gradient is a {theirs}, the parameters a {ours}")
-    return tuple(problems), faults
 
 
 def moved(leaves: list[Any], size: float, rng: np.random.Generator) -> list[Any]:
@@ -193,7 +170,8 @@ def compare(
     differences = np.abs(manual - np.where(comparable, autodiff, manual))
     difference, scale = largest(differences), largest(autodiff)
     plausible = plausible_rounding(values.loss)
-    tolerance, doubt = RELATIVE_TOLERANCE * scale, 0.0
+    relative = RELATIVE_TOLERANCE + leaf.declared
+    tolerance, doubt = relative * scale, 0.0
     if difference > tolerance:
         # Rounding that was measured and is small is allowed; what rounding might explain, but was
         # not seen to, is left in doubt.
@@ -225,7 +203,7 @@ def compare(
         scale=scale,
         difference=difference,
         tolerance=tolerance,
-        sees=RELATIVE_TOLERANCE + plausible / scale if scale else None,
+        sees=relative + plausible / scale if scale else None,
         wrong=wrong,
         where=filled(mask),
         heat=heat(differences / (scale or 1.0)) if wrong else (),

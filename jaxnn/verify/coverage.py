@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.compare import Values, by_path, compare, largest, plausible_rounding
+from jaxnn.verify.compare import Values, compare, largest, plausible_rounding
 from jaxnn.verify.report import LeafReport
 
 # A planted fault must change some entry by so much of its leaf's scale to be one.
@@ -32,7 +32,7 @@ def survivors(leaf: LeafReport, values: Values, number: int) -> tuple[str, ...]:
         if largest(planted - given) <= least:
             return False
         spoilt = dataclasses.replace(values, manual={**values.manual, leaf.path: planted})
-        again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail")
+        again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail", leaf.declared)
         return compare(again, spoilt, number, lambda: [np.inf] * (number + 1)).status == "pass"
 
     passed = [name for name, planted in _faults(given) if passes(planted)]
@@ -66,9 +66,9 @@ def warnings(
     kwargs: dict[str, Any],
     leaves: Iterable[LeafReport],
     autodiff: dict[str, np.ndarray[Any, Any]],
+    given: dict[str, np.ndarray[Any, Any]],
 ) -> tuple[str, ...]:
-    """What these parameters and arguments cannot show, one sentence each."""
-    given = {path: np.asarray(leaf) for path, leaf in by_path(params).items() if path in autodiff}
+    """What these parameters (by name, `given`) and arguments cannot show, one sentence each."""
     arrays = _arguments(loss, params, args, kwargs)
     found = [*_of_gradients(leaves, autodiff), *_of_parameters(given)]
     batches = {path: x.shape[0] for path, x in arrays.items() if x.ndim}

@@ -9,7 +9,7 @@ The sizes n are counts of examples, or sums of the mask. Where autodiff of the l
 too, the loss is not what it was said to be, and nobody else is accused.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
-from jaxnn.verify.compare import both_gradients, by_path, evaluate, largest, plausible_rounding
+from jaxnn.verify.compare import by_path, evaluate, largest, plausible_rounding, program_of_both
 from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
-from jaxnn.verify.problem import Problem, bind, is_floating, to_float64
+from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import EPSILON, Program, Programs, compiled
 
 __all__ = ["BatchLaws", "batch_laws", "second_order"]
@@ -35,9 +35,7 @@ Change = Callable[[str, Any], Any]
 
 def batch_laws(
     laws: BatchLaws,
-    loss: Callable[..., Any],
-    manual_grad: Callable[..., Any],
-    params: Any,
+    problem_of: Callable[[tuple[Any, ...], dict[str, Any]], Problem],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     seed: int,
@@ -46,10 +44,8 @@ def batch_laws(
 
     Args:
         laws: which arguments carry the batch.
-        loss: `loss(params, *args, **kwargs)`.
-        manual_grad: its gradient, of the same arguments.
-        params: what is differentiated.
-        args: the further arguments.
+        problem_of: `problem_of(args, kwargs)` is the problem of other arguments.
+        args: those after the parameters.
         kwargs: those given by name.
         seed: of the permutation.
 
@@ -62,11 +58,10 @@ def batch_laws(
 
     def gradients(index: np.ndarray[Any, Any], change: Change = lambda _, leaf: leaf) -> _Both:
         chosen = replaced(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
-        problem = bind(loss, manual_grad, params, *chosen)
+        problem = problem_of(*chosen)
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         try:
-            both = both_gradients(problem)
-            program = programs.get(f"{len(index)} examples", both, floats, rest)
+            program = program_of_both(problem, programs, f"{len(index)} examples", floats, rest)
             values = evaluate(program, floats, rest)
         except Exception as error:  # whatever the functions under verification raise
             raise _Refusal(
@@ -81,7 +76,8 @@ def batch_laws(
                     f"on {len(index)} examples, given {size}, the hand-written gradient has shape "
                     f"{leaf.shape} at {path}, the parameter {autodiff[path].shape}"
                 )
-        return _Both(manual, autodiff, plausible_rounding(values.loss), program)
+        floor = plausible_rounding(values.loss)
+        return _Both(manual, autodiff, floor, program, problem.tolerances)
 
     def hidden(name: str, leaf: Any) -> Any:
         if name == laws.mask:
@@ -223,12 +219,16 @@ def second_order(
 
 
 class _Both(NamedTuple):
-    """Both gradients by path; the rounding plausible in them, and the program they come from."""
+    """Both gradients by path; the rounding plausible in them, and the program they come from.
+
+    `tolerances` are those declared, by path.
+    """
 
     manual: Gradient
     autodiff: Gradient
     floor: float
     program: Program
+    tolerances: Mapping[str, float]
 
 
 class _Refusal(Exception):  # noqa: N818 (a finding in words, not an error of ours)
@@ -280,7 +280,9 @@ def _broken(role: str, parts: Sequence[_Both], weights: Any, whole: _Both) -> di
         {path: np.sum(several, axis=0) for path, several in terms.items()},
         expected,
         {
-            path: relative * max(map(largest, (*several, expected[path]))) + floor
+            path: (relative + whole.tolerances.get(path, 0.0))
+            * max(map(largest, (*several, expected[path])))
+            + floor
             for path, several in terms.items()
         },
     )

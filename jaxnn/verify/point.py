@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 from jaxnn.verify import compare
-from jaxnn.verify.compare import Values, both_gradients, evaluate, moved
+from jaxnn.verify.compare import Values, both_gradients, evaluate, moved, program_of_both
 from jaxnn.verify.elsewhere import MOST_EAGER
 from jaxnn.verify.finite_differences import Line
 from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Programs, traced_as
 from jaxnn.verify.report import LeafReport
+from jaxnn.verify.untraceable import as_it_is, refuse_numpy
 from jaxnn.verify.witness import testify
 
 
@@ -38,8 +39,13 @@ class Point:
             TypeError: the functions cannot be traced.
             ValueError: the loss is not a scalar.
         """
-        both, given = both_gradients(problem), (problem.floats, problem.rest)
-        by_hand = traced_as(problem.manual_grad, given)[1:]
+        given = problem.floats, problem.rest
+        by_hand: tuple[str, ...] = ()
+        try:
+            by_hand = traced_as(problem.manual_grad, given)[1:]
+        except Exception as error:  # whatever NumPy makes of what is traced
+            problem = as_it_is(problem, error)
+        both = both_gradients(problem)
         self._loss, dtypes = functions[0], [str(x.dtype) for leaves in given for x in leaves]
         also = functions, by_hand, tuple(dtypes)
         self.problem, self.obstacle = problem, ""
@@ -54,18 +60,20 @@ class Point:
             # Where the functions cannot be traced as they were given either, the error is theirs.
             self._x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
             self.floats, self.rest = problem.floats, problem.rest
-            self.programs = self._found(both, also)
+            try:
+                self.programs = self._found(both, also)
+            except Exception as error:
+                refuse_numpy(problem, error)
+                raise
         with self.precisely():
-            program = self.programs.get("precise", both, self.floats, self.rest)
+            program = program_of_both(problem, self.programs, "precise", self.floats, self.rest)
             self.here = evaluate(program, self.floats, self.rest)
             self.line = Line(problem.loss, self.floats, self.rest, self.programs)
         widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
         self.epsilon = max(map(compare.epsilon_of, widths))
         self.working = self.here
         if not self.obstacle and any(dtype != np.float64 for dtype in widths):
-            program = self.programs.get(
-                "working", both, problem.floats, problem.rest, hastily=False
-            )
+            program = program_of_both(problem, self.programs, "working", *given, hastily=False)
             self.working = evaluate(program, problem.floats, problem.rest)
 
     def precisely(self) -> Any:
@@ -127,7 +135,12 @@ class Point:
                 f"given float64, something inside computes in {narrow}, or is cast to it: "
                 "errors smaller than its rounding would not show"
             )
-        if self.programs.operations > MOST_EAGER:
+        if self.problem.as_it_is:
+            found.append(
+                "how it does under jit or vmap: the hand-written gradient cannot be traced and was "
+                "run as it is"
+            )
+        elif self.programs.operations > MOST_EAGER:
             found.append(
                 f"whether it gives the same without jit: of {self.programs.operations} operations "
                 f"(more than {MOST_EAGER}) each would be compiled by itself"

@@ -64,9 +64,8 @@ def check_precision(
         )
 
     def judged(manual: float, autodiff: float) -> Precision:
-        return Precision(
-            manual, autodiff, ERROR_RATIO * autodiff + ERROR_FLOOR * epsilon * leaf.scale
-        )
+        floor = (ERROR_FLOOR * epsilon + leaf.declared) * leaf.scale
+        return Precision(manual, autodiff, ERROR_RATIO * autodiff + floor)
 
     found = judged(*errors(here))
     if found.manual > found.allowed:

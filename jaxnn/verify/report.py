@@ -75,6 +75,7 @@ class LeafReport:
         shape: of the leaf.
         dtype: of the leaf as given, before it was lifted to float64.
         status: "pass", "fail", "inconclusive" or "skipped".
+        declared: the relative tolerance declared for the leaf; 0 where none was.
         scale: the largest absolute entry of autodiff's gradient.
         difference: the largest absolute difference between the two gradients; None where they
             could not be compared.
@@ -97,6 +98,7 @@ class LeafReport:
     shape: tuple[int, ...]
     dtype: str
     status: Status
+    declared: float = 0.0
     scale: float = 0.0
     difference: float | None = None
     tolerance: float = 0.0

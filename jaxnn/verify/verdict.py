@@ -15,12 +15,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxnn.verify.chain import locate
-from jaxnn.verify.compare import structure
 from jaxnn.verify.coverage import survivors
 from jaxnn.verify.diagnose import explained
 from jaxnn.verify.elsewhere import elsewhere
 from jaxnn.verify.point import Point
 from jaxnn.verify.report import LeafReport, Report
+from jaxnn.verify.returned import structure
 
 log = logging.getLogger("jaxnn.verify")
 
@@ -28,11 +28,13 @@ log = logging.getLogger("jaxnn.verify")
 def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
     """What there is to say of a problem at a point, whatever its functions are."""
     problem = point.problem
-    problems, faults = structure(problem, point.working.out)
+    dtypes = {path: x.dtype for path, x in zip(problem.paths, problem.floats, strict=True)}
+    problems, faults = structure(point.working.out, problem.expected, dtypes)
     leaves: list[LeafReport] = []
     for i, path in enumerate(problem.paths):
         x = problem.floats[i]
-        leaf = LeafReport(path, x.shape, str(x.dtype), "fail", messages=faults[path])
+        declared = problem.tolerances.get(path, 0.0)
+        leaf = LeafReport(path, x.shape, str(x.dtype), "fail", declared, messages=faults[path])
         if path in skip:
             reason = f"not judged: {skip[path]}"
             leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
