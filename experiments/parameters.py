@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as tensors_to_bytes
 
 from jaxnn.models.inputs import parameter_shapes
-from jaxnn.verify.problem import path_name
+from jaxnn.verify.arguments import path_name
 
 
 def save(path: Path, params: Any, config: Any, seed: int, **more: str) -> None:

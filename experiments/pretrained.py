@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from experiments.parameters import named_leaves
 from jaxnn.models.transformer import Params, init_params
 from jaxnn.models.transformer_config import Config
-from jaxnn.verify.problem import path_name
+from jaxnn.verify.arguments import path_name
 
 
 class Names(NamedTuple):

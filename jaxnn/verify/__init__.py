@@ -6,9 +6,9 @@ functions; `assert_gradient` is `gradient` for tests. Each returns a `Report`. O
 """
 
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.finite_differences import numerical_gradient
 from jaxnn.verify.gradients import GradientMismatch, assert_gradient, gradient
 from jaxnn.verify.modules import model
+from jaxnn.verify.numerical import numerical_gradient
 from jaxnn.verify.ops import op
 from jaxnn.verify.report import Report
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.verify.arguments import path_name
 from jaxnn.verify.calls import (
     Backward,
     Calls,
@@ -27,7 +28,7 @@ from jaxnn.verify.calls import (
     true_douts,
 )
 from jaxnn.verify.compare import EXACT
-from jaxnn.verify.problem import Problem, path_name
+from jaxnn.verify.problem import Problem
 from jaxnn.verify.programs import EPSILON, compiled
 from jaxnn.verify.values import by_path, largest, moved
 

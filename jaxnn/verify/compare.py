@@ -2,15 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import numpy as np
 
 from jaxnn.verify.extent import filled, heat
-from jaxnn.verify.problem import Problem, path_name
 from jaxnn.verify.report import Diagnosis, LeafReport
-from jaxnn.verify.values import Values, by_path, first_index, largest, plausible_rounding
+from jaxnn.verify.values import Values, first_index, largest, plausible_rounding
 
 # Two correct float64 gradients agree to about 1e-15 of a leaf's scale; a wrong one does not come
 # within 1e-10 of it by luck.
@@ -27,51 +24,6 @@ EXACT = 1e-9
 def allowed_error(autodiff: float, epsilon: float, scale: float) -> float:
     """What a gradient may be off by where autodiff is off by so much: ratio error + floor eps."""
     return ERROR_RATIO * autodiff + ERROR_FLOOR * epsilon * scale
-
-
-def structure(problem: Problem, out: Any) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """What is wrong with the hand-written gradient before any number: as a whole, and by path."""
-    ours: Any = jax.tree.structure(problem.expected)
-    pair = isinstance(out, tuple) and len(out) == 2
-    if pair and getattr(out[0], "shape", 0) == () and jax.tree.structure(out[1]) == ours:
-        problem_text = (
-            "the hand-written gradient is a pair of a number and what is like the parameters: "
-            "return the gradient without the value"
-        )
-        return (problem_text,), dict.fromkeys(problem.paths, ("not compared",))
-    expected, got = dict(zip(problem.paths, problem.floats, strict=True)), by_path(out)
-    faults: dict[str, tuple[str, ...]] = {}
-    for path, leaf in expected.items():
-        if path not in got:
-            faults[path] = ("missing from the hand-written gradient",)
-            continue
-        faults[path] = tuple(
-            f"the hand-written gradient has {what} {theirs}, the parameter {ours}"
-            + (": it may be transposed" if theirs == leaf.shape[::-1] else "")
-            for what, theirs, ours in (
-                ("shape", got[path].shape, leaf.shape),
-                ("dtype", got[path].dtype, leaf.dtype),
-            )
-            if theirs != ours
-        )
-    problems = [
-        f"the hand-written gradient has a leaf {path} that the parameters lack"
-        for path in got
-        if path not in expected and path not in problem.not_floating
-    ]
-    misshapen = [p for p, leaf in expected.items() if p in got and got[p].shape != leaf.shape]
-    if len(misshapen) > 1 and sorted(got[p].shape for p in misshapen) == sorted(
-        expected[p].shape for p in misshapen
-    ):
-        problems.append(f"are the leaves {', '.join(misshapen)} swapped? their shapes would fit")
-    if not problems and all(path in got for path in expected):
-        floating_only = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if path_name(path) in expected else None, out
-        )
-        theirs: Any = jax.tree.structure(floating_only)
-        if theirs != ours:
-            problems.append(f"the hand-written gradient is a {theirs}, the parameters a {ours}")
-    return tuple(problems), faults
 
 
 def compare(

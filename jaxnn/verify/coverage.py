@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnn.verify.compare import RELATIVE_TOLERANCE, compare
 from jaxnn.verify.report import LeafReport
-from jaxnn.verify.values import Values, by_path, largest, plausible_rounding
+from jaxnn.verify.values import Values, largest, plausible_rounding
 
 # A planted fault must change some entry by so much of its leaf's scale to be one.
 FAULT = 1e-6
@@ -73,14 +73,14 @@ def warnings(
     kwargs: dict[str, Any],
     leaves: Iterable[LeafReport],
     autodiff: dict[str, np.ndarray[Any, Any]],
+    given: dict[str, np.ndarray[Any, Any]],
     moved: bool = False,
 ) -> tuple[str, ...]:
-    """What these parameters and arguments cannot show, one sentence each.
+    """What these parameters (by name, `given`) and arguments cannot show, one sentence each.
 
     Where the gradients were compared at a second point too, whose arrays were `moved`, values of 0
     or 1 hide nothing.
     """
-    given = {path: np.asarray(leaf) for path, leaf in by_path(params).items() if path in autodiff}
     arrays = _arguments(loss, params, args, kwargs)
     found = [*_of_gradients(leaves, autodiff), *([] if moved else _of_parameters(given))]
     batches = {path: x.shape[0] for path, x in arrays.items() if x.ndim}
@@ -103,7 +103,7 @@ def warnings(
     return tuple(found)
 
 
-def argument_names(
+def names_of_arrays(
     loss: Callable[..., Any],
     params: Any,
     args: tuple[Any, ...],

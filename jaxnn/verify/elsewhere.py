@@ -60,6 +60,8 @@ def elsewhere(
         return by_path(program.run(floats, rest, number))
 
     alike = _alike(within, expected)
+    if problem.as_it_is:
+        return _differs("run again, it", again, expected, _same_numbers)
     few = programs.operations <= MOST_EAGER
     return (
         *_differs("the same program, run again,", again, expected, _same_numbers),
@@ -76,6 +78,7 @@ def op_elsewhere(
     expected: Any,
     programs: Programs,
     within: Within,
+    names: tuple[str, ...],
 ) -> tuple[str, ...]:
     """How `jax.grad` through a called op differs inside scan and under checkpoint.
 
@@ -87,13 +90,14 @@ def op_elsewhere(
         expected: what `op.bwd` returned for these, compiled.
         programs: where what is compiled here is kept.
         within: as for `elsewhere`.
+        names: of the inputs.
     """
 
     def loss(inputs: Any, dout: Any) -> Any:
         out = op(*inputs, **static)
         return sum(jax.tree.leaves(jax.tree.map(lambda o, d: (o * d).sum(), out, dout)))
 
-    problem = bind(loss, loss, inputs, (dout,), {})
+    problem = bind(loss, loss, inputs, (dout,), {}, names=names)
     floats, rest = problem.floats, problem.rest
 
     def scan(pair: list[Any], rest: list[Any]) -> Any:
@@ -143,7 +147,7 @@ def gaps(
     found = {}
     for path, leaf in wanted.items():
         with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN
-            excess = np.abs(got[path] - leaf) / allowed[path]
+            excess = np.array(np.abs(got[path] - leaf) / allowed[path])  # no scalar of NumPy's
         excess[~np.isfinite(excess)] = np.inf
         if (excess > 1).any():
             at = np.unravel_index(int(excess.argmax()), leaf.shape)

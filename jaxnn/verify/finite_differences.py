@@ -5,13 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
-from jaxnn.verify.problem import check_scalar, is_floating, path_name
-from jaxnn.verify.programs import Programs, compiled
+from jaxnn.verify.programs import Programs
 
 # Step lengths, longest first. Truncation rules at one end and rounding at the other; which step
 # is best depends on the function, so all are tried.
@@ -58,51 +55,6 @@ class Slope(NamedTuple):
         low, high = sorted((self.left, self.right))
         slack = 1e-5 * max(abs(low), abs(high))
         return self.kink and low - slack <= value <= high + slack
-
-
-def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e-6) -> Any:
-    """The gradient by centred differences, coordinate by coordinate, in float64.
-
-        df/dx_i = (f(x + h e_i) - f(x - h e_i)) / 2h
-
-    Two evaluations per coordinate, in one compiled loop. The default step is the cube root of
-    float64's epsilon, where truncation (h^2) and rounding (eps / h) balance for values near 1.
-
-    Args:
-        f: a JAX function of `params` that returns a scalar.
-        params: any pytree of floating arrays or Python floats.
-        step: h, in the units of the coordinates, above 0.
-
-    Returns:
-        A pytree like `params`, of float64 NumPy arrays.
-
-    Raises:
-        TypeError: a leaf is not floating.
-        ValueError: `step` is not above 0, there is no leaf, or `f` does not return a scalar.
-    """
-    if not step > 0:
-        raise ValueError(f"step is {step}; it must be above 0, for example 6e-6")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not is_floating(jnp.asarray(leaf)):
-            raise TypeError(
-                f"{path_name(path)} has dtype {jnp.asarray(leaf).dtype}; every leaf must be "
-                "floating: close f over the others"
-            )
-    with jax.enable_x64(True):
-        flat, unravel = ravel_pytree(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
-        if flat.size == 0:
-            raise ValueError("params hold no number to differentiate by; pass at least one")
-        check_scalar(jax.eval_shape(f, unravel(flat)))
-
-        def slopes(x: Any, h: Any) -> Any:
-            def slope(i: Any) -> Any:
-                e = jnp.zeros_like(x).at[i].set(h)
-                return (f(unravel(x + e)) - f(unravel(x - e))) / (2 * h)
-
-            return unravel(lax.map(slope, jnp.arange(x.size)))
-
-        h = jnp.asarray(step, jnp.float64)
-        return jax.tree.map(np.asarray, compiled(slopes, flat, h).run(flat, h))
 
 
 class Line:

@@ -1,20 +1,29 @@
 """Verify a hand-written gradient of a loss: any JAX function of any pytree."""
 
 import dataclasses
-import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxnn.verify import laws
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.coverage import argument_names, warnings
+from jaxnn.verify.coverage import names_of_arrays, warnings
 from jaxnn.verify.generic import second_point
+from jaxnn.verify.options import (
+    check_options,
+    check_signature,
+    check_skip,
+    check_surrogate,
+    check_tolerance,
+)
+from jaxnn.verify.outside import outside
 from jaxnn.verify.point import Point
-from jaxnn.verify.problem import bind
+from jaxnn.verify.positions import Call, parameters_first
+from jaxnn.verify.problem import Problem, bind
+from jaxnn.verify.programs import compiled
 from jaxnn.verify.report import Report
 from jaxnn.verify.settings import neutral_settings
 from jaxnn.verify.verdict import verdict
@@ -51,13 +60,18 @@ def assert_gradient(
     return report
 
 
+@outside
 def gradient(
     loss: Callable[..., Any],
     manual_grad: Callable[..., Any],
     params: Any,
     /,
     *args: Any,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
     skip: Mapping[str, str] | None = None,
+    tolerance: Mapping[str, tuple[float, str]] | None = None,
+    surrogate: tuple[Callable[..., Any], str] | None = None,
     batch_laws: BatchLaws | None = None,
     second_order: bool = False,
     seed: int = 0,
@@ -67,8 +81,10 @@ def gradient(
 
     Floating arrays in `params`, `args` and `kwargs` are lifted to float64; integer arrays and
     PRNG keys are passed on; everything else (a configuration, a string, a Python number) is
-    handed over untouched. Nothing is assumed about the model: any JAX function of any pytree.
-    (A random draw without a dtype is another draw in float64: give it the dtype of its operand.)
+    handed over untouched, inside the parameters too. Nothing is assumed about the model: any JAX
+    function of any pytree. (A random draw without a dtype is another draw in float64: give it the
+    dtype of its operand.) A gradient that cannot be traced, as one in NumPy, is called with
+    numbers. Arrays of the caller's are never changed or deleted.
 
     Two gradients of a leaf agree if every entry differs by at most 1e-10 of the leaf's largest,
     plus autodiff's own rounding, measured by moving every input in its last place. Finite
@@ -79,121 +95,134 @@ def gradient(
     Args:
         loss: `loss(params, *args, **kwargs)` -> one floating scalar.
         manual_grad: `manual_grad(params, *args, **kwargs)` -> its gradient, shaped like `params`;
-            leaves that are not floating are not looked at.
+            leaves that are not floating are not looked at. From (value, gradient),
+            ((value, extra), gradient) and (gradient, extra) the gradient is taken.
         params: a pytree with at least one floating leaf; what is differentiated.
         *args: whatever else both functions take.
+        argnums: the positions of the arguments that are differentiated, as in `jax.grad`: for
+            several, the gradient is a tuple, and leaves are named by argument. Positions of
+            `batch_laws` are then among the other arguments.
+        has_aux: whether the loss returns (value, extra), as in `jax.grad`.
         skip: leaves that are not judged, by path, each with the reason.
+        tolerance: leaves of which so much of the largest entry may be wrong, for solvers and the
+            like: (relative tolerance, reason), by path.
+        surrogate: (function, reason): where the gradient is on purpose not the loss's (straight-
+            through, clipped, reversed), the function whose gradient it is; it takes what the loss
+            takes, and returns what it returns.
         batch_laws: which arguments carry a batch, to hold the gradient to what a mean or a sum
             over it must obey.
         second_order: whether the hand-written gradient is to be differentiated itself, against
             autodiff's Hessian-vector product.
         seed: of the random lines, directions and permutations.
         **kwargs: the same as `args`, by name. An argument of your functions that is called like
-            one of ours (skip, batch_laws, second_order, seed) must be given by position.
+            one of ours (argnums, has_aux, skip, tolerance, surrogate, batch_laws, second_order,
+            seed) must be given by position.
 
     Returns:
         A report; in a condition it is true only if the gradient passed.
 
     Raises:
-        TypeError: a function cannot be called with these arguments, or a parameter is complex.
-        ValueError: the loss is not a scalar, no parameter is floating, or `skip` names a leaf
-            that is not there or gives no reason.
+        TypeError: a function cannot be called with these arguments, the loss cannot be traced, a
+            parameter is complex, or the call is inside `jax.jit`.
+        ValueError: the loss is not a scalar, no parameter is floating, it cannot be told what the
+            gradient is in what is returned, or an option names a leaf that is not there or gives
+            no reason.
+    """
+    check_options(seed, batch_laws, has_aux)
+    functions = {"loss": loss, "manual_grad": manual_grad}
+    reference, because = loss, ""
+    if surrogate is not None:
+        reference, because = check_surrogate(surrogate)
+        functions["surrogate"] = reference
+    for role, function in functions.items():
+        check_signature(role, function, (params, *args), kwargs)
+    call = parameters_first(reference, manual_grad, (params, *args), argnums)
+    report = judge(
+        call,
+        kwargs,
+        has_aux=has_aux,
+        skip=skip,
+        tolerance=tolerance,
+        batch_laws=batch_laws,
+        second_order=second_order,
+        seed=seed,
+    )
+    if because:
+        name = getattr(reference, "__qualname__", repr(reference))
+        line = f"the loss's own derivative: judged against the surrogate {name}: {because}"
+        own = bind(loss, manual_grad, params, args, kwargs, has_aux=has_aux)
+        value = float(compiled(own.loss, own.floats, own.rest).run(own.floats, own.rest))
+        report = dataclasses.replace(report, loss=value, coverage=(line, *report.coverage))
+    return report
+
+
+def judge(
+    call: Call,
+    kwargs: dict[str, Any],
+    *,
+    has_aux: bool = False,
+    skip: Mapping[str, str] | None = None,
+    tolerance: Mapping[str, tuple[float, str]] | None = None,
+    batch_laws: BatchLaws | None = None,
+    second_order: bool = False,
+    seed: int = 0,
+) -> Report:
+    """What `gradient` reports, of a call with its parameters first.
+
+    Raises:
+        TypeError, ValueError: as `gradient`.
     """
     started = time.perf_counter()
-    _check_options(seed, batch_laws)
-    for role, function in (("loss", loss), ("manual_grad", manual_grad)):
-        _check_signature(role, function, (params, *args), kwargs)
-    problem = bind(loss, manual_grad, params, args, kwargs)
-    skip = _check_skip(skip or {}, problem.paths)
+    loss, manual_grad, params, args, names = call
+    problem = bind(loss, manual_grad, params, args, kwargs, names=names, has_aux=has_aux)
+    skip = check_skip(skip or {}, problem.paths)
+    declared = check_tolerance(tolerance or {}, problem.paths)
+    problem = problem._replace(tolerances={path: d.relative for path, d in declared.items()})
     log.debug("both gradients")
-    point = Point(problem, (loss, manual_grad))
+    point = Point(problem, (loss, manual_grad, has_aux))
+    problem = point.problem
     report = verdict(point, skip, seed)
+
+    def on_other(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
+        other = bind(loss, manual_grad, params, args, kwargs, names=names, has_aux=has_aux)
+        return other._replace(tolerances=problem.tolerances, as_it_is=problem.as_it_is)
+
     seen, said = False, tuple[str, ...]()
     if report.status == "pass":
         log.debug("a second point")
         report, said, seen = second_point(
             point,
             report,
-            argument_names(loss, params, args, kwargs, problem.rest),
+            names_of_arrays(loss, params, args, kwargs, problem.rest),
             lambda there: verdict(there, skip, seed),
-            (loss, manual_grad),
+            (loss, manual_grad, has_aux),
         )
-        said += neutral_settings(loss, manual_grad, params, args, kwargs)
+        said += neutral_settings((loss, manual_grad), on_other, args, kwargs)
     problems = list(report.problems)
+
     with point.precisely():
         if batch_laws:
             log.debug("batch laws")
-            problems += laws.batch_laws(batch_laws, loss, manual_grad, params, args, kwargs, seed)
+            problems += laws.batch_laws(batch_laws, on_other, args, kwargs, seed)
         if second_order:
             log.debug("second order")
             problems += laws.second_order(problem, point.floats, point.rest, seed)
     autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
-    coverage = (*said, *warnings(loss, params, args, kwargs, report.leaves, autodiff, seen))
+    given = {p: np.asarray(x) for p, x in zip(problem.paths, problem.floats, strict=True)}
+    cannot = warnings(loss, params, args, kwargs, report.leaves, autodiff, given, seen)
+    form = point.working.out.form
+    taken = (f"what manual_grad returns beside its gradient, in {form}",) if form else ()
+    last = (point.too_long,) if point.too_long else ()
     return dataclasses.replace(
         report,
         name=getattr(manual_grad, "__qualname__", repr(manual_grad)),
+        leaves=tuple(
+            dataclasses.replace(leaf, messages=(*leaf.messages, str(declared[leaf.path])))
+            if leaf.path in declared
+            else leaf
+            for leaf in report.leaves
+        ),
         problems=tuple(problems),
-        coverage=(*report.coverage, *coverage, *([point.too_long] if point.too_long else [])),
+        coverage=(*report.coverage, *taken, *said, *cannot, *last),
         seconds=time.perf_counter() - started,
     )
-
-
-def _check_options(seed: Any, batch_laws: Any) -> None:
-    """Refuse options of ours that are not what they must be; they may be meant for the functions.
-
-    Raises:
-        TypeError: one has another type.
-        ValueError: the seed is negative.
-    """
-    theirs = "; to hand an argument of this name to your functions, give it by position"
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"seed is {seed!r}; it must be an integer{theirs}")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or more")
-    if batch_laws is not None and not isinstance(batch_laws, BatchLaws):
-        raise TypeError(f"batch_laws is {batch_laws!r}; it must be a verify.BatchLaws{theirs}")
-
-
-def _check_skip(skip: Any, paths: list[str]) -> Mapping[str, str]:
-    """Refuse leaves to skip that are not there, or have no reason.
-
-    Raises:
-        TypeError: it is no mapping.
-        ValueError: a path is not a parameter's, or a reason is empty.
-    """
-    if not isinstance(skip, Mapping):
-        raise TypeError(
-            f"skip is {skip!r}; it must map paths to reasons, as in {{'{paths[0]}': 'frozen'}}"
-        )
-    for path, reason in skip.items():
-        if path not in paths:
-            raise ValueError(
-                f"skip names {path!r}, which is no floating leaf of the parameters; they are "
-                f"{', '.join(paths)}"
-            )
-        if not isinstance(reason, str) or not reason.strip():
-            raise ValueError(
-                f"skip gives {reason!r} for {path}; a leaf that is not judged needs a reason in "
-                "words"
-            )
-    return skip
-
-
-def _check_signature(
-    role: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """Refuse a function that cannot take the arguments."""
-    if not callable(function):
-        raise TypeError(f"{role} is {function!r}; it must be a function of the parameters")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # some built-in callables have none to look at
-        return
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        given = f"{len(args)} positional arguments" + "".join(f", {name}=..." for name in kwargs)
-        raise TypeError(
-            f"{role}{signature} cannot take {given} ({error}); loss and manual_grad must both "
-            "take the parameters first and then the same arguments"
-        ) from None

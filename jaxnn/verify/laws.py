@@ -9,7 +9,7 @@ The sizes n are counts of examples, or sums of the mask. Where autodiff of the l
 too, the loss is not what it was said to be, and nobody else is accused.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,9 @@ import numpy as np
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
 from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
 from jaxnn.verify.oracle import stripped
-from jaxnn.verify.problem import Problem, bind, is_floating, to_float64
+from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import EPSILON, Program, Programs, compiled
-from jaxnn.verify.values import Asked, both_gradients, by_path, largest, plausible_rounding
+from jaxnn.verify.values import ask, by_path, largest, plausible_rounding
 
 __all__ = ["BatchLaws", "batch_laws", "second_order"]
 
@@ -36,9 +36,7 @@ Change = Callable[[str, Any], Any]
 
 def batch_laws(
     laws: BatchLaws,
-    loss: Callable[..., Any],
-    manual_grad: Callable[..., Any],
-    params: Any,
+    problem_of: Callable[[tuple[Any, ...], dict[str, Any]], Problem],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     seed: int,
@@ -47,10 +45,8 @@ def batch_laws(
 
     Args:
         laws: which arguments carry the batch.
-        loss: `loss(params, *args, **kwargs)`.
-        manual_grad: its gradient, of the same arguments.
-        params: what is differentiated.
-        args: the further arguments.
+        problem_of: `problem_of(args, kwargs)` is the problem of other arguments.
+        args: those after the parameters.
         kwargs: those given by name.
         seed: of the permutation.
 
@@ -63,13 +59,12 @@ def batch_laws(
 
     def gradients(index: np.ndarray[Any, Any], change: Change = lambda _, leaf: leaf) -> _Both:
         chosen = replaced(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
-        problem = bind(loss, manual_grad, params, *chosen)
+        problem = problem_of(*chosen)
         problem = problem._replace(loss=stripped(problem.loss))
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         try:
-            both = both_gradients(problem)
-            program = programs.get(f"{len(index)} examples", both, floats, rest)
-            values = Asked(program).at(floats, rest)
+            asked = ask(problem, programs, f"{len(index)} examples", floats, rest)
+            values = asked.at(floats, rest)
         except Exception as error:  # whatever the functions under verification raise
             raise _Refusal(
                 f"on {len(index)} examples, given {size}, {_refuses(problem, floats, rest)} raises "
@@ -83,7 +78,8 @@ def batch_laws(
                     f"on {len(index)} examples, given {size}, the hand-written gradient has shape "
                     f"{leaf.shape} at {path}, the parameter {autodiff[path].shape}"
                 )
-        return _Both(manual, autodiff, plausible_rounding(values.loss), program)
+        floor = plausible_rounding(values.loss)
+        return _Both(manual, autodiff, floor, asked.program, problem.tolerances)
 
     def hidden(name: str, leaf: Any) -> Any:
         if name == laws.mask:
@@ -225,12 +221,16 @@ def second_order(
 
 
 class _Both(NamedTuple):
-    """Both gradients by path; the rounding plausible in them, and the program they come from."""
+    """Both gradients by path; the rounding plausible in them, and the program they come from.
+
+    `tolerances` are those declared, by path.
+    """
 
     manual: Gradient
     autodiff: Gradient
     floor: float
     program: Program
+    tolerances: Mapping[str, float]
 
 
 class _Refusal(Exception):  # noqa: N818 (a finding in words, not an error of ours)
@@ -282,7 +282,9 @@ def _broken(role: str, parts: Sequence[_Both], weights: Any, whole: _Both) -> di
         {path: np.sum(several, axis=0) for path, several in terms.items()},
         expected,
         {
-            path: relative * max(map(largest, (*several, expected[path]))) + floor
+            path: (relative + whole.tolerances.get(path, 0.0))
+            * max(map(largest, (*several, expected[path])))
+            + floor
             for path, several in terms.items()
         },
     )

@@ -8,12 +8,14 @@ import jax
 import numpy as np
 
 from jaxnn.verify.gradients import gradient
+from jaxnn.verify.outside import outside
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import compiled
 from jaxnn.verify.report import Report
 from jaxnn.verify.values import by_path
 
 
+@outside
 def model(module: Any, config: Any = None, seed: int = 0) -> Report:
     """Verify a module that has the model functions, on its own example batch.
 
@@ -70,7 +72,7 @@ def _with_noise(x: Any, rng: np.random.Generator) -> Any:
 def _value_problems(module: Any, params: Any, batch: Any, config: Any) -> list[str]:
     """`manual_value_and_grad` must return the loss, and the gradient that `manual_grad` does."""
     problem = bind(module.loss, module.manual_grad, params, (batch, config), {})
-    both = bind(module.loss, module.manual_value_and_grad, params, (batch, config), {}).manual_grad
+    both = problem.call(module.manual_value_and_grad)
 
     def values(floats: list[Any], rest: list[Any]) -> Any:
         return problem.loss(floats, rest), problem.manual_grad(floats, rest), both(floats, rest)

@@ -9,13 +9,17 @@ import jax
 import numpy as np
 
 from jaxnn.op import Op
+from jaxnn.verify.arguments import argument_names
 from jaxnn.verify.elsewhere import op_elsewhere
-from jaxnn.verify.gradients import gradient
+from jaxnn.verify.gradients import judge
+from jaxnn.verify.outside import outside
 from jaxnn.verify.point import Point
+from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import bind
 from jaxnn.verify.report import Report
 
 
+@outside
 def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     """Verify an op's backward against autodiff of its forward, under a random cotangent.
 
@@ -61,10 +65,12 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
         lambda o: jax.device_put(np.asarray(-10 * rng.normal(size=o.shape)).astype(o.dtype)), out
     )
     settings = SimpleNamespace(**static)  # no pytree: handed over as it is
-    report = gradient(loss, manual_grad, inputs, dout, settings)
+    names = argument_names(op.fwd, len(inputs))
+    report = judge(Call(loss, manual_grad, inputs, (dout, settings), names), {})
     called: tuple[str, ...] = ()
     if report.status != "fail":  # a wrong rule need not be called in other ways
-        point = Point(bind(loss, manual_grad, inputs, (dout, settings), {}), (op.fwd, op.bwd))
+        problem = bind(loss, manual_grad, inputs, (dout, settings), {}, names=names)
+        point = Point(problem, (op.fwd, op.bwd))
         called = op_elsewhere(
             op,
             inputs,
@@ -73,6 +79,7 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
             point.working.out,
             point.programs,
             point.within(list(report.leaves)),
+            names,
         )
     words = "".join(f", {name}={value!r}" for name, value in static.items())
     return dataclasses.replace(

@@ -18,9 +18,10 @@ from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import EPSILON, Programs, Trace, traced_as
 from jaxnn.verify.report import LeafReport
+from jaxnn.verify.untraceable import as_it_is, refuse_numpy
 from jaxnn.verify.values import (
-    Asked,
     Values,
+    ask,
     both_gradients,
     epsilon_of,
     moved,
@@ -60,38 +61,45 @@ class Point:
             ValueError: the loss is not a scalar, or has no derivative that could be looked at.
         """
         given = problem.floats, problem.rest
-        loss = traced_as(problem.loss, given)
-        by_hand = traced_as(problem.manual_grad, given)
+        try:
+            loss = traced_as(problem.loss, given)
+        except Exception as error:  # whatever NumPy makes of what is traced
+            refuse_numpy(problem, error)
+            raise
+        by_hand: Trace | None = None
+        try:
+            by_hand = traced_as(problem.manual_grad, given)
+        except Exception as error:
+            problem = as_it_is(problem, error)
         self.problem, self.rules = problem, rules_in(loss.jaxpr)
         self.truth = problem._replace(loss=stripped(problem.loss)) if self.rules else problem
         self._loss, dtypes = functions[0], [str(x.dtype) for leaves in given for x in leaves]
-        also = functions, by_hand[1:], tuple(dtypes)
+        also = functions, by_hand[1:] if by_hand else None, tuple(dtypes)
         self.obstacle, self._x64 = "", True
         with self.precisely():
             self.floats, self.rest = to_float64(problem.floats), to_float64(problem.rest)
             try:
                 self._trace(also)
-            except TypeError as error:
+            except Exception as error:  # of whatever insists on the dtypes given
                 self.obstacle = str(error).splitlines()[0]
         if self.obstacle:
             # Where the functions cannot be traced as they were given either, the error is theirs.
             self._x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
             self.floats, self.rest = problem.floats, problem.rest
             self._trace(also)
-        both = both_gradients(self.truth, self.way)
         with self.precisely():
-            program = self.programs.get("precise", both, self.floats, self.rest)
-            self.here = Asked(program, self.way).at(self.floats, self.rest)
+            precise = ask(self.truth, self.programs, "precise", self.floats, self.rest, self.way)
+            self.here = precise.at(self.floats, self.rest)
             self.line = Line(self.truth.loss, self.floats, self.rest, self.programs)
         widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
         self.epsilon = max(map(epsilon_of, widths))
         self.working = self.here
         if not self.obstacle and any(dtype != np.float64 for dtype in widths):
-            program = self.programs.get("working", both, *given, hastily=False)
-            self.working = Asked(program, self.way).at(*given)
+            working = ask(self.truth, self.programs, "working", *given, self.way, hastily=False)
+            self.working = working.at(*given)
         primitives = primitives_of(loss.jaxpr)
         self.stopped = "stop_gradient" in primitives
-        self.loops = "while" in primitives | primitives_of(by_hand.jaxpr)
+        self.loops = "while" in primitives | (primitives_of(by_hand.jaxpr) if by_hand else set())
         self._draws = draws_of(loss.jaxpr)
 
     def _trace(self, also: Any) -> None:
@@ -241,7 +249,12 @@ class Point:
 
     @property
     def too_long(self) -> str:
-        """Why the gradient is not run without jit; empty where it is."""
+        """What of the other ways to run it was not looked at, and why; empty where all were."""
+        if self.problem.as_it_is:
+            return (
+                "how it does under jit or vmap: the hand-written gradient cannot be traced and was "
+                "run as it is"
+            )
         if self.programs.operations <= MOST_EAGER:
             return ""
         return (

@@ -5,39 +5,59 @@ arrays, and everything else (configurations, strings, Python numbers), which sta
 """
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+
+from jaxnn.verify.arguments import (
+    argument_names,
+    as_array,
+    displayed,
+    is_array,
+    kind_of,
+    own_copy,
+    path_name,
+    settings_of,
+)
+from jaxnn.verify.forms import taken_out
+from jaxnn.verify.returned import Expected, expected_of, has_foreign, is_number, is_real_number
 
 
 class Problem(NamedTuple):
     """A loss and a hand-written gradient as functions of two lists of arrays.
 
+    Called on numbers, a function gets copies of its own, in NumPy where the lists hold NumPy's.
+
     Attributes:
         loss: `loss(floats, rest) -> scalar`.
-        manual_grad: `manual_grad(floats, rest)` -> whatever the hand-written function returns.
-        paths: the path of each floating parameter, in the order of `floats`.
+        manual_grad: `manual_grad(floats, rest)` -> the hand-written gradient as `Returned`, a
+            pytree whose paths are `paths`.
+        call: `call(function)` is any function of the same arguments as one of the two lists.
+        paths: the name of each floating parameter, in the order of `floats`.
         floats: the floating leaves of the parameters.
         rest: every other array of the call.
-        not_floating: the paths of the other leaves of the parameters.
-        expected: the structure a gradient must have, with None for a leaf that is not floating.
+        in_numpy: which of `floats` and `rest`, one after the other, were given in NumPy.
+        expected: what a gradient must look like.
         settings: the numbers among the rest of the call, in configurations too, by what each is.
+        tolerances: the relative tolerance declared for a leaf, by its name.
+        as_it_is: whether the hand-written gradient cannot be traced, and is called on numbers.
     """
 
     loss: Callable[[list[Any], list[Any]], Any]
     manual_grad: Callable[[list[Any], list[Any]], Any]
+    call: Callable[[Callable[..., Any]], Callable[[list[Any], list[Any]], Any]]
     paths: list[str]
     floats: list[Any]
     rest: list[Any]
-    not_floating: list[str]
-    expected: Any
+    in_numpy: list[bool]
+    expected: Expected
     settings: list[tuple[float, str]]
+    tolerances: Mapping[str, float] = MappingProxyType({})
+    as_it_is: bool = False
 
 
 def bind(
@@ -46,108 +66,111 @@ def bind(
     params: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
+    names: tuple[str, ...] | None = None,
+    has_aux: bool = False,
 ) -> Problem:
     """Separate the arrays of a call from the rest of it.
 
+    Args:
+        loss: `loss(params, *args, **kwargs)`.
+        manual_grad: its gradient, of the same arguments.
+        params: what is differentiated. Leaves that are no arrays are handed over as they are; so
+            are Python's numbers inside a library's containers.
+        args: the further arguments.
+        kwargs: those given by name.
+        names: where `params` is a tuple of arguments, what each is called. Without, one array is
+            called as the loss calls its first argument, and other leaves by their paths.
+        has_aux: whether the loss returns (value, extra).
+
     Raises:
-        TypeError: a parameter is complex or not a number.
+        TypeError: a parameter is complex.
         ValueError: no parameter is floating.
     """
     named, params_tree = jax.tree_util.tree_flatten_with_path(params)
-    paths = [path_name(path) for path, _ in named]
-    param_leaves = [_as_array(name, leaf) for name, (_, leaf) in zip(paths, named, strict=True)]
-    floating = [is_floating(leaf) for leaf in param_leaves]
+    module = has_foreign(params_tree)
+    first = argument_names(loss, 1)[0]
+    paths = [displayed(path, names, first) for path, _ in named]
+    leaves = [as_array(name, leaf, module) for name, (_, leaf) in zip(paths, named, strict=True)]
+    arrays = [is_array(leaf) for leaf in leaves]
+    floating = [a and is_floating(leaf) for a, leaf in zip(arrays, leaves, strict=True)]
     if not any(floating):
-        dtypes = ", ".join(
-            f"{p}: {leaf.dtype}" for p, leaf in zip(paths, param_leaves, strict=True)
-        )
+        kinds = ", ".join(f"{p}: {kind_of(leaf)}" for p, leaf in zip(paths, leaves, strict=True))
         raise ValueError(
-            f"params hold no floating leaf ({dtypes or 'no leaf at all'}); a gradient needs at "
+            f"params hold no floating leaf ({kinds or 'no leaf at all'}); a gradient needs at "
             "least one: pass the parameters first, as floating arrays"
         )
     other_leaves, other_tree = jax.tree.flatten((args, kwargs))
-    dynamic = [_is_array(leaf) for leaf in other_leaves]
+    dynamic = [is_array(leaf) for leaf in other_leaves]
 
     def call(function: Callable[..., Any]) -> Callable[[list[Any], list[Any]], Any]:
         def bound(floats: list[Any], rest: list[Any]) -> Any:
-            from_floats, from_rest = iter(floats), iter(rest)
-            leaves = [next(from_floats) if f else next(from_rest) for f in floating]
+            from_floats, from_rest = iter(map(own_copy, floats)), iter(map(own_copy, rest))
+            own = [
+                next(from_floats) if f else next(from_rest) if a else leaf
+                for f, a, leaf in zip(floating, arrays, leaves, strict=True)
+            ]
             others = [
                 next(from_rest) if d else leaf
                 for d, leaf in zip(dynamic, other_leaves, strict=True)
             ]
             call_args, call_kwargs = jax.tree.unflatten(other_tree, others)
-            return function(jax.tree.unflatten(params_tree, leaves), *call_args, **call_kwargs)
+            return function(jax.tree.unflatten(params_tree, own), *call_args, **call_kwargs)
 
         return bound
 
-    def choose(leaves: Sequence[Any], flags: Sequence[bool], wanted: bool) -> list[Any]:
-        return [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag is wanted]
-
     def scalar_loss(*args: Any, **kwargs: Any) -> Any:
-        with _told_apart("loss", args[0]):
+        with told_apart("loss", args[0]):
             out = loss(*args, **kwargs)
+        if has_aux:
+            out = _without_extra(out)
         check_scalar(out)
         return out
 
-    def gradient_of_arrays(*args: Any, **kwargs: Any) -> Any:
-        with _told_apart("hand-written gradient", args[0]):
-            out = manual_grad(*args, **kwargs)
-        if out is None:
-            raise TypeError(
-                "manual_grad returns None; it must return the gradient, a pytree like the "
-                "parameters: is its `return` missing?"
-            )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(out):
-            if not _is_number(leaf):
-                raise TypeError(
-                    f"manual_grad returns {leaf!r} at {path_name(path)}; every leaf of a gradient "
-                    "must be an array, or None for a parameter that is not floating"
-                )
-        return out
+    expected = expected_of(params, paths, floating, (params, *args), has_aux)
 
+    def gradient_of_arrays(*args: Any, **kwargs: Any) -> Any:
+        with told_apart("hand-written gradient", args[0]):
+            out = manual_grad(*args, **kwargs)
+        return taken_out(out, expected)
+
+    kept = [
+        (f, leaf, given)
+        for f, a, leaf, (_, given) in zip(floating, arrays, leaves, named, strict=True)
+        if a
+    ]
+    floats = [(leaf, given) for f, leaf, given in kept if f]
+    rest = [(leaf, given) for f, leaf, given in kept if not f]
+    rest += [(leaf, leaf) for leaf, d in zip(other_leaves, dynamic, strict=True) if d]
     return Problem(
         loss=call(scalar_loss),
         manual_grad=call(gradient_of_arrays),
-        paths=choose(paths, floating, True),
-        floats=choose(param_leaves, floating, True),
-        rest=choose(param_leaves, floating, False) + choose(other_leaves, dynamic, True),
-        not_floating=choose(paths, floating, False),
-        expected=jax.tree.unflatten(
-            params_tree,
-            [leaf if f else None for leaf, f in zip(param_leaves, floating, strict=True)],
-        ),
-        settings=_settings(args, kwargs),
+        call=call,
+        paths=list(expected.shapes),
+        floats=[leaf for leaf, _ in floats],
+        rest=[leaf for leaf, _ in rest],
+        in_numpy=[isinstance(given, np.ndarray | np.generic) for _, given in (*floats, *rest)],
+        expected=expected,
+        settings=settings_of(args, kwargs),
     )
 
 
-def _settings(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[float, str]]:
-    """Python's numbers among the arguments, and among the fields of configurations there."""
-    named = {f"argument {i}": arg for i, arg in enumerate(args, 2)} | kwargs
-    found: list[tuple[float, str]] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(named):
-        what = jax.tree_util.keystr(path[:1], simple=True) + jax.tree_util.keystr(path[1:])
-        numbers = {what: leaf}
-        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            names = [field.name for field in dataclasses.fields(leaf)]
-            numbers = {f"the setting {name}": getattr(leaf, name) for name in names}
-        elif isinstance(leaf, SimpleNamespace):
-            numbers = {f"the setting {name}": value for name, value in vars(leaf).items()}
-        for what, value in numbers.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if number and 1e-300 < abs(value) < 1e300:
-                found.append((abs(float(value)), what))
-    return found
-
-
 @contextlib.contextmanager
-def _told_apart(role: str, params: Any) -> Iterator[None]:
-    """Add to what a function raises which of the two it was, and what its first argument is."""
+def told_apart(role: str, params: Any) -> Iterator[None]:
+    """Add to what a function raises which of the two it was, and what its first argument is.
+
+    Raises:
+        RuntimeError: the function ends the process.
+    """
     try:
         yield
+    except SystemExit as end:
+        raise RuntimeError(
+            f"the {role} called sys.exit({end.code!r}); a function under verification must return"
+        ) from end
     except Exception as error:
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        kinds = ", ".join(f"{path_name(path)}: {jax.typeof(leaf)}" for path, leaf in leaves)
+        kinds = ", ".join(f"{path_name(path)}: {kind_of(leaf)}" for path, leaf in leaves)
         note = (
             f"raised by the {role}, whose first argument, the parameters, is {kinds:.200}; loss "
             "and gradient take the parameters first and then the same arguments"
@@ -163,26 +186,33 @@ def check_scalar(out: Any) -> None:
     Raises:
         ValueError: the (abstract) output is not a floating scalar.
     """
-    if not (_is_number(out) and jnp.shape(out) == () and _is_real(out)):
+    if not is_real_number(out):
         got = jax.tree.map(
-            lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}" if _is_number(x) else repr(x), out
+            lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}" if is_number(x) else repr(x), out
         )
+        extra = type(out) is tuple and len(out) == 2 and is_real_number(out[0])
         raise ValueError(
-            f"the loss returns {got}; it must return one floating scalar: reduce it with a mean or "
-            "sum, and drop auxiliary outputs"
+            f"the loss returns {got}; it must return one floating scalar: "
+            + (
+                "say has_aux=True where the second is an auxiliary output"
+                if extra
+                else "reduce it with a mean or sum, and drop auxiliary outputs"
+            )
         )
 
 
-def _is_number(leaf: Any) -> bool:
-    """Whether something has a shape and a dtype of JAX's, as arrays and Python's numbers do."""
-    return hasattr(leaf, "aval") or isinstance(
-        leaf, int | float | complex | np.ndarray | np.generic | jax.ShapeDtypeStruct
-    )
+def _without_extra(out: Any) -> Any:
+    """The value of a loss with auxiliary outputs.
 
-
-def _is_real(leaf: Any) -> bool:
-    """Whether a number is real and floating, in Python's types too."""
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+    Raises:
+        TypeError: it returns no pair.
+    """
+    if type(out) not in (tuple, list) or len(out) != 2:
+        raise TypeError(
+            f"the loss returns a {type(out).__name__}; with has_aux=True it must return a tuple "
+            "(value, extra): return both, or leave has_aux out"
+        )
+    return out[0]
 
 
 def is_floating(leaf: Any) -> bool:
@@ -196,38 +226,3 @@ def to_float64(leaves: list[Any]) -> list[Any]:
         jax.device_put(np.asarray(leaf).astype(np.float64)) if is_floating(leaf) else leaf
         for leaf in leaves
     ]
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
-    return jax.tree_util.keystr(path).removeprefix(".") or "params"
-
-
-def _is_array(leaf: Any) -> bool:
-    """Whether an argument is traced: arrays of numbers, and NumPy's floating scalars."""
-    if isinstance(leaf, np.generic):
-        return isinstance(leaf, np.floating)
-    return isinstance(leaf, jax.Array) or (
-        isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcV"
-    )
-
-
-def _as_array(path: str, leaf: Any) -> Array | np.ndarray[Any, Any]:
-    """A leaf of the parameters as an array that can be lifted.
-
-    Raises:
-        TypeError: it is complex, or not a number.
-    """
-    try:
-        array = jnp.asarray(leaf)  # NumPy's float64 becomes what JAX would compute in
-    except TypeError as error:
-        raise TypeError(
-            f"{path} is {leaf!r}; every leaf of the parameters must be an array or a number: pass "
-            "other things as further arguments"
-        ) from error
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(
-            f"{path} has dtype {array.dtype}; complex parameters are not verified: "
-            "pass their real and imaginary parts as two leaves"
-        )
-    return array

@@ -75,11 +75,11 @@ class LeafReport:
         shape: of the leaf.
         dtype: of the leaf as given, before it was lifted to float64.
         status: "pass", "fail", "inconclusive" or "skipped".
+        declared: the relative tolerance declared for the leaf; 0 where none was.
         scale: the largest absolute entry of autodiff's gradient.
         difference: the largest absolute difference between the two gradients; None where they
             could not be compared.
         tolerance: the difference allowed, computed from the scale and the rounding measured.
-        declared: a part of the scale that may differ, as the caller declared with a reason.
         sees: the smallest relative error of the leaf (of its scale) that would not have passed;
             None where the leaf is all zero or was not compared.
         wrong: the number of entries that differ by more.
@@ -98,10 +98,10 @@ class LeafReport:
     shape: tuple[int, ...]
     dtype: str
     status: Status
+    declared: float = 0.0
     scale: float = 0.0
     difference: float | None = None
     tolerance: float = 0.0
-    declared: float = 0.0
     sees: float | None = None
     wrong: int = 0
     where: str = ""

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from jaxnn.verify.oracle import stripped
-from jaxnn.verify.problem import bind, to_float64
-from jaxnn.verify.programs import compiled
-from jaxnn.verify.values import Asked, both_gradients, largest
+from jaxnn.verify.problem import Problem, to_float64
+from jaxnn.verify.programs import Programs
+from jaxnn.verify.values import ask, largest
 
 # What differs by less of a leaf's scale does not.
 SAME = 1e-6
@@ -44,20 +44,26 @@ class Neutral(NamedTuple):
 
 
 def neutral_settings(
-    loss: Callable[..., Any],
-    manual_grad: Callable[..., Any],
-    params: Any,
+    functions: tuple[Callable[..., Any], Callable[..., Any]],
+    problem_of: Callable[[tuple[Any, ...], dict[str, Any]], Problem],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[str, ...]:
-    """The numbers that are 0 or 1 and with which the two gradients differ where they are moved."""
+    """The numbers that are 0 or 1 and with which the two gradients differ where they are moved.
+
+    Args:
+        functions: the loss and the hand-written gradient, whose defaults are looked at.
+        problem_of: the same problem with other arguments.
+        args: those given by position, after the parameters.
+        kwargs: those given by name.
+    """
     found = []
-    for neutral in list(_neutral(loss, manual_grad, args, kwargs))[:MOST]:
+    for neutral in list(_neutral(*functions, args, kwargs))[:MOST]:
         what = f"{neutral.name} is {neutral.value:g}"
         if neutral.args is None:
             found.append(f"{what}{neutral.why}: what it multiplies or adds would not show")
             continue
-        differs = _differ(loss, manual_grad, params, neutral.args, neutral.kwargs)
+        differs = _differ(problem_of(neutral.args, neutral.kwargs))
         if differs:
             found.append(
                 f"{what}: at {MOVED[neutral.value]:g} the two gradients differ by {differs:.1e} of "
@@ -66,25 +72,18 @@ def neutral_settings(
     return tuple(found)
 
 
-def _differ(
-    loss: Callable[..., Any],
-    manual_grad: Callable[..., Any],
-    params: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> float:
+def _differ(problem: Problem) -> float:
     """How far the gradients differ, of the scale; 0 where they do not or cannot be computed.
 
     A whole number may choose an axis, and a number may have only one value that is allowed: then
     the functions raise, and nothing is to be learned.
     """
-    problem = bind(loss, manual_grad, params, args, kwargs)
     problem = problem._replace(loss=stripped(problem.loss))
     with jax.enable_x64(True):
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         try:
-            program = compiled(both_gradients(problem), floats, rest)
-            values = Asked(program).at(floats, rest)
+            asked = ask(problem, Programs(), "moved", floats, rest)
+            values = asked.at(floats, rest)
         except Exception:  # whatever the functions raise for a value they were not given
             return 0.0
     worst = 0.0
@@ -94,7 +93,7 @@ def _differ(
         if manual is None or not comparable or not np.isfinite(autodiff).all():
             continue
         scale = max(largest(autodiff), largest(manual)) or 1.0
-        allowed = max(SAME, 64 * program.epsilon)
+        allowed = max(SAME, 64 * asked.program.epsilon)
         difference = largest(manual - autodiff) / scale
         worst = max(worst, difference if difference > allowed else 0.0)
     return worst

@@ -1,6 +1,7 @@
 """Both gradients at one point, and how far rounding moves them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.verify.arguments import path_name
 from jaxnn.verify.derivative import Way, derivative, measured, split
-from jaxnn.verify.problem import Problem, is_floating, path_name
-from jaxnn.verify.programs import Program
+from jaxnn.verify.problem import Problem, is_floating
+from jaxnn.verify.programs import Program, Programs
+from jaxnn.verify.untraceable import on_numbers
 
 Leaf = np.ndarray[Any, Any]
 
@@ -50,11 +53,11 @@ class Values:
 def both_gradients(
     problem: Problem, way: Way = "reverse mode"
 ) -> Callable[[list[Any], list[Any]], Any]:
-    """The loss, autodiff's gradient and the hand-written one, as one function."""
+    """The loss, autodiff's gradient and, if it can be traced, the hand-written one."""
     of_loss = derivative(problem.loss, way)
 
     def both(floats: list[Any], rest: list[Any]) -> Any:
-        return *of_loss(floats, rest), problem.manual_grad(floats, rest)
+        return *of_loss(floats, rest), () if problem.as_it_is else problem.manual_grad(floats, rest)
 
     return both
 
@@ -91,6 +94,21 @@ class Asked(NamedTuple):
             out,
             uncertainty,
         )
+
+
+def ask(
+    problem: Problem,
+    programs: Programs,
+    name: str,
+    floats: list[Any],
+    rest: list[Any],
+    way: Way = "reverse mode",
+    hastily: bool = True,
+) -> Asked:
+    """What is asked for both gradients of a problem, compiled under this name."""
+    program = programs.get(name, both_gradients(problem, way), floats, rest, hastily=hastily)
+    by_hand = functools.partial(on_numbers, problem) if problem.as_it_is else None
+    return Asked(program, way, by_hand)
 
 
 def by_path(tree: Any) -> dict[str, Any]:

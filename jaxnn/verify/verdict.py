@@ -15,12 +15,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxnn.verify.chain import locate
-from jaxnn.verify.compare import structure
 from jaxnn.verify.coverage import survivors
 from jaxnn.verify.diagnose import explained
 from jaxnn.verify.elsewhere import elsewhere
 from jaxnn.verify.point import Point
 from jaxnn.verify.report import LeafReport, Report, ratio
+from jaxnn.verify.returned import structure
 from jaxnn.verify.witness import STOPPED
 
 log = logging.getLogger("jaxnn.verify")
@@ -30,32 +30,27 @@ log = logging.getLogger("jaxnn.verify")
 MOST_WITNESSED = 32
 
 
-def verdict(
-    point: Point,
-    skip: Mapping[str, str],
-    seed: int,
-    declared: Mapping[str, float] | None = None,
-) -> Report:
+def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
     """What there is to say of a problem at a point, whatever its functions are.
 
     Args:
         point: both gradients there.
         skip: leaves that are not judged, each with the reason.
         seed: of the random lines.
-        declared: what a leaf may be off by, as a part of its scale.
     """
     problem = point.problem
-    problems, faults = structure(problem, point.working.out)
+    dtypes = {path: x.dtype for path, x in zip(problem.paths, problem.floats, strict=True)}
+    problems, faults = structure(point.working.out, problem.expected, dtypes)
     leaves: list[LeafReport] = []
     for i, path in enumerate(problem.paths):
         x = problem.floats[i]
-        leaf = LeafReport(path, x.shape, str(x.dtype), "fail", messages=faults[path])
+        declared = problem.tolerances.get(path, 0.0)
+        leaf = LeafReport(path, x.shape, str(x.dtype), "fail", declared, messages=faults[path])
         if path in skip:
             reason = f"not judged: {skip[path]}"
             leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
         elif not leaf.messages:
             log.debug("comparing %s", path)
-            leaf = dataclasses.replace(leaf, declared=(declared or {}).get(path, 0.0))
             leaf = point.compare(leaf, i)
             if leaf.difference is not None and not leaf.wrong:
                 problems += survivors(leaf, point.here, i, lambda: point.rounding)

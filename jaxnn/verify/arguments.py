@@ -1,0 +1,108 @@
+"""The arguments of a call, leaf by leaf: what each is, and what it is called."""
+
+import dataclasses
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.verify.returned import is_number
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
+    return jax.tree_util.keystr(path).removeprefix(".") or "params"
+
+
+def argument_names(function: Any, count: int) -> tuple[str, ...]:
+    """What a function calls its first arguments given by position; `argument 2` if it cannot say.
+
+    Those that it takes together, as `*xs`, are `xs[0]`, `xs[1]`.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # no callable, or a built-in one
+        parameters = []
+    names: list[str] = []
+    for p in parameters:
+        if p.kind is p.VAR_POSITIONAL:
+            names += [f"{p.name}[{i}]" for i in range(count - len(names))]
+        elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            names.append(p.name)
+    names += [f"argument {i + 1}" for i in range(len(names), count)]
+    return tuple(names[:count])
+
+
+def displayed(path: tuple[Any, ...], names: tuple[str, ...] | None, first: str) -> str:
+    """What a leaf of the parameters is called."""
+    if names is not None:
+        return f"{names[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
+    if path:
+        return path_name(path)
+    return first if first.isidentifier() else "params"
+
+
+def own_copy(leaf: Any) -> Any:
+    """An array of the caller's as a copy that may be written into and donated."""
+    concrete = isinstance(leaf, np.ndarray) or (
+        isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    )
+    return leaf.copy() if concrete else leaf
+
+
+def kind_of(leaf: Any) -> str:
+    """What a leaf is, in a few words."""
+    if not is_number(leaf):
+        return type(leaf).__name__
+    return str(jax.typeof(leaf)) if isinstance(leaf, jax.Array) else str(jnp.result_type(leaf))
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether an argument is traced: arrays of numbers, and NumPy's floating scalars."""
+    if isinstance(leaf, np.generic):
+        return isinstance(leaf, np.floating)
+    return isinstance(leaf, jax.Array) or (
+        isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcV"
+    )
+
+
+def as_array(name: str, leaf: Any, module: bool) -> Any:
+    """A leaf of the parameters as an array that can be lifted; as it is where it is no number.
+
+    Raises:
+        TypeError: it is complex.
+    """
+    setting = isinstance(leaf, bool | int) or (module and isinstance(leaf, float))
+    if setting or not (is_number(leaf) or isinstance(leaf, jax.Array)):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    array = jnp.asarray(leaf)  # NumPy's float64 becomes what JAX would compute in
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name} has dtype {array.dtype}; complex parameters are not verified: "
+            "pass their real and imaginary parts as two leaves"
+        )
+    return array
+
+
+def settings_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[float, str]]:
+    """Python's numbers among the arguments, and among the fields of configurations there."""
+    named = {f"argument {i}": arg for i, arg in enumerate(args, 2)} | kwargs
+    found: list[tuple[float, str]] = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(named):
+        what = jax.tree_util.keystr(path[:1], simple=True) + jax.tree_util.keystr(path[1:])
+        numbers = {what: leaf}
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            names = [field.name for field in dataclasses.fields(leaf)]
+            numbers = {f"the setting {name}": getattr(leaf, name) for name in names}
+        elif isinstance(leaf, SimpleNamespace):
+            numbers = {f"the setting {name}": value for name, value in vars(leaf).items()}
+        for what, value in numbers.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and 1e-300 < abs(value) < 1e300:
+                found.append((abs(float(value)), what))
+    return found

@@ -1,0 +1,94 @@
+"""The forms in which a function returns a gradient: it is taken out of what is around it.
+
+gradient   (gradient,)   (value, gradient)   ((value, extra), gradient)   (gradient, extra)
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.verify.returned import Expected, Returned, alike, fits, is_number, is_real_number, named
+
+
+def taken_out(out: Any, expected: Expected) -> Returned:
+    """The gradient in what a function returned.
+
+    Raises:
+        TypeError: nothing is returned, or a leaf of the gradient is no array.
+        ValueError: it cannot be told which part of it is the gradient.
+    """
+    if out is None:
+        raise TypeError(
+            "manual_grad returns None; it must return the gradient, a pytree like the "
+            "parameters: is its `return` missing?"
+        )
+    if type(out) not in (tuple, list) or alike(out, expected):
+        return named(out, expected)
+    if not expected.has_aux:
+        _refuse_several(out, expected)
+    readings = list(_readings(out, expected.has_aux))
+    right: list[tuple[str, Any]] = []
+    for enough in (alike, fits):
+        right = [reading for reading in readings if enough(reading[1], expected)]
+        if len(right) == 1:
+            form, gradient = right[0]
+            return named(gradient, expected, form)
+    if right:
+        forms = " and as ".join(form for form, _ in right)
+        raise ValueError(
+            f"what manual_grad returns can be read as {forms}; return the gradient alone, or say "
+            "has_aux=True for the latter"
+        )
+    for _, gradient in readings:
+        _refuse_several(gradient, expected)
+    for form, gradient in readings:
+        if "value" in form and not _is_pair(expected.structure):
+            return named(gradient, expected, form)
+    return named(out, expected)
+
+
+def _readings(out: Any, has_aux: bool) -> Iterator[tuple[str, Any]]:
+    """What a tuple may be: a form in words, and where its gradient would be."""
+    if len(out) == 1:
+        yield "(gradient,)", out[0]
+    if len(out) == 2:
+        first, second = out
+        if is_real_number(first) and not has_aux:
+            yield "(value, gradient)", second
+        if type(first) in (tuple, list) and len(first) == 2 and is_real_number(first[0]):
+            yield "((value, extra), gradient)", second
+        else:
+            yield "(gradient, extra)", first
+
+
+def _refuse_several(out: Any, expected: Expected) -> None:
+    """Refuse a tuple that holds, for each of the first arguments, what is shaped like it.
+
+    Raises:
+        ValueError: it does.
+    """
+
+    def floating(tree: Any) -> list[tuple[str, tuple[int, ...]]]:
+        return [
+            (jax.tree_util.keystr(path), jnp.shape(leaf))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+            if is_number(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        ]
+
+    if type(out) not in (tuple, list) or not 2 <= len(out) <= len(expected.arguments):
+        return
+    pairs = zip(out, expected.arguments, strict=False)
+    if all(floating(gradient) == floating(argument) != [] for gradient, argument in pairs):
+        raise ValueError(
+            f"manual_grad returns {len(out)} gradients, shaped like the first {len(out)} "
+            f"arguments; say argnums={tuple(range(len(out)))}, or return the first alone"
+            + (" (and has_aux=True if the second is an extra)" if len(out) == 2 else "")
+        )
+
+
+def _is_pair(structure: Any) -> bool:
+    """Whether parameters are two in a tuple or list themselves."""
+    node = structure.node_data()
+    return node is not None and node[0] in (tuple, list) and len(structure.children()) == 2
