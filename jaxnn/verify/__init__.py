@@ -11,14 +11,17 @@ from jaxnn.verify.modules import model
 from jaxnn.verify.numerical import numerical_gradient
 from jaxnn.verify.ops import op
 from jaxnn.verify.report import Report
+from jaxnn.verify.rules import assert_rule, rule
 
 __all__ = [
     "BatchLaws",
     "GradientMismatch",
     "Report",
     "assert_gradient",
+    "assert_rule",
     "gradient",
     "model",
     "numerical_gradient",
     "op",
+    "rule",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxnn.verify.compare import compare
 from jaxnn.verify.point import Point
-from jaxnn.verify.problem import is_floating
+from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.report import LeafReport, Report
 from jaxnn.verify.values import Values, noise_of, rounding_of
 
@@ -73,10 +73,13 @@ def second_point(
                 "loss or a gradient is not finite"
             )
             return Second(report, (said,), False)
-        if not _differ(point, there, floats, rest, leaves):
+        stops_at = point.stops_at
+        if not differing(point.problem, there, floats, rest, leaves, stops_at):
             return Second(report)
         here = _values(point, floats, given[1])
-        of_parameters = here is not None and _differ(point, here, floats, given[1], leaves)
+        of_parameters = here is not None and differing(
+            point.problem, here, floats, given[1], leaves, point.stops_at
+        )
         found = () if of_parameters else tuple(_blamed(point, rest, names, leaves))
     if not of_parameters:
         return Second(report, found)
@@ -107,13 +110,13 @@ def _blamed(
         there = _values(point, point.floats, alone)
         if there is None:
             continue
-        if differing := _differ(point, there, point.floats, alone, leaves):
+        if found_in := differing(point.problem, there, point.floats, alone, leaves, point.stops_at):
             x = np.asarray(point.rest[k])
             everywhere = " everywhere" if x.size > 1 else ""
             is_what = f" is {x.flat[0]:g}{everywhere}" if x.size and np.ptp(x) == 0 else ""
             found.append(
                 f"{names.get(k, 'an argument')}{is_what}: where it is moved, the gradients of "
-                f"{', '.join(differing[:4])} differ: is it left out, or relied on?"
+                f"{', '.join(found_in[:4])} differ: is it left out, or relied on?"
             )
     return found or [
         "the two gradients differ where all arguments are moved off 0, 1 and equal values"
@@ -128,25 +131,26 @@ def _values(point: Point, floats: list[Any], rest: list[Any]) -> Values | None:
     return found if finite else None
 
 
-def _differ(
-    point: Point,
+def differing(
+    problem: Problem,
     there: Values,
     floats: list[Any],
     rest: list[Any],
     leaves: tuple[LeafReport, ...],
+    stops_at: float = 0.0,
 ) -> list[str]:
     """The leaves that passed, and whose gradients differ there."""
 
     def rounding() -> list[float]:
         if there.program.rounded_to == "float64":
-            return rounding_of(point.problem, there, floats, rest)
+            return rounding_of(problem, there, floats, rest)
         return noise_of(there, floats, rest, there.program.epsilon)
 
     found = []
     for i, leaf in enumerate(leaves):
         if leaf.status == "pass" and leaf.difference is not None:
             again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail", declared=leaf.declared)
-            if compare(again, there, i, rounding, point.stops_at).status == "fail":
+            if compare(again, there, i, rounding, stops_at).status == "fail":
                 found.append(leaf.path)
     return found
 

@@ -11,11 +11,9 @@ import numpy as np
 from jaxnn.op import Op
 from jaxnn.verify.arguments import argument_names
 from jaxnn.verify.elsewhere import op_elsewhere
-from jaxnn.verify.gradients import judge
+from jaxnn.verify.judge import judge
 from jaxnn.verify.outside import outside
-from jaxnn.verify.point import Point
 from jaxnn.verify.positions import Call
-from jaxnn.verify.problem import bind
 from jaxnn.verify.report import Report
 
 
@@ -66,11 +64,9 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     )
     settings = SimpleNamespace(**static)  # no pytree: handed over as it is
     names = argument_names(op.fwd, len(inputs))
-    report = judge(Call(loss, manual_grad, inputs, (dout, settings), names), {})
+    report, point = judge(Call(loss, manual_grad, inputs, (dout, settings), names), {})
     called: tuple[str, ...] = ()
     if report.status != "fail":  # a wrong rule need not be called in other ways
-        problem = bind(loss, manual_grad, inputs, (dout, settings), {}, names=names)
-        point = Point(problem, (op.fwd, op.bwd))
         called = op_elsewhere(
             op,
             inputs,

@@ -1,0 +1,74 @@
+"""Each derivative rule inside a function, judged by itself, with all others replaced."""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnn.verify.compare import RELATIVE_TOLERANCE, allowed_error
+from jaxnn.verify.oracle import Rule, stripped
+from jaxnn.verify.point import Point
+from jaxnn.verify.programs import EPSILON
+from jaxnn.verify.values import largest, plausible_rounding
+
+# So many rules are judged one by one, in one program.
+MOST_RULES = 16
+
+
+def each_rule(point: Point) -> tuple[str, ...]:
+    """Every rule in the loss of a point, in order of execution, and whether it is right there.
+
+    A rule is right where the loss has the same gradient with it as with the function it decorates.
+    """
+    rules = point.rules[:MOST_RULES]
+    verdicts = dict.fromkeys(
+        point.rules, "replaced by the function it decorates; not judged by itself"
+    )
+    if rules:
+        try:
+            verdicts |= dict(zip(rules, _judged(point, rules), strict=True))
+        except Exception as error:  # whatever a rule raises where it runs
+            first = (str(error).splitlines() or [""])[0]
+            verdicts |= dict.fromkeys(rules, f"could not be run: {type(error).__name__}: {first}")
+    return tuple(f"{rule}: {said}" for rule, said in verdicts.items())
+
+
+def _judged(point: Point, rules: list[Rule]) -> list[str]:
+    def gradients(floats: list[Any], rest: list[Any]) -> Any:
+        with_one = [stripped(point.problem.loss, functools.partial(operator.eq, r)) for r in rules]
+        return [jax.grad(loss)(floats, rest) for loss in with_one]
+
+    with point.precisely():
+        program = point.programs.get("each rule", gradients, point.floats, point.rest)
+        found = program.run(point.floats, point.rest)
+    return [_said(point, leaves) for leaves in found]
+
+
+def _said(point: Point, leaves: list[Any]) -> str:
+    """Whether the gradient with one rule alive is that of the function."""
+    here, worst = point.here, 0.0
+    close_by = None
+    for number, (leaf, truth) in enumerate(zip(leaves, here.autodiff, strict=True)):
+        got = np.asarray(leaf, np.float64)
+        known = np.isfinite(truth)
+        scale = largest(truth)
+        allowed = RELATIVE_TOLERANCE * scale + plausible_rounding(here.loss)
+        if here.program.rounded_to != "float64":
+            allowed = allowed_error(point.rounding[number], here.program.epsilon, scale)
+        if here.uncertainty is not None:
+            allowed += largest(here.uncertainty[number])
+        allowed += max(point.stops_at, EPSILON["float64"]) * scale
+        off = known & ~(np.abs(got - truth) <= allowed)
+        if off.any() and np.isfinite(got).all():
+            close_by = close_by or point.close_by
+            slopes = close_by.slopes[number]
+            off &= ~(slopes.kinks(scale) & slopes.admit(got, scale))
+        if off.any():
+            gaps = np.abs(got - truth)[off]
+            gap = float(gaps.max()) if np.isfinite(gaps).all() else np.inf
+            worst = max(worst, gap / (scale or 1.0))
+    if not worst:
+        return "right"
+    return f"wrong: off by {worst:.1e} of the scale" if np.isfinite(worst) else "wrong: not finite"

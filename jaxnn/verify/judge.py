@@ -1,0 +1,106 @@
+"""Everything that is asked of a call with its parameters first.
+
+bind          -> a problem: two functions of arrays
+a point       -> both gradients there
+the verdict   -> right or wrong, leaf by leaf; each rule inside by itself
+a second one  -> is it right where nothing is 0, 1 or equal to something else?
+laws          -> what a mean over a batch obeys; the gradient's own derivative
+coverage      -> what could not be seen
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxnn.verify import laws
+from jaxnn.verify.batch import BatchLaws
+from jaxnn.verify.coverage import names_of_arrays, warnings
+from jaxnn.verify.each_rule import each_rule
+from jaxnn.verify.generic import second_point
+from jaxnn.verify.options import check_skip, check_tolerance
+from jaxnn.verify.point import Point
+from jaxnn.verify.positions import Call
+from jaxnn.verify.problem import Problem, bind
+from jaxnn.verify.report import Report
+from jaxnn.verify.settings import neutral_settings
+from jaxnn.verify.verdict import verdict
+
+log = logging.getLogger("jaxnn.verify")
+
+
+def judge(
+    call: Call,
+    kwargs: dict[str, Any],
+    *,
+    has_aux: bool = False,
+    skip: Mapping[str, str] | None = None,
+    tolerance: Mapping[str, tuple[float, str]] | None = None,
+    batch_laws: BatchLaws | None = None,
+    second_order: bool = False,
+    seed: int = 0,
+) -> tuple[Report, Point]:
+    """What `gradient` reports of a call with its parameters first, and the point looked at.
+
+    Raises:
+        TypeError, ValueError: as `gradient`.
+    """
+    started = time.perf_counter()
+    loss, manual_grad, params, args, names = call
+    problem = bind(loss, manual_grad, params, args, kwargs, names=names, has_aux=has_aux)
+    skip = check_skip(skip or {}, problem.paths)
+    declared = check_tolerance(tolerance or {}, problem.paths)
+    problem = problem._replace(tolerances={path: d.relative for path, d in declared.items()})
+    log.debug("both gradients")
+    point = Point(problem, (loss, manual_grad, has_aux))
+    problem = point.problem
+    report = verdict(point, skip, seed)
+    report = dataclasses.replace(report, rules=each_rule(point))
+
+    def on_other(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
+        other = bind(loss, manual_grad, params, args, kwargs, names=names, has_aux=has_aux)
+        return other._replace(tolerances=problem.tolerances, as_it_is=problem.as_it_is)
+
+    seen, said = False, tuple[str, ...]()
+    if report.status == "pass":
+        log.debug("a second point")
+        report, said, seen = second_point(
+            point,
+            report,
+            names_of_arrays(loss, params, args, kwargs, problem.rest),
+            lambda there: verdict(there, skip, seed),
+            (loss, manual_grad, has_aux),
+        )
+        said += neutral_settings((loss, manual_grad), on_other, args, kwargs)
+    problems = list(report.problems)
+
+    with point.precisely():
+        if batch_laws:
+            log.debug("batch laws")
+            problems += laws.batch_laws(batch_laws, on_other, args, kwargs, seed)
+        if second_order:
+            log.debug("second order")
+            problems += laws.second_order(problem, point.floats, point.rest, seed)
+    autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
+    given = {p: np.asarray(x) for p, x in zip(problem.paths, problem.floats, strict=True)}
+    cannot = warnings(loss, params, args, kwargs, report.leaves, autodiff, given, seen)
+    form = point.working.out.form
+    taken = (f"what manual_grad returns beside its gradient, in {form}",) if form else ()
+    last = (point.too_long,) if point.too_long else ()
+    report = dataclasses.replace(
+        report,
+        name=getattr(manual_grad, "__qualname__", repr(manual_grad)),
+        leaves=tuple(
+            dataclasses.replace(leaf, messages=(*leaf.messages, str(declared[leaf.path])))
+            if leaf.path in declared
+            else leaf
+            for leaf in report.leaves
+        ),
+        problems=tuple(problems),
+        coverage=(*report.coverage, *taken, *said, *cannot, *last),
+        seconds=time.perf_counter() - started,
+    )
+    return report, point
