@@ -102,7 +102,8 @@ def ways_of(loss: Loss, floats: list[Any], rest: list[Any]) -> tuple[Way, str]:
         try:
             jax.eval_shape(derivative(loss, way), floats, rest)
         except Exception as error:  # each primitive without a rule has an error of its own
-            said = said or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            first = (str(error).splitlines() or [""])[0].partition(". ")[0]
+            said = said or f"{type(error).__name__}: {first:.160}"
         else:
             return way, said
     raise ValueError(f"the loss can be traced but not evaluated along a line: {said}")

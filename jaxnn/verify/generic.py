@@ -63,7 +63,7 @@ def second_point(
     given = point.floats, point.rest
     with point.precisely():
         for size in TRIES:
-            floats, rest = ([_moved(x, size * MOVE, rng) for x in arrays] for arrays in given)
+            floats, rest = ([moved_off(x, size * MOVE, rng) for x in arrays] for arrays in given)
             there = _values(point, floats, rest)
             if there is not None:
                 break
@@ -155,7 +155,7 @@ def differing(
     return found
 
 
-def _moved(x: Any, size: float, rng: np.random.Generator) -> Any:
+def moved_off(x: Any, size: float, rng: np.random.Generator) -> Any:
     """A floating array at a generic point close by, of the same kind.
 
     Masks and one-hot rows stay; what is symmetric, sorted, a row of probabilities, not negative,

@@ -1,5 +1,6 @@
 """A function of any inputs and outputs as a loss: its outputs times random cotangents, summed."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,17 +19,21 @@ class Weighted:
 
     Attributes:
         f: the function.
-        inputs: what it is called with.
         settings: what it is handed by name.
-        outputs: what it returns, in shapes and dtypes.
+        leaves: of the inputs, with their structure `tree`.
+        arrays: which of these are arrays.
     """
 
     def __init__(self, f: Callable[..., Any], inputs: tuple[Any, ...], settings: dict[str, Any]):
-        """Trace f once for the shapes of its outputs."""
-        self.f, self.inputs, self.settings = f, inputs, settings
+        """Keep the function and its call."""
+        self.f, self.settings = f, settings
         self.leaves, self.tree = jax.tree.flatten(inputs)
         self.arrays = [i for i, x in enumerate(self.leaves) if is_array(x)]
-        self.outputs = jax.eval_shape(self.of_arrays, [self.leaves[i] for i in self.arrays])
+
+    @functools.cached_property
+    def outputs(self) -> Any:
+        """What the function returns, in shapes and dtypes; it is traced for that."""
+        return jax.eval_shape(self.of_arrays, [self.leaves[i] for i in self.arrays])
 
     def of_arrays(self, arrays: list[Any]) -> Any:
         """The outputs, of the arrays among the inputs alone."""
@@ -50,28 +55,8 @@ class Weighted:
         if not self.floating():
             got = ", ".join(str(x) for x in jax.tree.leaves(self.outputs)) or "nothing"
             raise ValueError(
-                f"{name} returns {got}; it must return at least one floating array, whose cotangent "
-                "a rule is verified with"
-            )
-
-    def check_same_outputs(self, other: "Weighted", name: str) -> None:
-        """Refuse a reference that returns something else.
-
-        Raises:
-            ValueError: its outputs have another structure, or other shapes.
-        """
-        own, theirs = (
-            (jax.tree.structure(w.outputs), [x.shape for x in jax.tree.leaves(w.outputs)])
-            for w in (self, other)
-        )
-        if own != theirs:
-            got, wanted = (
-                jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", w.outputs)
-                for w in (self, other)
-            )
-            raise ValueError(
-                f"the reference returns {got}, {name} returns {wanted}; both must return the same "
-                "containers of arrays of the same shapes"
+                f"{name} returns {got}; it must return at least one floating array, with whose "
+                "cotangent a rule is verified"
             )
 
     def floating(self) -> list[int]:
@@ -117,6 +102,26 @@ class Weighted:
             return [found[i] for i in self.floating()]
 
         return outputs, [leaves[i] for i in chosen]
+
+
+def check_same_outputs(ours: Any, theirs: Any, name: str) -> None:
+    """Refuse a reference that returns something else than the function does.
+
+    Raises:
+        ValueError: the outputs have another structure, or other shapes.
+    """
+    structures: list[Any] = [jax.tree.structure(out) for out in (ours, theirs)]
+    shapes = [[jnp.shape(x) for x in jax.tree.leaves(out)] for out in (ours, theirs)]
+    if structures[0] == structures[1] and shapes[0] == shapes[1]:
+        return
+    got, wanted = (
+        jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", out)
+        for out in (theirs, ours)
+    )
+    raise ValueError(
+        f"the reference returns {got}, {name} returns {wanted}; both must return the same "
+        "containers of arrays of the same shapes"
+    )
 
 
 def is_array_or_traced(leaf: Any) -> bool:
@@ -181,10 +186,14 @@ def _refuse_form(name: str, error: Exception) -> None:
 
 # What JAX's complaints of a rule's form begin with, and what to do.
 _FORMS = {
-    "Custom VJP bwd rule": "the backward rule of {} must return a tuple of one cotangent per input, "
-    "each of its input's shape and dtype (None where there is none)",
-    "Custom VJP fwd rule": "the forward rule of {} must return (output, residuals), the output like "
-    "the function's own",
-    "Custom JVP rule": "the forward-mode rule of {} must return (output, tangents), alike in shape "
-    "and dtype",
+    "Custom VJP bwd rule": (
+        "the backward rule of {} must return a tuple of one cotangent per input, each of its "
+        "input's shape and dtype (None where there is none)"
+    ),
+    "Custom VJP fwd rule": (
+        "the forward rule of {} must return (output, residuals), the output like the function's own"
+    ),
+    "Custom JVP rule": (
+        "the forward-mode rule of {} must return (output, tangents), alike in shape and dtype"
+    ),
 }
