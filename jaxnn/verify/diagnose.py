@@ -14,10 +14,11 @@ import numpy as np
 from jaxnn.verify.compare import EXACT
 from jaxnn.verify.extent import filled
 from jaxnn.verify.point import Point
-from jaxnn.verify.programs import EPSILON, Program
+from jaxnn.verify.programs import Program
 from jaxnn.verify.replay import Match, replay
 from jaxnn.verify.report import Diagnosis, LeafReport
 from jaxnn.verify.values import largest
+from jaxnn.verify.width import EPSILON
 
 Leaf = np.ndarray[Any, Any]
 Numbers = list[tuple[float, str]]

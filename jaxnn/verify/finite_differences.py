@@ -64,7 +64,10 @@ class Line:
         """Compile `loss(floats + t direction, rest)` over the steps t."""
 
         def values(floats: list[Any], rest: list[Any], direction: list[Any], ts: Any) -> Any:
-            return lax.map(lambda t: loss(_along(floats, direction, t), rest), ts)
+            def at(t: Any) -> Any:
+                return loss(_along(floats, direction, t), rest)
+
+            return jax.vmap(at)(ts) if programs.long else lax.map(at, ts)
 
         self.floats, self.rest = floats, rest
         self.still = [np.zeros(x.shape) for x in floats]

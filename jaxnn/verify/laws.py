@@ -20,8 +20,9 @@ from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
 from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
 from jaxnn.verify.oracle import stripped
 from jaxnn.verify.problem import Problem, is_floating, to_float64
-from jaxnn.verify.programs import EPSILON, Program, Programs, compiled
+from jaxnn.verify.programs import Program, Programs, compiled
 from jaxnn.verify.values import ask, by_path, largest, plausible_rounding
+from jaxnn.verify.width import EPSILON
 
 __all__ = ["BatchLaws", "batch_laws", "second_order"]
 

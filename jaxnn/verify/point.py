@@ -16,7 +16,7 @@ from jaxnn.verify.kinks import Nearby
 from jaxnn.verify.oracle import rules_in, stripped
 from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
-from jaxnn.verify.programs import EPSILON, Programs, Trace, traced_as
+from jaxnn.verify.programs import Programs, Trace, traced_as
 from jaxnn.verify.report import LeafReport
 from jaxnn.verify.untraceable import as_it_is, refuse_numpy
 from jaxnn.verify.values import (
@@ -29,6 +29,7 @@ from jaxnn.verify.values import (
     plausible_rounding,
     rounding_of,
 )
+from jaxnn.verify.width import EPSILON
 from jaxnn.verify.witness import Witnesses, testify
 
 # A loop that stops by itself, or its derivative, may be off by so many units in the last place of
@@ -88,7 +89,8 @@ class Point:
             self.floats, self.rest = problem.floats, problem.rest
             self._trace(also)
         with self.precisely():
-            precise = ask(self.truth, self.programs, "precise", self.floats, self.rest, self.way)
+            arrays = self.floats, self.rest
+            precise = ask(self.truth, self.programs, "precise", *arrays, self.way, trace=self._both)
             self.here = precise.at(self.floats, self.rest)
             self.line = Line(self.truth.loss, self.floats, self.rest, self.programs)
         widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
@@ -107,18 +109,19 @@ class Point:
         self.way: Way = "reverse mode"
         self.said = ""
         try:
-            self.programs = self._found(both_gradients(self.truth), also)
+            self._find(also)
         except Exception:
             # The loss itself is traced first: whatever that raises is a matter of the loss.
             traced_as(self.truth.loss, (self.floats, self.rest))
             self.way, self.said = ways_of(self.truth.loss, self.floats, self.rest)
             if self.way == "reverse mode":
                 raise
-            self.programs = self._found(both_gradients(self.truth, self.way), also)
+            self._find(also)
 
-    def _found(self, function: Callable[..., Any], also: Any) -> Programs:
+    def _find(self, also: Any) -> None:
         arrays = self.floats, self.rest
-        return Programs.found(traced_as(function, arrays), arrays, also)
+        self._both = traced_as(both_gradients(self.truth, self.way), arrays)
+        self.programs = Programs.found(self._both, arrays, also)
 
     def precisely(self) -> Any:
         """The context in which `floats` keep their dtype."""
@@ -165,7 +168,8 @@ class Point:
     @functools.cached_property
     def programs_of_loss(self) -> Programs:
         """Whatever was compiled of the loss alone, for any gradient of it."""
-        return self._found(self.truth.loss, self._loss)
+        arrays = self.floats, self.rest
+        return Programs.found(traced_as(self.truth.loss, arrays), arrays, self._loss)
 
     @functools.cached_property
     def draws_differ(self) -> bool:
@@ -254,6 +258,11 @@ class Point:
             return (
                 "how it does under jit or vmap: the hand-written gradient cannot be traced and was "
                 "run as it is"
+            )
+        if self.programs.long:
+            return (
+                f"how it does under jit and vmap: its {self.programs.operations} operations were "
+                "run one by one, which takes less time than to compile them"
             )
         if self.programs.operations <= MOST_EAGER:
             return ""

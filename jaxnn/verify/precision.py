@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxnn.verify.compare import allowed_error
-from jaxnn.verify.programs import EPSILON
 from jaxnn.verify.report import Diagnosis, LeafReport, Precision
 from jaxnn.verify.values import Values, epsilon_of, first_index, largest
+from jaxnn.verify.width import EPSILON
 
 # Where it is larger at the point given, luck is ruled out at so many more points nearby.
 NEARBY = 4

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -11,7 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+from jaxnn.verify.width import EPSILON, rounded_to
 
 Kept = TypeVar("Kept")
 
@@ -28,24 +29,12 @@ class Program(NamedTuple):
         return EPSILON[self.rounded_to]
 
 
-_ARITHMETIC = re.compile(
-    r"(stablehlo|chlo)\.(add|subtract|multiply|divide|power|sqrt|rsqrt|cbrt|exp|log|tanh|tan|sine|"
-    r"cosine|atan2|asin|acos|atan|sinh|cosh|erf|lgamma|digamma|dot|convolution|reduce)"
-)
-_CONVERSION = re.compile(
-    r"stablehlo\.convert [^\n]*\(tensor<(?:\w+x)?(f64|f32)>\) -> tensor<(?:\w+x)?(bf16|f16|f32)>"
-)
-EPSILON = {
-    "bfloat16": 2.0**-7,
-    "float16": 2.0**-10,
-    "float32": 2.0**-23,
-    "float64": 2.0**-52,
-}
-_FORMATS = {"e8m7": "bf16", "e5m10": "f16", "e8m23": "f32"}  # of lax.reduce_precision
 # A process may map only so much memory, and every program takes some: so many entries are kept.
 MOST_KEPT = 32
 # Up to so many numbers, what optimization saves is less than what it costs.
 HASTE = 1_000_000
+# A function of more equations runs operation by operation.
+MOST_COMPILED = 2_500
 _programs: OrderedDict[Any, Program] = OrderedDict()
 _collections: OrderedDict[Any, "Programs"] = OrderedDict()
 
@@ -58,30 +47,40 @@ class Programs:
     else has been derived from the same two functions of the same arrays is still there.
     """
 
-    def __init__(self, operations: int = 0) -> None:
-        """Start with none, of a trace of so many operations."""
+    def __init__(self, operations: int = 0, long: bool = False) -> None:
+        """Start with none, of a trace of so many operations.
+
+        Where that is `long`, every program made here runs operation by operation.
+        """
         self._named: dict[str, Program] = {}
-        self.operations = operations
+        self.operations, self.long = operations, long
 
     def get(
-        self, name: str, function: Callable[..., Any], *arrays: Any, hastily: bool = True
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *arrays: Any,
+        hastily: bool = True,
+        trace: "Trace | None" = None,
     ) -> Program:
-        """The program of this name, compiled from `function` if there is none yet."""
+        """The program of this name, made from `function`, or its trace, if there is none yet."""
         if name not in self._named:
-            self._named[name] = compiled(function, *arrays, hastily=hastily)
+            trace = trace or traced_as(function, arrays)
+            self._named[name] = built(trace, arrays, hastily, self.long or trace.long)
         return self._named[name]
 
     @staticmethod
-    def found(traced: "Trace", arrays: Any, also: Any) -> "Programs":
+    def found(trace: "Trace", arrays: Any, also: Any) -> "Programs":
         """The collection made for a function of the same trace, of such arrays.
 
         `also` is what else must be the same: a trace is in one dtype, and functions may branch on
         it.
         """
-        operations = len(traced.jaxpr.eqns)
-        if "callback" in traced.text:  # the text does not say which Python function is called back
-            return Programs(operations)
-        key = (traced[1:], _signature(arrays), jax.config.jax_threefry_partitionable, also)  # type: ignore[attr-defined]
+        operations = len(trace.jaxpr.eqns)
+        if not trace.text:
+            return Programs(operations, trace.long)
+        settings = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
+        key = (trace[1:], _signature(arrays), settings, also)
         try:
             return _recall(_collections, key, lambda: Programs(operations))
         except TypeError:  # a function that cannot be hashed cannot be found again
@@ -92,16 +91,28 @@ class Trace(NamedTuple):
     """What a function does with arrays: two of equal text, constants and results do the same.
 
     Attributes:
-        jaxpr: its trace.
-        text: the trace in words, which do not say what its constants are.
+        stage: what JAX traced.
+        text: the trace in words, which do not say what its constants are; empty where it is too
+            long to be worth comparing, or does not say which Python function is called back.
         constants: a digest of these.
         results: the containers of what it returns, with their names.
     """
 
-    jaxpr: ClosedJaxpr
+    stage: Any
     text: str
     constants: str
     results: Any
+
+    @property
+    def jaxpr(self) -> ClosedJaxpr:
+        """The traced function."""
+        closed: ClosedJaxpr = self.stage.jaxpr
+        return closed
+
+    @property
+    def long(self) -> bool:
+        """Whether it takes less time to run it operation by operation than to compile it."""
+        return count_of(self.jaxpr.jaxpr) > MOST_COMPILED
 
 
 def traced_as(function: Callable[..., Any], arrays: Any) -> Trace:
@@ -111,8 +122,12 @@ def traced_as(function: Callable[..., Any], arrays: Any) -> Trace:
         NotTraceable: it looks at their values.
     """
     with _in_words():
-        trace, shapes = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*arrays)
-    return Trace(trace, str(trace), _digest(trace), jax.tree.structure(shapes))
+        stage: Any = jax.jit(lambda *a: function(*a)).trace(*arrays)
+    results = jax.tree.structure(stage.out_info)
+    if count_of(stage.jaxpr.jaxpr) > MOST_COMPILED:
+        return Trace(stage, "", "", results)
+    text = str(stage.jaxpr)
+    return Trace(stage, "" if "callback" in text else text, _digest(stage.jaxpr), results)
 
 
 class NotTraceable(TypeError):  # noqa: N818 (a TypeError of the caller's, told from others)
@@ -181,22 +196,48 @@ def compiled(function: Callable[..., Any], *arrays: Any, hastily: bool = True) -
 
     The function is traced at every call and the program looked up by what the trace says, not by
     the function's identity: a helper redefined since (in a notebook, say) is seen.
-    """
-    with _in_words():
-        lowered = jax.jit(lambda *a: function(*a)).lower(*arrays)
-    text = lowered.as_text()
 
+    Raises:
+        NotTraceable: it looks at the values of its arrays.
+    """
+    trace = traced_as(function, arrays)
+    return built(trace, arrays, hastily, trace.long)
+
+
+def built(trace: Trace, arrays: Any, hastily: bool, one_by_one: bool) -> Program:
+    """What was traced as a program, which may run operation by operation.
+
+    A compiler takes a time for every operation; one by one, alike ones are compiled once.
+    """
+    width = rounded_to(trace.jaxpr)
+    if one_by_one:
+        function = jaxpr_as_fun(trace.jaxpr)
+
+        def run(*args: Any) -> Any:
+            return jax.tree.unflatten(trace.results, function(*jax.tree.leaves(args)))
+
+        return Program(run, width)
+    lowered = trace.stage.lower()
+    text = lowered.as_text()
     small = sum(leaf.size for leaf in jax.tree.leaves(arrays)) <= HASTE
     options = _hasty_options() if hastily and small else None
 
     def make() -> Program:
-        return Program(lowered.compile(options), _rounded_to(text))
+        return Program(lowered.compile(options), width)
 
     if "callback" in text:
         return make()
-    return _recall(
-        _programs, (text, str(options), *map(_signature, (arrays, lowered.out_info))), make
-    )
+    key = text, str(options), *map(_signature, (arrays, lowered.out_info))
+    return _recall(_programs, key, make)
+
+
+def count_of(jaxpr: Jaxpr) -> int:
+    """The equations of a jaxpr, those of the functions that it calls included."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        inner = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit") else None
+        total += count_of(inner.jaxpr) if isinstance(inner, ClosedJaxpr) else 1
+    return total
 
 
 @functools.cache
@@ -223,18 +264,3 @@ def _signature(tree: Any) -> Any:
     return jax.tree.structure(tree), tuple(
         (str(leaf.dtype), leaf.shape, getattr(leaf, "sharding", None)) for leaf in leaves
     )
-
-
-def _rounded_to(text: str) -> str:
-    """The narrowest dtype of any arithmetic, and of any conversion from a wider one.
-
-    Constants do not round a result; nor do integers and masks that become floating.
-    """
-    lines = [line for line in text.splitlines() if _ARITHMETIC.search(line)]
-    found = set(re.findall(r"[<x](bf16|f16|f32)>", "".join(lines)))
-    found |= {
-        target for source, target in _CONVERSION.findall(text) if source == "f64" or target != "f32"
-    }
-    found |= {_FORMATS.get(name, "") for name in re.findall(r"format = (e\d+m\d+)", text)}
-    names = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
-    return next((name for short, name in names.items() if short in found), "float64")

@@ -12,7 +12,7 @@ import numpy as np
 from jaxnn.verify.arguments import path_name
 from jaxnn.verify.derivative import Way, derivative, measured, split
 from jaxnn.verify.problem import Problem, is_floating
-from jaxnn.verify.programs import Program, Programs
+from jaxnn.verify.programs import Program, Programs, Trace
 from jaxnn.verify.untraceable import on_numbers
 
 Leaf = np.ndarray[Any, Any]
@@ -103,10 +103,13 @@ def ask(
     floats: list[Any],
     rest: list[Any],
     way: Way = "reverse mode",
+    *,
     hastily: bool = True,
+    trace: Trace | None = None,
 ) -> Asked:
     """What is asked for both gradients of a problem, compiled under this name."""
-    program = programs.get(name, both_gradients(problem, way), floats, rest, hastily=hastily)
+    both = both_gradients(problem, way)
+    program = programs.get(name, both, floats, rest, hastily=hastily, trace=trace)
     by_hand = functools.partial(on_numbers, problem) if problem.as_it_is else None
     return Asked(program, way, by_hand)
 

@@ -1,0 +1,73 @@
+"""How narrow a function computes, whatever it is given: what its results are rounded to."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+EPSILON = {
+    "bfloat16": 2.0**-7,
+    "float16": 2.0**-10,
+    "float32": 2.0**-23,
+    "float64": 2.0**-52,
+}
+_FORMATS = {(8, 7): "bfloat16", (5, 10): "float16", (8, 23): "float32"}  # of lax.reduce_precision
+# What moves numbers, chooses among them or changes their signs rounds nothing.
+_EXACT = {
+    "abs", "and", "argmax", "argmin", "broadcast_in_dim", "clamp", "concatenate", "copy", "copy_p",
+    "cummax", "cummin", "device_put", "dynamic_slice", "dynamic_update_slice", "expand_dims",
+    "gather", "get", "iota", "max", "min", "neg", "not", "optimization_barrier", "or", "pad",
+    "reduce_max", "reduce_min", "reshape", "rev", "scatter", "select_and_gather_add", "select_n",
+    "sign", "slice", "sort", "split", "squeeze", "stop_gradient", "swap", "tile", "transpose",
+    "zeros_like",
+}  # fmt: skip
+
+
+def rounded_to(closed: ClosedJaxpr) -> str:
+    """The narrowest dtype of any arithmetic on the floating inputs, or of a cast from a wider one.
+
+    Constants do not round a result; nor do integers and masks that become floating.
+    """
+    found: set[str] = set()
+    _walk(closed.jaxpr, found)
+    return next((name for name in EPSILON if name in found), "float64")
+
+
+def _walk(jaxpr: Jaxpr, found: set[str]) -> None:
+    live = {v for v in jaxpr.invars if _floating(v)}
+    for eqn in jaxpr.eqns:
+        inputs = [v for v in eqn.invars if not isinstance(v, Literal) and v in live]
+        if not inputs:
+            continue
+        live |= {v for v in eqn.outvars if _floating(v)}
+        inner = [
+            value
+            for value in jax.tree.leaves(
+                list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
+            )
+            if isinstance(value, ClosedJaxpr | Jaxpr)
+        ]
+        for value in inner:
+            _walk(value.jaxpr if isinstance(value, ClosedJaxpr) else value, found)
+        if not inner:
+            found |= _rounded_by(eqn, inputs)
+
+
+def _rounded_by(eqn: JaxprEqn, inputs: list[Any]) -> set[str]:
+    """The dtypes that one equation rounds to."""
+    name = eqn.primitive.name
+    given = min(EPSILON[str(v.aval.dtype)] for v in inputs)
+    if name == "reduce_precision":
+        to = _FORMATS.get((eqn.params["exponent_bits"], eqn.params["mantissa_bits"]))
+        return {to} if to and EPSILON[to] > given else set()
+    outputs = {str(v.aval.dtype) for v in eqn.outvars if _floating(v)}  # type: ignore[attr-defined]
+    if name == "convert_element_type":
+        return {dtype for dtype in outputs if EPSILON[dtype] > given}
+    return set() if name in _EXACT else outputs
+
+
+def _floating(v: Any) -> bool:
+    """Whether a variable holds real floating numbers of a width that is known here."""
+    dtype = getattr(v.aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating) and str(dtype) in EPSILON
