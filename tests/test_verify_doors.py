@@ -230,7 +230,9 @@ def test_several_arguments_are_differentiated_and_named():
     assert [leaf.path for leaf in report.leaves] == ["['c']"]
     loss = lambda x, w: (x @ w).mean()  # noqa: E731
     laws = verify.BatchLaws(arguments=(0,))
-    assert verify.gradient(loss, lambda x, w: x.mean(0), X, W, argnums=1, batch_laws=laws)
+    report = verify.gradient(loss, lambda x, w: x.mean(0), X, W, argnums=1, batch_laws=laws)
+    assert report, str(report)
+    assert report.leaves[0].path == "w"
     report = verify.gradient(loss, lambda x, w: x.sum(0) / 2, X, W, argnums=1, batch_laws=laws)
     assert "batch laws" in str(report)
 
@@ -446,14 +448,14 @@ def test_leaves_are_named_by_argument():
 
 
 def test_a_tolerance_is_declared_with_its_reason():
-    off = lambda w: 2 * w * (1 + 1e-6)  # noqa: E731
+    off = lambda w: 2 * w * (1 + 1e-4)  # noqa: E731
     reason = "the solver stops there"
     assert not verify.gradient(square, off, W)
-    report = verify.gradient(square, off, W, tolerance={"w": (2e-6, reason)})
+    report = verify.gradient(square, off, W, tolerance={"w": (2e-4, reason)})
     assert report, str(report)
-    assert report.leaves[0].sees > 2e-6
-    assert f"declared tolerance 2e-06: {reason}" in report.leaves[0].messages
-    assert not verify.gradient(square, off, W, tolerance={"w": (1e-7, reason)})
+    assert report.leaves[0].sees > 2e-4
+    assert f"declared tolerance 0.0002: {reason}" in report.leaves[0].messages
+    assert not verify.gradient(square, off, W, tolerance={"w": (5e-5, reason)})
     laws = verify.BatchLaws(arguments=(0,))
     stops = lambda w, x: x.mean(0) * jnp.where(len(x) > 1, 1 + 1e-6, 1)  # noqa: E731
     call = (lambda w, x: (x @ w).mean(), stops, W, X)
