@@ -180,12 +180,6 @@ def test_usual_slips_of_structure_are_named():
     narrow = verify.gradient(jnp.sum, lambda w: jnp.ones(3, jnp.bfloat16), jnp.ones(3))
     assert "dtype bfloat16" in str(narrow)
     assert "transposed" not in str(narrow)
-    both = verify.gradient(jnp.sum, lambda w: (jnp.ones(3), jnp.ones(3)), jnp.ones(3))
-    assert "without the value" not in str(both)
-    pair = verify.gradient(loss, lambda p, x: (loss(p, x), manual(p, x)), PARAMS, X)
-    assert pair.status == "fail"
-    (problem,) = pair.problems
-    assert "return the gradient without the value" in problem
 
 
 def test_what_a_function_raises_says_which_it_was():
@@ -444,12 +438,8 @@ def test_a_helper_redefined_since_is_seen():
         ((loss, lambda p, x: None, PARAMS, X), TypeError, "manual_grad returns None; .* `return`"),
         ((loss, manual, {"n": jnp.arange(3)}, X), ValueError, r"no floating leaf \(\['n'\]: int32"),
         ((loss, manual, {}, X), ValueError, "no leaf at all"),
-        ((loss, manual, {"w": "weights"}, X), TypeError, "'weights'; every leaf"),
-        (
-            (loss, lambda p, x: {"w": np.asarray(p["w"]), "b": p["b"]}, PARAMS, X),
-            TypeError,
-            "traceable by jax.jit",
-        ),
+        ((loss, manual, {"w": "weights"}, X), ValueError, r"no floating leaf \(\['w'\]: str"),
+        ((lambda p: np.sin(p).sum(), jnp.cos, jnp.ones(3)), TypeError, "NumPy .*write it with jax"),
         ((loss, manual, jnp.ones(2, complex), X), TypeError, "complex64.*two leaves"),
     ],
 )

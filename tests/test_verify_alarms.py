@@ -175,7 +175,7 @@ def test_a_forgotten_penalty_is_no_sign_and_a_right_leaf_not_swapped():
     [
         (lambda p: "abc", lambda p: p, ValueError, "the loss returns 'abc'; it must"),
         (lambda p: None, lambda p: p, ValueError, "the loss returns None; it must"),
-        (jnp.sum, lambda p: "abc", TypeError, "manual_grad returns 'abc' at params"),
+        (jnp.sum, lambda p: "abc", TypeError, "manual_grad returns 'abc' at a"),
         (jnp.sum, lambda p: {"w": p, "b": object}, TypeError, r"class 'object'> at \['b'\]"),
     ],
 )

@@ -47,7 +47,7 @@ def elsewhere(
     expected = _floating(by_path(first.out), problem.paths)
 
     def again() -> dict[str, Any]:
-        return by_path(first.program.run(floats, rest)[2])
+        return by_path(first.asked.at(floats, rest).out)
 
     def eagerly() -> dict[str, Any]:
         return by_path(problem.manual_grad(floats, rest))
@@ -79,7 +79,7 @@ def op_elsewhere(
     expected: Any,
     programs: Programs,
     within: Within,
-    names: tuple[str, ...],
+    names: tuple[str, ...] | None = None,
 ) -> tuple[str, ...]:
     """How `jax.grad` through a called op differs inside scan and under checkpoint.
 
@@ -91,7 +91,7 @@ def op_elsewhere(
         expected: what `op.bwd` returned for these, compiled.
         programs: where what is compiled here is kept.
         within: as for `elsewhere`.
-        names: of the inputs.
+        names: what the inputs are called in `expected`; by position if it is not given.
     """
 
     def loss(inputs: Any, dout: Any) -> Any:

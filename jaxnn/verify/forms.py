@@ -29,24 +29,21 @@ def taken_out(out: Any, expected: Expected) -> Returned:
     if not expected.has_aux:
         _refuse_several(out, expected)
     readings = list(_readings(out, expected.has_aux))
-    right: list[tuple[str, Any]] = []
-    for enough in (alike, fits):
-        right = [reading for reading in readings if enough(reading[1], expected)]
-        if len(right) == 1:
-            form, gradient = right[0]
-            return named(gradient, expected, form)
-    if right:
+    right = [reading for reading in readings if fits(reading[1], expected)]
+    if len(right) > 1:
         forms = " and as ".join(form for form, _ in right)
         raise ValueError(
             f"what manual_grad returns can be read as {forms}; return the gradient alone, or say "
             "has_aux=True for the latter"
         )
-    for _, gradient in readings:
-        _refuse_several(gradient, expected)
-    for form, gradient in readings:
-        if "value" in form and not _is_pair(expected.structure):
-            return named(gradient, expected, form)
-    return named(out, expected)
+    if not right:
+        for _, gradient in readings:
+            _refuse_several(gradient, expected)
+        # What has the value beside it is the gradient, whatever is wrong with it.
+        valued = not _is_pair(expected.structure)
+        right = [r for r in readings if (valued and "value" in r[0]) or alike(r[1], expected)]
+    form, gradient = right[0] if right else ("", out)
+    return named(gradient, expected, form)
 
 
 def _readings(out: Any, has_aux: bool) -> Iterator[tuple[str, Any]]:

@@ -50,18 +50,34 @@ def judge(
     """
     started = time.perf_counter()
     loss, manual_grad, params, args, names = call
-    problem = bind(loss, manual_grad, params, args, kwargs, names=names, has_aux=has_aux)
-    skip = check_skip(skip or {}, problem.paths)
-    declared = check_tolerance(tolerance or {}, problem.paths)
-    problem = problem._replace(tolerances={path: d.relative for path, d in declared.items()})
+    settings, also = True, (loss, manual_grad, has_aux)
+
+    def problem_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
+        return bind(
+            loss,
+            manual_grad,
+            params,
+            args,
+            kwargs,
+            names=names,
+            has_aux=has_aux,
+            settings=settings,
+        )
+
     log.debug("both gradients")
-    point = Point(problem, (loss, manual_grad, has_aux))
+    point = Point(problem_of(args, kwargs), also)
+    if point.working.out.unasked:
+        settings = False
+        point = Point(problem_of(args, kwargs), also)
+    skip = check_skip(skip or {}, point.problem.paths)
+    declared = check_tolerance(tolerance or {}, point.problem.paths)
+    point.declare({path: d.relative for path, d in declared.items()})
     problem = point.problem
     report = verdict(point, skip, seed)
     report = dataclasses.replace(report, rules=each_rule(point))
 
     def on_other(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
-        other = bind(loss, manual_grad, params, args, kwargs, names=names, has_aux=has_aux)
+        other = problem_of(args, kwargs)
         return other._replace(tolerances=problem.tolerances, as_it_is=problem.as_it_is)
 
     seen, said = False, tuple[str, ...]()
@@ -72,7 +88,7 @@ def judge(
             report,
             names_of_arrays(loss, params, args, kwargs, problem.rest),
             lambda there: verdict(there, skip, seed),
-            (loss, manual_grad, has_aux),
+            also,
         )
         said += neutral_settings((loss, manual_grad), on_other, args, kwargs)
     problems = list(report.problems)

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxnn.verify.arguments import kind_of, path_name
 from jaxnn.verify.outside import outside
 from jaxnn.verify.problem import check_scalar, is_floating, told_apart
-from jaxnn.verify.programs import compiled
+from jaxnn.verify.programs import NotTraceable, compiled
 from jaxnn.verify.returned import is_number
 
 
@@ -43,10 +43,10 @@ def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e
         raise ValueError(f"step is {step}; it must be above 0, for example 6e-6")
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not (is_number(leaf) and is_floating(jnp.asarray(leaf))):
-            dtype = f"dtype {jnp.asarray(leaf).dtype}" if is_number(leaf) else kind_of(leaf)
+            is_what = f"has dtype {jnp.asarray(leaf).dtype}" if is_number(leaf) else ""
             raise TypeError(
-                f"{path_name(path)} has {dtype}; every leaf must be floating: close f over the "
-                "others"
+                f"{path_name(path)} {is_what or f'is a {kind_of(leaf)}'}; every leaf must be "
+                "floating: close f over the others"
             )
 
     def scalar(params: Any) -> Any:
@@ -79,7 +79,7 @@ def _one_by_one(f: Callable[[Any], Any], params: Any, step: float, error: Except
     """The same by a loop of Python's, for a function that tracing raised an error for.
 
     Raises:
-        Exception: that error, if the function cannot be called either.
+        Exception: the function cannot be called either.
     """
     given, tree = jax.tree.flatten(params)
     leaves = [np.array(leaf, np.float64) for leaf in given]
@@ -93,8 +93,8 @@ def _one_by_one(f: Callable[[Any], Any], params: Any, step: float, error: Except
 
     try:
         value(leaves)
-    except Exception:  # its own fault, whether it is traced or not
-        raise error from None
+    except Exception as own:  # its own fault, whether it is traced or not
+        raise own if isinstance(error, NotTraceable) else error from None
     slopes = [np.zeros_like(leaf) for leaf in leaves]
     for slope, leaf in zip(slopes, leaves, strict=True):
         for at in np.ndindex(leaf.shape):

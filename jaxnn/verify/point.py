@@ -1,7 +1,7 @@
 """Both gradients and the loss at the arrays given: in float64, in their own dtype, and nearby."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Programs, Trace, traced_as
 from jaxnn.verify.report import LeafReport
-from jaxnn.verify.untraceable import as_it_is, refuse_numpy
+from jaxnn.verify.untraceable import as_it_is, traced_loss
 from jaxnn.verify.values import (
     Values,
     ask,
@@ -62,15 +62,11 @@ class Point:
             ValueError: the loss is not a scalar, or has no derivative that could be looked at.
         """
         given = problem.floats, problem.rest
-        try:
-            loss = traced_as(problem.loss, given)
-        except Exception as error:  # whatever NumPy makes of what is traced
-            refuse_numpy(problem, error)
-            raise
+        loss = traced_loss(problem)
         by_hand: Trace | None = None
         try:
             by_hand = traced_as(problem.manual_grad, given)
-        except Exception as error:
+        except Exception as error:  # whatever NumPy makes of what is traced
             problem = as_it_is(problem, error)
         self.problem, self.rules = problem, rules_in(loss.jaxpr)
         self.truth = problem._replace(loss=stripped(problem.loss)) if self.rules else problem
@@ -122,6 +118,12 @@ class Point:
         arrays = self.floats, self.rest
         self._both = traced_as(both_gradients(self.truth, self.way), arrays)
         self.programs = Programs.found(self._both, arrays, also)
+
+    def declare(self, tolerances: Mapping[str, float]) -> None:
+        """Allow a part of the scale of these leaves, by name, to differ."""
+        self.problem, self.truth = (
+            problem._replace(tolerances=tolerances) for problem in (self.problem, self.truth)
+        )
 
     def precisely(self) -> Any:
         """The context in which `floats` keep their dtype."""

@@ -69,6 +69,7 @@ def bind(
     *,
     names: tuple[str, ...] | None = None,
     has_aux: bool = False,
+    settings: bool = True,
 ) -> Problem:
     """Separate the arrays of a call from the rest of it.
 
@@ -82,13 +83,14 @@ def bind(
         names: where `params` is a tuple of arguments, what each is called. Without, one array is
             called as the loss calls its first argument, and other leaves by their paths.
         has_aux: whether the loss returns (value, extra).
+        settings: whether Python's floats inside a library's containers are settings.
 
     Raises:
         TypeError: a parameter is complex.
         ValueError: no parameter is floating.
     """
     named, params_tree = jax.tree_util.tree_flatten_with_path(params)
-    module = has_foreign(params_tree)
+    module = settings and has_foreign(params_tree)
     first = argument_names(loss, 1)[0]
     paths = [displayed(path, names, first) for path, _ in named]
     leaves = [as_array(name, leaf, module) for name, (_, leaf) in zip(paths, named, strict=True)]

@@ -75,7 +75,6 @@ class LeafReport:
         shape: of the leaf.
         dtype: of the leaf as given, before it was lifted to float64.
         status: "pass", "fail", "inconclusive" or "skipped".
-        declared: the relative tolerance declared for the leaf; 0 where none was.
         scale: the largest absolute entry of autodiff's gradient.
         difference: the largest absolute difference between the two gradients; None where they
             could not be compared.
@@ -92,13 +91,13 @@ class LeafReport:
         heat: the differences as a fraction of the scale, the largest of each cell of a coarse
             picture of the leaf; empty where nothing is wrong.
         messages: what else there is to say.
+        declared: the relative tolerance declared for the leaf; 0 where none was.
     """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     status: Status
-    declared: float = 0.0
     scale: float = 0.0
     difference: float | None = None
     tolerance: float = 0.0
@@ -112,6 +111,7 @@ class LeafReport:
     diagnosis: Diagnosis | None = None
     heat: tuple[tuple[float, ...], ...] = ()
     messages: tuple[str, ...] = ()
+    declared: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Expected(NamedTuple):
     Attributes:
         names: the path and the name of each floating leaf.
         others: the paths of the other leaves, which are not judged.
+        settings: the paths of those among the others that are floating numbers of Python's.
         shapes: the shape of each floating leaf, by name.
         structure: of the parameters, with None for a leaf that is not floating.
         foreign: whether they hold containers of a library.
@@ -32,6 +33,7 @@ class Expected(NamedTuple):
 
     names: tuple[tuple[Path, str], ...]
     others: tuple[Path, ...]
+    settings: tuple[Path, ...]
     shapes: dict[str, tuple[int, ...]]
     structure: Any
     foreign: bool
@@ -48,22 +50,25 @@ class Returned:
         structure: of what was returned, with None for what is not judged; as the parameters' where
             only containers of libraries differ.
         form: what was returned, in words, where it was more than the gradient.
+        unasked: whether it holds floating arrays for leaves that were taken for settings.
     """
 
-    def __init__(self, leaves: dict[str, Any], structure: Any, form: str = ""):
+    def __init__(
+        self, leaves: dict[str, Any], structure: Any, form: str = "", unasked: bool = False
+    ):
         """Keep what was found."""
-        self.leaves, self.structure, self.form = leaves, structure, form
+        self.leaves, self.structure, self.form, self.unasked = leaves, structure, form, unasked
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], Any]:
         """For JAX."""
         named = [(jax.tree_util.GetAttrKey(name), x) for name, x in self.leaves.items()]
-        return named, (tuple(self.leaves), self.structure, self.form)
+        return named, (tuple(self.leaves), self.structure, self.form, self.unasked)
 
     @classmethod
     def tree_unflatten(cls, also: Any, leaves: Sequence[Any]) -> "Returned":
         """For JAX."""
-        names, structure, form = also
-        return cls(dict(zip(names, leaves, strict=True)), structure, form)
+        names, *rest = also
+        return cls(dict(zip(names, leaves, strict=True)), *rest)
 
 
 def expected_of(
@@ -76,11 +81,13 @@ def expected_of(
     """What a gradient of `params` is expected to be: its leaves' names, and which are floating."""
     found, tree = jax.tree_util.tree_flatten_with_path(params)
     rows = list(zip(found, names, floating, strict=True))
+    floating_only = [leaf if judged else None for (_, leaf), _, judged in rows]
     return Expected(
         tuple((path, name) for (path, _), name, judged in rows if judged),
         tuple(path for (path, _), _, judged in rows if not judged),
+        tuple(path for (path, leaf), _, judged in rows if not judged and isinstance(leaf, float)),
         {name: jnp.shape(leaf) for (_, leaf), name, judged in rows if judged},
-        jax.tree.structure(jax.tree.unflatten(tree, [0 if f else None for f in floating])),
+        jax.tree.structure(jax.tree.unflatten(tree, floating_only)),
         has_foreign(tree),
         arguments,
         has_aux,
@@ -205,12 +212,23 @@ def named(tree: Any, expected: Expected, form: str = "") -> Returned:
             )
     whole = jax.tree.structure(tree)
     if expected.foreign or has_foreign(whole):
-        return Returned(leaves, expected.structure, form)
+        return Returned(leaves, expected.structure, form, _unasked(tree, expected))
     judged = {jax.tree_util.keystr(path) for path, _ in expected.names}
     floating_only = jax.tree_util.tree_map_with_path(
-        lambda path, _: 0 if jax.tree_util.keystr(path) in judged else None, tree
+        lambda path, leaf: leaf if jax.tree_util.keystr(path) in judged else None, tree
     )
     return Returned(leaves, jax.tree.structure(floating_only), form)
+
+
+def _unasked(tree: Any, expected: Expected) -> bool:
+    """Whether a gradient holds floating arrays for numbers that were taken for settings."""
+    settings = {*map(_plain, expected.settings)}
+    return any(
+        _plain(path) in settings
+        and isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        and jnp.issubdtype(leaf.dtype, jnp.floating)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    )
 
 
 def alike(tree: Any, expected: Expected) -> bool:

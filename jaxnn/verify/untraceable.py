@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.problem import Problem
-
-_LOOKS_AT_VALUES = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+from jaxnn.verify.programs import NotTraceable, Trace, traced_as
 
 
 def on_numbers(problem: Problem, floats: list[Any], rest: list[Any]) -> Any:
@@ -32,29 +31,33 @@ def as_it_is(problem: Problem, error: Exception) -> Problem:
     try:
         on_numbers(problem, problem.floats, problem.rest)
     except Exception as own:
-        if isinstance(error.__cause__, _LOOKS_AT_VALUES):
+        if isinstance(error, NotTraceable):
             raise
         # What tracing raised is no fault of tracing; it is said of shapes, not of numbers.
         raise error from own
     return problem._replace(as_it_is=True)
 
 
-def refuse_numpy(problem: Problem, error: Exception) -> None:
-    """Say of a loss that cannot be traced, but called, what it must be written in.
+def traced_loss(problem: Problem) -> Trace:
+    """The trace of the loss, in the dtypes given.
 
     Raises:
-        TypeError: it can be called on numbers.
+        NotTraceable: it cannot be traced, but called: it must be written in something else.
+        Exception: what the loss raises in either way.
     """
     try:
-        problem.loss(*_as_given(problem, problem.floats, problem.rest))
-    except Exception:  # then what tracing raised is the loss's own
-        return
-    first = (str(error).splitlines() or [""])[0]
-    raise TypeError(
-        "the loss runs on numbers but cannot be traced, as it must be to be differentiated (NumPy "
-        "calls, `if` or `float` on an array, writing into one): write it with jax.numpy, jnp.where "
-        f"and lax.cond. JAX says: {first}"
-    ) from error
+        return traced_as(problem.loss, (problem.floats, problem.rest))
+    except Exception as error:
+        try:
+            problem.loss(*_as_given(problem, problem.floats, problem.rest))
+        except Exception:  # then what tracing raised is the loss's own
+            raise error from error.__cause__
+        first = (str(error.__cause__ or error).splitlines() or [""])[0]
+        raise NotTraceable(
+            "the loss runs on numbers but cannot be traced, as it must be to be differentiated "
+            "(NumPy calls, `if` or `float` on an array, writing into one): write it with "
+            f"jax.numpy, jnp.where and lax.cond. JAX says: {first}"
+        ) from error
 
 
 def _as_given(problem: Problem, floats: list[Any], rest: list[Any]) -> list[list[Any]]:

@@ -45,7 +45,9 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
     for i, path in enumerate(problem.paths):
         x = problem.floats[i]
         declared = problem.tolerances.get(path, 0.0)
-        leaf = LeafReport(path, x.shape, str(x.dtype), "fail", declared, messages=faults[path])
+        leaf = LeafReport(
+            path, x.shape, str(x.dtype), "fail", declared=declared, messages=faults[path]
+        )
         if path in skip:
             reason = f"not judged: {skip[path]}"
             leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
