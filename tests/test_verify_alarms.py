@@ -33,8 +33,11 @@ def test_a_bend_is_no_kink():
     at = jnp.array([0.0, 1e-9, -1e-9])
     assert verify.gradient(bent, by_hand(1), at).status == "pass"
     assert verify.gradient(bent, by_hand(-1), at).status == "fail"
-    kinked = verify.gradient(lambda p: jnp.abs(p).sum(), lambda p: 0.5 + 0 * p, jnp.zeros(3))
-    assert kinked.status == "pass"
+
+    def half(p):
+        return jnp.where(p == 0, 0.5, jnp.sign(p))
+
+    assert verify.gradient(lambda p: jnp.abs(p).sum(), half, jnp.zeros(3)).status == "pass"
 
 
 def test_one_narrow_argument_does_not_loosen_the_others():
@@ -69,8 +72,8 @@ def test_a_right_gradient_with_casts_to_its_own_dtype_does_not_fail():
         return {"w": (2 * x.T @ (x @ p["w"] - y) / y.size).astype(jnp.float32)}
 
     report = verify.gradient(squares, cast, {"w": W}, X, Y)
-    assert report.status == "inconclusive"
-    assert "float32" in report.leaves[0].messages[0]
+    assert report.status == "pass"
+    assert "float32" in report.coverage[0]
 
     def narrow(p, x, y):
         return (((x @ p["w"]).astype(jnp.float32) - y) ** 2).mean()
@@ -101,18 +104,6 @@ def test_masks_and_one_hots_in_float32_do_not_defeat_the_lift():
     )  # fmt: skip
     assert report.status == "pass"
     assert not any("float32" in line for line in report.coverage)
-
-
-def test_a_gradient_that_the_witness_clears_is_not_diagnosed():
-    @jax.custom_vjp
-    def square(x):
-        return x**2
-
-    square.defvjp(lambda x: (x**2, x), lambda x, dy: (-2 * x * dy,))
-    report = verify.gradient(lambda p: square(p).sum(), lambda p: 2 * p, normal(5))
-    (leaf,) = report.leaves
-    assert leaf.worst.guilty == "autodiff"
-    assert leaf.diagnosis is None
 
 
 def test_what_cannot_be_replayed_keeps_its_verdict(monkeypatch):

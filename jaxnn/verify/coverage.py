@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.compare import RELATIVE_TOLERANCE, compare
+from jaxnn.verify.compare import compare
 from jaxnn.verify.report import LeafReport
 from jaxnn.verify.values import Values, largest, plausible_rounding
 
@@ -30,9 +30,10 @@ def survivors(
     """
     given = values.manual[leaf.path]
     least = max(FAULT * largest(given), 4 * plausible_rounding(values.loss))
-    if leaf.sees is not None and leaf.sees > RELATIVE_TOLERANCE:
-        least = max(least, 2 * leaf.sees * leaf.scale)
     in_float64 = values.program.rounded_to == "float64"
+    coarse = not in_float64 or values.uncertainty is not None or leaf.declared
+    if coarse and leaf.sees is not None:
+        least = max(least, 2 * leaf.sees * leaf.scale)
     allowed = (lambda: [np.inf] * (number + 1)) if in_float64 else rounding
 
     def passes(planted: np.ndarray[Any, Any]) -> bool:

@@ -23,11 +23,14 @@ _EXACT = {
     "zeros_like",
 }  # fmt: skip
 
+_DRAWS = {"random_bits", "threefry2x32", "rng_bit_generator"}
+
 
 def rounded_to(closed: ClosedJaxpr) -> str:
-    """The narrowest dtype of any arithmetic on the floating inputs, or of a cast from a wider one.
+    """The narrowest dtype of any arithmetic on the inputs, or of a cast from a wider one.
 
-    Constants do not round a result; nor do integers and masks that become floating.
+    Constants do not round a result; nor do integers and masks that become floating, or the bits of
+    a random draw.
     """
     found: set[str] = set()
     _walk(closed.jaxpr, found)
@@ -35,12 +38,12 @@ def rounded_to(closed: ClosedJaxpr) -> str:
 
 
 def _walk(jaxpr: Jaxpr, found: set[str]) -> None:
-    live = {v for v in jaxpr.invars if _floating(v)}
+    live = set(jaxpr.invars)
     for eqn in jaxpr.eqns:
         inputs = [v for v in eqn.invars if not isinstance(v, Literal) and v in live]
-        if not inputs:
+        if not inputs or eqn.primitive.name in _DRAWS:
             continue
-        live |= {v for v in eqn.outvars if _floating(v)}
+        live |= set(eqn.outvars)
         inner = [
             value
             for value in jax.tree.leaves(
@@ -57,7 +60,7 @@ def _walk(jaxpr: Jaxpr, found: set[str]) -> None:
 def _rounded_by(eqn: JaxprEqn, inputs: list[Any]) -> set[str]:
     """The dtypes that one equation rounds to."""
     name = eqn.primitive.name
-    given = min(EPSILON[str(v.aval.dtype)] for v in inputs)
+    given = min((EPSILON[str(v.aval.dtype)] for v in inputs if _floating(v)), default=1.0)
     if name == "reduce_precision":
         to = _FORMATS.get((eqn.params["exponent_bits"], eqn.params["mantissa_bits"]))
         return {to} if to and EPSILON[to] > given else set()
