@@ -341,7 +341,7 @@ def test_autodiff_that_is_not_finite_does_not_fail_a_right_gradient():
 
     report = verify.gradient(f, g, jnp.array([0.0, 3.0]))
     assert report.status == "pass"
-    assert "finite differences confirm the hand-written values" in str(report)
+    assert "finite differences confirm the hand-written values" in report.leaves[0].messages[0]
     infinite = verify.gradient(
         lambda p: jnp.sqrt(p).sum(), lambda p: 2 + 0 * p, jnp.array([0.0, 1])
     )

@@ -6,8 +6,10 @@ it decorates; the rules of JAX itself (of `jax.nn.relu`, say) stay. This room al
 version of JAX represents a rule in a traced function.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +17,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 
 _JAX = str(Path(jax.__file__).parent)
 # What wraps a person's function before JAX sees it: these files are not where the rule was written.
-_WRAPPERS = (_JAX, *(f"{Path(_JAX).parent}/{name}" for name in ("jaxlib", "equinox", "flax")))
-# jax.custom_gradient's wrapper lives here, around a person's function; no rule of JAX's own does.
+_WRAPPERS = (_JAX, *(f"{Path(_JAX).parent}/{name}" for name in ("equinox", "flax")))
+# Here `custom_gradient` and `defjvps` wrap a person's functions, or JAX's own, as rules.
 _DECORATORS = f"{_JAX}/_src/custom_derivatives.py"
 _KINDS = {
     "custom_vjp_call": "custom_vjp",
@@ -142,7 +144,7 @@ def _decorated(eqn: JaxprEqn) -> ClosedJaxpr | None:
     inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
     if eqn.primitive.name not in _KINDS or not isinstance(inner, ClosedJaxpr):
         return None
-    return inner if _is_own(inner) else None
+    return inner if _person_s(eqn, inner) else None
 
 
 def _of_hijax(eqn: JaxprEqn) -> ClosedJaxpr | None:
@@ -150,7 +152,9 @@ def _of_hijax(eqn: JaxprEqn) -> ClosedJaxpr | None:
     primitive = eqn.params["_prim"]
     traced = getattr(primitive, "traced", None)  # a custom_vjp under jax_custom_vjp3
     own = not type(primitive).__module__.startswith("jax.")
-    if not own and not (traced is not None and _is_own(traced.jaxpr)):
+    if traced is not None:
+        own = not all(_is_jax_s(_file_of(f)) for f in (primitive.fwd, primitive.bwd, traced.jaxpr))
+    if not own:
         return None
 
     def expanded(*flat: Any) -> Any:
@@ -160,16 +164,65 @@ def _of_hijax(eqn: JaxprEqn) -> ClosedJaxpr | None:
     return jax.make_jaxpr(expanded)(*(v.aval for v in eqn.invars))
 
 
-def _is_own(closed: ClosedJaxpr) -> bool:
-    """Whether a person, and not JAX, wrote a decorated function."""
-    file = _source(closed)[1].rpartition(":")[0]
-    return file == _DECORATORS or not file.startswith(_JAX)
+def _person_s(eqn: JaxprEqn, decorated: ClosedJaxpr) -> tuple[str, int] | None:
+    """The file and line where a person wrote a rule, or what it decorates; None for JAX's own.
+
+    A rule for `jnp.sin` is a person's, though `jnp.sin` is not; so is one that JAX wraps in a
+    function of its own, as `defjvps` does.
+    """
+    rules = [eqn.params[key] for key in _RULES if key in eqn.params]
+    for info in (_info_of(decorated), *map(_info_of, rules)):
+        file, _, line = info.partition(" at ")[2].rpartition(":")
+        if file and not _is_jax_s(file):
+            return file, int(line)
+    if any(_file_of(rule) == _DECORATORS for rule in rules):
+        for function in _functions_in(rules, 0):
+            if not _is_jax_s(function.co_filename):
+                return function.co_filename, function.co_firstlineno
+    return None
 
 
-def _source(closed: ClosedJaxpr) -> tuple[str, str]:
-    """A traced function's name, and its file and line."""
-    name, _, place = closed.jaxpr.debug_info.func_src_info.partition(" at ")
-    return name, place
+# The parameters of an equation that hold its rules.
+_RULES = ("fwd_jaxpr_thunk", "bwd", "jvp_jaxpr_fun", "jvp_jaxpr_thunk")
+# A person's function is so many closures inside what JAX makes of a rule, at most.
+_DEEPEST = 10
+
+
+def _functions_in(value: Any, depth: int) -> Iterator[CodeType]:
+    """The code of every function that a rule is made of."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _functions_in(item, depth + 1)
+    elif isinstance(code := getattr(value, "__code__", None), CodeType):
+        yield code
+        for cell in value.__closure__ or ():
+            with contextlib.suppress(ValueError):  # a cell that is empty still
+                yield from _functions_in(cell.cell_contents, depth + 1)
+    else:
+        for name in ("f", "transforms"):  # what JAX wraps functions in has these
+            if (inner := getattr(value, name, None)) is not None:
+                yield from _functions_in(inner, depth + 1)
+
+
+def _info_of(value: Any) -> str:
+    """A function's name, file and line, as "f at layers.py:12", where JAX keeps them."""
+    jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+    info = getattr(jaxpr, "debug_info", None)
+    return str(getattr(info, "func_src_info", ""))
+
+
+def _file_of(value: Any) -> str:
+    """The file of a function or of a traced one."""
+    if isinstance(code := getattr(value, "__code__", None), CodeType):
+        return code.co_filename
+    return _info_of(value).partition(" at ")[2].rpartition(":")[0]
+
+
+def _is_jax_s(file: str) -> bool:
+    """Whether a file is JAX's own."""
+    return not file or file.startswith(_JAX)
 
 
 def _rule(eqn: JaxprEqn, decorated: ClosedJaxpr) -> Rule | None:
@@ -179,16 +232,21 @@ def _rule(eqn: JaxprEqn, decorated: ClosedJaxpr) -> Rule | None:
     """
     if eqn.primitive.name == "call_hi_primitive" and not hasattr(eqn.params["_prim"], "traced"):
         primitive = type(eqn.params["_prim"])
-        line = primitive.expand.__code__.co_firstlineno
-        file = Path(primitive.expand.__code__.co_filename).name
-        return Rule("hijax primitive", primitive.__name__, f"{file}:{line}")
+        code = primitive.expand.__code__
+        place = f"{Path(code.co_filename).name}:{code.co_firstlineno}"
+        return Rule("hijax primitive", primitive.__name__, place)
     kind = _KINDS.get(eqn.primitive.name, "custom_vjp")
-    name, place = _source(decorated)
-    if place.startswith(_WRAPPERS):  # the function inside says more than what wraps it
+    name, _, place = _info_of(decorated).partition(" at ")
+    if place.startswith(_DECORATORS) or place.startswith(_WRAPPERS[1:]):
+        # What is inside the wrapper says more.
         frame = next(_frames(decorated.jaxpr.eqns), None)
-        if frame is None:
+        if frame is None and not place.startswith(_DECORATORS):
             return None
-        name, place = frame.function_name, f"{frame.file_name}:{frame.line_num}"
+        if frame is not None:
+            name, place = frame.function_name, f"{frame.file_name}:{frame.line_num}"
+    elif place.startswith(_JAX):  # a person's rule for a function of JAX's
+        where = _person_s(eqn, decorated)
+        place = f"{where[0]}:{where[1]}" if where else ""
     return Rule(kind, name.rpartition(".")[2], Path(place).name)
 
 
