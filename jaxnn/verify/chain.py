@@ -68,8 +68,20 @@ def locate(problem: Problem, floats: list[Any], rest: list[Any]) -> str:
         )
         return reason + unchecked
 
+    if not _has_ops(problem, floats, rest):
+        return ""
     reason = _tried(look, "the ops could not be followed")
     return reason if calls.forwards or calls.backwards else ""
+
+
+def _has_ops(problem: Problem, floats: list[Any], rest: list[Any]) -> bool:
+    """Whether the hand-written gradient may call ops: as a trace tells, which is soon made."""
+    calls = Calls()
+    try:
+        jax.eval_shape(lambda *args: calls.run(problem.manual_grad, *args), floats, rest)
+    except Exception:  # without jit a loop looks at its numbers: they will tell
+        return True
+    return bool(calls.forwards or calls.backwards or calls.unseen)
 
 
 def _tried(look: Callable[[], str], otherwise: str) -> str:
