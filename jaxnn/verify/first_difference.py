@@ -160,12 +160,7 @@ def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) ->
 
     necks = [n for n in _backwards(taps, last) if _needed(n, taps, next(iter(last)), numbers)]
     place = None
-    # What is a value of the forward too would be there without any backward.
-    right = [
-        n
-        for n in necks
-        if n in last or (_among(truth[n], got) and not _among(truth[n], forward))
-    ]
+    right = [n for n in necks if n in last or _is_there(truth[n], got, forward)]
     # Where the right one is there, and another of its shape is used, the rest may follow from that.
     for number in (*necks[necks.index(right[-1]) + 1 :], right[-1]):
         alike = [m for m in got if m.size == truth[number].size]
@@ -231,16 +226,31 @@ def _orders(x: Leaf, shape: tuple[int, ...]) -> Iterator[Leaf]:
         yield x.transpose(axes).reshape(shape)
 
 
-def _among(cotangent: Leaf, computed: list[Leaf]) -> bool:
-    """Whether a cotangent is among the numbers computed; one that says little never is."""
+def _is_there(cotangent: Leaf, computed: list[Leaf], forward: list[Leaf]) -> bool:
+    """Whether a true cotangent, or a multiple of it, was computed by hand, as a cotangent.
+
+    What is a multiple of a value of the forward too would be there without any backward.
+    """
     if cotangent.size < 2 or np.ptp(np.abs(cotangent)) <= EXACT * largest(cotangent):
-        return False
-    return any(
-        _alike(m.ravel(), c.ravel())
-        for m in computed
-        if m.size == cotangent.size
-        for c in _orders(cotangent, (-1,))
-    )
+        return False  # it says too little
+    multiples = list(_multiples(cotangent, computed))
+    before = list(_multiples(cotangent, forward))
+    if not before:
+        return bool(multiples)
+    return _one_is(multiples) and not _one_is(before)
+
+
+def _one_is(multiples: list[float]) -> bool:
+    return any(abs(c - 1) <= EXACT for c in multiples)
+
+
+def _multiples(cotangent: Leaf, computed: list[Leaf]) -> Iterator[float]:
+    """How often each array goes into a cotangent, of those that do, in some order of its axes."""
+    for m in computed:
+        if m.size == cotangent.size and (norm := float((m * m).sum())) > 0:
+            for c in _orders(cotangent, (-1,)):
+                if _alike(m.ravel(), c):
+                    yield float(m.ravel() @ c) / norm
 
 
 def _alike(x: Leaf, wanted: Leaf) -> bool:

@@ -118,7 +118,7 @@ def mistaken(
             which = on("mask", "the cotangent's own sign is taken for the mask of", None)
             slope = jnp.where(which > 0, 0, slope) + which * _positive(s)
         x, y = lax.stop_gradient((xs[j], out))
-        for cause, words, value in _coefficients(eqn, j, x, y, plain):
+        for cause, words, value in _coefficients(eqn, j, x, y, plain, step is not None):
             which = on(cause, words, None)
             # A choice of coefficients, not of slopes: 0 times the infinite one is NaN.
             slope = jnp.where(which > 0, 0, slope) + jnp.where(which > 0, value, 0) * s
@@ -170,7 +170,7 @@ def _factor_left_out(name: str, s: Array, at: list[Any], i: int, on: On) -> Any:
 
 
 def _coefficients(
-    eqn: JaxprEqn, j: int, x: Any, y: Any, plain: Plain
+    eqn: JaxprEqn, j: int, x: Any, y: Any, plain: Plain, few: bool
 ) -> Iterator[tuple[str, str, Any]]:
     """What may wrongly be written for the derivative of y = f(x): cause, words, value."""
     name = eqn.primitive.name
@@ -187,7 +187,7 @@ def _coefficients(
             words = f"{n} x^{power} is taken for {n} x^{n - 1}, the derivative of"
             yield "wrong derivative", words, n * x**power
     if name in ("tanh", "logistic") or _cuts(eqn):
-        yield from others("max" if _cuts(eqn) else name, x)
+        yield from others("max" if _cuts(eqn) else name, x, few)
 
 
 def _cuts(eqn: JaxprEqn) -> bool:

@@ -178,7 +178,9 @@ class Planted:
             for v in eqn.outvars:
                 if v in ends and lives(ends[v]):
                     x, y, slope = at_input(jaxpr, ends[v], v, env)
-                    env[v] += mistaken_slopes(shadow(env[ends[v]]), x, y, slope, on)
+                    env[v] += mistaken_slopes(
+                        shadow(env[ends[v]]), x, y, slope, on, step is not None
+                    )
             if step is None:
                 words = f"the output of {site.text}"
                 plain.update((v, (words, env[v])) for v in eqn.outvars)

@@ -44,6 +44,7 @@ ACTIVATIONS: dict[str, Slope] = {
     "ELU": lambda x: jnp.where(x > 0, 1, jnp.exp(jnp.minimum(x, 0))),
     "softsign": lambda x: 1 / (1 + jnp.abs(x)) ** 2,
 }
+_FEW = ("tanh", "sigmoid", "ReLU")
 _ELEMENTWISE = {
     "abs", "add", "add_any", "and", "atan", "cbrt", "clamp", "convert_element_type", "copy", "cos",
     "div", "eq", "erf", "exp", "exp2", "expm1", "ge", "gt", "integer_pow", "is_finite", "le", "log",
@@ -56,9 +57,13 @@ _CURVED = {
 }  # fmt: skip
 
 
-def others(name: str, x: Any) -> Iterator[tuple[str, str, Any]]:
-    """The derivatives of other activations than the one of this name: cause, words, value."""
-    for other, slope in ACTIVATIONS.items():
+def others(name: str, x: Any, few: bool) -> Iterator[tuple[str, str, Any]]:
+    """The derivatives of other activations than the one of this name: cause, words, value.
+
+    A few, for what is in a loop, where each takes long to compile.
+    """
+    for other in _FEW if few else ACTIVATIONS:
+        slope = ACTIVATIONS[other]
         if other.lower() != {"logistic": "sigmoid", "max": "relu"}.get(name, name):
             words = f"the derivative of {other} is taken for that of"
             yield "wrong derivative", words, slope(x)
@@ -150,10 +155,10 @@ def at_input(jaxpr: Jaxpr, u: Any, v: Any, env: dict[Any, Any]) -> tuple[Any, An
     return x, y, slope
 
 
-def mistaken_slopes(s: Any, x: Any, y: Any, slope: Any, on: On) -> Any:
+def mistaken_slopes(s: Any, x: Any, y: Any, slope: Any, on: On, few: bool) -> Any:
     """What a mistake adds to the tangent of an elementwise function, of tangents s of its input."""
     wrong = [
-        *others("", x),
+        *others("", x, few),
         ("derivative left out", "the derivative is taken as 1 in what ends in", jnp.ones_like(x)),
         ("wrong saved value", "the value is taken for the derivative of what ends in", y),
     ]
