@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
 
 from jaxnn.verify.compare import EXACT
-from jaxnn.verify.jaxprs import bind_equation, inner_of, is_foreign, words_of
 from jaxnn.verify.point import Point
-from jaxnn.verify.problem import is_floating
 from jaxnn.verify.report import Diagnosis
+from jaxnn.verify.tapped import Tap, Tapped, backwards, needed_by
 from jaxnn.verify.values import largest
 
 Leaf = np.ndarray[Any, Any]
@@ -43,58 +41,6 @@ class Found(NamedTuple):
     values: dict[str, Diagnosis]
 
 
-class _Tap(NamedTuple):
-    """A variable of the loss: which equation made it, in words, and from which other taps."""
-
-    words: str
-    sources: tuple[int, ...]
-
-
-class _Tapped:
-    """An evaluation of a traced function that gives every floating number computed on the way.
-
-    To each is added a number of `steps`, whose derivatives are the cotangents. Calls are walked
-    into; a loop is one equation.
-    """
-
-    def __init__(self, steps: Any = None) -> None:
-        """Without steps, nothing is added."""
-        self.steps, self.taps = steps, list[_Tap]()
-        self.values: list[Any] = []
-
-    def tap(self, words: str, sources: set[int], value: Any) -> tuple[Any, set[int]]:
-        """The value with its step added, and its number."""
-        if self.steps is not None:
-            value = value + self.steps[len(self.taps)]
-        self.taps.append(_Tap(words, tuple(sorted(sources))))
-        self.values.append(value)
-        return value, {len(self.taps) - 1}
-
-    def run(self, closed: ClosedJaxpr, args: Any, origins: Any, outer: str) -> Any:
-        """The outputs of a jaxpr, each with the taps that it comes from."""
-        jaxpr = closed.jaxpr
-        env = dict(zip(jaxpr.constvars, [(c, set[int]()) for c in closed.consts], strict=True))
-        env.update(zip(jaxpr.invars, zip(args, origins, strict=True), strict=True))
-
-        def read(v: Any) -> Any:
-            return (v.val, set()) if isinstance(v, Literal) else env[v]
-
-        for eqn in jaxpr.eqns:
-            xs, sources = zip(*map(read, eqn.invars), strict=True) if eqn.invars else ((), ())
-            inner = inner_of(eqn)
-            if inner is not None and eqn.primitive.name != "scan":
-                words = words_of(eqn, outer) if is_foreign(inner.jaxpr) else outer
-                outs = self.run(inner, xs, sources, words)
-            else:
-                union, words = set[int]().union(*sources), words_of(eqn, outer)
-                outs = [
-                    self.tap(words, union, x) if is_floating(x) else (x, set[int]())
-                    for x in bind_equation(eqn, xs)
-                ]
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
-
-
 def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) -> Found:
     """Where a wrong gradient begins to differ, and which wrong leaves are values of the forward.
 
@@ -108,8 +54,8 @@ def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) ->
     ours = jax.make_jaxpr(problem.manual_grad)(floats, rest)
     numbers = [problem.paths.index(path) for path in wrong]
 
-    def tapped(floats: list[Any], rest: list[Any], steps: Any) -> tuple[_Tapped, Any, set[int]]:
-        taps = _Tapped(steps)
+    def tapped(floats: list[Any], rest: list[Any], steps: Any) -> tuple[Tapped, Any, set[int]]:
+        taps = Tapped(steps)
         given = [taps.tap("", set(), x) for x in floats] + [(x, set[int]()) for x in rest]
         args, origins = zip(*given, strict=True)
         ((loss, last),) = taps.run(closed, args, origins, "")
@@ -125,7 +71,7 @@ def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) ->
         return jax.vjp(lambda f: values(f, rest), floats)[1](cotangent)[0]
 
     def computed(floats: list[Any], rest: list[Any]) -> Any:
-        taps = _Tapped()
+        taps = Tapped()
         args = [*floats, *rest]
         taps.run(ours, args, [set[int]()] * len(args), "")
         return taps.values
@@ -158,7 +104,7 @@ def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) ->
         wanted = np.concatenate([manual[path].ravel() for path in wrong])
         return _alike(given, wanted)
 
-    necks = [n for n in _backwards(taps, last) if _needed(n, taps, next(iter(last)), numbers)]
+    necks = [n for n in backwards(taps, last) if needed_by(n, taps, next(iter(last)), numbers)]
     place = None
     right = [n for n in necks if n in last or _is_there(truth[n], got, forward)]
     # Where the right one is there, and another of its shape is used, the rest may follow from that.
@@ -179,30 +125,8 @@ def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) ->
     return Found(place, named)
 
 
-def _backwards(taps: list[_Tap], last: set[int]) -> list[int]:
-    """The taps that the loss comes from, in backward order."""
-    found, todo = set(last), list(last)
-    while todo:
-        new = set(taps[todo.pop()].sources) - found
-        found |= new
-        todo += new
-    return sorted(found, key=lambda n: (taps[n].words != "", n), reverse=True)
-
-
-def _needed(number: int, taps: list[_Tap], last: int, leaves: list[int]) -> bool:
-    """Whether every way from the loss back to each of the leaves passes through a tap."""
-    if number == last:
-        return True
-    found, todo = {last}, [last]
-    while todo:
-        new = set(taps[todo.pop()].sources) - found - {number}
-        found |= new
-        todo += new
-    return not found & set(leaves)
-
-
 def _in_words(
-    taps: list[_Tap], right: int, wrong: int, necks: list[int], paths: list[str]
+    taps: list[Tap], right: int, wrong: int, necks: list[int], paths: list[str]
 ) -> Diagnosis:
     """The operations between a right cotangent and one that is not, in backward order."""
     first = taps[right].words

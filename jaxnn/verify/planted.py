@@ -1,14 +1,23 @@
 """A traced loss, evaluated equation by equation with one mistake planted in its derivative."""
 
-import itertools
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
+from jaxnn.verify.cuts import (
+    BROADCASTING,
+    MOST_CLASSES,
+    PICKING,
+    Mistake,
+    Site,
+    carried,
+    one_slice,
+    weigh,
+)
 from jaxnn.verify.jaxprs import (
     bind_equation,
     inner_of,
@@ -18,54 +27,10 @@ from jaxnn.verify.jaxprs import (
     scan_ends,
     words_of,
 )
-from jaxnn.verify.mistakes import axes_in_words, mistaken, shadow
+from jaxnn.verify.mistakes import mistaken, shadow
 from jaxnn.verify.patterns import end_of, mistaken_softmax, part_of, softmax_of
 from jaxnn.verify.problem import is_floating
 from jaxnn.verify.slopes import at_input, mistaken_slopes, written_out
-
-# A cotangent is cut at single classes where there are at most so many of them.
-MOST_CLASSES = 16
-# A carry is cut at single steps, and at every so many, up to so many.
-MOST_BLOCKS = 9
-# A cotangent that is summed over several axes is cut to a slice along up to so many of them.
-MOST_SUMMED = 3
-# What takes one class of each row, or what the others are subtracted from.
-_PICKING = {"gather", "sub", "mul"}
-_BROADCASTING = {"add", "sub", "mul", "div", "max", "min"}
-
-
-class Site(NamedTuple):
-    """Where a mistake is made: the equation's number, inner ones last, and its words."""
-
-    path: tuple[int, ...]
-    text: str
-
-    def operand(self, j: int, eqn: JaxprEqn) -> "Site":
-        """One operand of the equation."""
-        words = f"operand {j + 1} of {self.text}" if len(eqn.invars) > 1 else self.text
-        return Site((*self.path, j), words)
-
-
-class Mistake(NamedTuple):
-    """One mistake; `cut` if any multiple of what it takes away counts.
-
-    `subtracted` if that is a term with a minus before it.
-    """
-
-    cause: str
-    text: str
-    site: Site
-    cut: bool
-    subtracted: bool = False
-
-
-@jax.custom_vjp
-def _weigh(x: Any, weight: Any) -> Any:
-    """x, whose cotangent is multiplied by a weight."""
-    return x
-
-
-_weigh.defvjp(lambda x, w: (x, w), lambda w, dx: (dx * w, jnp.zeros_like(w)))
 
 
 class Planted:
@@ -156,11 +121,11 @@ class Planted:
                         if sum(alive) == len(eqn.outvars) == 1:
                             end = end_of(eqn.outvars[0], users, flowing) or end
                         xs[j] = self._cut(eqn, xs[j], site.operand(j, eqn), step, end, made)
-                    if alive[j] and eqn.primitive.name in _BROADCASTING:
-                        xs[j] = self._one_slice(xs[j], eqn, site.operand(j, eqn))
+                    if alive[j] and eqn.primitive.name in BROADCASTING:
+                        xs[j] = one_slice(xs[j], eqn, site.operand(j, eqn), self._on)
                 outs = bind_equation(eqn, xs)
                 if eqn.primitive.name == "broadcast_in_dim" and alive[0]:
-                    outs = [self._one_slice(xs[0], eqn, site)]
+                    outs = [one_slice(xs[0], eqn, site, self._on)]
                 if any(alive) and len(outs) == 1 and eqn.primitive.name != "custom_vjp_call":
                     outs = [mistaken(eqn, xs, alive, outs[0], plain, on, step)]
                     if (softmax := softmax_of(eqn, made)) and lives(softmax[1]):
@@ -209,11 +174,11 @@ class Planted:
             for at, when in ((0, "first"), (length - 1, "last")):
                 words = f"the {when} step's cotangent is left out of"
                 weight -= (number == at) * self._on("missing term", words, site)
-        if eqn.primitive.name in _PICKING and x.ndim > 1 and 1 < x.shape[-1] <= MOST_CLASSES:
+        if eqn.primitive.name in PICKING and x.ndim > 1 and 1 < x.shape[-1] <= MOST_CLASSES:
             for k in range(x.shape[-1]):
                 on = self._on("index", f"index {k} of the last axis is left out of", site)
                 weight -= on * (jnp.arange(x.shape[-1]) == k)
-        return _weigh(x, jnp.broadcast_to(weight, x.shape).astype(x.dtype))
+        return weigh(x, jnp.broadcast_to(weight, x.shape).astype(x.dtype))
 
     def _scan(
         self, eqn: JaxprEqn, inner: ClosedJaxpr, xs: list[Any], alive: list[bool], site: Site
@@ -224,28 +189,6 @@ class Planted:
         # A carry that any input reaches may depend on the parameters from the second step on.
         within = [a or (any(alive) and n <= i < k) for i, a in enumerate(alive)]
 
-        def kept(i: int, c: Any, number: Any) -> Any:
-            if not is_floating(c):
-                return c
-            words = f"nothing flows back from step to step through carry {i + 1} of"
-            at = Site((*site.path, -1 - i), site.text)
-            on = self._on("detached", words, at)
-            for block in range(2, min(length, MOST_BLOCKS)):
-                for first in (0, block - 1):
-                    if sum(t % block == first for t in range(1, length)) < 2:
-                        continue
-                    words = (
-                        f"nothing flows back every {block} steps, before step {first or block} "
-                        f"first, through carry {i + 1} of"
-                    )
-                    there = (number % block == first) & (number > 0)
-                    on += there * self._on("detached", words, at)
-            for step in range(1, min(length, MOST_BLOCKS)):
-                words = f"nothing flows back from step {step} to step {step - 1} through "
-                words += f"carry {i + 1} of"
-                on += (number == step) * self._on("detached", words, at)
-            return _weigh(c, jnp.broadcast_to(1.0 - on, c.shape).astype(c.dtype))
-
         def shared(c: Any, number: Any) -> Any:
             """What every step uses: its cotangent is summed over the steps, or over some."""
             weight = jnp.ones(())
@@ -255,11 +198,12 @@ class Planted:
                 weight -= there * self._on("missing term", words, site)
                 words = f"only the {when} step is kept, not the sum over the steps, of"
                 weight -= ~there * self._on("not summed", words, site)
-            return _weigh(c, jnp.broadcast_to(weight, c.shape).astype(c.dtype))
+            return weigh(c, jnp.broadcast_to(weight, c.shape).astype(c.dtype))
 
         def body(carry: Any, x: Any) -> Any:
             number, *given = x
-            carry = [kept(i, c, number) for i, c in enumerate(carry)]
+            turn = length - 1 - number if eqn.params["reverse"] else number
+            carry = [carried(c, i, (turn, length), site, self._on) for i, c in enumerate(carry)]
             consts = [
                 shared(c, number) if a and is_floating(c) else c
                 for c, a in zip(xs[:n], alive, strict=False)
@@ -272,38 +216,3 @@ class Planted:
             body, xs[n:k], (jnp.arange(length), *xs[k:]), length, reverse=eqn.params["reverse"]
         )
         return [*carry, *ys], [any(alive)] * len(eqn.outvars)
-
-    def _one_slice(self, x: Any, eqn: JaxprEqn, site: Site) -> Any:
-        """What is broadcast has a cotangent that is summed over an axis: or is one slice of it."""
-        shape = eqn.outvars[0].aval.shape  # type: ignore[attr-defined]
-        trailing = range(len(shape) - jnp.ndim(x), len(shape))
-        kept = eqn.params.get("broadcast_dimensions", trailing)
-        sizes = dict(zip(kept, jnp.shape(x), strict=True))
-        axes = [axis for axis, size in enumerate(shape) if sizes.get(axis, 1) < size]
-        out = lax.broadcast_in_dim(x, shape, kept)
-        if not axes:
-            return out
-        full = [axis for axis in kept if axis not in axes]
-        s = shadow(x)
-        for others in itertools.combinations(range(len(shape)), len(full)):
-            wanted = tuple(shape[axis] for axis in full)
-            if tuple(shape[axis] for axis in others) != wanted or not full or list(others) == full:
-                continue
-            got = tuple(axis for axis in range(len(shape)) if axis not in others)
-            words = f"summed over {axes_in_words(got)}, not {axes_in_words(tuple(axes))}:"
-            on = self._on("wrong axis", f"{words} the cotangent of", site)
-            other = lax.broadcast_in_dim(s.reshape(wanted), shape, others)
-            out += jnp.where(on > 0, other - lax.broadcast_in_dim(s, shape, kept), 0)
-        weight = jnp.ones(shape, out.dtype)
-        several = [a for n in range(1, len(axes) + 1) for a in itertools.combinations(axes, n)]
-        for chosen in several[: 2**MOST_SUMMED]:
-            words = " and ".join(map(str, chosen))
-            for which in ("first", "last"):
-                on = self._on(
-                    "not summed", f"only the {which} slice along axis {words} is kept of", site
-                )
-                for axis in chosen:
-                    at = 0 if which == "first" else shape[axis] - 1
-                    index = lax.broadcasted_iota(int, shape, axis)
-                    weight = jnp.where((on > 0) & (index != at), 0, weight)
-        return _weigh(out, weight)

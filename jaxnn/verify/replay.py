@@ -25,8 +25,9 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.compare import EXACT
+from jaxnn.verify.cuts import Mistake
 from jaxnn.verify.jaxprs import work_of
-from jaxnn.verify.planted import Mistake, Planted
+from jaxnn.verify.planted import Planted
 from jaxnn.verify.point import Point
 
 # Mistakes times numbers computed in one gradient: above this, replaying takes minutes.
