@@ -14,8 +14,9 @@ from jaxnn.verify.calls import (
 )
 from jaxnn.verify.compare import EXACT
 from jaxnn.verify.problem import Problem
-from jaxnn.verify.programs import EPSILON, compiled
+from jaxnn.verify.programs import compiled
 from jaxnn.verify.values import by_path, largest
+from jaxnn.verify.width import EPSILON
 
 # The rounding of a sum of many terms is so many times that of one, as elsewhere.
 SUMS = 64

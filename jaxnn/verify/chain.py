@@ -30,7 +30,6 @@ from jaxnn.verify.compare import EXACT
 from jaxnn.verify.problem import Problem
 from jaxnn.verify.programs import compiled
 from jaxnn.verify.values import by_path, largest, moved
-from jaxnn.verify.width import EPSILON
 
 
 def locate(problem: Problem, floats: list[Any], rest: list[Any]) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 from jaxnn.verify.compare import EXACT
 from jaxnn.verify.extent import filled
 from jaxnn.verify.factors import Numbers, factor, ratio, told
-from jaxnn.verify.programs import EPSILON, Program
+from jaxnn.verify.programs import Program
 from jaxnn.verify.report import Diagnosis
 from jaxnn.verify.values import largest
+from jaxnn.verify.width import EPSILON
 
 Leaf = np.ndarray[Any, Any]
 
