@@ -91,7 +91,7 @@ CAUSES: dict[str, frozenset[str]] = {
         "n - 1 for n": "n against n-1",
         "gain left out": "factor, derivative left out",
         "deviation left out": "factor, derivative left out",
-        "sums over the other axis": "not summed",
+        "sums over the other axis": "not summed, wrong axis",
         "gain from what was not normalised": "wrong saved value",
         "gain and bias swapped": "swapped leaves",
         # recurrence

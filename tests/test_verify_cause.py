@@ -156,7 +156,7 @@ def test_a_factor_may_be_a_setting_and_is_told_from_the_size_that_it_equals():
 
     cube = Op(cube_fwd, cube_bwd, example=lambda key: (jax.random.normal(key, (3, 4)),))
     (found,) = causes(verify.op(cube, k=3.0))
-    assert "3 is the batch size; or 1/3, and 3 is the setting k" in found.text
+    assert "1/3, and 3 is the setting k; or 1/3, and 3 is the batch size" in found.text
     (found,) = causes(verify.op(cube, jnp.ones((2, 5)) / 4, k=-0.3))
     assert "beside the sign, 1/0.3, and 0.3 is the setting k" in found.text
 
@@ -194,7 +194,7 @@ def test_a_factor_may_be_a_setting_and_is_told_from_the_size_that_it_equals():
     assert [found.cause for found in causes(two)] == ["factor"]
 
 
-def test_a_right_gradient_has_no_cause_and_an_unusual_mistake_none():
+def test_a_right_gradient_has_no_cause_and_an_unusual_mistake_a_place():
     right = verify.gradient(net_loss, net_grad(), NET, X, Y)
     assert right.status == "pass"
     assert not any(leaf.diagnosis for leaf in right.leaves)
@@ -206,7 +206,9 @@ def test_a_right_gradient_has_no_cause_and_an_unusual_mistake_none():
         X,
         Y,
     )
-    assert causes(odd) == {None}
+    (found,) = causes(odd)
+    assert found.cause == "location"
+    assert "the right gradient of ['w1'] is computed, and another one returned" in found.text
 
 
 def test_mistakes_inside_a_scan():

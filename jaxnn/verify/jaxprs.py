@@ -9,8 +9,21 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
+from jaxnn.verify.problem import is_floating
+
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 _JAX = str(Path(jax.__file__).parent)
+
+
+def live_in(jaxpr: Jaxpr, live: set[Any], stopped: frozenset[str] = frozenset()) -> set[Any]:
+    """The variables that depend on live ones, and not only through the primitives stopped."""
+    found = set(live)
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name not in stopped and any(
+            v in found for v in eqn.invars if not isinstance(v, Literal)
+        ):
+            found |= {v for v in eqn.outvars if is_floating(v.aval)}
+    return found
 
 
 def work_of(jaxpr: Jaxpr) -> float:

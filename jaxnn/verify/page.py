@@ -50,7 +50,7 @@ def _report(report: Report) -> str:
     said = [leaf for leaf in report.leaves if leaf.messages and leaf not in bad]
     facts = [
         *(("problem", problem) for problem in report.problems),
-        *((("likely cause", cause.text),) if cause else ()),
+        *(((cause.heading, cause.text),) if cause else ()),
         *((("chain", report.chain),) if report.chain else ()),
         *((leaf.path, message) for leaf in said for message in leaf.messages),
         *((("cannot see", "\n".join(report.coverage)),) if report.coverage else ()),
@@ -78,7 +78,7 @@ def _leaf(leaf: LeafReport) -> str:
     """One leaf that does not pass: words, then pictures."""
     w = leaf.worst
     facts = [("note", message) for message in leaf.messages]
-    facts += [("likely cause", leaf.diagnosis.text)] if leaf.diagnosis else []
+    facts += [(leaf.diagnosis.heading, leaf.diagnosis.text)] if leaf.diagnosis else []
     facts += [("where", extent(leaf) if w else leaf.where)] if w or leaf.where else []
     figures = [_heat_map(leaf)] if leaf.heat else []
     if w:

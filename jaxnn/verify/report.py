@@ -14,10 +14,18 @@ JSON_VERSION = 2
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A likely cause: one of a few words for programs, and a line for people."""
+    """A likely cause: one of a few words for programs, and a line for people.
+
+    Where no cause is known, "location" is followed by the place where it begins to be wrong.
+    """
 
     cause: str
     text: str
+
+    @property
+    def heading(self) -> str:
+        """What the line for people is."""
+        return "where it begins" if self.cause == "location" else "likely cause"
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ class Report:
     def __str__(self) -> str:
         cause = shared_cause(self)
         above = [f"problem: {problem}" for problem in self.problems]
-        above += [f"likely cause: {cause.text}"] if cause else []
+        above += [f"{cause.heading}: {cause.text}"] if cause else []
         if self.loss is not None:
             above.append(f"loss {self.loss:.10g} in float64, seed {self.seed}")
         ranked = sorted(self.leaves, key=lambda leaf: _ORDER.index(leaf.status))
@@ -236,7 +244,9 @@ def details(leaf: LeafReport) -> list[str]:
         lines.append(f"    {w.verdict}")
     elif leaf.where:
         lines.append(f"{leaf.path}: where: {leaf.where}")
-    return lines + ([f"{leaf.path}: likely cause: {leaf.diagnosis.text}"] if leaf.diagnosis else [])
+    return lines + (
+        [f"{leaf.path}: {leaf.diagnosis.heading}: {leaf.diagnosis.text}"] if leaf.diagnosis else []
+    )
 
 
 def extent(leaf: LeafReport) -> str:

@@ -1,0 +1,122 @@
+"""Cotangents that may be left out at an operand, a carry or a broadcast, wholly or in part."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import JaxprEqn
+
+from jaxnn.verify.mistakes import shadow
+from jaxnn.verify.problem import is_floating
+from jaxnn.verify.saved_values import axes_in_words
+
+Plant = Callable[[str, str, "Site"], Any]  # registers a mistake; 1 if it is the one to make
+
+# A cotangent is cut at single classes where there are at most so many of them.
+MOST_CLASSES = 16
+# A carry is cut at single steps, and at every so many, up to so many.
+MOST_BLOCKS = 9
+# A cotangent that is summed over several axes is cut to a slice along up to so many of them.
+MOST_SUMMED = 3
+# What takes one class of each row, or what the others are subtracted from.
+PICKING = {"gather", "sub", "mul"}
+BROADCASTING = {"add", "sub", "mul", "div", "max", "min"}
+
+
+class Site(NamedTuple):
+    """Where a mistake is made: the equation's number, inner ones last, and its words."""
+
+    path: tuple[int, ...]
+    text: str
+
+    def operand(self, j: int, eqn: JaxprEqn) -> "Site":
+        """One operand of the equation."""
+        words = f"operand {j + 1} of {self.text}" if len(eqn.invars) > 1 else self.text
+        return Site((*self.path, j), words)
+
+
+class Mistake(NamedTuple):
+    """One mistake; `cut` if any multiple of what it takes away counts.
+
+    `subtracted` if that is a term with a minus before it.
+    """
+
+    cause: str
+    text: str
+    site: Site
+    cut: bool
+    subtracted: bool = False
+
+
+@jax.custom_vjp
+def weigh(x: Any, weight: Any) -> Any:
+    """x, whose cotangent is multiplied by a weight."""
+    return x
+
+
+weigh.defvjp(lambda x, w: (x, w), lambda w, dx: (dx * w, jnp.zeros_like(w)))
+
+
+def carried(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> Any:
+    """A carry whose cotangent may be lost: always, every few steps, or before one of them.
+
+    `step` is the number of the step in the order in which they run, and of all of them.
+    """
+    number, length = step
+    if not is_floating(c):
+        return c
+    words = f"nothing flows back from step to step through carry {i + 1} of"
+    at = Site((*site.path, -1 - i), site.text)
+    on = plant("detached", words, at)
+    for block in range(2, min(length, MOST_BLOCKS)):
+        for first in (0, block - 1):
+            if sum(t % block == first for t in range(1, length)) < 2:
+                continue
+            words = (
+                f"nothing flows back every {block} steps, before step {first or block} "
+                f"first, through carry {i + 1} of"
+            )
+            there = (number % block == first) & (number > 0)
+            on += there * plant("detached", words, at)
+    for at_step in range(1, min(length, MOST_BLOCKS)):
+        words = f"nothing flows back from step {at_step} to step {at_step - 1} through "
+        words += f"carry {i + 1} of"
+        on += (number == at_step) * plant("detached", words, at)
+    return weigh(c, jnp.broadcast_to(1.0 - on, c.shape).astype(c.dtype))
+
+
+def one_slice(x: Any, eqn: JaxprEqn, site: Site, plant: Plant) -> Any:
+    """What is broadcast has a cotangent that is summed over an axis: or is one slice of it."""
+    shape = eqn.outvars[0].aval.shape  # type: ignore[attr-defined]
+    trailing = range(len(shape) - jnp.ndim(x), len(shape))
+    kept = eqn.params.get("broadcast_dimensions", trailing)
+    sizes = dict(zip(kept, jnp.shape(x), strict=True))
+    axes = [axis for axis, size in enumerate(shape) if sizes.get(axis, 1) < size]
+    out = lax.broadcast_in_dim(x, shape, kept)
+    if not axes:
+        return out
+    full = [axis for axis in kept if axis not in axes]
+    s = shadow(x)
+    for others in itertools.combinations(range(len(shape)), len(full)):
+        wanted = tuple(shape[axis] for axis in full)
+        if tuple(shape[axis] for axis in others) != wanted or not full or list(others) == full:
+            continue
+        got = tuple(axis for axis in range(len(shape)) if axis not in others)
+        words = f"summed over {axes_in_words(got)}, not {axes_in_words(tuple(axes))}:"
+        on = plant("wrong axis", f"{words} the cotangent of", site)
+        other = lax.broadcast_in_dim(s.reshape(wanted), shape, others)
+        out += jnp.where(on > 0, other - lax.broadcast_in_dim(s, shape, kept), 0)
+    weight = jnp.ones(shape, out.dtype)
+    several = [a for n in range(1, len(axes) + 1) for a in itertools.combinations(axes, n)]
+    for chosen in several[: 2**MOST_SUMMED]:
+        words = " and ".join(map(str, chosen))
+        for which in ("first", "last"):
+            on = plant("not summed", f"only the {which} slice along axis {words} is kept of", site)
+            for axis in chosen:
+                at = 0 if which == "first" else shape[axis] - 1
+                index = lax.broadcasted_iota(int, shape, axis)
+                weight = jnp.where((on > 0) & (index != at), 0, weight)
+    return weigh(out, weight)

@@ -1,0 +1,177 @@
+"""What explains one leaf of a wrong gradient by itself, with no look at how it was computed."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnn.verify.compare import EXACT
+from jaxnn.verify.extent import filled
+from jaxnn.verify.factors import Numbers, factor, ratio, told
+from jaxnn.verify.programs import Program
+from jaxnn.verify.report import Diagnosis
+from jaxnn.verify.values import largest
+from jaxnn.verify.width import EPSILON
+
+Leaf = np.ndarray[Any, Any]
+
+
+class Gradients(NamedTuple):
+    """What explanations are looked for in: the comparable leaves, by path.
+
+    Attributes:
+        manual: the hand-written gradient in float64.
+        autodiff: the right one.
+        params: the parameters.
+        wrong: which entries differ.
+        numbers: what a factor may turn out to be, each with what it is.
+        arguments: the other arrays of the call.
+        program: what computed both.
+    """
+
+    manual: dict[str, Leaf]
+    autodiff: dict[str, Leaf]
+    params: dict[str, Leaf]
+    wrong: dict[str, Leaf]
+    numbers: Numbers
+    arguments: list[Leaf]
+    program: Program
+
+
+def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
+    """The explanations of one leaf, most specific first."""
+    m, a, p, wrong = (
+        getattr(found, name)[path] for name in ("manual", "autodiff", "params", "wrong")
+    )
+
+    def same(prediction: Leaf, where: Any = ...) -> bool:
+        gap = largest((prediction - m)[where]) if prediction.shape == m.shape else np.inf
+        return bool(gap <= EXACT * max(largest(m), largest(a)))
+
+    if not m.any():
+        yield Diagnosis("zeroed slice", "every entry is zero")
+    # One number is always a multiple of another: only a telling multiple of it says something.
+    c = ratio(m, a)
+    telling = np.count_nonzero(a) > 1
+    if c is not None and same(c * a) and (telling or c in (-1.0, 2.0) or told(c, found.numbers)):
+        yield from _told(factor(c, found.numbers))
+    if m.ndim >= 2:
+        for axes in itertools.islice(itertools.permutations(range(m.ndim)), 1, 24):
+            if same(a.transpose(axes)):
+                yield Diagnosis(
+                    "transpose", f"axes permuted: it is transpose{axes} of the right one"
+                )
+            elif same(a.transpose(axes).reshape(m.shape)):
+                yield Diagnosis("transpose", f"transpose{axes} of the right one, reshaped to fit")
+        for axis in range(m.ndim):
+            if order := _reordered(np.moveaxis(m, axis, 0), np.moveaxis(a, axis, 0)):
+                yield Diagnosis(order[0], order[1].format(axis=axis))
+    yield from _of_another_leaf(path, found)
+    yield from _handed_back(path, found)
+    for what, value in (("itself", p), ("'s signs", np.sign(p))):
+        c = ratio(m - a, value)
+        if m.size > 1 and np.ptp(value) > 0 and c and same(a + c * value):
+            name = f"the parameter{' ' * (what == 'itself')}{what}"
+            kind = "a regulariser" if what == "itself" else "an L1 regulariser"
+            verb = (
+                f"is missing: {kind} forgotten?"
+                if c < 0
+                else f"is too much: {kind} on {path} too, or twice?"
+            )
+            yield Diagnosis("parameter term", f"a term {abs(c):.4g} times {name} {verb}")
+    narrow = found.program.rounded_to
+    if narrow != "float64" and largest(m - a) <= 64 * EPSILON[narrow] * largest(a):
+        yield Diagnosis("rounding", f"rounded to {narrow} inside, by a cast of its own")
+    place = filled(wrong)
+    if wrong.sum() > 1:
+        c = ratio(m[wrong], a[wrong])
+        if not m[wrong].any():
+            yield Diagnosis("zeroed slice", f"the wrong entries are zero: {place or 'a mask?'}")
+        elif c is not None and same(c * a, wrong):
+            for d in _told(factor(c, found.numbers)):
+                yield Diagnosis(d.cause, f"{d.text}, in {place or 'the wrong entries'}")
+    for axis in range(m.ndim):
+        norms, products = (
+            (x * a).sum(axis=tuple(i for i in range(m.ndim) if i != axis), keepdims=True)
+            for x in (a, m)
+        )
+        scaled = a * np.divide(products, norms, out=np.ones_like(norms), where=norms > 0)
+        entries = (a != 0).sum(axis=tuple(i for i in range(m.ndim) if i != axis))
+        if m.ndim > 1 and (entries[entries > 0] > 1).all() and same(scaled):
+            text = f"each slice along axis {axis} is multiplied by a number of its own"
+            yield Diagnosis("factor", text)
+
+
+def _told(diagnosis: Diagnosis | None) -> Iterator[Diagnosis]:
+    if diagnosis is not None:
+        yield diagnosis
+
+
+def _of_another_leaf(path: str, found: Gradients) -> Iterator[Diagnosis]:
+    """Leaves swapped, in a ring too, and copies of another leaf's gradient."""
+    m, a = found.manual[path], found.autodiff[path]
+    if np.ptp(m) == 0:  # one number, as often as need be, is no copy of anything
+        return
+    for other, b in found.autodiff.items():
+        if other == path or b.size != m.size:
+            continue
+        theirs = b.reshape(m.shape)
+        if largest(theirs - m) > EXACT * max(largest(m), largest(a)):
+            continue
+        if not found.wrong[other].any():
+            yield Diagnosis("copied leaf", f"it is a copy of the gradient of {other}")
+            continue
+        got = found.manual[other].reshape(a.shape)
+        exchanged = largest(got - a) <= EXACT * max(largest(got), largest(a))
+        if exchanged or _in_ring(path, found):
+            yield Diagnosis("swapped leaves", f"it is the gradient of {other}: leaves swapped")
+        else:
+            yield Diagnosis("copied leaf", f"it is the gradient of {other}")
+
+
+def _in_ring(path: str, found: Gradients) -> bool:
+    """Whether another leaf is given the gradient of this one."""
+    a = found.autodiff[path]
+    return any(
+        other != path
+        and m.size == a.size
+        and largest(m.reshape(a.shape) - a) <= EXACT * max(largest(m), largest(a))
+        for other, m in found.manual.items()
+    )
+
+
+def _handed_back(path: str, found: Gradients) -> Iterator[Diagnosis]:
+    """What came in, in place of a gradient: a parameter, or an argument."""
+    m = found.manual[path]
+    if m.size < 2 or np.ptp(m) == 0:  # constants are alike by chance
+        return
+    arguments = [("an argument, as it came in", x) for x in found.arguments]
+    others = [(f"the parameter {q}", x) for q, x in found.params.items() if q != path]
+    given = [("the parameter itself", found.params[path]), *others, *arguments]
+    for what, x in given:
+        for sign, words in ((1, ""), (-1, "minus ")):
+            if x.shape == m.shape and largest(sign * x - m) <= EXACT * largest(m):
+                yield Diagnosis("forward value", f"it is {words}{what}, not a gradient")
+
+
+def _reordered(m: Leaf, a: Leaf) -> tuple[str, str] | None:
+    """Whether the slices along the first axis are the right ones in another order."""
+    if len(m) < 2:
+        return None
+    scale = EXACT * max(largest(m), largest(a))
+    flat_m, flat_a = m.reshape(len(m), -1), a.reshape(len(a), -1)
+    if len(m) > 512 or flat_a.shape[1] < 2:
+        return None
+    order = [int(np.argmin(np.abs(flat_a - row).max(axis=1, initial=0.0))) for row in flat_m]
+    if len(set(order)) < len(order) or np.abs(flat_a[order] - flat_m).max() > scale:
+        return None
+    n = len(order)
+    if order == list(range(n)):
+        return None
+    if order == list(range(n))[::-1]:
+        return "flip", "reversed along axis {axis}"
+    for shift in (1, -1):
+        if order == [(i - shift) % n for i in range(n)] and n > 2:
+            return "shifted", f"shifted by {shift} along axis {{axis}}"
+    return "permuted", f"the slices along axis {{axis}} are in the order {order[:12]}"
