@@ -35,6 +35,12 @@ def each_rule(point: Point) -> tuple[str, ...]:
     return tuple(f"{rule}: {said}" for rule, said in verdicts.items())
 
 
+def wrong_by_themselves(rules: tuple[str, ...]) -> list[str]:
+    """The first of the rules that `each_rule` found wrong, where all of them together are right."""
+    wrong = [line for line in rules if ": wrong" in line]
+    return [f"right as a whole, but not by itself: {line}" for line in wrong[:1]]
+
+
 def _judged(point: Point, rules: list[Rule]) -> list[str]:
     def gradients(floats: list[Any], rest: list[Any]) -> Any:
         with_one = [stripped(point.problem.loss, functools.partial(operator.eq, r)) for r in rules]

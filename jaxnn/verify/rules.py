@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxnn.verify.arguments import argument_names
+from jaxnn.verify.each_rule import wrong_by_themselves
 from jaxnn.verify.gradients import GradientMismatch
 from jaxnn.verify.judge import judge
 from jaxnn.verify.options import check_options, check_surrogate
@@ -109,6 +110,7 @@ def rule(
     if report.status == "pass":
         problems += alone(point, call, report, of_rule, of_base, name)
         problems += forward_rules(point, of_rule, of_base, seed)
+        problems += wrong_by_themselves(report.rules)
     coverage = report.coverage
     if because:
         function = getattr(base, "__qualname__", repr(base))
