@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
-JSON_VERSION = 2
+JSON_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class Report:
             how it was judged.
         elsewhere: how the gradient differs when it is run in another way (eagerly, under vmap);
             no part of the status.
+        rules: the derivative rules found inside, each with its place and how it was judged.
         seed: of every random choice made.
         command: how to run the same verification again; empty where only the caller knows.
     """
@@ -151,6 +152,7 @@ class Report:
     coverage: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
     seed: int = 0
     command: str = ""
 
