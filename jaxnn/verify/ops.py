@@ -142,23 +142,26 @@ def under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) 
         )
     return dataclasses.replace(
         report,
-        coverage=(*report.coverage, *_neutral(op, static)),
+        coverage=(*report.coverage, *_neutral(op, len(inputs), static)),
         name=", ".join(filter(None, (f"op {op.name}", words(static)))),
         elsewhere=(*report.elsewhere, *called),
         seconds=time.perf_counter() - started,
     )
 
 
-def _neutral(op: Op[..., Any], static: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings at a default of 1 or 0, where a mistake with them may not show, and no other."""
+def _neutral(op: Op[..., Any], given: int, static: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings at a default of 1 or 0, and never at another: a mistake there may not show."""
     changed = {name for listed in (static, *settings(op)) for name in listed}
+    names = (*changed, *[*op.inputs][:given])
+    try:
+        parameters = inspect.signature(op.fwd).parameters
+    except ValueError:  # a callable without a signature
+        return ()
     return tuple(
-        f"the setting {p.name} is at its default {p.default}: what is wrong with it may not show; "
-        f"list another value in the op's settings"
-        for p in inspect.signature(op.fwd).parameters.values()
-        if p.name not in (*changed, *op.inputs)
-        and isinstance(p.default, float)
-        and p.default in (0.0, 1.0)
+        f"the setting {name} is at its default {p.default}: what is wrong with it may not show; "
+        "list another value in the op's settings"
+        for name, p in parameters.items()
+        if name not in names and type(p.default) in (int, float) and p.default in (0, 1)
     )
 
 
