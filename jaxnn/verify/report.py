@@ -138,7 +138,6 @@ class Report:
             how it was judged.
         elsewhere: how the gradient differs when it is run in another way (eagerly, under vmap);
             no part of the status.
-        rules: the derivative rules found inside, each with its place and how it was judged.
         seed: of every random choice made.
         command: how to run the same verification again; empty where only the caller knows.
     """
@@ -152,7 +151,6 @@ class Report:
     coverage: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
-    rules: tuple[str, ...] = ()
     seed: int = 0
     command: str = ""
 
@@ -166,6 +164,12 @@ class Report:
 
     def __bool__(self) -> bool:
         return self.status == "pass"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: what the page has of it."""
+        from jaxnn.verify.page import to_fragment  # it needs what is here
+
+        return to_fragment(self)
 
     def summary(self) -> str:
         """One line."""
@@ -207,6 +211,8 @@ class Report:
 
 # The columns of a terminal, which only names may exceed; the leaves and the blind spots in a text.
 WIDTH, ROWS, BLIND_SPOTS = 100, 16, 4
+# How the remark begins that concerns no number.
+NOT_EAGER = "whether it gives the same without jit"
 HEADINGS = ("leaf", "shape", "status", "scale", "diff/scale", "sees", "error (autodiff)")
 _ORDER: tuple[Status, ...] = ("fail", "inconclusive", "skipped", "pass")
 _FOLD = textwrap.TextWrapper(WIDTH, "  ", " " * 6, break_long_words=False, break_on_hyphens=False)
@@ -278,11 +284,18 @@ def shared_cause(report: Report) -> Diagnosis | None:
 
 
 def remarks(report: Report) -> list[str]:
-    """What the report could not see, in one line, and what differs elsewhere."""
-    unseen, more = report.coverage[:BLIND_SPOTS], len(report.coverage) - BLIND_SPOTS
-    unseen += (f"and {more} more",) if more > 0 else ()
-    coverage = [f"cannot see: {'; '.join(unseen)}"] if unseen else []
-    return coverage + [f"elsewhere: {line}" for line in report.elsewhere]
+    """The rules found, what the report could not see, in one line, and what differs elsewhere."""
+    lines = unseen(report)
+    shown, more = lines[:BLIND_SPOTS], len(lines) - BLIND_SPOTS
+    shown += (f"and {more} more",) if more > 0 else ()
+    coverage = [f"cannot see: {'; '.join(shown)}"] if shown else []
+    rules = [f"rule: {rule}" for rule in report.rules]
+    return rules + coverage + [f"elsewhere: {line}" for line in report.elsewhere]
+
+
+def unseen(report: Report) -> tuple[str, ...]:
+    """What the report could not see; last what concerns no number, that it was not run eagerly."""
+    return tuple(sorted(report.coverage, key=lambda line: NOT_EAGER in line))
 
 
 def _table(shown: Sequence[LeafReport], hidden: Sequence[LeafReport]) -> list[str]:
