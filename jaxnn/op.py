@@ -71,7 +71,8 @@ class Op(Generic[Inputs, Out]):
     @property
     def name(self) -> str:
         """The variable it is bound to beside its forward; else the forward's name, less `_fwd`."""
-        fwd = inspect.unwrap(getattr(self.fwd, "func", self.fwd))
+        fwd = vars(self)["fwd"]  # whoever watches
+        fwd = inspect.unwrap(getattr(fwd, "func", fwd))
         own = str(getattr(fwd, "__name__", "")).removesuffix("_fwd")
         beside = getattr(fwd, "__globals__", {})
         bound = [name for name, value in beside.items() if value is self and name not in NAMELESS]
