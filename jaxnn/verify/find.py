@@ -45,16 +45,16 @@ def find(name: str, seed: int = 0) -> Found:
     with target.importable():
         for module in modules:
             _add(found, target, module, seed, seen)
-    if not found.checks:
-        raise UsageError(
-            f"{name} holds nothing to verify; there must be, at its top level, an `Op(fwd, bwd, "
-            "example=...)` (or in a dict, list or tuple there), a `jax.custom_vjp` or "
-            "`jax.custom_jvp` rule NAME (or any function with rules inside) with a function "
-            "example_NAME(key) that returns its inputs, or all of the model functions "
-            f"{', '.join(MODEL_FUNCTIONS)}"
-            + "".join(f"\n  {line}" for line in found.without_inputs)
-            + "".join(map(_instead, modules))
-        )
+        if not found.checks:
+            raise UsageError(
+                f"{name} holds nothing to verify; there must be, at its top level, an `Op(fwd, "
+                "bwd, example=...)` (or in a dict, list or tuple there), a `jax.custom_vjp` or "
+                "`jax.custom_jvp` rule NAME (or any function with rules inside) with a function "
+                "example_NAME(key) that returns its inputs, or all of the model functions "
+                f"{', '.join(MODEL_FUNCTIONS)}"
+                + "".join(f"\n  {line}" for line in found.without_inputs)
+                + "".join(map(_instead, modules))
+            )
     return found
 
 

@@ -89,9 +89,11 @@ def progress(name: str) -> Iterator[None]:
     def show() -> None:
         pause = PATIENCE if terminal else REPEAT
         while not done.wait(pause):
-            line = f"{name}: {stage.text}, {time.perf_counter() - began:.0f} s"
-            if stage.text.startswith(VERDICT_KNOWN):
-                line = f"FAIL {line} (Ctrl-C: the report without a cause)"
+            line = f"{stage.text}, {time.perf_counter() - began:.0f} s"
+            if stage.text.startswith(VERDICT_KNOWN):  # what can be done comes before a long name
+                line = f"FAIL (Ctrl-C: the report without a cause): {line}: {name}"
+            else:
+                line = f"{name}: {line}"
             if terminal:
                 pause = REWRITE
                 line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
