@@ -1,17 +1,13 @@
 """`python -m jaxnn.verify` on files of one's own: what it prints, writes, and how it exits."""
 
-import io
 import json
-import logging
 import shlex
 import textwrap
-import time
 
 import pytest
 
 from jaxnn.verify import __main__ as command
 from jaxnn.verify import find
-from jaxnn.verify import run as running
 from jaxnn.verify.__main__ import main
 from jaxnn.verify.report import LeafReport, Report
 
@@ -302,45 +298,6 @@ def test_a_report_that_cannot_be_written_loses_nothing_else(tmp_path, capsys, mo
     assert "op square" in html_path.read_text()
     status, _ = run(tmp_path, capsys, GOOD.replace("FACTOR", "3"), *options)
     assert status == 1
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
-def test_a_long_check_says_how_far_it_is(stream, monkeypatch):
-    err = stream()
-    monkeypatch.setattr(running.sys, "stderr", err)
-    monkeypatch.setattr(running, "PATIENCE", 0.1)
-    monkeypatch.setattr(running, "REWRITE", 0.1)
-    monkeypatch.setattr(running, "REPEAT", 0.3)
-    logger = logging.getLogger("jaxnn.verify")
-    before = logger.level, logger.propagate, list(logger.handlers)
-    with running.progress("3/17 op softmax"):
-        logger.getChild("checks").debug("autodiff in %s", "float64")
-        time.sleep(0.5)
-    assert (logger.level, logger.propagate, list(logger.handlers)) == before
-    lines = err.getvalue().replace("\r\x1b[K", "\n").split("\n")
-    assert "3/17 op softmax: autodiff in float64, 0 s" in lines
-    if stream is Terminal:
-        assert len(lines) > 3
-        assert err.getvalue().endswith("\r\x1b[K")  # the line is cleared
-    else:
-        assert "\r" not in err.getvalue()
-        assert len(lines) == 2
-    with running.progress("3/17 op softmax"):
-        logger.debug("looking for the cause")
-        time.sleep(0.5)
-    lines = err.getvalue().replace("\r\x1b[K", "\n").split("\n")
-    told = "FAIL (Ctrl-C: the report without a cause): looking for the cause, 0 s"
-    assert any(line.startswith(told) for line in lines)
-    quick = stream()
-    monkeypatch.setattr(running.sys, "stderr", quick)
-    with running.progress("1/1 op relu"):
-        pass
-    assert "relu" not in quick.getvalue()
 
 
 def test_without_a_target_it_is_the_whole_library(capsys):
