@@ -126,6 +126,12 @@ def test_an_integer_input_has_no_cotangent_in_any_of_three_forms(cotangent):
     np.testing.assert_array_equal(d, [[1, 1], [0, 0], [2, 2]])
 
 
+@pytest.mark.parametrize("none", [None, np.zeros((), jax.dtypes.float0)])
+def test_nor_has_a_random_key(none):
+    noisy = bind(lambda key, x: (x * jax.random.normal(key), x), lambda x, dy: (none, dy))
+    assert jax.grad(noisy, 1)(jax.random.key(0), 2.0) == 1
+
+
 def test_none_is_zero_for_an_input_or_a_part_of_it():
     half = bind(
         lambda p, x: (p["a"] * x, (p, x)), lambda r, dy: ({"a": r[1] * dy, "b": None}, None)

@@ -40,7 +40,8 @@ def verify(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("leave", ["sys.exit(0)", "os._exit(0)", "raise SystemExit", "exit()"])
-def test_an_exit_inside_is_a_failure_by_name_and_the_rest_goes_on(leave, verify):
+def test_an_exit_inside_is_a_failure_by_name_and_the_rest_goes_on(leave, verify, monkeypatch):
+    monkeypatch.setattr(os, "_exit", lambda status: pytest.fail("this would end the tests"))
     leaving = f"def leaving_bwd(x, dy):\n    {leave}\n"
     leaving += "leaving = Op(square_fwd, leaving_bwd, example=square.example)\n"
     before = os._exit
@@ -51,11 +52,21 @@ def test_an_exit_inside_is_a_failure_by_name_and_the_rest_goes_on(leave, verify)
     assert "1 passed, 1 failed" in said
 
 
-def test_an_exit_while_a_file_is_imported_is_no_pass(verify):
+def test_an_exit_while_a_file_is_imported_is_no_pass(verify, monkeypatch):
+    monkeypatch.setattr(os, "_exit", lambda status: pytest.fail("this would end the tests"))
     for leave in ("import os; os._exit(0)", "import sys; sys.exit(0)"):
         status, said = verify(leave + RIGHT)
         assert status == 2
         assert "importing" in said
+        assert "SystemExit: 0" in said
+
+
+def test_an_error_is_placed_in_the_file_though_an_op_says_it_in_its_own_words(verify):
+    bwd = "import numpy\ndef in_numpy_bwd(x, dy):\n    return (numpy.cos(x) * dy,)\n"
+    source = RIGHT + bwd + "in_numpy = Op(square_fwd, in_numpy_bwd, example=square.example)\n"
+    line = source.splitlines().index("    return (numpy.cos(x) * dy,)") + 1
+    _, said = verify(source)
+    assert f"it raised TypeError (layers.py, line {line}): bwd of op in_numpy hands a" in said
 
 
 def test_an_interrupt_ends_the_run_with_what_was_found(verify, tmp_path):

@@ -3,6 +3,8 @@
 import sys
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from jaxnn.verify import find
@@ -75,8 +77,9 @@ def judged(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["jax.py", "numpy.py", "wave.py", "my layers-2.py", "no_suffix"])
-def test_any_file_name_works_and_takes_the_place_of_no_module(name, verify):
+def test_any_file_name_works_and_takes_the_place_of_no_module(name, verify, monkeypatch):
     stem = name.removesuffix(".py")
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
     before, path = sys.modules.get(stem), [*sys.path]
     status, said = verify("import wave, numpy\nassert wave.open\n" + WRONG, name=name)
     assert status == 1
@@ -85,6 +88,16 @@ def test_any_file_name_works_and_takes_the_place_of_no_module(name, verify):
     if stem != "wave":
         assert sys.modules.get(stem) is before
     assert sys.path == path
+
+
+def test_a_file_may_import_what_it_is_called_like(verify, tmp_path, monkeypatch):
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "thing.py").write_text("FACTOR = 3")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    status, said = verify("from thing import FACTOR\n" + OP, name="mine/thing.py")
+    assert status == 1
+    assert "FAIL op square: 1 of 1 leaf" in said
+    del sys.modules["thing"]
 
 
 def test_two_files_of_one_name_each_with_its_own_siblings(tmp_path, capsys):
@@ -118,7 +131,9 @@ def test_rules_and_whatever_has_an_example_are_verified(verify, judged):
     assert "PASS rule twice" in said
     assert "not verified" not in said
     assert [f.__name__ for f, *_ in judged] == ["leaky", "twice"]
-    assert {(inputs[0].shape, seed) for _, inputs, seed in judged} == {((3,), 5)}
+    for _, inputs, seed in judged:
+        assert seed == 5
+        np.testing.assert_array_equal(*inputs, jax.random.normal(jax.random.key(5), (3,)))
 
 
 def test_a_rule_takes_its_inputs_from_an_op_of_the_same_functions(verify, judged):
@@ -136,6 +151,7 @@ def test_a_forward_rule_is_found_too(verify, judged):
     source = "import jax\n@jax.custom_jvp\ndef soft(x):\n    return x\n"
     status, said = verify(source + EXAMPLE.replace("NAME", "soft"))
     assert (status, "PASS rule soft" in said) == (0, True)
+    assert "not verified: rule soft: define example_soft(key)" in verify(source)[1]
 
 
 def test_a_rule_without_inputs_is_named_never_ignored(verify, judged):
