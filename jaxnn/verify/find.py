@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from jaxnn.op import NAMELESS, Op
 from jaxnn.verify.modules import MODEL_FUNCTIONS, model
 from jaxnn.verify.ops import drawn, settings, under, words
 from jaxnn.verify.report import Report
+from jaxnn.verify.rules import rule as verify_rule
 from jaxnn.verify.targets import Target, UsageError, described, title
 
 
@@ -192,8 +192,7 @@ def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any] | None) -
 
 def _on_rule(rule: Any, example: Any, what: str, seed: int) -> Report:
     inputs = drawn(what, example, seed)
-    report: Report = import_module("jaxnn.verify.rules").rule(rule, *inputs, seed=seed)
-    return report
+    return verify_rule(rule, *inputs, seed=seed)
 
 
 def _settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any] | None]:

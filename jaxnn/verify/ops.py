@@ -100,6 +100,7 @@ def drawn(
     return inputs
 
 
+@outside
 def under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) -> Report:
     """Verify an op with these inputs, under these settings.
 
