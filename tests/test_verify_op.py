@@ -1,5 +1,7 @@
 """`verify.op`: which settings it verifies, what it makes of None, and how it refuses an example."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 from jaxnn import verify
 from jaxnn.op import Op
+from jaxnn.verify.ops import together
+from jaxnn.verify.report import LeafReport, Report
 
 pytestmark = pytest.mark.usefixtures("undiagnosed")
 
@@ -44,15 +48,34 @@ def test_without_settings_every_one_listed_is_verified():
 
 
 def test_what_all_settings_say_is_said_once():
-    def fwd(x, *, gain=1.0):
-        return gain * x, ()
+    scale = Op(scale_fwd, scale_bwd, one, ({"gain": 3.0}, {"gain": 2.0}))
+    leaf = LeafReport("x", (3,), "float32", "pass")
+    first = Report("", 1.0, (leaf,), (), 1.0, "a", ("b", "c"), ("r",), ("d",))
+    second = Report("", 2.0, (leaf,), ("e",), 0.5, "", ("c",), ("r",), ())
+    both = together(scale, {"gain=3.0": first, "": second})
+    assert both == Report(
+        "op scale",
+        None,
+        (replace(leaf, path="x (gain=3.0)"), replace(leaf, path="x (default settings)")),
+        ("default settings: e",),
+        1.5,
+        chain="gain=3.0: a",
+        coverage=("c", "gain=3.0: b"),
+        rules=("r",),
+        elsewhere=("gain=3.0: d",),
+    )
+    assert together(scale, {"gain=3.0": first}) is first
 
-    scale = Op(fwd, lambda _, dy, gain=1.0: (gain * dy,), one, ({"gain": 3.0}, {"gain": 2.0}))
-    report = verify.op(scale, jnp.ones(3))
+
+def test_a_backward_in_numpy_is_run_as_it_is_and_the_report_says_where_it_raises():
+    def fwd(x):
+        return x * x, x
+
+    report = verify.op(Op(fwd, lambda x, dy: (2 * np.asarray(x) * dy,), one))
     assert report
-    (said,) = report.coverage
-    assert "is all one" in said
-    assert "gain=" not in said
+    for said, way in zip(report.elsewhere[-2:], ("lax.scan", "jax.checkpoint"), strict=True):
+        assert way in said
+        assert "bwd of op fwd hands a traced array to NumPy" in said
 
 
 def test_a_setting_that_is_never_changed_from_a_neutral_default_is_named():

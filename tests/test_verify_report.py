@@ -28,8 +28,8 @@ WORST = Disagreement(
 FACTOR = Diagnosis("factor", "4 times too large: the batch size")
 HEAT = ((0.0, 0.0, 0.0, 3.0), (0.0, 0.0, 0.0, 0.3), (0.0, 0.0, 0.0, 0.03))
 GOOD = LeafReport(
-    "layers[0].b", (3, 4), "bfloat16", "pass", 2.0, 2e-15, 2e-10, sees=1.5e-10, directions=2,
-    precision=Precision(2e-3, 1e-3, 4e-2),
+    "layers[0].b", (3, 4), "bfloat16", "pass", scale=2.0, difference=2e-15, tolerance=2e-10,
+    sees=1.5e-10, directions=2, precision=Precision(2e-3, 1e-3, 4e-2),
 )  # fmt: skip
 BAD = replace(
     GOOD, path="layers[0].w", status="fail", difference=6.0, wrong=3, where="[:, 3]", worst=WORST,

@@ -48,7 +48,8 @@ def test_an_exit_inside_is_a_failure_by_name_and_the_rest_goes_on(leave, verify,
     status, said = verify("import os, sys\n" + RIGHT + leaving)
     assert os._exit is before
     assert status == 1
-    assert "FAIL op leaving: 0 leaves, it raised SystemExit" in said
+    assert "FAIL op leaving: 0 leaves, it raised " in said
+    assert "the hand-written gradient called sys.exit(" in said
     assert "1 passed, 1 failed" in said
 
 
@@ -61,12 +62,19 @@ def test_an_exit_while_a_file_is_imported_is_no_pass(verify, monkeypatch):
         assert "SystemExit: 0" in said
 
 
+def test_a_custom_end_is_a_failure_too(verify):
+    bwd = "class Stop(BaseException): ...\ndef end_bwd(x, dy):\n    raise Stop('enough')\n"
+    _, said = verify(RIGHT + bwd + "end = Op(square_fwd, end_bwd, example=square.example)\n")
+    assert "it raised Stop (layers.py, line 14): enough" in said
+    assert "1 passed, 1 failed" in said
+
+
 def test_an_error_is_placed_in_the_file_though_an_op_says_it_in_its_own_words(verify):
-    bwd = "import numpy\ndef in_numpy_bwd(x, dy):\n    return (numpy.cos(x) * dy,)\n"
-    source = RIGHT + bwd + "in_numpy = Op(square_fwd, in_numpy_bwd, example=square.example)\n"
-    line = source.splitlines().index("    return (numpy.cos(x) * dy,)") + 1
+    fwd = "import numpy\ndef in_numpy_fwd(x):\n    return numpy.sin(x), x\n"
+    source = RIGHT + fwd + "in_numpy = Op(in_numpy_fwd, square_bwd, example=square.example)\n"
+    line = source.splitlines().index("    return numpy.sin(x), x") + 1
     _, said = verify(source)
-    assert f"it raised TypeError (layers.py, line {line}): bwd of op in_numpy hands a" in said
+    assert f"it raised TypeError (layers.py, line {line}): fwd of op in_numpy hands a" in said
 
 
 def test_an_interrupt_ends_the_run_with_what_was_found(verify, tmp_path):

@@ -99,6 +99,13 @@ def test_a_file_may_import_what_it_is_called_like(verify, tmp_path, monkeypatch)
     del sys.modules["thing"]
 
 
+def test_a_sibling_takes_no_place_of_the_standard_library(verify, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    (tmp_path / "wave.py").write_text("")
+    status, _ = verify("import wave\nassert wave.open\n" + RIGHT)
+    assert status == 0
+
+
 def test_two_files_of_one_name_each_with_its_own_siblings(tmp_path, capsys):
     for folder, factor in (("a", 2), ("b", 3)):
         (tmp_path / folder).mkdir()
