@@ -5,14 +5,16 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from jaxnn.verify import report
 from jaxnn.verify.page import to_html
 from jaxnn.verify.report import (
-    NOT_EAGER,
+    UNTRIED,
     Diagnosis,
     Disagreement,
     LeafReport,
@@ -241,11 +243,14 @@ def test_a_notebook_shows_what_the_page_does_and_nothing_around_it_changes():
     assert ("open", None) not in Balanced(passed).attributes
 
 
-def test_that_it_was_not_run_without_jit_comes_last():
-    late = (f"{NOT_EAGER}: of 700 operations", "x is all one", "y is all one")
-    assert "cannot see: x is all one; y is all one; whether" in str(replace(REPORT, coverage=late))
+@pytest.mark.parametrize("untried", UNTRIED)
+def test_in_what_ways_it_was_not_run_comes_last(untried):
+    late = (f"gain=2.0: {untried}: of 700 operations", "x is all one", "y is all one")
+    assert "cannot see: x is all one; y is all one; gain=" in str(replace(REPORT, coverage=late))
     page = Balanced(to_html([replace(REPORT, coverage=late)])).text
-    assert page.index("y is all one") < page.index(NOT_EAGER)
+    assert page.index("y is all one") < page.index(untried)
+    source = (Path(report.__file__).parent / "point.py").read_text()
+    assert untried in source  # where they are written
 
 
 def test_the_heat_map_is_where_the_leaf_is_wrong():

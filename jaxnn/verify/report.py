@@ -211,8 +211,8 @@ class Report:
 
 # The columns of a terminal, which only names may exceed; the leaves and the blind spots in a text.
 WIDTH, ROWS, BLIND_SPOTS = 100, 16, 4
-# How the remark begins that concerns no number.
-NOT_EAGER = "whether it gives the same without jit"
+# What is in the remarks on ways to run that were not tried: they concern no number.
+UNTRIED = ("whether it gives the same without jit", "how it does under jit")
 HEADINGS = ("leaf", "shape", "status", "scale", "diff/scale", "sees", "error (autodiff)")
 _ORDER: tuple[Status, ...] = ("fail", "inconclusive", "skipped", "pass")
 _FOLD = textwrap.TextWrapper(WIDTH, "  ", " " * 6, break_long_words=False, break_on_hyphens=False)
@@ -294,8 +294,8 @@ def remarks(report: Report) -> list[str]:
 
 
 def unseen(report: Report) -> tuple[str, ...]:
-    """What the report could not see; last what concerns no number, that it was not run eagerly."""
-    return tuple(sorted(report.coverage, key=lambda line: NOT_EAGER in line))
+    """What the report could not see; last in what ways the gradient was not run."""
+    return tuple(sorted(report.coverage, key=lambda line: any(way in line for way in UNTRIED)))
 
 
 def _table(shown: Sequence[LeafReport], hidden: Sequence[LeafReport]) -> list[str]:
