@@ -7,9 +7,7 @@ import textwrap
 import pytest
 
 from jaxnn.verify import __main__ as command
-from jaxnn.verify import find
 from jaxnn.verify.__main__ import main
-from jaxnn.verify.report import LeafReport, Report
 
 GOOD = """
 import jax, jax.numpy as jnp
