@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from jaxnn.verify.find import UsageError
+from jaxnn.verify.targets import UsageError
 
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 _REGISTRY = tyro.constructors.ConstructorRegistry()

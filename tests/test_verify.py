@@ -485,7 +485,7 @@ def test_model_checks_the_value_too(monkeypatch):
 
 def test_an_op_needs_an_example_or_inputs():
     double = Op(lambda x: (2 * x, None), lambda _, dy: (2 * dy,), example=None)
-    with pytest.raises(TypeError, match=r"example of op <lambda> is None; .*, or inputs to verify"):
+    with pytest.raises(TypeError, match=r"example of op <lambda> is None; .* give the inputs"):
         verify.op(double)
     assert verify.op(double, jnp.ones(3))
     with pytest.raises(TypeError, match=r"op is <.*tanh.*; it must be a jaxnn.op.Op: bind"):

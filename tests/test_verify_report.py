@@ -5,13 +5,16 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from jaxnn.verify import report
 from jaxnn.verify.page import to_html
 from jaxnn.verify.report import (
+    UNTRIED,
     Diagnosis,
     Disagreement,
     LeafReport,
@@ -27,8 +30,8 @@ WORST = Disagreement(
 FACTOR = Diagnosis("factor", "4 times too large: the batch size")
 HEAT = ((0.0, 0.0, 0.0, 3.0), (0.0, 0.0, 0.0, 0.3), (0.0, 0.0, 0.0, 0.03))
 GOOD = LeafReport(
-    "layers[0].b", (3, 4), "bfloat16", "pass", 2.0, 2e-15, 2e-10, 1.5e-10, directions=2,
-    precision=Precision(2e-3, 1e-3, 4e-2),
+    "layers[0].b", (3, 4), "bfloat16", "pass", scale=2.0, difference=2e-15, tolerance=2e-10,
+    sees=1.5e-10, directions=2, precision=Precision(2e-3, 1e-3, 4e-2),
 )  # fmt: skip
 BAD = replace(
     GOOD, path="layers[0].w", status="fail", difference=6.0, wrong=3, where="[:, 3]", worst=WORST,
@@ -39,7 +42,8 @@ REPORT = Report(
     "model net, Config()", 0.5, (GOOD, BAD, SKIPPED), (), 1.25,
     chain="the rule of op conv is wrong",
     coverage=("class 3 never occurs", "b is all zero", "batch equals", "no mask", "five", "six"),
-    elsewhere=("vmap differs by 1e-3",), seed=7, command="python -m jaxnn.verify x.py --seed 7",
+    elsewhere=("vmap differs by 1e-3",), seed=7,
+    rules=("custom_vjp f (x.py:1): replaced",), command="python -m jaxnn.verify x.py --seed 7",
 )  # fmt: skip
 
 
@@ -67,6 +71,7 @@ def test_the_text_of_a_failure():
         "      autodiff is right: verdict",
         "  scale: skipped: frozen by design",
         "  chain: the rule of op conv is wrong",
+        "  rule: custom_vjp f (x.py:1): replaced",
         "  cannot see: class 3 never occurs; b is all zero; batch equals; no mask; and 2 more",
         "  elsewhere: vmap differs by 1e-3",
         "  again: python -m jaxnn.verify x.py --seed 7",
@@ -80,7 +85,7 @@ def test_a_pass_is_short_and_says_what_it_could_not_see():
     assert text.startswith("PASS         model net, Config(): 2 leaves, 1 skipped, largest")
     assert "cannot see: class 3" in text
     assert "again:" not in text
-    assert len(text.splitlines()) == 7
+    assert len(text.splitlines()) == 8
     alone = replace(report, leaves=(SKIPPED,))
     assert "nothing compared" in str(alone)
     assert not alone
@@ -151,7 +156,7 @@ def test_odd_leaves_have_a_summary():
 def test_json_holds_every_field_and_what_json_cannot():
     heat = ((math.nan, math.inf, -math.inf),)
     content = json.loads(to_json([replace(REPORT, leaves=(replace(BAD, heat=heat),))]))
-    assert content["version"] == 2
+    assert content["version"] == 3
     (report,) = content["reports"]
     assert (report["status"], report["seed"]) == ("fail", 7)
     (leaf,) = report["leaves"]
@@ -196,7 +201,7 @@ def test_the_page_says_all_that_the_text_says():
     for words in (
         "1 failed", "FAIL".lower(), "4 times too large", "the rule of op conv", "six", "frozen by",
         "vmap differs", "--seed 7", "they fill [:, 3]", "0.2500001", "autodiff is right: verdict",
-        "a message about w", "2e-03 (1e-03)", "7.5e-01",
+        "a message about w", "2e-03 (1e-03)", "7.5e-01", "custom_vjp f (x.py:1): replaced",
     ):  # fmt: skip
         assert words in page.text, words
     assert ("class", "report") in page.attributes
@@ -221,6 +226,31 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_it_is_given():
     assert not [value for name, value in page.attributes if name in ("src", "href")]
     assert "url(" not in to_html([report])
     assert "@import" not in to_html([report])
+
+
+def test_a_notebook_shows_what_the_page_does_and_nothing_around_it_changes():
+    cell, page = REPORT._repr_html_(), to_html([REPORT])
+    assert cell[cell.index("<details") : cell.index("</details>")] in page
+    assert not {"html", "head", "body", "main", "h1"} & set(Balanced(cell).tags)
+    (style,) = re.findall(r"<style>(.*?)</style>", cell, re.DOTALL)
+    assert style.strip().startswith(".jaxnn-verify {")
+    depth = 0  # every rule lies inside the first one
+    for at, letter in enumerate(style.strip(), 1):
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        assert depth or at <= len(".jaxnn-verify ") or at == len(style.strip())
+    assert 'class="jaxnn-verify"' in page
+    passed = replace(REPORT, leaves=(GOOD,))._repr_html_()
+    assert ("open", None) not in Balanced(passed).attributes
+
+
+@pytest.mark.parametrize("untried", UNTRIED)
+def test_in_what_ways_it_was_not_run_comes_last(untried):
+    late = (f"gain=2.0: {untried}: of 700 operations", "x is all one", "y is all one")
+    assert "cannot see: x is all one; y is all one; gain=" in str(replace(REPORT, coverage=late))
+    page = Balanced(to_html([replace(REPORT, coverage=late)])).text
+    assert page.index("y is all one") < page.index(untried)
+    source = (Path(report.__file__).parent / "point.py").read_text()
+    assert untried in source  # where they are written
 
 
 def test_the_heat_map_is_where_the_leaf_is_wrong():

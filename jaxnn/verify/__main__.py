@@ -1,4 +1,4 @@
-"""Verify every op and every model in a module, a package or a file.
+"""Verify every op, every rule and every model in a module, a package or a file.
 
     python -m jaxnn.verify                          the whole library
     python -m jaxnn.verify jaxnn.ops.losses         one module
@@ -6,8 +6,14 @@
     python -m jaxnn.verify --only "op softmax"      those with this in their name
 
 In a target every `Op` at the top level of a module (or in a dict, list or tuple there) is verified
-on its example under each of its settings, and a module with the model functions under each of its
-EXAMPLE_CONFIGS (or, without those, its default Config()):
+on its example under each of its settings. So is every derivative rule, a `jax.custom_vjp` or
+`jax.custom_jvp` function NAME, and any other function NAME (with rules inside), for which there is
+a function beside it that draws its inputs (an Op of the same fwd or bwd will do for a rule):
+
+    example_NAME(key)                              -> (input, ...)
+
+And a module with the model functions under each of its EXAMPLE_CONFIGS (or, without those, its
+default Config()):
 
     init_params(key, config)                       -> params
     forward(params, inputs, config)                -> outputs
@@ -18,28 +24,27 @@ EXAMPLE_CONFIGS (or, without those, its default Config()):
 
 Any other function and its gradient: call jaxnn.verify.gradient, or assert_gradient in a test.
 
+What raises or exits fails, and the rest goes on. Ctrl-C ends the run: what was found so far is
+reported, with exit status 130; while the cause of a failure is looked for, it ends that search.
+
 Exit status: 0 all pass, 1 something fails, 2 usage, 3 nothing fails but something is inconclusive.
 """
 
 import argparse
-import dataclasses
-import logging
-import shlex
-import shutil
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from jaxnn.verify.find import Check, UsageError, described, find, own_frames
+from jaxnn.verify.find import Check, find
 from jaxnn.verify.page import to_html
 from jaxnn.verify.report import Report, details, fold, remarks, to_json
+from jaxnn.verify.run import no_exit, progress, run
+from jaxnn.verify.targets import UsageError, described
 
 LIBRARY = ("jaxnn.ops", "jaxnn.models")
-# Seconds of one check before its progress is shown; then between lines, on a terminal and off it.
-PATIENCE, REWRITE, REPEAT = 2.0, 0.5, 30.0
+# The exit status of a run that Ctrl-C ended, as a shell has it.
+INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,34 +55,50 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("targets", nargs="*", metavar="TARGET", help="a dotted module or package, or a .py file")
+    add("targets", nargs="*", metavar="TARGET", help="a dotted module or package, or a file")
     add("--only", action="append", metavar="NAME", help="the checks so named, or with this in it")
     add("--json", type=Path, metavar="FILE", help="write the reports as JSON")
     add("--html", type=Path, metavar="FILE", help="write the reports as a page")
     add("--seed", type=_seed, default=0, help="of the examples, the parameters and the batches")
     options = parser.parse_args(argv)
+    with no_exit():
+        return _verify(options)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Verify the targets, print and write what was found; return the exit status."""
     started = time.perf_counter()
-    targets = options.targets or LIBRARY
+    targets, only = options.targets or LIBRARY, options.only or []
+    reports: list[Report] = []
+    unverified: list[str] = []
+    stopped = at = ""
     try:
-        checks = _chosen([c for t in targets for c in find(t, options.seed)], options.only or [])
+        found = [find(target, options.seed) for target in targets]
+        checks = _chosen([check for each in found for check in each.checks], only)
         _check_outputs([path for path in (options.json, options.html) if path], targets)
+        unverified = [line for each in found for line in each.without_inputs]
+        for number, check in enumerate(checks, 1):
+            at = f"{number}/{len(checks)} {check.name}"
+            with progress(at[:48]):
+                reports.append(run(check, options.seed))
+            print(_said(reports[-1]), flush=True)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    reports = []
-    for number, check in enumerate(checks, 1):
-        with _progress(f"{number}/{len(checks)} {check.name[:40]}"):
-            report = _run(check, options.seed)
-        reports.append(report)
-        notes = [line for leaf in report.leaves for line in details(leaf)] + remarks(report)
-        print("\n".join([report.summary(), *fold(notes)]) if report else report, flush=True)
+    except KeyboardInterrupt:
+        stopped = f"; interrupted at {at}" if at else "; interrupted"
+    for line in unverified:
+        if not only or any(wanted in line for wanted in only):
+            print(line)
     statuses = [report.status for report in reports]
     print(
         f"{statuses.count('pass')} passed, {statuses.count('fail')} failed, "
-        f"{statuses.count('inconclusive')} inconclusive in {time.perf_counter() - started:.1f} s",
+        f"{statuses.count('inconclusive')} inconclusive in {time.perf_counter() - started:.1f} s"
+        f"{stopped}",
         flush=True,
     )
     status = 1 if "fail" in statuses else 3 if "inconclusive" in statuses else 0
+    status = INTERRUPTED if stopped else status
     for path, render in ((options.json, to_json), (options.html, to_html)):
         try:
             if path:
@@ -86,6 +107,14 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {path} was not written: {described(error)}", file=sys.stderr)
             status = status or 2
     return status
+
+
+def _said(report: Report) -> str:
+    """What the terminal shows of a report: the less, the better it is."""
+    if not report:
+        return str(report)
+    notes = [line for leaf in report.leaves for line in details(leaf)] + remarks(report)
+    return "\n".join([report.summary(), *fold(notes)])
 
 
 def _seed(text: str) -> int:
@@ -120,71 +149,6 @@ def _chosen(checks: list[Check], only: Sequence[str]) -> list[Check]:
             raise UsageError(f"--only {wanted!r} matches none of these; name one of them:{names}")
         chosen += found
     return [check for check in checks if check in chosen or not only]
-
-
-def _run(check: Check, seed: int) -> Report:
-    """A check's report; if what it verifies raises, that is a failure, and the rest goes on."""
-    started = time.perf_counter()
-    try:
-        report = check.run()
-    except Exception as error:
-        frames = own_frames(error)
-        at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-        problem = f"it raised {described(error, at)}"
-        report = Report(check.name, None, (), (problem,), time.perf_counter() - started)
-    words = [
-        "python",
-        "-m",
-        "jaxnn.verify",
-        check.target,
-        "--seed",
-        str(seed),
-        "--only",
-        check.name,
-    ]
-    return dataclasses.replace(report, name=check.name, seed=seed, command=shlex.join(words))
-
-
-class _Stage(logging.Handler):
-    """Keeps the last message that the verifier logged."""
-
-    text = "starting"
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[None]:
-    """While a long check runs, say on stderr how far it is: on a terminal in one changing line."""
-    stage, done, began = _Stage(), threading.Event(), time.perf_counter()
-    terminal = sys.stderr.isatty()
-    logger = logging.getLogger("jaxnn.verify")
-    before = logger.level, logger.propagate
-
-    def show() -> None:
-        pause = PATIENCE if terminal else REPEAT
-        while not done.wait(pause):
-            line = f"{name}: {stage.text}, {time.perf_counter() - began:.0f} s"
-            if terminal:
-                pause = REWRITE
-                line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"
-            print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
-        if terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    thread = threading.Thread(target=show, daemon=True)
-    logger.addHandler(stage)
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False  # a handler that a user's file gave the root would print every stage
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        logger.removeHandler(stage)
-        logger.level, logger.propagate = before
 
 
 if __name__ == "__main__":

@@ -1,26 +1,19 @@
 """What there is to verify in a module, a package or a file."""
 
-import importlib
-import importlib.util
-import pkgutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxnn.op import Op
+from jaxnn.op import NAMELESS, Op
 from jaxnn.verify.modules import MODEL_FUNCTIONS, model
-from jaxnn.verify.ops import op as verify_op
+from jaxnn.verify.ops import drawn, settings, under, words
 from jaxnn.verify.report import Report
-
-
-class UsageError(Exception):
-    """A mistake on the command line; the message names it, the rule and the fix."""
+from jaxnn.verify.rules import rule as verify_rule
+from jaxnn.verify.targets import Target, UsageError, described, title
 
 
 class Check(NamedTuple):
@@ -31,78 +24,183 @@ class Check(NamedTuple):
     run: Callable[[], Report]
 
 
-def find(target: str, seed: int = 0) -> list[Check]:
+class Found(NamedTuple):
+    """What there is to verify, and the rules that cannot be: a line on each, with the fix."""
+
+    checks: list[Check]
+    without_inputs: list[str]
+
+
+def find(name: str, seed: int = 0) -> Found:
     """Everything to verify in a target.
 
     Raises:
         UsageError: the target cannot be imported, holds nothing to verify, or holds a part of a
             model's functions.
     """
-    modules = list(_modules(target))
-    checks: list[Check] = []
-    seen: set[Op[..., Any]] = set()
-    for module in modules:
-        for op in _own_ops(module, seen):
-            for static in op.settings:
-                settings = "".join(f", {name}={value!r}" for name, value in static.items())
-                run = partial(_on_example, op, seed, static)
-                checks.append(Check(f"op {op.name}{settings}", target, run))
-        missing = [name for name in MODEL_FUNCTIONS if not hasattr(module, name)]
-        if not missing:
-            for config in _configs(module):
-                run = partial(model, module, config, seed)
-                checks.append(Check(f"model {module.__name__}, {config}", target, run))
-        elif hasattr(module, "manual_grad") or hasattr(module, "manual_value_and_grad"):
+    target = Target(name)
+    modules = target.modules()
+    found = Found([], [])
+    seen: set[int] = set()
+    with target.importable():
+        for module in modules:
+            _add(found, target, module, seed, seen)
+        if not found.checks:
             raise UsageError(
-                f"{target} has some of the model functions but lacks {', '.join(missing)}; "
-                f"a model has all of {', '.join(MODEL_FUNCTIONS)}: define them, or rename what is "
-                "not meant as a model and call verify.assert_gradient on it"
+                f"{name} holds nothing to verify; there must be, at its top level, an `Op(fwd, "
+                "bwd, example=...)` (or in a dict, list or tuple there), a `jax.custom_vjp` or "
+                "`jax.custom_jvp` rule NAME (or any function with rules inside) with a function "
+                "example_NAME(key) that returns its inputs, or all of the model functions "
+                f"{', '.join(MODEL_FUNCTIONS)}"
+                + "".join(f"\n  {line}" for line in found.without_inputs)
+                + "".join(map(_instead, modules))
             )
-    if not checks:
-        raise UsageError(
-            f"{target} holds nothing to verify; there must be an `Op(fwd, bwd, example=...)` at "
-            "its top level (or in a dict, list or tuple there), or all of the model functions "
-            f"{', '.join(MODEL_FUNCTIONS)}{''.join(map(_instead, modules))}"
-        )
-    return checks
+    return found
 
 
-def find_ops(target: str) -> list[Op[..., Any]]:
+def find_ops(name: str) -> list[Op[..., Any]]:
     """The ops that `find` would verify.
 
     Raises:
         UsageError: the target cannot be imported.
     """
-    seen: set[Op[..., Any]] = set()
-    return [op for module in _modules(target) for op in _own_ops(module, seen)]
+    target, seen = Target(name), set[int]()
+    modules = target.modules()
+    with target.importable():
+        return [op for module in modules for _, op in _own(module, _is_op, seen)]
 
 
-def _own_ops(module: ModuleType, seen: set[Op[..., Any]]) -> Iterator[Op[..., Any]]:
-    """The ops that are at home in a module and were not seen; now they are."""
-    for op in _ops(module):
-        if op not in seen and _home(op, module) is module:
-            seen.add(op)
-            yield op
+def _add(found: Found, target: Target, module: ModuleType, seed: int, seen: set[int]) -> None:
+    """Add what is at home in a module to what was found.
+
+    Raises:
+        UsageError: it has a part of a model's functions.
+    """
+
+    def add(name: str, run: Callable[[], Report]) -> None:
+        found.checks.append(Check(name, target.name, partial(_beside, target, run)))
+
+    for label, op in _own(module, _is_op, seen):
+        for static in _settings(op):
+            name = ", ".join(filter(None, (f"op {_name(label, op)}", words(static or {}))))
+            add(name, partial(_on_example, op, seed, static))
+    for label, rule, inputs in _rules(module, seen):
+        if inputs is None:
+            found.without_inputs.append(_unverified(label))
+        else:
+            add(f"rule {label}", partial(_on_rule, rule, *inputs, seed))
+    missing = [name for name in MODEL_FUNCTIONS if not hasattr(module, name)]
+    if not missing:
+        for config in _configs(module):
+            add(f"model {title(module)}, {config}", partial(model, module, config, seed))
+    elif hasattr(module, "manual_grad") or hasattr(module, "manual_value_and_grad"):
+        raise UsageError(
+            f"{target.name} has some of the model functions but lacks {', '.join(missing)}; "
+            f"a model has all of {', '.join(MODEL_FUNCTIONS)}: define them, or rename what is "
+            "not meant as a model and call verify.assert_gradient on it"
+        )
 
 
-def _ops(module: ModuleType) -> Iterator[Op[..., Any]]:
-    """The ops at a module's top level, and in its dicts, lists and tuples."""
-    for value in vars(module).values():
-        inside = value.values() if isinstance(value, dict) else value
-        inside = inside if isinstance(value, dict | list | tuple) else (value,)
-        yield from (item for item in inside if isinstance(item, Op))
+Predicate = Callable[[Any], bool]
+Inputs = tuple[Callable[[jax.Array], Any] | None, str]
 
 
-def _home(op: Op[..., Any], module: ModuleType) -> ModuleType:
-    """Where an op found in a module is verified: where it was imported from, if it was."""
-    origin = sys.modules.get(getattr(op.fwd, "__module__", ""), module)
-    return origin if any(op is other for other in _ops(origin)) else module
+def _is_op(value: Any) -> bool:
+    return isinstance(value, Op)
 
 
-def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any]) -> Report:
-    inputs = op.example(jax.random.key(seed)) if callable(op.example) else ()
-    # Without inputs it draws its own, and says what is wrong with the example.
-    return verify_op(op, *(inputs if type(inputs) is tuple else ()), **static)
+def _is_rule(value: Any) -> bool:
+    """Whether a function carries a rule where that can be seen, JAX's or Equinox's."""
+    return type(value).__name__.removeprefix("filter_") in ("custom_vjp", "custom_jvp")
+
+
+def _own(module: ModuleType, wanted: Predicate, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """What is wanted, at home in a module and not seen, with its name; now it is seen."""
+    for label, value in _values(module):
+        if wanted(value) and id(value) not in seen and _home(value, module) is module:
+            seen.add(id(value))
+            yield label, value
+
+
+def _values(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """What is at a module's top level, and in its dicts, lists and tuples, by name."""
+    for name, value in vars(module).items():
+        yield name, value
+        if isinstance(value, dict | list | tuple):
+            inside = value.items() if isinstance(value, dict) else enumerate(value)
+            yield from ((f"{name}[{key!r}]", item) for key, item in inside)
+
+
+def _home(value: Any, module: ModuleType) -> ModuleType:
+    """Where what was found in a module is verified: where it was imported from, if it was."""
+    function = value.fwd if isinstance(value, Op) else value
+    origin = sys.modules.get(getattr(function, "__module__", None) or "", module)
+    return origin if any(value is other for _, other in _values(origin)) else module
+
+
+def _name(label: str, op: Op[..., Any]) -> str:
+    """The name of an op found under a label: the variable it is bound to, if that says anything."""
+    if label.isidentifier() and label not in NAMELESS:
+        return label
+    return label if op.name in NAMELESS else op.name
+
+
+def _rules(module: ModuleType, seen: set[int]) -> Iterator[tuple[str, Any, Inputs | None]]:
+    """The rules at home in a module, and what has an example beside it; where inputs come from."""
+    beside = vars(module)
+    ops = [op for _, op in _values(module) if isinstance(op, Op)]
+    for label, rule in _own(module, _is_rule, seen):
+        halves = [half for half in (getattr(rule, "fwd", None), getattr(rule, "bwd", None)) if half]
+        of_op = [op for op in ops if any(half in (op.fwd, op.bwd) for half in halves)]
+        if f"example_{label}" in beside:
+            yield label, rule, (beside[f"example_{label}"], f"example_{label}")
+        elif of_op:
+            yield label, rule, (of_op[0].example, f"example of op {of_op[0].name}")
+        else:
+            yield label, rule, None
+    for name, example in list(beside.items()):
+        function = beside.get(label := name.removeprefix("example_"))
+        if (
+            label != name not in MODEL_FUNCTIONS
+            and callable(example)
+            and callable(function)
+            and not isinstance(function, type | Op)
+            and id(function) not in seen
+            and module in (_home(function, module), _home(example, module))
+        ):
+            seen.add(id(function))
+            yield label, function, (example, name)
+
+
+def _unverified(label: str) -> str:
+    """What to say of a rule without inputs."""
+    fix = f"define example_{label}(key) that returns its inputs"
+    if not label.isidentifier():
+        fix = "bind it to a name, NAME, and define example_NAME(key) that returns its inputs"
+    return f"not verified: rule {label}: {fix}"
+
+
+def _beside(target: Target, run: Callable[[], Report]) -> Report:
+    with target.importable():
+        return run()
+
+
+def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any] | None) -> Report:
+    inputs = drawn(f"example of op {op.name}", op.example, seed)
+    return under(op, inputs, settings(op)[0] if static is None else static)
+
+
+def _on_rule(rule: Any, example: Any, what: str, seed: int) -> Report:
+    inputs = drawn(what, example, seed)
+    return verify_rule(rule, *inputs, seed=seed)
+
+
+def _settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any] | None]:
+    """The settings to verify an op under; None for what is none, which the check then says."""
+    try:
+        return settings(op)
+    except TypeError:
+        return (None,)
 
 
 def _configs(module: ModuleType) -> Sequence[Any]:
@@ -113,7 +211,7 @@ def _configs(module: ModuleType) -> Sequence[Any]:
         return (module.Config(),)
     except Exception as error:
         raise UsageError(
-            f"{module.__name__}.Config() raised {described(error)}; give every field a default, "
+            f"{title(module)}.Config() raised {described(error)}; give every field a default, "
             "or list configurations in EXAMPLE_CONFIGS"
         ) from error
 
@@ -127,69 +225,14 @@ def _instead(module: ModuleType) -> str:
     ]
     backwards = ", ".join(n for n in found if n.endswith(("bwd", "backward")))
     gradients = ", ".join(n for n in found if "grad" in n.lower())
-    imported = ", ".join(f"{_home(op, module).__name__} for {op.name}" for op in _ops(module))
+    away = ", ".join(
+        f"{home.__name__} for {label}"
+        for label, value in _values(module)
+        if (_is_op(value) or _is_rule(value)) and (home := _home(value, module)) is not module
+    )
     lines = (
         ("found {}: bind each with its forward, name = Op(name_fwd, name_bwd, ...)", backwards),
         ("found {}: call verify.assert_gradient(loss, gradient, params, ...) in a test", gradients),
-        ("found ops imported from elsewhere: name {}", imported),
+        ("found ops or rules imported from elsewhere: name {}", away),
     )
     return "".join(f"\n  {line.format(names)}" for line, names in lines if names)
-
-
-def _modules(target: str) -> Iterator[ModuleType]:
-    """The module that a target names and, if it is a package, those below it."""
-    try:
-        if target.endswith(".py"):
-            yield _import_file(Path(target))
-            return
-        if Path(target).is_dir() and not target.isidentifier():
-            raise UsageError(f"{target} is a folder; name one .py file in it, or a dotted package")
-        module = importlib.import_module(target)
-        yield module
-        for info in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{target}."):
-            if not info.name.endswith(".__main__"):
-                yield importlib.import_module(info.name)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name
-        if absent and not target.endswith(".py") and f"{target}.".startswith(f"{absent}."):
-            raise UsageError(
-                f"there is no module {absent}; name a dotted module that Python can import, or "
-                "the path of a .py file"
-            ) from error
-        lines = traceback.format_list(own_frames(error)[-3:])
-        lines += traceback.format_exception_only(error)
-        own = "".join(lines).rstrip()
-        raise UsageError(f"importing {target} failed; mend this first\n{own}") from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Import a file by its path, with its folder importable as when Python runs it."""
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file; name a .py file that exists")
-    sys.path.insert(0, str(path.resolve().parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is not a Python file that can be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def described(error: BaseException, at: str = "") -> str:
-    """An error's type and the first line of its message."""
-    return f"{type(error).__name__}{at}: {error}".partition("\n")[0]
-
-
-def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of an error that are the user's: not of Python's importing, JAX's or ours."""
-    foreign = [Path(str(module.__file__)).parent for module in (jax, importlib)]
-    foreign.append(Path(__file__).parent)
-    return [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<")
-        and not any(folder in Path(frame.filename).parents for folder in foreign)
-    ]

@@ -1,14 +1,17 @@
 """Verify an op: its backward against autodiff of its forward, under a random cotangent."""
 
 import dataclasses
+import inspect
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.op import Op
+from jaxnn.op import Op, call_bwd, call_fwd
 from jaxnn.verify.arguments import argument_names
 from jaxnn.verify.elsewhere import op_elsewhere
 from jaxnn.verify.judge import judge
@@ -24,37 +27,98 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     Args:
         op: what to verify.
         *inputs: its inputs; none for `op.example(jax.random.key(0))`.
-        **static: its static settings.
+        **static: its static settings; none for each of `op.settings` in turn. (What is called as
+            an input of the op's is that input.)
+
+    Returns:
+        One report. Of several settings it has the leaves of all, each with its setting in brackets.
 
     Raises:
         TypeError: it is no op, or has no inputs; `fwd`, `bwd` or `example` does not return a tuple
-            of the right length.
+            of the right length, or does not take a setting.
         TypeError, ValueError: as `gradient`, with the inputs as the parameters.
     """
-    started = time.perf_counter()
     if not isinstance(op, Op):
         raise TypeError(f"op is {op!r}; it must be a jaxnn.op.Op: bind Op(fwd, bwd, example)")
-    if not (inputs or callable(op.example)):
+    inputs, static = op.arranged(inputs, static)
+    if not inputs:
+        inputs = drawn(f"example of op {op.name}", op.example)
+    if static:
+        return under(op, inputs, static)
+    return together(op, {words(s): under(op, inputs, s) for s in settings(op)})
+
+
+def settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
+    """The settings to verify an op under.
+
+    Raises:
+        TypeError: they are no tuple of mappings, or there is none.
+    """
+    listed = op.settings
+    if not (isinstance(listed, tuple | list) and listed) or not all(
+        isinstance(static, Mapping) for static in listed
+    ):
         raise TypeError(
-            f"example of op {op.name} is {op.example!r}; it must be a function of a key that "
-            "returns (input, ...): give the op one, or inputs to verify.op"
+            f"settings of op {op.name} is {listed!r}; it must be a tuple of dictionaries, one for "
+            "each way to verify the op, as in ({}, {'axis': 0})"
         )
-    inputs = inputs or op.example(jax.random.key(0))
-    _check_tuple(op, "example", inputs, "(input, ...)")
-    shapes = jax.eval_shape(lambda *arrays: op.fwd(*arrays, **static), *inputs)
-    _check_tuple(op, "fwd", shapes, "(out, residuals)", length=2)
-    out, _ = shapes
+    return listed
+
+
+def drawn(
+    what: str, example: Callable[[jax.Array], tuple[Any, ...]] | None, seed: int = 0
+) -> tuple[Any, ...]:
+    """The inputs that a person's `example(key)` returns.
+
+    Args:
+        what: its name in messages.
+        example: a function of a key.
+        seed: of the key.
+
+    Raises:
+        TypeError: it is no function of a key, or returns no tuple of inputs.
+        ValueError: it raises.
+    """
+    form = "it must be a function of a key that returns the inputs as a tuple, (input, ...)"
+    if not callable(example):
+        raise TypeError(f"{what} is {example!r}; {form}: write one, or give the inputs")
+    key = jax.random.key(seed)
+    try:
+        inspect.signature(example).bind(key)
+    except TypeError as error:
+        raise TypeError(f"{what} cannot be called with a key ({error}); {form}") from None
+    except ValueError:  # a callable without a signature
+        pass
+    try:
+        inputs: Any = example(key)
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{what} raised {type(error).__name__}: {said}; {form}") from error
+    if type(inputs) is not tuple or not inputs:
+        got = "an array" if isinstance(inputs, jax.Array | np.ndarray) else f"{inputs!r:.60}"
+        raise TypeError(f"{what} returns {got}; {form}")
+    return inputs
+
+
+@outside
+def under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) -> Report:
+    """Verify an op with these inputs, under these settings.
+
+    Raises:
+        TypeError, ValueError: as the function `op`.
+    """
+    started = time.perf_counter()
+    out = jax.eval_shape(lambda *arrays: call_fwd(op, op.fwd, arrays, static)[0], *inputs)
 
     # The oracle differentiates the forward; op(...) itself would call the rule on trial.
     def loss(inputs: Any, dout: Any, settings: Any) -> Any:
-        out, _ = op.fwd(*inputs, **vars(settings))
+        out, _ = call_fwd(op, op.fwd, inputs, vars(settings))
         return sum(jax.tree.leaves(jax.tree.map(lambda o, d: (o * d).sum(), out, dout)))
 
     def manual_grad(inputs: Any, dout: Any, settings: Any) -> Any:
-        _, residuals = op.fwd(*inputs, **vars(settings))
-        cotangents = op.bwd(residuals, dout, **vars(settings))
-        _check_tuple(op, "bwd", cotangents, "(dinput, ...), one per input", length=len(inputs))
-        return cotangents
+        _, residuals = call_fwd(op, op.fwd, inputs, vars(settings))
+        cotangents = call_bwd(op, op.bwd, residuals, dout, vars(settings), len(inputs))
+        return tuple(map(_without_none, cotangents, inputs))
 
     # Random, because a cotangent of ones hides what sums to zero, as in softmax; large and, where
     # there is only one, negative, because a rule must be linear in it.
@@ -77,19 +141,88 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
             point.within(list(report.leaves)),
             names,
         )
-    words = "".join(f", {name}={value!r}" for name, value in static.items())
     return dataclasses.replace(
         report,
-        name=f"op {op.name}{words}",
+        coverage=(*report.coverage, *_neutral(op, len(inputs), static)),
+        name=", ".join(filter(None, (f"op {op.name}", words(static)))),
         elsewhere=(*report.elsewhere, *called),
         seconds=time.perf_counter() - started,
     )
 
 
-def _check_tuple(
-    op: Op[..., Any], role: str, value: Any, form: str, length: int | None = None
-) -> None:
-    """Refuse what an op's function returned if it has not the form that ops have."""
-    if type(value) is not tuple or length not in (None, len(value)):
-        got = type(value).__name__ + (f" of {len(value)}" if isinstance(value, tuple) else "")
-        raise TypeError(f"{role} of op {op.name} returns a {got}; it must return a tuple {form}")
+def _neutral(op: Op[..., Any], given: int, static: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings at a default of 1 or 0, and never at another: a mistake there may not show."""
+    changed = {name for listed in (static, *settings(op)) for name in listed}
+    names = (*changed, *[*op.inputs][:given])
+    try:
+        parameters = inspect.signature(op.fwd).parameters
+    except ValueError:  # a callable without a signature
+        return ()
+    return tuple(
+        f"the setting {name} is at its default {p.default}: what is wrong with it may not show; "
+        "list another value in the op's settings"
+        for name, p in parameters.items()
+        if name not in names and type(p.default) in (int, float) and p.default in (0, 1)
+    )
+
+
+def words(static: Mapping[str, Any]) -> str:
+    """Settings as they are written in a call; empty for none."""
+    return ", ".join(f"{name}={value!r}" for name, value in static.items())
+
+
+def together(op: Op[..., Any], reports: Mapping[str, Report]) -> Report:
+    """One report of those on an op under each of its settings; what they all say is said once."""
+    first_way, first = next(iter(reports.items()))
+    if len(reports) == 1:
+        return first
+
+    def said(field: str) -> tuple[str, ...]:
+        lines = {way: _lines(getattr(report, field)) for way, report in reports.items()}
+        shared = [line for line in lines[first_way] if all(line in x for x in lines.values())]
+        own = (
+            f"{way or 'default settings'}: {line}"
+            for way, found in lines.items()
+            for line in found
+            if line not in shared
+        )
+        return (*shared, *own)
+
+    return Report(
+        f"op {op.name}",
+        None,
+        tuple(
+            dataclasses.replace(leaf, path=f"{leaf.path} ({way or 'default settings'})")
+            for way, report in reports.items()
+            for leaf in report.leaves
+        ),
+        said("problems"),
+        sum(report.seconds for report in reports.values()),
+        chain="; ".join(said("chain")),
+        coverage=said("coverage"),
+        elsewhere=said("elsewhere"),
+        rules=said("rules"),
+        seed=first.seed,
+    )
+
+
+def _lines(text: str | Iterable[str]) -> list[str]:
+    return [text] * bool(text) if isinstance(text, str) else list(text)
+
+
+def _without_none(cotangent: Any, like: Any) -> Any:
+    """A cotangent with zeros for None, which means zero; None where there is no derivative."""
+
+    def zero(x: Any) -> Any:
+        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        return jnp.zeros_like(x) if real else None
+
+    def fill(d: Any, x: Any) -> Any:
+        if d is None:
+            return jax.tree.map(zero, x)
+        return None if jnp.result_type(d) == jax.dtypes.float0 else d
+
+    try:
+        return jax.tree.map(fill, cotangent, like, is_leaf=lambda d: d is None)
+    except (TypeError, ValueError):  # another structure, or no array: the comparison says so
+        return cotangent

@@ -12,6 +12,7 @@ from jaxnn.verify.report import (
     extent,
     row,
     shared_cause,
+    unseen,
     values,
 )
 
@@ -39,9 +40,15 @@ def to_html(reports: Sequence[Report]) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>jaxnn.verify: '
         f'{counts}</title>\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head>\n<body><main><h1>Gradients, by hand and by machine</h1>\n"
+        f"<style>{_STYLE}</style></head>\n"
+        '<body class="jaxnn-verify"><main><h1>Gradients, by hand and by machine</h1>\n'
         f"<p>{counts or 'nothing verified'}</p>\n{body}\n</main></body></html>\n"
     )
+
+
+def to_fragment(report: Report) -> str:
+    """A report as a part of somebody's page, a notebook's: its styles reach no further."""
+    return f'<div class="jaxnn-verify"><style>{_STYLE}</style>\n{_report(report)}</div>\n'
 
 
 def _report(report: Report) -> str:
@@ -53,7 +60,8 @@ def _report(report: Report) -> str:
         *(((cause.heading, cause.text),) if cause else ()),
         *((("chain", report.chain),) if report.chain else ()),
         *((leaf.path, message) for leaf in said for message in leaf.messages),
-        *((("cannot see", "\n".join(report.coverage)),) if report.coverage else ()),
+        *(("rule", rule) for rule in report.rules),
+        *((("cannot see", "\n".join(unseen(report))),) if report.coverage else ()),
         *(("elsewhere", line) for line in report.elsewhere),
         *((("loss in float64", f"{report.loss:.10g}"),) if report.loss is not None else ()),
         ("seed", str(report.seed)),
@@ -247,36 +255,42 @@ def _ladder(w: Disagreement) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --page: #fff; --ink: #1c1f23; --dim: #5b636d; --line: #d9dde2;
-  --box: #f6f7f9; --hot: #b91c1c; --odd: #6d28d9; --manual: #c2410c; --autodiff: #1d4ed8;
-  --pass: #166534; --fail: #b91c1c; --inconclusive: #854d0e }
-@media (prefers-color-scheme: dark) { :root { --page: #14171b; --ink: #e6e8eb; --dim: #a0a8b2;
+.jaxnn-verify { color-scheme: light dark; --page: #fff; --ink: #1c1f23; --dim: #5b636d;
+  --line: #d9dde2; --box: #f6f7f9; --hot: #b91c1c; --odd: #6d28d9; --manual: #c2410c;
+  --autodiff: #1d4ed8; --pass: #166534; --fail: #b91c1c; --inconclusive: #854d0e;
+  background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
+@media (prefers-color-scheme: dark) { & { --page: #14171b; --ink: #e6e8eb; --dim: #a0a8b2;
   --line: #353b43; --box: #1d2127; --hot: #ff6b5e; --odd: #b49bff; --manual: #fb923c;
   --autodiff: #6ea8ff; --pass: #6fcf8a; --fail: #ff8077; --inconclusive: #eab94d } }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
-main { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.05rem; margin: 1.5rem 0 .3rem }
-summary { cursor: pointer; padding: .4rem .2rem; overflow-wrap: anywhere }
-.report { border-top: 1px solid var(--line) } .report[open] { padding-bottom: 1.5rem }
-.legend { color: var(--dim); font-size: .87em; margin: .2rem 0 }
-.badge { font-weight: 700; white-space: nowrap; color: var(--dim) }
-.badge.pass { color: var(--pass) } .badge.fail { color: var(--fail) }
-.badge.inconclusive { color: var(--inconclusive) }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; margin: .5rem 0 }
-dt { color: var(--dim) } dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap }
-code, dd, table { font-variant-numeric: tabular-nums } code { font-size: .93em }
-.scroll { overflow-x: auto } table { border-collapse: collapse; margin: .4rem 0; font-size: .93em }
-th, td { text-align: left; padding: .15rem 1rem .15rem 0; border-bottom: 1px solid var(--line);
-  white-space: nowrap } th { color: var(--dim); font-weight: 500 }
-section { background: var(--box); border-radius: .5rem; padding: .1rem 1rem 1rem; margin: 1rem 0 }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem }
-figure { margin: .6rem 0; min-width: 0 }
-figcaption { font-weight: 600; margin-bottom: .4rem } svg { max-width: 100%; height: auto }
-text { fill: var(--dim); font: 12px system-ui, sans-serif } .hot { fill: var(--hot) }
-.same { fill: var(--page); stroke: var(--line) } .odd { fill: var(--odd) }
-.axis, .grid { fill: none; stroke: var(--dim) } .grid { stroke: var(--line) }
-.hand-written { fill: var(--manual); stroke: var(--manual) }
-.autodiff { fill: var(--autodiff); stroke: var(--autodiff) }
-.line { fill: none; stroke-width: 2 } .autodiff.line { stroke-dasharray: 6 4 }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } }
+body& { margin: 0 } div& { padding: 0 .6rem }
+& main { max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+& h1 { font-size: 1.5rem; margin: 0 } & h2 { font-size: 1.05rem; margin: 1.5rem 0 .3rem }
+& summary { cursor: pointer; padding: .4rem .2rem; overflow-wrap: anywhere }
+& .report { border-top: 1px solid var(--line) } & .report[open] { padding-bottom: 1.5rem }
+& .legend { color: var(--dim); font-size: .87em; margin: .2rem 0 }
+& .badge { font-weight: 700; white-space: nowrap; color: var(--dim) }
+& .badge.pass { color: var(--pass) } & .badge.fail { color: var(--fail) }
+& .badge.inconclusive { color: var(--inconclusive) }
+& dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1.2rem; margin: .5rem 0 }
+& dt { color: var(--dim) } & dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap }
+& dt, & th { font-weight: 500 }
+& code, & dd, & table { font-variant-numeric: tabular-nums } & code { font-size: .93em }
+& code, & tr { color: inherit; background: none !important }
+& .scroll { overflow-x: auto }
+& table { border-collapse: collapse; margin: .4rem 0; font-size: .93em }
+& th, & td { text-align: left; padding: .15rem 1rem .15rem 0; white-space: nowrap;
+  border: solid var(--line); border-width: 0 0 1px } & th { color: var(--dim) }
+& section { background: var(--box); border-radius: .5rem; padding: .1rem 1rem 1rem;
+  margin: 1rem 0 }
+& .figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem }
+& figure { margin: .6rem 0; min-width: 0 }
+& figcaption { font-weight: 600; margin-bottom: .4rem } & svg { max-width: 100%; height: auto }
+& text { fill: var(--dim); font: 12px system-ui, sans-serif } & .hot { fill: var(--hot) }
+& .same { fill: var(--page); stroke: var(--line) } & .odd { fill: var(--odd) }
+& .axis, & .grid { fill: none; stroke: var(--dim) } & .grid { stroke: var(--line) }
+& .hand-written { fill: var(--manual); stroke: var(--manual) }
+& .autodiff { fill: var(--autodiff); stroke: var(--autodiff) }
+& .line { fill: none; stroke-width: 2 } & .autodiff.line { stroke-dasharray: 6 4 }
+@media (max-width: 40rem) { & dl { grid-template-columns: 1fr } & dd { margin-bottom: .4rem } }
+}
 """

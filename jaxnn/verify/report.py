@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
-JSON_VERSION = 2
+JSON_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,12 @@ class Report:
     def __bool__(self) -> bool:
         return self.status == "pass"
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: what the page has of it."""
+        from jaxnn.verify.page import to_fragment  # it needs what is here
+
+        return to_fragment(self)
+
     def summary(self) -> str:
         """One line."""
         bad = [leaf for leaf in self.leaves if leaf.status in ("fail", "inconclusive")]
@@ -205,6 +211,8 @@ class Report:
 
 # The columns of a terminal, which only names may exceed; the leaves and the blind spots in a text.
 WIDTH, ROWS, BLIND_SPOTS = 100, 16, 4
+# What is in the remarks on ways to run that were not tried: they concern no number.
+UNTRIED = ("whether it gives the same without jit", "how it does under jit")
 HEADINGS = ("leaf", "shape", "status", "scale", "diff/scale", "sees", "error (autodiff)")
 _ORDER: tuple[Status, ...] = ("fail", "inconclusive", "skipped", "pass")
 _FOLD = textwrap.TextWrapper(WIDTH, "  ", " " * 6, break_long_words=False, break_on_hyphens=False)
@@ -276,11 +284,18 @@ def shared_cause(report: Report) -> Diagnosis | None:
 
 
 def remarks(report: Report) -> list[str]:
-    """What the report could not see, in one line, and what differs elsewhere."""
-    unseen, more = report.coverage[:BLIND_SPOTS], len(report.coverage) - BLIND_SPOTS
-    unseen += (f"and {more} more",) if more > 0 else ()
-    coverage = [f"cannot see: {'; '.join(unseen)}"] if unseen else []
-    return coverage + [f"elsewhere: {line}" for line in report.elsewhere]
+    """The rules found, what the report could not see, in one line, and what differs elsewhere."""
+    lines = unseen(report)
+    shown, more = lines[:BLIND_SPOTS], len(lines) - BLIND_SPOTS
+    shown += (f"and {more} more",) if more > 0 else ()
+    coverage = [f"cannot see: {'; '.join(shown)}"] if shown else []
+    rules = [f"rule: {rule}" for rule in report.rules]
+    return rules + coverage + [f"elsewhere: {line}" for line in report.elsewhere]
+
+
+def unseen(report: Report) -> tuple[str, ...]:
+    """What the report could not see; last in what ways the gradient was not run."""
+    return tuple(sorted(report.coverage, key=lambda line: any(way in line for way in UNTRIED)))
 
 
 def _table(shown: Sequence[LeafReport], hidden: Sequence[LeafReport]) -> list[str]:
