@@ -38,7 +38,7 @@ def each_rule(point: Point) -> tuple[str, ...]:
 def wrong_by_themselves(rules: tuple[str, ...]) -> list[str]:
     """The first of the rules that `each_rule` found wrong, where all of them together are right."""
     wrong = [line for line in rules if ": wrong" in line]
-    return [f"right as a whole, but not by itself: {line}" for line in wrong[:1]]
+    return [f"right as a whole, but not by itself: {line}" for line in wrong[:1] if rules[1:]]
 
 
 def _judged(point: Point, rules: list[Rule]) -> list[str]:
@@ -65,7 +65,8 @@ def _said(point: Point, leaves: list[Any]) -> str:
             allowed = allowed_error(point.rounding[number], here.program.epsilon, scale)
         if here.uncertainty is not None:
             allowed += largest(here.uncertainty[number])
-        allowed += max(point.stops_at, EPSILON["float64"]) * scale
+        declared = point.problem.tolerances.get(point.problem.paths[number], 0.0)
+        allowed += max(point.stops_at, declared, EPSILON["float64"]) * scale
         off = known & ~(np.abs(got - truth) <= allowed)
         if off.any() and np.isfinite(got).all():
             close_by = close_by or point.close_by
