@@ -118,16 +118,10 @@ if torch_peer.installed:
     }
 
 
-def ask(
-    check: Checker,
-    loss: Callable[..., Any],
-    manual_grad: Callable[..., Any],
-    params: Params,
-    batch: Batch,
-) -> Answer:
+def ask(check: Callable[..., Answer], *arguments: Any) -> Answer:
     """What a checker says; that it fails by an AssertionError, or breaks down, is an answer."""
     try:
-        return check(loss, manual_grad, params, batch)
+        return check(*arguments)
     except AssertionError:
         return Answer("fail")
     except Exception as error:  # whatever a checker breaks down with is a result, and is printed

@@ -1,15 +1,9 @@
 """The catalogue of rules: each right form is right, each mistake makes it wrong."""
 
-import importlib.util
-from importlib.metadata import PackageNotFoundError
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.rules import RULES
-from experiments.rules.check import changed, gradients
+from experiments.rules.change import changed, gradients
 
 by_name = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 

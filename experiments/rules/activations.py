@@ -155,7 +155,7 @@ def _positive(rng: Generator, dtype: Any) -> tuple[Array, ...]:
 def log_cosh(mistake: Mistake) -> Any:
     """y = log(cosh(x)) without overflow, dx = dy tanh(x), by `jax.custom_gradient`."""
 
-    @jax.custom_gradient
+    @jax.custom_gradient  # type: ignore[untyped-decorator, unused-ignore]
     def f(x: Array) -> Any:
         size = jnp.abs(x)
 

@@ -14,7 +14,7 @@ def log_determinant(mistake: Mistake) -> Any:
     """t -> trace(a^-1 t), in forward mode."""
 
     @jax.custom_jvp
-    def f(a: Array) -> Array:
+    def f(a: Array) -> Any:
         return jnp.linalg.slogdet(a)[1]
 
     @f.defjvp
@@ -36,7 +36,7 @@ def solve(mistake: Mistake) -> Any:
     """x = a^-1 b;  db = a'^-1 dx, da = -db x'."""
 
     @jax.custom_vjp
-    def f(a: Array, b: Array) -> Array:
+    def f(a: Array, b: Array) -> Any:
         return jnp.linalg.solve(a, b)
 
     def f_fwd(a: Array, b: Array) -> Any:
@@ -57,7 +57,7 @@ def inverse(mistake: Mistake) -> Any:
     """y = a^-1;  da = -y' dy y'."""
 
     @jax.custom_vjp
-    def f(a: Array) -> Array:
+    def f(a: Array) -> Any:
         return jnp.linalg.inv(a)
 
     def f_fwd(a: Array) -> Any:
@@ -75,23 +75,23 @@ def inverse(mistake: Mistake) -> Any:
 
 
 def cholesky(mistake: Mistake) -> Any:
-    """a = l l';  da = l'^-1 (s + s') l^-1 / 2, s = tril(l' dl) with half its diagonal."""
+    """a = low l';  da = l'^-1 (s + s') low^-1 / 2, s = tril(l' dl) with half its diagonal."""
 
     @jax.custom_vjp
-    def f(a: Array) -> Array:
+    def f(a: Array) -> Any:
         return jnp.linalg.cholesky(a)
 
     def f_fwd(a: Array) -> Any:
-        l = f(a)
-        return l, l
+        low = f(a)
+        return low, low
 
-    def f_bwd(l: Array, dl: Array) -> Any:
-        s = jnp.tril(l.T @ dl)
+    def f_bwd(low: Array, dlow: Array) -> Any:
+        s = jnp.tril(low.T @ dlow)
         if mistake != "diagonal not halved":
             s -= jnp.diag(jnp.diag(s)) / 2
         if mistake != "not symmetrised":
             s = (s + s.T) / (1 if mistake == "half left out" else 2)
-        back = jnp.linalg.inv(l)
+        back = jnp.linalg.inv(low)
         return (back.T @ s @ back,)
 
     f.defvjp(f_fwd, f_bwd)
@@ -102,12 +102,12 @@ def _plain_cholesky(a: Array) -> Array:
     """Row by row, of the symmetric part."""
     a = (a + a.T) / 2
     n = len(a)
-    l = jnp.zeros_like(a)
+    low = jnp.zeros_like(a)
     for j in range(n):
-        l = l.at[j, j].set(jnp.sqrt(a[j, j] - (l[j, :j] ** 2).sum()))
+        low = low.at[j, j].set(jnp.sqrt(a[j, j] - (low[j, :j] ** 2).sum()))
         for i in range(j + 1, n):
-            l = l.at[i, j].set((a[i, j] - (l[i, :j] * l[j, :j]).sum()) / l[j, j])
-    return l
+            low = low.at[i, j].set((a[i, j] - (low[i, :j] * low[j, :j]).sum()) / low[j, j])
+    return low
 
 
 def _definite(rng: Generator, dtype: Any) -> tuple[Array, ...]:

@@ -1,4 +1,4 @@
-"""Rules and gradients of Equinox's and Flax's modules; both packages are imported when asked for."""
+"""Rules and gradients of Equinox's and Flax's modules; either package is imported when needed."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ def filtered(mistake: Mistake) -> Any:
     """A gate of two arrays in a tuple, its rule by `eqx.filter_custom_vjp`."""
     import equinox as eqx
 
-    @eqx.filter_custom_vjp  # type: ignore[misc, unused-ignore]
+    @eqx.filter_custom_vjp  # type: ignore[untyped-decorator, unused-ignore]
     def f(pair: Any) -> Array:
         return jnp.tanh(pair[0]) * jax.nn.sigmoid(pair[1])
 
-    @f.def_fwd  # type: ignore[misc, unused-ignore]
+    @f.def_fwd  # type: ignore[untyped-decorator, unused-ignore]
     def f_fwd(perturbed: Any, pair: Any) -> Any:
         return f(pair), None
 
-    @f.def_bwd  # type: ignore[misc, unused-ignore]
+    @f.def_bwd  # type: ignore[untyped-decorator, unused-ignore]
     def f_bwd(_: None, dy: Array, perturbed: Any, pair: Any) -> Any:
         t, s = jnp.tanh(pair[0]), jax.nn.sigmoid(pair[1])
         slope = 1 - t if mistake == "square forgotten" else 1 - t * t
@@ -43,7 +43,7 @@ def layers(mistake: Mistake) -> Any:
     """A loss of an Equinox MLP of one hidden layer, and its gradient by hand, as an MLP."""
     import equinox as eqx
 
-    def loss(mlp: Any, x: Array) -> Array:
+    def loss(mlp: Any, x: Array) -> Any:
         return (jax.vmap(mlp)(x) ** 2).mean()
 
     def gradient(mlp: Any, x: Array) -> Any:
@@ -53,10 +53,7 @@ def layers(mistake: Mistake) -> Any:
         y = h @ last.weight.T + last.bias
         dy = (1 if mistake == "the 2 of the square forgotten" else 2) * y / y.size
         dz = dy @ last.weight * (1 if mistake == "mask ignored" else z > 0)
-        if mistake == "bias of one example":
-            db = dz[0]
-        else:
-            db = dz.sum(0)
+        db = dz[0] if mistake == "bias of one example" else dz.sum(0)
 
         def where(m: Any) -> Any:
             return m.layers[0].weight, m.layers[0].bias, m.layers[1].weight, m.layers[1].bias
@@ -76,7 +73,7 @@ def _mlp_and_batch(rng: Generator, dtype: Any) -> tuple[Any, ...]:
     return mlp, normal(rng, dtype, 5, 3)
 
 
-def _mlp_loss(mlp: Any, x: Array) -> Array:
+def _mlp_loss(mlp: Any, x: Array) -> Any:
     return (jax.vmap(mlp)(x) ** 2).mean()
 
 

@@ -53,7 +53,7 @@ def layer_norm(mistake: Mistake) -> Any:
     """dx = r (g - mean g - x̂ mean(g x̂)), g = gain dy, in float32; x̂ and r are kept."""
 
     @jax.custom_vjp
-    def f(x: Array, gain: Array, bias: Array) -> Array:
+    def f(x: Array, gain: Array, bias: Array) -> Any:
         return f_fwd(x, gain, bias)[0]
 
     def f_fwd(x: Array, gain: Array, bias: Array) -> Any:

@@ -12,7 +12,7 @@ from experiments.rules.rule import Generator, Mistake, Rule, normal
 L2 = 0.1
 
 
-def least_squares_loss(params: Any, x: Array, y: Array) -> Array:
+def least_squares_loss(params: Any, x: Array, y: Array) -> Any:
     """Mean (x w + b - y)^2 + L2 |w|^2."""
     residuals = x @ params["w"] + params["b"] - y
     return (residuals**2).mean() + L2 * (params["w"] ** 2).sum()

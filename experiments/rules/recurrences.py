@@ -16,7 +16,7 @@ def linear(mistake: Mistake) -> Any:
     """h_t = a_t h_{t-1} + x_t;  g_t = dh_t + a_{t+1} g_{t+1}, dx_t = g_t, da_t = g_t h_{t-1}."""
 
     @jax.custom_vjp
-    def f(a: Array, x: Array) -> Array:
+    def f(a: Array, x: Array) -> Any:
         def step(h: Array, now: Any) -> Any:
             h = now[0] * h + now[1]
             return h, h
@@ -53,14 +53,14 @@ def linear(mistake: Mistake) -> Any:
     return f
 
 
-def _plain_linear(a: Array, x: Array) -> Array:
+def _plain_linear(a: Array, x: Array) -> Any:
     return lax.associative_scan(lambda p, q: (p[0] * q[0], q[0] * p[1] + q[1]), (a, x))[1]
 
 
 def returns(mistake: Mistake) -> Any:
     """G_t = r_t + gamma G_{t+1}, the sum of what follows; the backward runs forwards."""
 
-    def summed(x: Array, gamma: Any, reverse: bool) -> Array:
+    def summed(x: Array, gamma: Any, reverse: bool) -> Any:
         def step(total: Array, now: Array) -> Any:
             total = now + gamma * total
             return total, total
@@ -68,7 +68,7 @@ def returns(mistake: Mistake) -> Any:
         return lax.scan(step, jnp.zeros_like(x[0]), x, reverse=reverse)[1]
 
     @partial(jax.custom_vjp, nondiff_argnums=(1,))
-    def f(r: Array, gamma: float) -> Array:
+    def f(r: Array, gamma: float) -> Any:
         return summed(r, gamma, reverse=True)
 
     def f_fwd(r: Array, gamma: float) -> Any:
@@ -129,7 +129,7 @@ def cell(mistake: Mistake) -> Any:
     """h_t = tanh(x_t + h_{t-1} u) over time, the last one returned: du sums over the steps."""
 
     @jax.custom_vjp
-    def f(u: Array, x: Array) -> Array:
+    def f(u: Array, x: Array) -> Any:
         return f_fwd(u, x)[0]
 
     def f_fwd(u: Array, x: Array) -> Any:

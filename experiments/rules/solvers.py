@@ -38,7 +38,7 @@ def fixed_point(mistake: Mistake) -> Any:
         slope = 1 - z * z
         back = w if mistake == "weight not transposed" else w.T
 
-        def step(_: Any, g: Array) -> Array:
+        def step(_: Any, g: Array) -> Any:
             through = (g * slope) @ back
             return dz - through if mistake == "sign of the system" else dz + through
 
@@ -65,8 +65,8 @@ def root(mistake: Mistake) -> Any:
     """y with y^3 + y = x, by Newton's method;  t -> t / (3 y^2 + 1)."""
 
     @jax.custom_jvp
-    def f(x: Array) -> Array:
-        def step(_: Any, y: Array) -> Array:
+    def f(x: Array) -> Any:
+        def step(_: Any, y: Array) -> Any:
             return y - (y**3 + y - x) / (3 * y**2 + 1)
 
         return lax.fori_loop(0, 12, step, x)
@@ -113,7 +113,7 @@ def ordinary(mistake: Mistake) -> Any:
         return lax.fori_loop(0, steps, step, state)
 
     @jax.custom_vjp
-    def f(w: Array, y0: Array) -> Array:
+    def f(w: Array, y0: Array) -> Any:
         return integrated(lambda y: slope(y, w), y0, STEPS, SPAN / STEPS)
 
     def f_fwd(w: Array, y0: Array) -> Any:

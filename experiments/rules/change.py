@@ -16,7 +16,7 @@ def gradients(rule: Rule, mistake: Mistake, *, plain: bool = False, seed: int = 
     """
     with jax.enable_x64(True):
         inputs = rule.inputs(np.random.default_rng(seed), "float64")
-        made = rule.plain if plain else rule.make(mistake)
+        made: Any = rule.plain if plain else rule.make(mistake)
         if rule.door == "gradient":
             params, *rest = inputs
             if not plain:
