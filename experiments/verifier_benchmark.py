@@ -3,7 +3,7 @@
     python -m experiments.verifier_benchmark                        some three hours; exit status 0
     python -m experiments.verifier_benchmark --every 4 --seeds 1    half an hour
     python -m experiments.verifier_benchmark --quick                a minute
-    python -m experiments.verifier_benchmark --rules --seeds 1      the second catalogue, half an hour
+    python -m experiments.verifier_benchmark --rules --seeds 1      an hour, the second catalogue
 
 Plants every kind of fault of `experiments.faulty_layers.CAUSES` in the hand-written gradients of
 small networks, and asks `verify.gradient`, `jax.test_util.check_grads`,

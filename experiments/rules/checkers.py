@@ -1,8 +1,8 @@
 """The checkers asked about a rule, each with the least glue that it needs, and how much that is.
 
-The verifier takes a function, a kernel or a gradient as it is. The peers take a function of floating
-arrays: settings and integers are closed over, a gradient by hand is made the rule of its loss, a
-module is taken apart; PyTorch's is handed a function of its own tensors besides.
+The verifier takes a function, a kernel or a gradient as it is. The peers take a function of
+floating arrays: settings and integers are closed over, a gradient by hand is made the rule of its
+loss, a module is taken apart; PyTorch's is handed a function of its own tensors besides.
 """
 
 import ast
@@ -185,7 +185,7 @@ def _is_float(x: Any) -> bool:
     return bool(jnp.issubdtype(x.dtype, jnp.floating))
 
 
-def _lines(function: Callable[..., Any]) -> int:
+def _lines(function: Any) -> int:
     """How many lines a function's body has without its docstring and blank ones."""
     source = textwrap.dedent(inspect.getsource(function))
     (definition,) = ast.parse(source).body

@@ -166,8 +166,8 @@ def _plain_cell(u: Array, x: Array) -> Array:
 
 
 def _gates_and_inputs(rng: Generator, dtype: Any) -> tuple[Array, ...]:
-    gates = 1 / (1 + jnp.exp(-normal(rng, "float64", 7, 4)))
-    return gates.astype(dtype), normal(rng, dtype, 7, 4)
+    gates = jnp.asarray(rng.uniform(0.2, 0.9, size=(7, 4)), dtype)
+    return gates, normal(rng, dtype, 7, 4)
 
 
 RULES = (

@@ -6,7 +6,6 @@ entry by more than 5% of its leaf's largest.
 """
 
 import importlib.util
-import time
 from collections import Counter
 from collections.abc import Iterable
 from statistics import mean
@@ -47,7 +46,6 @@ class Result(NamedTuple):
     checker: str
     case: Case
     answer: Answer
-    seconds: float
 
     @property
     def true_causes(self) -> frozenset[str]:
@@ -118,9 +116,8 @@ def _ask(case: Case, peers: bool) -> list[Result]:
         with jax.enable_x64(case.dtype == "float64"):
             inputs = case.rule.inputs(np.random.default_rng(case.seed), case.dtype)
             made = case.rule.make(case.mistake)
-            started = time.perf_counter()
             said = ask(answer, checker, case.rule, made, inputs)
-        results.append(Result(checker, case, said, time.perf_counter() - started))
+        results.append(Result(checker, case, said))
     return results
 
 
@@ -131,9 +128,9 @@ def _share(results: list[Result], *verdicts: str) -> str:
 
 
 def _print_table(results: list[Result], checkers: list[str], rules: list[Rule]) -> None:
-    """Of every checker: detection, refusals, causes, lines of glue, time."""
-    groups = {"wrong, caught": 30, "right, refused": 30, "cause": 20, "lines of glue": 16}
-    heads = (*DTYPES, *DTYPES, "named", "wrong", "mean", "most", "seconds")
+    """Of every checker: detection, refusals, causes, lines of glue."""
+    groups = {"wrong, caught": 30, "right, refused": 30, "cause": 20, "lines of glue": 20}
+    heads = (*DTYPES, *DTYPES, "named", "wrong", "mean", "most")
     print(f"\n{'':27}" + "".join(f"{group:^{width}}" for group, width in groups.items()))
     print(f"{'':27}" + "".join(f"{head:>10}" for head in heads))
     for checker in checkers:
@@ -152,7 +149,6 @@ def _print_table(results: list[Result], checkers: list[str], rules: list[Rule]) 
             cells += ["-", "-"]
         lines = [glue(checker, rule) for rule in rules]
         cells += [f"{mean(lines):.1f}", str(max(lines))]
-        cells += [f"{mean(r.seconds for r in its):.2f}" if its else "-"]
         print(f"{checker:27}" + "".join(f"{cell:>10}" for cell in cells))
     print()
     for (checker, what), number in Counter(
