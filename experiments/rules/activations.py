@@ -177,7 +177,7 @@ RULES = (
         _with_zeros,
         {
             "mask inverted": "mask",
-            "slope forgotten": "zeroed slice, mask, other slope",
+            "slope forgotten": "zeroed slice, mask, wrong derivative",
             "slope negative": "sign",
         },
     ),
@@ -187,7 +187,7 @@ RULES = (
         partial(jax.nn.gelu, approximate=True),
         normals((5, 7)),
         {
-            "slope of the exact GELU": "other slope",
+            "slope of the exact GELU": "wrong derivative",
             "inner derivative left out": "derivative left out",
             "product's second term forgotten": "missing term, detached",
         },
@@ -198,9 +198,9 @@ RULES = (
         lambda x, beta: jax.nn.softplus(beta * x) / beta,
         normals((4, 7)),
         {
-            "beta forgotten": "wrong saved value, other slope, factor",
+            "beta forgotten": "wrong saved value, wrong derivative, factor",
             "beta not cancelled": "factor",
-            "sigmoid of the wrong side": "wrong saved value, other slope, flip, sign",
+            "sigmoid of the wrong side": "wrong saved value, wrong derivative, flip, sign",
         },
         settings={"beta": 2.5},
     ),
@@ -210,7 +210,7 @@ RULES = (
         lambda x, beta: x / (1 + jnp.exp(-beta * x)),
         normals((5, 7), (7,)),
         {
-            "derivative of exp": "wrong saved value, other slope, derivative left out",
+            "derivative of exp": "wrong saved value, wrong derivative, derivative left out",
             "beta left out of dx": "derivative left out, factor",
             "dbeta averaged": "factor, not summed",
         },
@@ -221,8 +221,8 @@ RULES = (
         jax.nn.sigmoid,
         normals((4, 7)),
         {
-            "1 - y forgotten": "wrong saved value, other slope",
-            "sign inside": "wrong saved value, other slope",
+            "1 - y forgotten": "wrong saved value, wrong derivative",
+            "sign inside": "wrong saved value, wrong derivative",
         },
         forward=True,
     ),
@@ -232,7 +232,7 @@ RULES = (
         lambda x: jnp.log1p(-jnp.exp(-x)),
         _positive,
         {
-            "1 not subtracted": "wrong saved value, other slope, derivative left out",
+            "1 not subtracted": "wrong saved value, wrong derivative, derivative left out",
             "sign flipped": "sign",
         },
         forward=True,
@@ -243,7 +243,7 @@ RULES = (
         lambda x: jnp.log(jnp.cosh(x)),
         normals((5, 7)),
         {
-            "tanh's own slope": "wrong saved value, other slope",
+            "tanh's own slope": "wrong saved value, wrong derivative",
             "of the absolute value": "sign, mask, wrong saved value",
         },
     ),

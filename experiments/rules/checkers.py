@@ -9,7 +9,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -24,16 +24,6 @@ from jaxnn import verify
 
 if torch_peer.installed:
     import torch
-
-
-class Asked(NamedTuple):
-    """What a checker is handed: a function, its floating inputs first, and what else it takes."""
-
-    f: Any
-    floats: tuple[Any, ...]
-    rest: tuple[Any, ...]
-    settings: dict[str, Any]
-    modes: tuple[str, ...]
 
 
 def rule(f: Any, inputs: Any, options: Any) -> Any:
@@ -61,7 +51,7 @@ def ours(entry: Rule, made: Any, inputs: tuple[Any, ...]) -> Answer:
     else:
         report = gradient(*made, inputs, options)
     found = (leaf.diagnosis for leaf in report.leaves if leaf.status == "fail")
-    return Answer(report.status, frozenset(d.cause for d in found if d))
+    return Answer(report.status, frozenset(d.cause for d in found if d) - PLACE)
 
 
 def by_check_grads(f: Any, floats: Any, rest: Any, settings: Any, modes: Any) -> None:
@@ -129,6 +119,12 @@ def of_equinox(made: Any, module: Any, *rest: Any) -> Any:
     return f, (arrays,)
 
 
+def of_leaves(f: Any, trees: Any) -> Any:
+    """A function of the arrays in trees: what chex takes."""
+    leaves, tree = jax.tree.flatten(trees)
+    return lambda *leaves: f(*jax.tree.unflatten(tree, leaves)), leaves
+
+
 def of_flax(made: Any, module: Any, *rest: Any) -> Any:
     """A loss as a function of a Flax module's state: the rule is inside."""
     from flax import nnx
@@ -138,10 +134,11 @@ def of_flax(made: Any, module: Any, *rest: Any) -> Any:
     return lambda state: loss(nnx.merge(graph, state), *rest), (state,)
 
 
-OURS = "jaxnn.verify"
+OURS, CHEX = "jaxnn.verify", "chex assert_numerical_grads"
+PLACE = {"location"}  # says where the cotangents differ, not why
 PEERS: dict[str, Callable[..., None]] = {
     "jax check_grads": by_check_grads,
-    "chex assert_numerical_grads": by_chex,
+    CHEX: by_chex,
 }
 # PyTorch's is given float64 only: its defaults say so.
 FLOAT64_ONLY: dict[str, Callable[..., None]] = (
@@ -160,7 +157,11 @@ def answer(checker: str, entry: Rule, made: Any, inputs: tuple[Any, ...]) -> Ans
     """
     if checker == OURS:
         return ours(entry, made, inputs)
-    (PEERS | FLOAT64_ONLY)[checker](*_asked(entry, made, inputs))
+    f, floats, rest = _split(entry, made, inputs)
+    if checker == CHEX and _has_trees(entry):
+        f, floats = of_leaves(f, floats)
+    modes = ("fwd", "rev") if entry.forward else ("rev",)
+    (PEERS | FLOAT64_ONLY)[checker](f, floats, rest, entry.settings, modes)
     return Answer("pass")
 
 
@@ -169,16 +170,21 @@ def glue(checker: str, entry: Rule) -> int:
     if checker == OURS:
         return _lines(_DOORS[entry.door])
     adapted = _lines(_ADAPTED[entry.needs]) if entry.door == "gradient" else 0
-    return adapted + _lines((PEERS | FLOAT64_ONLY)[checker])
+    leaves = _lines(of_leaves) if checker == CHEX and _has_trees(entry) else 0
+    return adapted + leaves + _lines((PEERS | FLOAT64_ONLY)[checker])
 
 
-def _asked(entry: Rule, made: Any, inputs: tuple[Any, ...]) -> Asked:
-    modes = ("fwd", "rev") if entry.forward else ("rev",)
+def _has_trees(entry: Rule) -> bool:
+    inputs = entry.inputs(np.random.default_rng(0), "float32")
+    return any(not jax.tree_util.all_leaves([x]) for x in inputs)
+
+
+def _split(entry: Rule, made: Any, inputs: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    """A function, its floating inputs, and what else it takes."""
     if entry.door == "gradient":
-        f, floats = _ADAPTED[entry.needs](made, *inputs)
-        return Asked(f, floats, (), {}, modes)
+        return *_ADAPTED[entry.needs](made, *inputs), ()
     n = sum(all(map(_is_float, jax.tree.leaves(x))) for x in inputs)
-    return Asked(made, inputs[:n], inputs[n:], dict(entry.settings), modes)
+    return made, inputs[:n], inputs[n:]
 
 
 def _is_float(x: Any) -> bool:

@@ -187,7 +187,7 @@ RULES = (
         _logits_and_labels,
         {
             "labels of the next example": "shifted, index, wrong saved value",
-            "log-probabilities for probabilities": "wrong saved value, log-probabilities",
+            "log-probabilities for probabilities": "wrong saved value",
             "label never subtracted": "missing term, index",
             "mean left out": "factor",
         },
@@ -210,7 +210,7 @@ RULES = (
         _scores_and_mask,
         {
             "mask ignored": "mask",
-            "mean of the scores let through": "wrong saved value, other slope, derivative left out",
+            "mean of the scores let through": "wrong saved value, wrong derivative",
             "sign flipped": "sign",
         },
     ),

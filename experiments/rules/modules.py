@@ -123,7 +123,7 @@ RULES = (
         lambda pair: jnp.tanh(pair[0]) / (1 + jnp.exp(-pair[1])),
         _pair,
         {
-            "square forgotten": "wrong saved value, other slope",
+            "square forgotten": "wrong saved value, wrong derivative",
             "gate left out": "derivative left out, factor",
             "pair swapped": "swapped leaves",
         },

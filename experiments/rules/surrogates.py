@@ -100,7 +100,7 @@ RULES = (
         clipped,
         normals((5, 7)),
         {
-            "mask ignored": "mask, derivative left out, other slope",
+            "mask ignored": "mask, derivative left out, wrong derivative",
             "mask inverted": "mask",
             "step divided by": "factor",
         },
@@ -124,7 +124,7 @@ RULES = (
         steep_sigmoid,
         normals((4, 7)),
         {
-            "sigmoid for its slope": "wrong saved value, other slope, derivative left out",
+            "sigmoid for its slope": "wrong saved value, wrong derivative, derivative left out",
             "steepness left out": "factor, derivative left out",
         },
         declared={"surrogate": (steep_sigmoid, "a step has no slope to learn by")},
