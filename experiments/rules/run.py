@@ -81,6 +81,8 @@ def compare(seed: int, seeds: int, every: int, peers: bool) -> bool:
     try:
         bar: Iterable[Case] = tqdm(cases, desc="rules", leave=False, disable=None)
         for case in bar:
+            if results and case.rule is not results[-1].case.rule:
+                jax.clear_caches()  # what was compiled for one rule is of no use to another
             results += _ask(case, peers)
     except KeyboardInterrupt:
         print(f"interrupted: the figures are of the first {len(results)} answers")

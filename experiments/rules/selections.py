@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from experiments.rules.rule import Generator, Mistake, Rule, normal, normals
@@ -24,16 +25,16 @@ def embedding(mistake: Mistake) -> Any:
 
     def f_bwd(residuals: Any, dy: Array) -> Any:
         table, ids = residuals
-        zeros = jnp.zeros_like(table)
+        zeros, no_cotangent = jnp.zeros_like(table), np.zeros(ids.shape, jax.dtypes.float0)
         if mistake == "the last occurrence only":
             for i, d in zip(ids.ravel(), dy.reshape(-1, dy.shape[-1]), strict=True):
                 zeros = zeros.at[i].set(d)
-            return zeros, None
+            return zeros, no_cotangent
         if mistake == "index of the other axis":
             ids = ids.T.reshape(ids.shape)
         if mistake == "ids counted from 1":
             ids = (ids + 1) % len(table)
-        return zeros.at[ids].add(dy), None
+        return zeros.at[ids].add(dy), no_cotangent
 
     f.defvjp(f_fwd, f_bwd)
     return f
