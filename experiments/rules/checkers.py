@@ -49,7 +49,8 @@ def ours(entry: Rule, made: Any, inputs: tuple[Any, ...]) -> Answer:
     elif entry.door == "against":
         report = against(made, entry.plain, inputs, options)
     else:
-        report = gradient(*made, inputs, options)
+        loss, grad = made
+        report = gradient(loss, grad, inputs, options)
     found = (leaf.diagnosis for leaf in report.leaves if leaf.status == "fail")
     return Answer(report.status, frozenset(d.cause for d in found if d) - PLACE)
 

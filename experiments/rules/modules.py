@@ -44,14 +44,14 @@ def layers(mistake: Mistake) -> Any:
     import equinox as eqx
 
     def loss(mlp: Any, x: Array) -> Any:
-        return (jax.vmap(mlp)(x) ** 2).mean()
+        return (jax.vmap(mlp)(x) ** 2).sum()
 
     def gradient(mlp: Any, x: Array) -> Any:
         first, last = mlp.layers
         z = x @ first.weight.T + first.bias
         h = jax.nn.relu(z)
         y = h @ last.weight.T + last.bias
-        dy = (1 if mistake == "the 2 of the square forgotten" else 2) * y / y.size
+        dy = (1 if mistake == "the 2 of the square forgotten" else 2) * y
         dz = dy @ last.weight * (1 if mistake == "mask ignored" else z > 0)
         db = dz[0] if mistake == "bias of one example" else dz.sum(0)
 
@@ -74,7 +74,7 @@ def _mlp_and_batch(rng: Generator, dtype: Any) -> tuple[Any, ...]:
 
 
 def _mlp_loss(mlp: Any, x: Array) -> Any:
-    return (jax.vmap(mlp)(x) ** 2).mean()
+    return (jax.vmap(mlp)(x) ** 2).sum()
 
 
 def inside_nnx(mistake: Mistake) -> Any:
