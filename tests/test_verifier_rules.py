@@ -55,7 +55,9 @@ def test_each_peer_tells_a_mistake_from_the_right_form(name, x64):
         pytest.importorskip(rule.needs)
     inputs = rule.inputs(np.random.default_rng(0), "float64")
     for peer in PEERS:
-        for mistake, verdict in ((None, "pass"), (ADAPTED[name], "fail")):
+        # Chex's tolerance is absolute and grows with the first array: it misses what is small.
+        misses = peer == checkers.CHEX and name == "Equinox MLP by hand"
+        for mistake, verdict in ((None, "pass"), (ADAPTED[name], "pass" if misses else "fail")):
             made = rule.make(mistake)
             said = faulty_checkers.ask(checkers.answer, peer, rule, made, inputs)
             assert said.verdict == verdict, (peer, said.error)
