@@ -68,7 +68,7 @@ def layers(mistake: Mistake) -> Any:
 def _mlp_and_batch(rng: Generator, dtype: Any) -> tuple[Any, ...]:
     import equinox as eqx
 
-    mlp = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(int(rng.integers(100))))
+    mlp = eqx.nn.MLP(3, 2, 6, 1, key=jax.random.key(int(rng.integers(100))))
     mlp = jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_array(leaf) else leaf, mlp)
     return mlp, normal(rng, dtype, 5, 3)
 

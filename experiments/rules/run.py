@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments import torch_peer
 from experiments.faulty_checkers import Answer, ask
 from experiments.rules import RULES
-from experiments.rules.change import changed, gradients
+from experiments.rules.change import changes
 from experiments.rules.checkers import FLOAT64_ONLY, OURS, PEERS, answer, glue
 from experiments.rules.rule import Mistake, Rule
 
@@ -103,10 +103,10 @@ def _cases(rule: Rule, seeds: Iterable[int]) -> list[Case]:
     dtypes = DTYPES if rule.narrow else DTYPES[:2]
     cases = [Case(rule, None, dtype, seed) for seed in seeds for dtype in dtypes]
     for seed in seeds:
-        truth = gradients(rule, None, plain=True, seed=seed)
-        for mistake in rule.wrong:
-            small = changed(gradients(rule, mistake, seed=seed), truth) <= SEEN_IN_BFLOAT16
-            cases += [Case(rule, mistake, dtype, seed) for dtype in dtypes[: 2 if small else 3]]
+        for mistake, change in changes(rule, seed).items():
+            if mistake:
+                seen = dtypes[: 2 if change <= SEEN_IN_BFLOAT16 else 3]
+                cases += [Case(rule, mistake, dtype, seed) for dtype in seen]
     return cases
 
 
