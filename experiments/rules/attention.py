@@ -179,7 +179,7 @@ RULES = (
         _plain_rotary,
         _tokens,
         {
-            "halves exchanged": "shifted, permuted, swapped, index, flip",
+            "halves exchanged": "shifted, permuted, index, flip",
             "positions from 1": "shifted, wrong saved value",
             "rotated on": "sign, transpose",
         },
@@ -191,7 +191,7 @@ RULES = (
         jax.nn.softmax,
         normals((5, 7)),
         {
-            "only the diagonal": "diagonal, missing term",
+            "only the diagonal": "missing term",
             "sum forgotten": "missing term, detached",
             "sum over the other axis": "wrong axis, not summed",
         },
@@ -204,7 +204,7 @@ RULES = (
         {
             "delta forgotten": "missing term, detached",
             "scale left out": "factor",
-            "carry lost between blocks": "lost carry, missing term, detached, not summed",
+            "carry lost between blocks": "missing term, detached, not summed",
         },
     ),
     Rule(

@@ -129,7 +129,7 @@ RULES = (
         normals((5, 7)),
         {
             "sum over the other axis": "wrong axis, not summed",
-            "only the diagonal": "diagonal, missing term",
+            "only the diagonal": "missing term",
             "sum forgotten": "missing term, detached",
         },
         door="against",

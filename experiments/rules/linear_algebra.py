@@ -180,7 +180,7 @@ RULES = (
         _regular,
         {
             "inverse transposed": "transpose",
-            "only the diagonal": "diagonal, zeroed slice",
+            "only the diagonal": "zeroed slice",
             "determinant not divided by": "factor",
         },
         forward=True,
@@ -212,7 +212,7 @@ RULES = (
         _plain_cholesky,
         _definite,
         {
-            "diagonal not halved": "factor, doubled term, diagonal",
+            "diagonal not halved": "factor, doubled term",
             "not symmetrised": "transpose, missing term, wrong axis",
             "half left out": "factor",
         },

@@ -190,7 +190,7 @@ RULES = (
         _plain_rms_norm,
         normals((5, 7), (7,)),
         {
-            "mean's part forgotten": "missing term, diagonal, detached",
+            "mean's part forgotten": "missing term, detached",
             "gain left out": "factor, derivative left out",
             "gain from what was not normalised": "wrong saved value",
         },

@@ -179,8 +179,8 @@ RULES = (
         {
             "a of the same step": "shifted, wrong saved value",
             "state after the step": "shifted, wrong saved value",
-            "first step's mask forgotten": "index, mask, first step, missing term",
-            "carry lost between blocks": "lost carry, detached, missing term",
+            "first step's mask forgotten": "index, mask, missing term",
+            "carry lost between blocks": "detached, missing term",
         },
     ),
     Rule(
@@ -203,7 +203,7 @@ RULES = (
         {
             "not divided by x": "factor, derivative left out",
             "time not reversed": "flip, transpose",
-            "only its own step": "diagonal, not summed, missing term, detached, lost carry",
+            "only its own step": "not summed, missing term, detached",
         },
     ),
     Rule(
@@ -213,7 +213,7 @@ RULES = (
         normals((4, 4), (5, 3, 4)),
         {
             "slope left out": "derivative left out",
-            "steps not summed": "not summed, missing term, lost carry, detached",
+            "steps not summed": "not summed, missing term, detached",
             "weight not transposed": "transpose",
         },
     ),

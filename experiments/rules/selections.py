@@ -190,7 +190,7 @@ RULES = (
         _plain_max_pool,
         _rectified,
         {
-            "every tie gets dy": "mask, tie, factor",
+            "every tie gets dy": "mask, factor",
             "smallest for largest": "mask, index",
             "averaged": "factor",
         },

@@ -163,7 +163,7 @@ RULES = (
         _contraction,
         {
             "weight not transposed": "transpose",
-            "one step only": "missing term, detached, lost carry",
+            "one step only": "missing term, detached",
             "sign of the system": "sign",
         },
         declared={"tolerance": {"w": SOLVED, "x": SOLVED}},
