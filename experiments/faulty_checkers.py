@@ -44,10 +44,14 @@ def ours(
     loss: Callable[..., Any], manual_grad: Callable[..., Any], params: Params, batch: Batch
 ) -> Answer:
     """`jaxnn.verify.gradient`."""
-    report = verify.gradient(loss, manual_grad, params, batch)
+    return of_report(verify.gradient(loss, manual_grad, params, batch))
+
+
+def of_report(report: verify.Report) -> Answer:
+    """The verdict and the causes of a report; where the cotangents begin to differ is no cause."""
     found = (leaf.diagnosis for leaf in report.leaves if leaf.status == "fail")
-    verdict: Any = report.status
-    return Answer(verdict, frozenset(d.cause for d in found if d and d.cause != "location"))
+    causes = frozenset(d.cause for d in found if d and d.cause != "location")
+    return Answer(report.status, causes)
 
 
 def by_check_grads(

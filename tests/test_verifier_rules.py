@@ -1,5 +1,7 @@
 """The catalogue of rules, right and wrong, and the table of who tells them apart."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -133,3 +135,11 @@ def test_a_place_is_no_cause(monkeypatch):
     report = Report("leaky", None, (leaf,), (), 0.1)
     monkeypatch.setattr(verify, "rule", lambda *_, **__: report, raising=False)
     assert checkers.ours(RULES[0], None, ()) == faulty_checkers.Answer("fail")
+
+
+def test_every_cause_is_one_of_the_verifiers_words():
+    sources = "".join(path.read_text() for path in Path(verify.__file__).parent.glob("*.py"))
+    causes = {
+        cause for rule in RULES for words in rule.wrong.values() for cause in words.split(", ")
+    }
+    assert not {cause for cause in causes if f'"{cause}"' not in sources}

@@ -18,7 +18,7 @@ import numpy as np
 from jax.test_util import check_grads
 
 from experiments import torch_peer
-from experiments.faulty_checkers import Answer
+from experiments.faulty_checkers import Answer, of_report
 from experiments.rules.rule import Rule
 from jaxnn import verify
 
@@ -51,8 +51,7 @@ def ours(entry: Rule, made: Any, inputs: tuple[Any, ...]) -> Answer:
     else:
         loss, grad = made
         report = gradient(loss, grad, inputs, options)
-    found = (leaf.diagnosis for leaf in report.leaves if leaf.status == "fail")
-    return Answer(report.status, frozenset(d.cause for d in found if d) - PLACE)
+    return of_report(report)
 
 
 def by_check_grads(f: Any, floats: Any, rest: Any, settings: Any, modes: Any) -> None:
@@ -136,7 +135,6 @@ def of_flax(made: Any, module: Any, *rest: Any) -> Any:
 
 
 OURS, CHEX = "jaxnn.verify", "chex assert_numerical_grads"
-PLACE = {"location"}  # says where the cotangents differ, not why
 PEERS: dict[str, Callable[..., None]] = {
     "jax check_grads": by_check_grads,
     CHEX: by_chex,
