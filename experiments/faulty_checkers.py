@@ -51,7 +51,8 @@ def of_report(report: verify.Report) -> Answer:
     """The verdict and the causes of a report; where the cotangents begin to differ is no cause."""
     found = (leaf.diagnosis for leaf in report.leaves if leaf.status == "fail")
     causes = frozenset(d.cause for d in found if d and d.cause != "location")
-    return Answer(report.status, causes)
+    verdict: Any = report.status
+    return Answer(verdict, causes)
 
 
 def by_check_grads(
