@@ -78,7 +78,7 @@ def returns(mistake: Mistake) -> Any:
         if mistake == "the discount forgotten":
             return (jnp.cumsum(dy, 0),)
         if mistake == "last step skipped":
-            return (summed(dy.at[-1].set(0), gamma, reverse=False),)
+            return (summed(jnp.asarray(dy).at[-1].set(0), gamma, reverse=False),)
         return (summed(dy, gamma, reverse=mistake == "time not reversed"),)
 
     f.defvjp(f_fwd, f_bwd)
