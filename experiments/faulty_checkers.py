@@ -44,10 +44,15 @@ def ours(
     loss: Callable[..., Any], manual_grad: Callable[..., Any], params: Params, batch: Batch
 ) -> Answer:
     """`jaxnn.verify.gradient`."""
-    report = verify.gradient(loss, manual_grad, params, batch)
+    return of_report(verify.gradient(loss, manual_grad, params, batch))
+
+
+def of_report(report: verify.Report) -> Answer:
+    """The verdict and the causes of a report; where the cotangents begin to differ is no cause."""
     found = (leaf.diagnosis for leaf in report.leaves if leaf.status == "fail")
+    causes = frozenset(d.cause for d in found if d and d.cause != "location")
     verdict: Any = report.status
-    return Answer(verdict, frozenset(d.cause for d in found if d and d.cause != "location"))
+    return Answer(verdict, causes)
 
 
 def by_check_grads(
@@ -118,16 +123,10 @@ if torch_peer.installed:
     }
 
 
-def ask(
-    check: Checker,
-    loss: Callable[..., Any],
-    manual_grad: Callable[..., Any],
-    params: Params,
-    batch: Batch,
-) -> Answer:
+def ask(check: Callable[..., Answer], *arguments: Any) -> Answer:
     """What a checker says; that it fails by an AssertionError, or breaks down, is an answer."""
     try:
-        return check(loss, manual_grad, params, batch)
+        return check(*arguments)
     except AssertionError:
         return Answer("fail")
     except Exception as error:  # whatever a checker breaks down with is a result, and is printed

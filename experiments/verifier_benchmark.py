@@ -3,6 +3,7 @@
     python -m experiments.verifier_benchmark                        some three hours; exit status 0
     python -m experiments.verifier_benchmark --every 4 --seeds 1    half an hour
     python -m experiments.verifier_benchmark --quick                a minute
+    python -m experiments.verifier_benchmark --rules --seeds 1      an hour, the second catalogue
 
 Plants every kind of fault of `experiments.faulty_layers.CAUSES` in the hand-written gradients of
 small networks, and asks `verify.gradient`, `jax.test_util.check_grads`,
@@ -13,6 +14,9 @@ more than 1e-6 of its leaf's largest, in float64 against `jax.grad`; in bfloat16
 Promised of `verify.gradient`: every fault that counts is caught, no right gradient fails, the
 planted cause is named in 90%, and none is called a sign, a factor or a transpose that is not.
 Exit status 1 if a promise is broken; every miss and every wrong diagnosis is printed by name.
+
+With --rules the same is asked about `experiments.rules`: rules as people write them, right and with
+honest mistakes, each handed over with the least glue; `experiments.rules.run` has what is promised.
 """
 
 import functools
@@ -32,6 +36,7 @@ from experiments import cli, pictures, torch_peer
 from experiments.faulty_checkers import CHECKERS, FLOAT64_ONLY, OURS, Answer, Checker, ask
 from experiments.faulty_gradients import AWKWARD, SYSTEMS
 from experiments.faulty_layers import CAUSES, Batch, Params, System
+from experiments.rules import run
 
 COUNTS_FROM = {"float64": 1e-6, "float32": 1e-6, "bfloat16": 0.05}
 SIZES: tuple[int, ...] = (0, 1)
@@ -81,6 +86,7 @@ def main(
     correct_runs: int = 1000,
     peers: bool = True,
     quick: bool = False,
+    rules: bool = False,
     out: Path = Path("out/verifier_benchmark"),
 ) -> int:
     """Compare gradient checkers on planted faults and on right gradients.
@@ -88,13 +94,18 @@ def main(
     Args:
         seed: The first seed of parameters and batches.
         seeds: How many seeds for each fault, dtype and size.
-        every: Only every n-th pair of a system and a fault.
+        every: Only every n-th pair of a system and a fault, or every n-th rule.
         correct_runs: Right gradients shown to the verifier, at least; peers see a fifth of them.
         peers: Whether to ask the other checkers too.
-        quick: One seed, the small size, one system, and every ninth fault of it at most.
+        quick: One seed, the small size, one system, and every ninth fault of it at most; of the
+            rules every ninth.
+        rules: Ask about the rules in place of the networks; there is no picture of them.
         out: Folder for the picture.
     """
     cli.check_positive(seeds=seeds, every=every, correct_runs=correct_runs)
+    if rules:
+        kept = run.compare(seed, 1 if quick else seeds, max(every, 9) if quick else every, peers)
+        return 0 if kept else 1
     folder = cli.folder(out)
     systems, sizes = SYSTEMS, SIZES
     if quick:
