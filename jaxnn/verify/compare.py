@@ -62,11 +62,11 @@ def compare(
     comparable = np.isfinite(autodiff)
     differences = np.abs(manual - np.where(comparable, autodiff, manual))
     difference, scale = largest(differences), largest(autodiff)
-    plausible, narrow = plausible_rounding(values.loss), values.program.rounded_to
+    plausible = plausible_rounding(values.loss)
     messages = []
-    if narrow != "float64":
+    if values.width:
         # The same width on both sides: as much as autodiff's own rounding there allows.
-        tolerance = allowed_error(rounding()[number], values.program.epsilon, scale)
+        tolerance = allowed_error(rounding()[number], values.width, scale)
         doubt, sees = 0.0, tolerance
     else:
         tolerance, doubt = RELATIVE_TOLERANCE * scale, 0.0

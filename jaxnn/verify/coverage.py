@@ -30,11 +30,10 @@ def survivors(
     """
     given = values.manual[leaf.path]
     least = max(FAULT * largest(given), 4 * plausible_rounding(values.loss))
-    in_float64 = values.program.rounded_to == "float64"
-    coarse = not in_float64 or values.uncertainty is not None or leaf.declared
+    coarse = values.width or values.uncertainty is not None or leaf.declared
     if coarse and leaf.sees is not None:
         least = max(least, 2 * leaf.sees * leaf.scale)
-    allowed = (lambda: [np.inf] * (number + 1)) if in_float64 else rounding
+    allowed = (lambda: [np.inf] * (number + 1)) if not values.width else rounding
 
     def passes(planted: np.ndarray[Any, Any]) -> bool:
         if largest(planted - given) <= least:

@@ -61,8 +61,8 @@ def _said(point: Point, leaves: list[Any]) -> str:
         known = np.isfinite(truth)
         scale = largest(truth)
         allowed = RELATIVE_TOLERANCE * scale + plausible_rounding(here.loss)
-        if here.program.rounded_to != "float64":
-            allowed = allowed_error(point.rounding[number], here.program.epsilon, scale)
+        if here.width:
+            allowed = allowed_error(point.rounding[number], here.width, scale)
         if here.uncertainty is not None:
             allowed += largest(here.uncertainty[number])
         declared = point.problem.tolerances.get(point.problem.paths[number], 0.0)

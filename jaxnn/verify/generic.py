@@ -142,9 +142,9 @@ def differing(
     """The leaves that passed, and whose gradients differ there."""
 
     def rounding() -> list[float]:
-        if there.program.rounded_to == "float64":
-            return rounding_of(problem, there, floats, rest)
-        return noise_of(there, floats, rest, there.program.epsilon)
+        if there.width:
+            return noise_of(there, floats, rest, there.width)
+        return rounding_of(problem, there, floats, rest)
 
     found = []
     for i, leaf in enumerate(leaves):

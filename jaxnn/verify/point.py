@@ -72,6 +72,8 @@ class Point:
         self.truth = problem._replace(loss=stripped(problem.loss)) if self.rules else problem
         self._loss, dtypes = functions[0], [str(x.dtype) for leaves in given for x in leaves]
         also = functions, by_hand[1:] if by_hand else None, tuple(dtypes)
+        widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
+        self.epsilon = max(map(epsilon_of, widths))
         self.obstacle, self._x64 = "", True
         with self.precisely():
             self.floats, self.rest = to_float64(problem.floats), to_float64(problem.rest)
@@ -86,11 +88,17 @@ class Point:
             self._trace(also)
         with self.precisely():
             arrays = self.floats, self.rest
-            precise = ask(self.truth, self.programs, "precise", *arrays, self.way, trace=self._both)
+            precise = ask(
+                self.truth,
+                self.programs,
+                "precise",
+                *arrays,
+                self.way,
+                trace=self._both,
+                as_narrow_as=self.as_narrow_as,
+            )
             self.here = precise.at(self.floats, self.rest)
             self.line = Line(self.truth.loss, self.floats, self.rest, self.programs)
-        widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
-        self.epsilon = max(map(epsilon_of, widths))
         self.working = self.here
         if not self.obstacle and any(dtype != np.float64 for dtype in widths):
             working = ask(self.truth, self.programs, "working", *given, self.way, hastily=False)
@@ -136,9 +144,9 @@ class Point:
         In float64 a bound on what either gradient is off by, else an estimate of autodiff's error.
         """
         with self.precisely():
-            if self.here.program.rounded_to == "float64":
-                return rounding_of(self.problem, self.here, self.floats, self.rest)
-            return noise_of(self.here, self.floats, self.rest, self.here.program.epsilon)
+            if self.here.width:
+                return noise_of(self.here, self.floats, self.rest, self.here.width)
+            return rounding_of(self.problem, self.here, self.floats, self.rest)
 
     @functools.cached_property
     def noise(self) -> list[float]:
@@ -183,9 +191,14 @@ class Point:
         return self._draws != draws_of(lifted.jaxpr)
 
     @property
+    def as_narrow_as(self) -> float:
+        """What a hand-written gradient may be rounded to: the dtypes given; 0 for float64."""
+        return self.epsilon if self.epsilon > EPSILON["float64"] else 0.0
+
+    @property
     def stops_at(self) -> float:
         """What a loop that stops by itself may leave, as a part of the scale."""
-        return STOPS * self.epsilon if self.loops and self.epsilon > EPSILON["float64"] else 0.0
+        return STOPS * self.as_narrow_as if self.loops else 0.0
 
     def compare(self, leaf: LeafReport, number: int) -> LeafReport:
         """The two gradients of one leaf in float64, entry by entry."""
@@ -215,10 +228,7 @@ class Point:
 
     def check_precision(self, leaf: LeafReport, number: int) -> LeafReport:
         """Whether a leaf is as exact in its own dtype as autodiff is."""
-        narrow = self.here.program.rounded_to != "float64"
-        alone = self.draws_differ or (
-            narrow and self.here.program.epsilon >= epsilon_of(leaf.dtype)
-        )
+        alone = self.draws_differ or self.here.width >= epsilon_of(leaf.dtype)
         return check_precision(
             leaf,
             number,
@@ -230,13 +240,14 @@ class Point:
     @property
     def limits(self) -> tuple[str, ...]:
         """What these numbers cannot show, in words."""
-        found, narrow = [], self.here.program.rounded_to
+        found = []
         if self.obstacle:
             found.append(
                 f"the functions do not take float64 ({self.obstacle}): what is smaller than the "
                 "rounding of the dtypes given would not show"
             )
-        elif narrow != "float64":
+        elif self.here.width:
+            narrow = next(name for name, e in EPSILON.items() if e == self.here.width)
             found.append(
                 f"given float64, something inside computes in {narrow}, or is cast to it: "
                 "errors smaller than its rounding would not show"

@@ -159,7 +159,13 @@ class _Judge(NamedTuple):
                 reason = f"not judged: {self.skip[name]}"
                 leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
             else:
-                leaf = judged(leaf, triple, self.noise[name], functools.partial(nearby, name))
+                leaf = judged(
+                    leaf,
+                    triple,
+                    self.both.epsilon_of(triple.dtype) if triple.floating else 0.0,
+                    self.noise[name],
+                    functools.partial(nearby, name),
+                )
             if name in self.declared:
                 said = str(self.declared[name])
                 leaf = dataclasses.replace(leaf, messages=(*leaf.messages, said))

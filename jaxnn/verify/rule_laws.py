@@ -16,9 +16,9 @@ from jaxnn.verify.oracle import stripped
 from jaxnn.verify.point import Point
 from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import bind
-from jaxnn.verify.programs import Programs
+from jaxnn.verify.programs import Programs, traced_as
 from jaxnn.verify.report import Report
-from jaxnn.verify.values import ask, largest
+from jaxnn.verify.values import ask, both_gradients, largest
 from jaxnn.verify.weighted import Weighted, differentiated
 
 # Two values of one function in float64, or in the width that something inside is rounded to.
@@ -108,7 +108,17 @@ def alone(
         )
         problem = problem._replace(loss=stripped(problem.loss))
         with point.precisely():
-            asked = ask(problem, Programs(), "alone", point.floats, point.rest, point.way)
+            arrays = point.floats, point.rest
+            trace = traced_as(both_gradients(problem, point.way), arrays)
+            asked = ask(
+                problem,
+                Programs(),
+                "alone",
+                *arrays,
+                point.way,
+                trace=trace,
+                as_narrow_as=point.as_narrow_as,
+            )
             there = asked.at(point.floats, point.rest)
             leaves = report.leaves
             found = differing(problem, there, point.floats, point.rest, leaves, point.stops_at)
@@ -131,8 +141,7 @@ def _run(point: Point, name: str, function: Any) -> Any:
 def _first_off(point: Point, ours: Any, theirs: Any) -> str:
     """Where two arrays differ most, by more than rounding; empty where none does."""
     a, b = (np.asarray(x, np.float64) for x in (ours, theirs))
-    width = point.here.program.epsilon if point.here.program.rounded_to != "float64" else 0.0
-    allowed = max(SAME, ULPS * width, point.stops_at) * (largest(b) or 1.0)
+    allowed = max(SAME, ULPS * point.here.width, point.stops_at) * (largest(b) or 1.0)
     with np.errstate(invalid="ignore"):
         off = ~((np.abs(a - b) <= allowed) | (a == b) | (np.isnan(a) & np.isnan(b)))
     if not off.any():

@@ -93,7 +93,7 @@ def _differ(problem: Problem) -> float:
         if manual is None or not comparable or not np.isfinite(autodiff).all():
             continue
         scale = max(largest(autodiff), largest(manual)) or 1.0
-        allowed = max(SAME, 64 * asked.program.epsilon)
+        allowed = max(SAME, 64 * asked.width)
         difference = largest(manual - autodiff) / scale
         worst = max(worst, difference if difference > allowed else 0.0)
     return worst

@@ -15,6 +15,7 @@ from jaxnn.verify.programs import Program, compiled
 from jaxnn.verify.untraceable import as_it_is, on_numbers
 from jaxnn.verify.values import DRAWS, epsilon_of, largest, moved
 from jaxnn.verify.weighted import Weighted, check_same_outputs, differentiated
+from jaxnn.verify.width import EPSILON, epsilon_to
 
 Leaf = np.ndarray[Any, Any]
 Compute = Callable[[list[Any], list[Any]], dict[str, Any]]
@@ -47,6 +48,7 @@ class SideBySide:
         rest: the other arrays, and the cotangents.
         narrow: the spacing at 1 that the reference is rounded to in float64, where something
             inside is narrower; else 0.
+        width: the spacing at 1 of what f is rounded to; 0 for float64.
         limits: what cannot be compared, in words.
         rules: the derivative rules in f.
     """
@@ -78,6 +80,7 @@ class SideBySide:
         self.floats, self.rest = self.problem.floats, self.problem.rest
         self.limits: list[str] = []
         self.rules: tuple[str, ...] = ()
+        self.width = 0.0
         self._values = self._values_of_f()
         self._gradient = self._gradient_of_f()
         self._way, said = ways_of(stripped(self.problem.loss), self.floats, self.rest)
@@ -89,8 +92,25 @@ class SideBySide:
         self._low = self._compiled_reference(self.floats, self.rest)
         with jax.enable_x64(True):
             self._high = self._compiled_reference(to_float64(self.floats), to_float64(self.rest))
-        rounded = self._high.rounded_to
-        self.narrow = self._high.epsilon if rounded != "float64" else 0.0
+        self.narrow = epsilon_to(self._high.rounded_to)
+        if self.double and self.width == EPSILON["float32"]:
+            self.limits.append(
+                f"given float64, {self.name} computes in float32 inside: errors smaller than its "
+                "rounding would not show"
+            )
+
+    @property
+    def double(self) -> bool:
+        """Whether float64 is given."""
+        return all(x.dtype == np.float64 for x in self.floats)
+
+    def epsilon_of(self, dtype: str) -> float:
+        """The spacing at 1 that an array of f's is held to: its dtype's.
+
+        Given float64, a kernel may compute in float32 all the same, and is held to that.
+        """
+        held = self.width == EPSILON["float32"] and dtype == "float64"
+        return EPSILON["float32"] if held else epsilon_of(dtype)
 
     def at(self, floats: list[Any], rest: list[Any]) -> dict[str, Triple]:
         """Every output, then every cotangent of a floating input, by its name."""
@@ -166,7 +186,9 @@ class SideBySide:
             run = bound
         else:
             self.rules = tuple(f"{rule}: a part of {self.name}" for rule in rules_in(traced))
-            run = compiled(bound, self.floats, self.rest, hastily=False).run
+            program = compiled(bound, self.floats, self.rest, hastily=False)
+            run = program.run
+            self.width = max(self.width, epsilon_to(program.rounded_to))
         check_same_outputs(shapes, self._of_reference.outputs, self.name)
         return lambda floats, rest: _named(run(floats, rest))
 
@@ -182,6 +204,7 @@ class SideBySide:
             said = " ".join(str(error).split())
             self.limits.append(f"the gradient, as {self.name} has none: {said:.300}")
             return lambda floats, rest: {}
+        self.width = max(self.width, epsilon_to(program.rounded_to))
         return lambda floats, rest: program.run(floats, rest).leaves
 
     def _by_rule(self, inputs: Any, douts: list[Any], settings: Any) -> Any:

@@ -14,6 +14,7 @@ from jaxnn.verify.derivative import Way, derivative, measured, split
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.programs import Program, Programs, Trace
 from jaxnn.verify.untraceable import on_numbers
+from jaxnn.verify.width import epsilon_to, rounded_to
 
 Leaf = np.ndarray[Any, Any]
 
@@ -45,6 +46,11 @@ class Values:
         return self.asked.program
 
     @property
+    def width(self) -> float:
+        """The spacing at 1 of the dtype that both are held to; 0 for float64."""
+        return self.asked.width
+
+    @property
     def size(self) -> float:
         """The largest number that may have been rounded: the loss, or an entry of a gradient."""
         return max([abs(self.loss), *map(largest, self.autodiff)])
@@ -69,11 +75,14 @@ class Asked(NamedTuple):
         program: `both_gradients`, compiled.
         way: how the loss is differentiated in it.
         by_hand: the hand-written gradient where it is no part of the program, but called as it is.
+        width: the spacing at 1 of the dtype that the loss is rounded to inside, and the
+            hand-written gradient may be; 0 where that is float64.
     """
 
     program: Program
     way: Way = "reverse mode"
     by_hand: Callable[[list[Any], list[Any]], Any] | None = None
+    width: float = 0.0
 
     def at(self, floats: list[Any], rest: list[Any]) -> Values:
         """Both gradients, in the dtype of what is given."""
@@ -106,12 +115,22 @@ def ask(
     *,
     hastily: bool = True,
     trace: Trace | None = None,
+    as_narrow_as: float = 0.0,
 ) -> Asked:
-    """What is asked for both gradients of a problem, compiled under this name."""
+    """What is asked for both gradients of a problem, compiled under this name.
+
+    Given its trace, the hand-written gradient is held to the width of the loss, or may be as narrow
+    as said; else to that of both.
+    """
     both = both_gradients(problem, way)
     program = programs.get(name, both, floats, rest, hastily=hastily, trace=trace)
     by_hand = functools.partial(on_numbers, problem) if problem.as_it_is else None
-    return Asked(program, way, by_hand)
+    width = epsilon_to(program.rounded_to)
+    if trace is not None:
+        outputs = 1 + {"reverse mode": len(floats), "forward mode": 1, "finite differences": 2}[way]
+        of_loss = epsilon_to(rounded_to(trace.jaxpr, outputs))
+        width = max(of_loss, min(width, as_narrow_as))
+    return Asked(program, way, by_hand, width)
 
 
 def by_path(tree: Any) -> dict[str, Any]:

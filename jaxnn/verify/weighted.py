@@ -1,7 +1,9 @@
 """A function of any inputs and outputs as a loss: its outputs times random cotangents, summed."""
 
 import functools
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -153,6 +155,8 @@ def differentiated(
         _, found = derivative(loss, way)(active, douts)
     except Exception as error:  # each primitive without a rule has an error of its own
         _refuse_form(name, error)
+        if not _is_jax_s_own(error):
+            raise
         way, said = "forward mode", " ".join(str(error).split())
         try:
             _, found = derivative(loss, way)(active, douts)
@@ -182,6 +186,12 @@ def _refuse_form(name: str, error: Exception) -> None:
     for start, what in _FORMS.items():
         if start in first:
             raise TypeError(f"{what.format(name)}. JAX says: {first:.400}") from error
+
+
+def _is_jax_s_own(error: Exception) -> bool:
+    """Whether JAX raised an error, and not what a person wrote."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(jax.__file__).parent in Path(last.filename).parents
 
 
 # What JAX's complaints of a rule's form begin with, and what to do.

@@ -26,22 +26,43 @@ _EXACT = {
 _DRAWS = {"random_bits", "threefry2x32", "rng_bit_generator"}
 
 
-def rounded_to(closed: ClosedJaxpr) -> str:
+def epsilon_to(name: str) -> float:
+    """The spacing at 1 of a dtype that something is rounded to; 0 for float64."""
+    return 0.0 if name == "float64" else EPSILON[name]
+
+
+def rounded_to(closed: ClosedJaxpr, outputs: int | None = None) -> str:
     """The narrowest dtype of any arithmetic on the inputs, or of a cast from a wider one.
 
     Constants do not round a result; nor do integers and masks that become floating, or the bits of
     a random draw.
+
+    Args:
+        closed: the traced function.
+        outputs: only what the first so many of its outputs need is looked at; None for all.
     """
     found: set[str] = set()
-    _walk(closed.jaxpr, found)
+    jaxpr = closed.jaxpr
+    _walk(jaxpr.invars, jaxpr.eqns if outputs is None else _needed(jaxpr, outputs), found)
     return next((name for name in EPSILON if name in found), "float64")
 
 
-def _walk(jaxpr: Jaxpr, found: set[str]) -> None:
-    live = set(jaxpr.invars)
-    for eqn in jaxpr.eqns:
-        inputs = [v for v in eqn.invars if not isinstance(v, Literal) and v in live]
-        if not inputs or eqn.primitive.name in _DRAWS:
+def _needed(jaxpr: Jaxpr, outputs: int) -> list[JaxprEqn]:
+    """The equations that the first outputs need."""
+    needed = {v for v in jaxpr.outvars[:outputs] if not isinstance(v, Literal)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if needed.intersection(eqn.outvars):
+            kept.append(eqn)
+            needed |= {v for v in eqn.invars if not isinstance(v, Literal)}
+    return kept[::-1]
+
+
+def _walk(inputs: Any, eqns: Any, found: set[str]) -> None:
+    live = set(inputs)
+    for eqn in eqns:
+        given = [v for v in eqn.invars if not isinstance(v, Literal) and v in live]
+        if not given or eqn.primitive.name in _DRAWS:
             continue
         live |= set(eqn.outvars)
         inner = [
@@ -52,9 +73,10 @@ def _walk(jaxpr: Jaxpr, found: set[str]) -> None:
             if isinstance(value, ClosedJaxpr | Jaxpr)
         ]
         for value in inner:
-            _walk(value.jaxpr if isinstance(value, ClosedJaxpr) else value, found)
+            jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
+            _walk(jaxpr.invars, jaxpr.eqns, found)
         if not inner:
-            found |= _rounded_by(eqn, inputs)
+            found |= _rounded_by(eqn, given)
 
 
 def _rounded_by(eqn: JaxprEqn, inputs: list[Any]) -> set[str]:

@@ -9,11 +9,16 @@ from jaxnn.verify.compare import RELATIVE_TOLERANCE, allowed_error
 from jaxnn.verify.extent import filled, heat
 from jaxnn.verify.report import LeafReport, Precision, Status
 from jaxnn.verify.side_by_side import Triple
-from jaxnn.verify.values import epsilon_of, first_index, largest
+from jaxnn.verify.values import first_index, largest
+from jaxnn.verify.width import EPSILON
 
 
 def judged(
-    leaf: LeafReport, here: Triple, noise: float, nearby: Callable[[], list[Triple]]
+    leaf: LeafReport,
+    here: Triple,
+    epsilon: float,
+    noise: float,
+    nearby: Callable[[], list[Triple]],
 ) -> LeafReport:
     """One array against the truth.
 
@@ -25,6 +30,7 @@ def judged(
     Args:
         leaf: its name, shape and dtype.
         here: the array, the reference's in the same dtype, and the truth.
+        epsilon: the spacing at 1 that it is held to.
         noise: how far rounding moves the reference, where float64 is no truth; else 0.
         nearby: the same at other points.
     """
@@ -48,7 +54,7 @@ def judged(
             f"{here.truth[at]:.6g}: a masked place, or an overflow?"
         )
         return dataclasses.replace(leaf, messages=(message,), where=filled(lost))
-    epsilon, scale = epsilon_of(leaf.dtype), largest(here.truth)
+    scale = largest(here.truth)
 
     def errors(triple: Triple) -> tuple[float, float]:
         known = np.isfinite(triple.truth)
@@ -59,7 +65,7 @@ def judged(
         return mine, max(theirs, noise) if np.isfinite(theirs) else np.inf
 
     def precision(mine: float, theirs: float) -> Precision:
-        exact = RELATIVE_TOLERANCE if leaf.dtype == "float64" else 0.0
+        exact = RELATIVE_TOLERANCE if epsilon == EPSILON["float64"] else 0.0
         allowed = allowed_error(theirs, epsilon, scale) + (leaf.declared + exact) * scale
         return Precision(mine, theirs, allowed)
 
