@@ -122,11 +122,20 @@ def _check_reason(option: str, reason: Any, where: str, what: str) -> None:
 
 
 def check_signature(
-    role: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    role: str,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    alike: str = "loss and manual_grad must both take the parameters first and then the same "
+    "arguments",
 ) -> None:
-    """Refuse a function that cannot take the arguments."""
+    """Refuse what is no function, or cannot take the arguments.
+
+    Raises:
+        TypeError: it is; `alike` says how functions must agree.
+    """
     if not callable(function):
-        raise TypeError(f"{role} is {function!r}; it must be a function of the parameters")
+        raise TypeError(f"{role} is {function!r}; it must be a function; {alike}")
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in callables have none to look at
@@ -135,7 +144,4 @@ def check_signature(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         given = f"{len(args)} positional arguments" + "".join(f", {name}=..." for name in kwargs)
-        raise TypeError(
-            f"{role}{signature} cannot take {given} ({error}); loss and manual_grad must both "
-            "take the parameters first and then the same arguments"
-        ) from None
+        raise TypeError(f"{role}{signature} cannot take {given} ({error}); {alike}") from None

@@ -7,6 +7,8 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxnn.verify.constants import by_width
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -14,7 +16,8 @@ Result = TypeVar("Result")
 def outside(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """A function that looks at numbers and compiles, whatever it is called inside of.
 
-    Called inside `jax.jit` and the like it refuses, in words; `jax.disable_jit` is lifted.
+    Called inside `jax.jit` and the like it refuses, in words; `jax.disable_jit` is lifted, and so
+    is the search for NaN of `jax.debug_nans`: what is not finite is evidence here.
 
     Raises:
         TypeError: an argument is traced, or everything is.
@@ -28,7 +31,8 @@ def outside(function: Callable[Given, Result]) -> Callable[Given, Result]:
                 "scan, where arrays have no values to look at: call it outside of the function "
                 "that is transformed, on plain arrays"
             )
-        with jax.disable_jit(False):
+        by_width()
+        with jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
             return function(*args, **kwargs)
 
     return entered

@@ -19,7 +19,13 @@ import numpy as np
 from jaxnn.verify.arguments import argument_names
 from jaxnn.verify.generic import MOVE, TRIES, moved_off
 from jaxnn.verify.gradients import GradientMismatch
-from jaxnn.verify.options import Declared, check_options, check_skip, check_tolerance
+from jaxnn.verify.options import (
+    Declared,
+    check_options,
+    check_signature,
+    check_skip,
+    check_tolerance,
+)
 from jaxnn.verify.outside import outside
 from jaxnn.verify.point import Point
 from jaxnn.verify.precision import NEARBY
@@ -84,11 +90,14 @@ def against(
     """
     started = time.perf_counter()
     check_options(seed)
-    for role, function in (("f", f), ("reference", reference)):
-        if not callable(function):
-            raise TypeError(f"{role} is {function!r}; it must be a function of the inputs")
     if not inputs:
         raise TypeError("no inputs are given; two functions are compared at some: against(f, g, x)")
+    alike = "f and its reference must both take the inputs by position and the settings by name"
+    for role, function in (("f", f), ("reference", reference)):
+        check_signature(role, function, inputs, settings, alike)
+    if backward is not None:
+        alike = "it takes the inputs by position, and by name dout and the settings"
+        check_signature("backward", backward, inputs, {"dout": None, **settings}, alike)
     names = argument_names(reference, len(inputs))
     both = SideBySide(f, reference, inputs, settings, names, backward, seed)
     here = both.at(both.floats, both.rest)

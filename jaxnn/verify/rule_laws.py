@@ -13,13 +13,14 @@ import numpy as np
 
 from jaxnn.verify.generic import differing
 from jaxnn.verify.oracle import stripped
+from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.point import Point
 from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import bind
 from jaxnn.verify.programs import Programs, traced_as
 from jaxnn.verify.report import Report
 from jaxnn.verify.values import ask, both_gradients, largest
-from jaxnn.verify.weighted import Weighted, differentiated
+from jaxnn.verify.weighted import Weighted
 
 # Two values of one function in float64, or in the width that something inside is rounded to.
 SAME, ULPS = 1e-9, 64

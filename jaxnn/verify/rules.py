@@ -13,13 +13,14 @@ from jaxnn.verify.arguments import argument_names
 from jaxnn.verify.each_rule import wrong_by_themselves
 from jaxnn.verify.gradients import GradientMismatch
 from jaxnn.verify.judge import judge
-from jaxnn.verify.options import check_options, check_surrogate
+from jaxnn.verify.options import check_options, check_signature, check_surrogate
 from jaxnn.verify.oracle import rules_in
 from jaxnn.verify.outside import outside
+from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.positions import Call
 from jaxnn.verify.report import Report
 from jaxnn.verify.rule_laws import alone, disagreement, forward_rules
-from jaxnn.verify.weighted import Weighted, check_same_outputs, differentiated
+from jaxnn.verify.weighted import Weighted, check_same_outputs
 
 
 def assert_rule(f: Callable[..., Any], /, *inputs: Any, **options: Any) -> Report:
@@ -87,6 +88,10 @@ def rule(
         base, because = check_surrogate(surrogate)
     elif reference is not None:
         base = reference
+    if base is not f:
+        alike = "it must take what f takes"
+        role = "surrogate" if surrogate else "reference"
+        check_signature(role, base, inputs, settings, alike)
     else:
         base = _decorated(f, name, inputs, settings)
     of_rule = Weighted(f, inputs, settings)
@@ -130,7 +135,7 @@ def _check(f: Any, inputs: tuple[Any, ...], settings: dict[str, Any]) -> None:
     """Refuse what cannot be called so.
 
     Raises:
-        TypeError: f is no function, or there are no inputs.
+        TypeError: f is no function, it cannot take the inputs, or there are none.
     """
     if not callable(f):
         raise TypeError(
@@ -141,6 +146,7 @@ def _check(f: Any, inputs: tuple[Any, ...], settings: dict[str, Any]) -> None:
             "no inputs are given; a rule is verified at some: verify.rule(f, x, ...)"
             + (f", not by name ({', '.join(settings)})" if settings else "")
         )
+    check_signature("f", f, inputs, settings, "give its inputs by position, settings by name")
 
 
 def _decorated(

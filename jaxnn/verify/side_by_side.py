@@ -1,5 +1,6 @@
 """An implementation and its reference, at one point: as they are, and the reference in float64."""
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -10,11 +11,13 @@ import numpy as np
 
 from jaxnn.verify.derivative import derivative, split, ways_of
 from jaxnn.verify.oracle import rules_in, stripped
+from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import Program, compiled
-from jaxnn.verify.untraceable import as_it_is, on_numbers
+from jaxnn.verify.returned import structure
+from jaxnn.verify.untraceable import as_given, as_it_is, on_numbers
 from jaxnn.verify.values import DRAWS, epsilon_of, largest, moved
-from jaxnn.verify.weighted import Weighted, check_same_outputs, differentiated
+from jaxnn.verify.weighted import Weighted, check_same_outputs, is_array_or_traced
 from jaxnn.verify.width import EPSILON, epsilon_to
 
 Leaf = np.ndarray[Any, Any]
@@ -173,17 +176,21 @@ class SideBySide:
             return self._of_f.f(*inputs, **vars(settings))
 
         bound = self.problem.call(values)
+
+        def as_it_was_given(floats: list[Any], rest: list[Any]) -> Any:
+            return bound(*as_given(self.problem, floats, rest))
+
         try:
             traced, shapes = jax.make_jaxpr(bound, return_shape=True)(self.floats, self.rest)
         except Exception as error:  # whatever NumPy makes of what is traced
             try:
-                shapes = bound(self.floats, self.rest)
+                shapes = as_it_was_given(self.floats, self.rest)
             except Exception:
                 raise error from None
             self.limits.append(
                 f"how {self.name} does under jit: it cannot be traced and was run as it is"
             )
-            run = bound
+            run = as_it_was_given
         else:
             self.rules = tuple(f"{rule}: a part of {self.name}" for rule in rules_in(traced))
             program = compiled(bound, self.floats, self.rest, hastily=False)
@@ -193,19 +200,34 @@ class SideBySide:
         return lambda floats, rest: _named(run(floats, rest))
 
     def _gradient_of_f(self) -> Compute:
-        """How f's derivative, or the backward that is given, is computed; nothing without one."""
+        """How f's derivative, or the backward that is given, is computed; nothing without one.
+
+        Raises:
+            ValueError: there is not one cotangent for every input.
+        """
         problem = self.problem
         try:
             program = compiled(problem.manual_grad, self.floats, self.rest, hastily=False)
         except Exception as error:
-            if self._backward is not None:
-                problem = self.problem = as_it_is(problem, error)
-                return lambda floats, rest: on_numbers(problem, floats, rest).leaves
-            said = " ".join(str(error).split())
-            self.limits.append(f"the gradient, as {self.name} has none: {said:.300}")
-            return lambda floats, rest: {}
-        self.width = max(self.width, epsilon_to(program.rounded_to))
-        return lambda floats, rest: program.run(floats, rest).leaves
+            if self._backward is None:
+                said = " ".join(str(error).split())
+                self.limits.append(f"the gradient, as {self.name} has none: {said:.300}")
+                return lambda floats, rest: {}
+            problem = self.problem = as_it_is(problem, error)
+            run = functools.partial(on_numbers, problem)
+        else:
+            run = program.run
+            self.width = max(self.width, epsilon_to(program.rounded_to))
+        expected = problem.expected
+        dtypes = dict(zip(problem.paths, (x.dtype for x in self.floats), strict=True))
+        problems, faults = structure(run(self.floats, self.rest), expected, dtypes)
+        missing = [m for messages in faults.values() for m in messages if m.startswith("missing")]
+        if problems or missing:
+            raise ValueError(
+                f"{(*problems, *missing)[0]}; backward must return a tuple of one cotangent per "
+                f"input, with the containers of that input: {', '.join(problem.paths)}"
+            )
+        return lambda floats, rest: run(floats, rest).leaves
 
     def _by_rule(self, inputs: Any, douts: list[Any], settings: Any) -> Any:
         return differentiated(self._of_f, inputs, douts, settings, name=self.name)
@@ -216,7 +238,18 @@ class SideBySide:
         given = iter(douts)
         dout = [next(given) if is_floating(x) else jnp.zeros(x.shape, x.dtype) for x in outputs]
         assert self._backward is not None
-        return self._backward(*inputs, dout=jax.tree.unflatten(tree, dout), **vars(settings))
+        found = self._backward(*inputs, dout=jax.tree.unflatten(tree, dout), **vars(settings))
+        if type(found) not in (tuple, list) or len(found) != len(inputs):
+            several = type(found) in (tuple, list)
+            what = f"{len(found)} cotangents" if several else f"a {type(found).__name__}"
+            raise TypeError(
+                f"backward returns {what}; it must return a tuple of one cotangent per input, and "
+                f"f takes {len(inputs)}"
+            )
+        return tuple(
+            jax.tree.map(_zeros, x) if dx is None else dx
+            for x, dx in zip(inputs, found, strict=True)
+        )
 
     def _compiled_reference(self, floats: list[Any], rest: list[Any]) -> Program:
         """The reference's outputs, and the gradient of their weighted sum."""
@@ -236,6 +269,11 @@ class SideBySide:
         outputs, _, found = program.run(floats, rest)
         leaves = split(found, floats) if self._way == "forward mode" else found
         return {**_named(outputs), **dict(zip(self.problem.paths, leaves, strict=True))}
+
+
+def _zeros(x: Any) -> Any:
+    """What no cotangent stands for; None for what has none."""
+    return jnp.zeros_like(x) if is_array_or_traced(x) and is_floating(x) else None
 
 
 def _named(outputs: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def on_numbers(problem: Problem, floats: list[Any], rest: list[Any]) -> Any:
 
     In the dtypes of `floats` and `rest`; what it returns becomes JAX's arrays.
     """
-    return jax.tree.map(jnp.asarray, problem.manual_grad(*_as_given(problem, floats, rest)))
+    return jax.tree.map(jnp.asarray, problem.manual_grad(*as_given(problem, floats, rest)))
 
 
 def as_it_is(problem: Problem, error: Exception) -> Problem:
@@ -49,7 +49,7 @@ def traced_loss(problem: Problem) -> Trace:
         return traced_as(problem.loss, (problem.floats, problem.rest))
     except Exception as error:
         try:
-            problem.loss(*_as_given(problem, problem.floats, problem.rest))
+            problem.loss(*as_given(problem, problem.floats, problem.rest))
         except Exception:  # then what tracing raised is the loss's own
             raise error from error.__cause__
         first = (str(error.__cause__ or error).splitlines() or [""])[0]
@@ -60,7 +60,7 @@ def traced_loss(problem: Problem) -> Trace:
         ) from error
 
 
-def _as_given(problem: Problem, floats: list[Any], rest: list[Any]) -> list[list[Any]]:
+def as_given(problem: Problem, floats: list[Any], rest: list[Any]) -> list[list[Any]]:
     """The arrays in NumPy where they were given so."""
     numpy = iter(problem.in_numpy)
     return [[np.array(x) if next(numpy) else x for x in leaves] for leaves in (floats, rest)]

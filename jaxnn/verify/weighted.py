@@ -1,9 +1,7 @@
 """A function of any inputs and outputs as a loss: its outputs times random cotangents, summed."""
 
 import functools
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +10,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.arguments import is_array
-from jaxnn.verify.derivative import Way, derivative
+from jaxnn.verify.form_of_rules import in_words
 from jaxnn.verify.problem import is_floating
 
 
@@ -21,6 +19,7 @@ class Weighted:
 
     Attributes:
         f: the function.
+        name: what it is called.
         settings: what it is handed by name.
         leaves: of the inputs, with their structure `tree`.
         arrays: which of these are arrays.
@@ -29,13 +28,15 @@ class Weighted:
     def __init__(self, f: Callable[..., Any], inputs: tuple[Any, ...], settings: dict[str, Any]):
         """Keep the function and its call."""
         self.f, self.settings = f, settings
+        self.name = getattr(f, "__name__", type(f).__name__)
         self.leaves, self.tree = jax.tree.flatten(inputs)
         self.arrays = [i for i, x in enumerate(self.leaves) if is_array(x)]
 
     @functools.cached_property
     def outputs(self) -> Any:
         """What the function returns, in shapes and dtypes; it is traced for that."""
-        return jax.eval_shape(self.of_arrays, [self.leaves[i] for i in self.arrays])
+        with in_words(self.name):
+            return jax.eval_shape(self.of_arrays, [self.leaves[i] for i in self.arrays])
 
     def of_arrays(self, arrays: list[Any]) -> Any:
         """The outputs, of the arrays among the inputs alone."""
@@ -46,7 +47,8 @@ class Weighted:
 
     def trace(self) -> ClosedJaxpr:
         """The traced function."""
-        return jax.make_jaxpr(self.of_arrays)([self.leaves[i] for i in self.arrays])
+        with in_words(self.name):
+            return jax.make_jaxpr(self.of_arrays)([self.leaves[i] for i in self.arrays])
 
     def check_outputs(self, name: str) -> None:
         """Refuse a function without a floating output.
@@ -55,10 +57,12 @@ class Weighted:
             ValueError: it has none.
         """
         if not self.floating():
-            got = ", ".join(str(x) for x in jax.tree.leaves(self.outputs)) or "nothing"
+            kinds = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(self.outputs)]
+            complex_ = any(kind.startswith("complex") for kind in kinds)
             raise ValueError(
-                f"{name} returns {got}; it must return at least one floating array, with whose "
-                "cotangent a rule is verified"
+                f"{name} returns {', '.join(kinds) or 'nothing'}; it must return at least one "
+                "floating array, with whose cotangent a rule is verified"
+                + (": of complex ones return the real and the imaginary part" * complex_)
             )
 
     def floating(self) -> list[int]:
@@ -129,81 +133,3 @@ def check_same_outputs(ours: Any, theirs: Any, name: str) -> None:
 def is_array_or_traced(leaf: Any) -> bool:
     """Whether a leaf is an array, traced or not."""
     return isinstance(leaf, jax.core.Tracer) or is_array(leaf)
-
-
-def differentiated(
-    weighted: Weighted,
-    inputs: Any,
-    douts: list[Any],
-    settings: Any,
-    only: int | None = None,
-    name: str = "f",
-) -> Any:
-    """What JAX gives for a function's derivative: its rules run. None for what is not floating.
-
-    Raises:
-        TypeError: a rule has not the form that JAX asks for.
-        ValueError: there is no derivative in reverse or forward mode.
-    """
-    outputs, active = weighted.of_floating(inputs, settings)
-
-    def loss(active: list[Any], douts: list[Any]) -> Any:
-        return weighted.summed(outputs(active), douts, only)
-
-    way: Way = "reverse mode"
-    try:
-        _, found = derivative(loss, way)(active, douts)
-    except Exception as error:  # each primitive without a rule has an error of its own
-        _refuse_form(name, error)
-        if not _is_jax_s_own(error):
-            raise
-        way, said = "forward mode", " ".join(str(error).split())
-        try:
-            _, found = derivative(loss, way)(active, douts)
-        except Exception as second:
-            raise ValueError(
-                f"{name} has no derivative of its own, in reverse mode or in forward mode; give it "
-                "a rule with jax.custom_vjp, or compare it with a plain function by "
-                f"verify.against. JAX says: {said:.300}"
-            ) from second
-    if way == "forward mode":
-        ends = np.cumsum([x.size for x in active])[:-1]
-        parts = jnp.split(found, ends)
-        found = [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, active, strict=True)]
-    leaves, tree = jax.tree.flatten(inputs)
-    gradients = iter(found)
-    floating = [is_array_or_traced(x) and is_floating(x) for x in leaves]
-    return jax.tree.unflatten(tree, [next(gradients) if f else None for f in floating])
-
-
-def _refuse_form(name: str, error: Exception) -> None:
-    """Say of a rule that JAX refuses what it must be.
-
-    Raises:
-        TypeError: JAX refuses its form.
-    """
-    first = " ".join(str(error).split())
-    for start, what in _FORMS.items():
-        if start in first:
-            raise TypeError(f"{what.format(name)}. JAX says: {first:.400}") from error
-
-
-def _is_jax_s_own(error: Exception) -> bool:
-    """Whether JAX raised an error, and not what a person wrote."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(jax.__file__).parent in Path(last.filename).parents
-
-
-# What JAX's complaints of a rule's form begin with, and what to do.
-_FORMS = {
-    "Custom VJP bwd rule": (
-        "the backward rule of {} must return a tuple of one cotangent per input, each of its "
-        "input's shape and dtype (None where there is none)"
-    ),
-    "Custom VJP fwd rule": (
-        "the forward rule of {} must return (output, residuals), the output like the function's own"
-    ),
-    "Custom JVP rule": (
-        "the forward-mode rule of {} must return (output, tangents), alike in shape and dtype"
-    ),
-}
