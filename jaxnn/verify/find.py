@@ -123,12 +123,17 @@ def _own(module: ModuleType, wanted: Predicate, seen: set[int]) -> Iterator[tupl
 
 
 def _values(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """What is at a module's top level, and in its dicts, lists and tuples, by name."""
+    """What is at a module's top level, in its dicts, lists, tuples and classes, by name."""
     for name, value in vars(module).items():
         yield name, value
         if isinstance(value, dict | list | tuple):
             inside = value.items() if isinstance(value, dict) else enumerate(value)
             yield from ((f"{name}[{key!r}]", item) for key, item in inside)
+        elif isinstance(value, type) and value.__module__ == module.__name__:
+            yield from (
+                (f"{name}.{key}", item.__func__ if isinstance(item, staticmethod) else item)
+                for key, item in vars(value).items()
+            )
 
 
 def _home(value: Any, module: ModuleType) -> ModuleType:
@@ -152,8 +157,8 @@ def _rules(module: ModuleType, seen: set[int]) -> Iterator[tuple[str, Any, Input
     for label, rule in _own(module, _is_rule, seen):
         halves = [half for half in (getattr(rule, "fwd", None), getattr(rule, "bwd", None)) if half]
         of_op = [op for op in ops if any(half in (op.fwd, op.bwd) for half in halves)]
-        if f"example_{label}" in beside:
-            yield label, rule, (beside[f"example_{label}"], f"example_{label}")
+        if (example := _example_of(label)) in beside:
+            yield label, rule, (beside[example], example)
         elif of_op:
             yield label, rule, (of_op[0].example, f"example of op {of_op[0].name}")
         else:
@@ -172,10 +177,15 @@ def _rules(module: ModuleType, seen: set[int]) -> Iterator[tuple[str, Any, Input
             yield label, function, (example, name)
 
 
+def _example_of(label: str) -> str:
+    """The name of the function that draws inputs: of the rule f in a class A, example_A_f."""
+    return f"example_{label.replace('.', '_')}"
+
+
 def _unverified(label: str) -> str:
     """What to say of a rule without inputs."""
-    fix = f"define example_{label}(key) that returns its inputs"
-    if not label.isidentifier():
+    fix = f"define {_example_of(label)}(key) that returns its inputs"
+    if not label.replace(".", "").isidentifier():
         fix = "bind it to a name, NAME, and define example_NAME(key) that returns its inputs"
     return f"not verified: rule {label}: {fix}"
 

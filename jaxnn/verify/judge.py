@@ -27,6 +27,7 @@ from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import Problem, bind
 from jaxnn.verify.report import Report
 from jaxnn.verify.settings import neutral_settings
+from jaxnn.verify.variables import left_out
 from jaxnn.verify.verdict import verdict
 
 log = logging.getLogger("jaxnn.verify")
@@ -69,7 +70,10 @@ def judge(
     if point.working.out.unasked:
         settings = False
         point = Point(problem_of(args, kwargs), also)
-    skip = check_skip(skip or {}, point.problem.paths)
+    skip = {
+        **left_out(point.working.out, point.problem.expected),
+        **check_skip(skip or {}, point.problem.paths),
+    }
     declared = check_tolerance(tolerance or {}, point.problem.paths)
     point.declare({path: d.relative for path, d in declared.items()})
     problem = point.problem

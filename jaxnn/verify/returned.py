@@ -14,7 +14,7 @@ import numpy as np
 
 Path = tuple[Any, ...]
 # What a library wraps an array in: `['bias'].value` is the bias.
-_WRAPPERS = {"value", "raw_value"}
+WRAPPERS = {"value", "raw_value"}
 
 
 class Expected(NamedTuple):
@@ -162,7 +162,7 @@ def has_foreign(tree: Any) -> bool:
 def _plain(path: Path) -> str:
     """A path as libraries agree on it: the names and numbers alone, without what they wrap."""
     words = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    return "/".join(words[:-1] if len(words) > 1 and words[-1] in _WRAPPERS else words)
+    return "/".join(words[:-1] if len(words) > 1 and words[-1] in WRAPPERS else words)
 
 
 def _leaves(tree: Any, expected: Expected) -> dict[str, Any]:

@@ -77,17 +77,19 @@ class Asked(NamedTuple):
         by_hand: the hand-written gradient where it is no part of the program, but called as it is.
         width: the spacing at 1 of the dtype that the loss is rounded to inside, and the
             hand-written gradient may be; 0 where that is float64.
+        as_narrow_as: what `by_hand` may be rounded to.
     """
 
     program: Program
     way: Way = "reverse mode"
     by_hand: Callable[[list[Any], list[Any]], Any] | None = None
     width: float = 0.0
+    as_narrow_as: float = 0.0
 
     def at(self, floats: list[Any], rest: list[Any]) -> Values:
         """Both gradients, in the dtype of what is given."""
         value, found, out = self.program.run(floats, rest)
-        uncertainty = None
+        uncertainty, asked = None, self
         if self.way == "forward mode":
             found = split(found, floats)
         elif self.way == "finite differences":
@@ -95,9 +97,13 @@ class Asked(NamedTuple):
         if self.by_hand is not None:
             out = self.by_hand(floats, rest)
         leaves = {path: leaf for path, leaf in by_path(out).items() if is_floating(leaf)}
+        if self.by_hand is not None:
+            # No trace says what it rounds to; what it returns does.
+            returned = max((epsilon_to(str(leaf.dtype)) for leaf in leaves.values()), default=0.0)
+            asked = self._replace(width=max(self.width, min(returned, self.as_narrow_as)))
         return Values(
             float(value),
-            self,
+            asked,
             [np.asarray(leaf, np.float64) for leaf in found],
             {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()},
             out,
@@ -130,7 +136,7 @@ def ask(
         outputs = 1 + {"reverse mode": len(floats), "forward mode": 1, "finite differences": 2}[way]
         of_loss = epsilon_to(rounded_to(trace.jaxpr, outputs))
         width = max(of_loss, min(width, as_narrow_as))
-    return Asked(program, way, by_hand, width)
+    return Asked(program, way, by_hand, width, as_narrow_as)
 
 
 def by_path(tree: Any) -> dict[str, Any]:
