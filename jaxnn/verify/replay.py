@@ -27,11 +27,14 @@ from jax.extend.core import ClosedJaxpr
 from jaxnn.verify.compare import EXACT
 from jaxnn.verify.cuts import Mistake
 from jaxnn.verify.jaxprs import work_of
+from jaxnn.verify.one_leaf import Gradients
 from jaxnn.verify.planted import Planted
 from jaxnn.verify.point import Point
 
 # Mistakes times numbers computed in one gradient: above this, replaying takes minutes.
 MOST_WORK = 2e9
+# An error of fewer times what rounding leaves says too little to be explained.
+TELLING = 100
 
 
 class Match(NamedTuple):
@@ -41,17 +44,19 @@ class Match(NamedTuple):
     factor: float
 
 
-def replay(point: Point, manual: dict[str, np.ndarray[Any, Any]]) -> list[Match]:
+def replay(point: Point, found: Gradients) -> list[Match]:
     """The mistakes that give the hand-written gradient, each by itself.
 
     Args:
         point: the problem, and the right gradient.
-        manual: the hand-written gradient by path; leaves that are missing are not looked at.
+        found: both gradients by path; leaves that are missing are not looked at, nor entries whose
+            right value is unknown.
     """
     problem, floats, rest = point.truth, point.floats, point.rest
-    given = [i for i, path in enumerate(problem.paths) if path in manual]
-    right = [jnp.asarray(point.here.autodiff[i]) for i in given]
-    targets = [jnp.asarray(manual[problem.paths[i]]) for i in given]
+    given = [i for i, path in enumerate(problem.paths) if path in found.manual]
+    paths = [problem.paths[i] for i in given]
+    right = [jnp.asarray(found.autodiff[path]) for path in paths]
+    targets = [jnp.asarray(found.manual[path]) for path in paths]
     closed = jax.make_jaxpr(problem.loss)(floats, rest)
     # The maximum that a softmax subtracts changes nothing, until a mistake is made beside it.
     for stopped in (frozenset({"stop_gradient", "reduce_max"}), frozenset({"stop_gradient"})):
@@ -69,8 +74,8 @@ def replay(point: Point, manual: dict[str, np.ndarray[Any, Any]]) -> list[Match]
             targets,
         )
         base, scores = program.run(floats, rest, right, targets)
-        if base <= EXACT:
-            return _matches(mistakes, scores)
+        if base <= found.exact:
+            return _matches(mistakes, *scores, found.exact)
     return []  # a rule of its own says otherwise than the formula that was replayed
 
 
@@ -86,14 +91,18 @@ def _scores(
 ) -> Any:
     """How far the replayed gradient with no mistake is off, and how well each mistake fits.
 
-    For each: the multiple t of its effect d that is closest to the error r, how much of r that
-    leaves, how much t = 1 leaves (both of r's size), and how many entries d is in.
+    Then the size of the error r, and for each mistake: the multiple t of its effect d that is
+    closest to r, how much that leaves, how much t = 1 leaves, and how many entries d is in.
     """
-    scales = [jnp.maximum(jnp.abs(a).max(initial=0.0), 1e-300) for a in right]
+    known = [jnp.isfinite(a) for a in right]
+    scales = [jnp.abs(jnp.where(k, a, 0)).max(initial=1e-300) for a, k in zip(right, known)]
 
     def off(gradient: list[Any]) -> Any:
         return jnp.concatenate(
-            [((g - a) / s).ravel() for g, a, s in zip(gradient, right, scales, strict=True)]
+            [
+                jnp.where(k, (g - a) / s, 0).ravel()
+                for g, a, s, k in zip(gradient, right, scales, known, strict=True)
+            ]
         )
 
     def effect(number: Any) -> Any:
@@ -108,21 +117,28 @@ def _scores(
         d = effect(number)
         t = (d @ r) / jnp.maximum(d @ d, 1e-300)
         shown = (jnp.abs(d) > 1e-6 * jnp.abs(d).max()).sum()
-        left = jnp.abs(r - t * d).max() / size, jnp.abs(r - d).max() / size
+        left = jnp.abs(r - t * d).max(), jnp.abs(r - d).max()
         return t, *left, shown, jnp.abs(d).max()
 
     *fits, sizes = lax.map(score, jnp.arange(count + 1))
-    return sizes[0], [fit[1:] for fit in fits]
+    return sizes[0], (size, [fit[1:] for fit in fits])
 
 
-def _matches(mistakes: list[Mistake], scores: list[Any]) -> list[Match]:
-    """The mistakes that fit the whole error."""
-    found = []
+def _matches(mistakes: list[Mistake], size: Any, scores: list[Any], exact: float) -> list[Match]:
+    """The mistakes that fit the whole error, of this size, to rounding.
+
+    Rounding to a narrower dtype is a part of the scale, and may be none of what is explained.
+    """
+    found: list[Match] = []
+    rounding = exact if exact > EXACT else 0.0
+    if size < TELLING * rounding:
+        return found
+    allowed = max(100 * EXACT * float(size), rounding)
     for mistake, t, as_multiple, as_it_is, entries in zip(
         mistakes, *(np.asarray(x).tolist() for x in scores), strict=True
     ):
-        if as_it_is <= 100 * EXACT:
+        if as_it_is <= allowed:
             found.append(Match(mistake, 0.0))
-        elif mistake.cut and as_multiple <= 100 * EXACT and entries > 1:
+        elif mistake.cut and as_multiple <= allowed and entries > 1:
             found.append(Match(mistake, 1 - t))
     return found
