@@ -15,6 +15,7 @@ from jaxnn.verify.compare import EXACT
 from jaxnn.verify.factors import Numbers, factor, is_setting, numbers_of, told
 from jaxnn.verify.first_difference import Found, first_difference
 from jaxnn.verify.one_leaf import Gradients, explanations
+from jaxnn.verify.other_inputs import other_inputs
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import is_floating
 from jaxnn.verify.replay import Match, replay
@@ -41,6 +42,9 @@ def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport],
     if not wrong:
         return leaves, ()
     by_leaf, unexplained = _causes(found, point)
+    if len(by_leaf) < len(wrong):
+        alike, reason = _tried("other inputs could not be tried", {}, other_inputs, point, found)
+        by_leaf, unexplained = {**alike, **by_leaf}, unexplained + reason
     if len(by_leaf) < len(wrong) and (smooth := _away_from_kinks(found, point)):
         again, reason = _causes(smooth, point)
         by_leaf, unexplained = {**again, **by_leaf}, unexplained + reason
