@@ -212,7 +212,7 @@ RULES = (
         _plain_cholesky,
         _definite,
         {
-            "diagonal not halved": "factor, doubled term",
+            "diagonal not halved": "factor, doubled term, derivative left out",
             "not symmetrised": "transpose, missing term, wrong axis",
             "half left out": "factor",
         },

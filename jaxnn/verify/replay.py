@@ -25,11 +25,12 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.compare import EXACT
-from jaxnn.verify.cuts import Mistake
+from jaxnn.verify.cuts import Mistake, Site
 from jaxnn.verify.jaxprs import work_of
 from jaxnn.verify.one_leaf import Gradients
 from jaxnn.verify.planted import Planted
 from jaxnn.verify.point import Point
+from jaxnn.verify.unrolled import unrolled
 
 # Mistakes times numbers computed in one gradient: above this, replaying takes minutes.
 MOST_WORK = 2e9
@@ -58,16 +59,17 @@ def replay(point: Point, found: Gradients) -> list[Match]:
     right = [jnp.asarray(found.autodiff[path]) for path in paths]
     targets = [jnp.asarray(found.manual[path]) for path in paths]
     closed = jax.make_jaxpr(problem.loss)(floats, rest)
+    closed = unrolled(closed, floats, rest, point.programs_of_loss)
     # The maximum that a softmax subtracts changes nothing, until a mistake is made beside it.
     for stopped in (frozenset({"stop_gradient", "reduce_max"}), frozenset({"stop_gradient"})):
         rehearsal = Planted(None, stopped)
         jax.eval_shape(lambda f, r, q=rehearsal: q.loss(closed, f, r), floats, rest)
-        mistakes = list(rehearsal.mistakes)
+        mistakes, members = _with_repeated(list(rehearsal.mistakes))
         if not 0 < len(mistakes) * work_of(closed.jaxpr) <= MOST_WORK:
             return []
         program = point.programs_of_loss.get(
             f"replay {given} {sorted(stopped)}",
-            functools.partial(_scores, closed, given, len(mistakes), stopped),
+            functools.partial(_scores, closed, given, members, stopped),
             floats,
             rest,
             right,
@@ -79,10 +81,28 @@ def replay(point: Point, found: Gradients) -> list[Match]:
     return []  # a rule of its own says otherwise than the formula that was replayed
 
 
+def _with_repeated(mistakes: list[Mistake]) -> tuple[list[Mistake], np.ndarray[Any, Any]]:
+    """The mistakes, and those of the same words at several places as one: a line that runs twice.
+
+    Beside each mistake's number, from 1, that of the one that it is part of; 0 for none.
+    """
+    alike: dict[Mistake, list[int]] = {}
+    for number, mistake in enumerate(mistakes, 1):
+        everywhere = mistake._replace(site=Site((), mistake.site.text))
+        alike.setdefault(everywhere, []).append(number)
+    members = np.zeros(len(mistakes) + 1, int)
+    found = list(mistakes)
+    for mistake, numbers in alike.items():
+        if len(numbers) > 1 and "(" in mistake.site.text:  # else there is no line
+            found.append(mistake)
+            members[numbers] = len(found)
+    return found, members
+
+
 def _scores(
     closed: ClosedJaxpr,
     given: list[int],
-    count: int,
+    members: np.ndarray[Any, Any],
     stopped: frozenset[str],
     floats: list[Any],
     rest: list[Any],
@@ -106,7 +126,10 @@ def _scores(
         )
 
     def effect(number: Any) -> Any:
-        chosen = (jnp.arange(count + 1) == number).astype(float)
+        chosen = ((jnp.arange(len(members)) == number) | (jnp.asarray(members) == number)) & (
+            number > 0
+        )
+        chosen = chosen.astype(float)
         gradient = jax.grad(lambda f: Planted(chosen, stopped).loss(closed, f, rest))(floats)
         return off([gradient[i] for i in given])
 
@@ -120,7 +143,7 @@ def _scores(
         left = jnp.abs(r - t * d).max(), jnp.abs(r - d).max()
         return t, *left, shown, jnp.abs(d).max()
 
-    *fits, sizes = lax.map(score, jnp.arange(count + 1))
+    *fits, sizes = lax.map(score, jnp.arange(max(len(members), members.max() + 1)))
     return sizes[0], (size, [fit[1:] for fit in fits])
 
 
