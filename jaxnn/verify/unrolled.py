@@ -1,4 +1,4 @@
-"""While loops as scans of as many steps as they take here: reverse mode has a derivative of those."""
+"""While loops as scans of as many steps as they take: of those reverse mode has a derivative."""
 
 from collections.abc import Callable
 from typing import Any
