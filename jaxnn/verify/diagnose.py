@@ -142,7 +142,11 @@ def _gradients(leaves: list[LeafReport], point: Point) -> Gradients:
         numbers_of(point.problem.settings, shapes, params),
         [np.asarray(x, np.float64) for x in point.rest if is_floating(x)],
         point.here.program,
-        max(EXACT, ROUNDING * point.here.program.epsilon) if narrow else EXACT,
+        max(
+            EXACT,
+            ROUNDING * point.here.program.epsilon if narrow else 0.0,
+            *(leaf.declared for leaf in compared),
+        ),
     )
 
 

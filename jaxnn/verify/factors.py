@@ -10,6 +10,7 @@ from jaxnn.verify.report import Diagnosis
 
 Leaf = np.ndarray[Any, Any]
 Numbers = list[tuple[float, str]]
+KNOWN = 1e-5  # a factor that is known less well is many of these by chance
 READINGS = 4  # of one factor, at most: a configuration may hold a number many times
 
 
@@ -63,7 +64,8 @@ def told(c: float, numbers: Numbers, exact: float = EXACT) -> list[tuple[str, st
                 (n / (n - 1), against, f"{k}/{one_less}, which is n / (n - 1) for n = {k}, {what}"),
                 ((n - 1) / n, against, f"{one_less}/{k}, which is (n - 1) / n for n = {k}, {what}"),
             ]
-    return [(cause, words) for value, cause, words in forms if abs(abs(c) - value) <= exact * value]
+    close = min(exact, KNOWN)
+    return [(cause, words) for value, cause, words in forms if abs(abs(c) - value) <= close * value]
 
 
 def is_setting(c: float, settings: Numbers) -> bool:

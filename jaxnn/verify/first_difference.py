@@ -20,6 +20,7 @@ import numpy as np
 from jaxnn.verify.point import Point
 from jaxnn.verify.report import Diagnosis
 from jaxnn.verify.tapped import Tap, Tapped, backwards, needed_by
+from jaxnn.verify.unrolled import unrolled
 from jaxnn.verify.values import largest
 
 Leaf = np.ndarray[Any, Any]
@@ -53,6 +54,7 @@ def first_difference(
     """
     problem, floats, rest = point.problem, point.floats, point.rest
     closed = jax.make_jaxpr(point.truth.loss)(floats, rest)
+    closed = unrolled(closed, floats, rest, point.programs_of_loss)
     ours = jax.make_jaxpr(problem.manual_grad)(floats, rest)
     numbers = [problem.paths.index(path) for path in wrong]
 
