@@ -27,6 +27,7 @@ from jaxnn.verify.jaxprs import (
     scan_ends,
     words_of,
 )
+from jaxnn.verify.linear import forwards, turned
 from jaxnn.verify.mistakes import is_opened, mistaken, other_mask, shadow
 from jaxnn.verify.patterns import end_of, mistaken_softmax, part_of, softmax_of
 from jaxnn.verify.problem import is_floating
@@ -178,6 +179,8 @@ class Planted:
             for at, when in ((0, "first"), (length - 1, "last")):
                 words = f"the {when} step's cotangent is left out of"
                 weight -= (number == at) * self._on("missing term", words, site)
+            # Over several steps a factor is no multiple of a cut.
+            weight -= 2 * self._on("sign", "the sign is wrong of the cotangent of", site)
         if eqn.primitive.name in PICKING and x.ndim > 1 and 1 < x.shape[-1] <= MOST_CLASSES:
             for k in range(x.shape[-1]):
                 on = self._on("index", f"index {k} of the last axis is left out of", site)
@@ -243,4 +246,7 @@ class Planted:
         carry, ys = lax.scan(
             body, xs[n:k], (jnp.arange(length), *xs[k:]), length, reverse=eqn.params["reverse"]
         )
+        for i, j in turned(eqn, alive):
+            words = "the forward's own map is applied to the cotangent, time not reversed, at"
+            ys[i] += forwards(eqn, xs, (k - n + i, j), self._on("flip", words, site))
         return [*carry, *ys], [any(alive)] * len(eqn.outvars)
