@@ -212,7 +212,7 @@ RULES = (
         _plain_cholesky,
         _definite,
         {
-            "diagonal not halved": "factor, doubled term",
+            "diagonal not halved": "factor, doubled term, derivative left out",
             "not symmetrised": "transpose, missing term, wrong axis",
             "half left out": "factor",
         },
@@ -235,7 +235,7 @@ RULES = (
         lambda x, w, z: jnp.stack([((x @ v) * z).sum(1) for v in w], 1),
         normals((5, 3), (2, 3, 3), (5, 3)),
         {
-            "batch summed apart": "not summed, wrong axis",
+            "batch summed apart": "summed apart, not summed, wrong axis",
             "inputs exchanged": "transpose",
             "weight transposed": "transpose",
         },

@@ -45,6 +45,17 @@ def displayed(path: tuple[Any, ...], names: tuple[str, ...] | None, first: str) 
     return first if first.isidentifier() else "params"
 
 
+def further_names(loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """What each leaf of the arguments after the first is called, in order."""
+    names = argument_names(loss, 1 + len(args))[1:]
+    by_position = jax.tree_util.tree_leaves_with_path(args)
+    by_name = jax.tree_util.tree_leaves_with_path(kwargs)
+    return [
+        *(displayed(path, names, "") for path, _ in by_position),
+        *(f"{path[0].key}{jax.tree_util.keystr(path[1:])}" for path, _ in by_name),
+    ]
+
+
 def own_copy(leaf: Any) -> Any:
     """An array of the caller's as a copy that may be written into and donated."""
     concrete = isinstance(leaf, np.ndarray) or (

@@ -71,6 +71,8 @@ def carried(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> 
     words = f"nothing flows back from step to step through carry {i + 1} of"
     at = Site((*site.path, -1 - i), site.text)
     on = plant("detached", words, at)
+    words = f"the sign is wrong of what flows back from step to step through carry {i + 1} of"
+    on += 2 * plant("sign", words, at)
     for block in range(2, min(length, MOST_BLOCKS)):
         for first in (0, block - 1):
             if sum(t % block == first for t in range(1, length)) < 2:

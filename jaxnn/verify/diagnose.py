@@ -15,12 +15,18 @@ from jaxnn.verify.compare import EXACT
 from jaxnn.verify.factors import Numbers, factor, is_setting, numbers_of, told
 from jaxnn.verify.first_difference import Found, first_difference
 from jaxnn.verify.one_leaf import Gradients, explanations
+from jaxnn.verify.other_inputs import other_inputs
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import is_floating
 from jaxnn.verify.replay import Match, replay
 from jaxnn.verify.report import Diagnosis, LeafReport
+from jaxnn.verify.values import largest
 
 Leaf = np.ndarray[Any, Any]
+# A leaf is explained where the right value of more than this part of its entries is known.
+KNOWN = 0.5
+# What rounding to a narrower dtype leaves of an exact prediction, in the dtype's epsilons.
+ROUNDING = 32
 
 
 def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport], tuple[str, ...]]:
@@ -35,18 +41,14 @@ def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport],
     wrong = [path for path, mask in found.wrong.items() if mask.any()]
     if not wrong:
         return leaves, ()
-    by_leaf = _by_leaf(found)
-    unexplained: tuple[str, ...] = ()
-    if len({d.cause for d in by_leaf.values()}) != 1 or len(by_leaf) < len(wrong):
-        matches, reason = _tried("mistakes could not be replayed", [], replay, point, found.manual)
-        settings = point.problem.settings
-        ranked = [r for match in matches if (r := _ranked(match, found.numbers, settings))]
-        if ranked:
-            best = min(ranked, key=lambda pair: pair[0])[1]
-            by_leaf = dict.fromkeys(wrong, best)
-        else:
-            by_leaf = {**_single_index(found), **by_leaf}
-        unexplained += reason
+    by_leaf, unexplained = _causes(found, point)
+    if len(by_leaf) < len(wrong):
+        alike, reason = _tried("other inputs could not be tried", {}, other_inputs, point, found)
+        by_leaf, unexplained = {**alike, **by_leaf}, unexplained + reason
+    if len(by_leaf) < len(wrong) and (smooth := _away_from_kinks(found, point)):
+        again, reason = _causes(smooth, point)
+        by_leaf, unexplained = {**again, **by_leaf}, unexplained + reason
+    by_leaf = {**_single_index(found), **by_leaf}
     left = [path for path in wrong if path not in by_leaf]
     if left:
         beside, reason = _tried(
@@ -56,6 +58,7 @@ def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport],
             point,
             found.manual,
             left,
+            found.exact,
         )
         places = dict.fromkeys(left, beside.place) if beside.place else {}
         by_leaf |= places | beside.values
@@ -64,6 +67,38 @@ def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport],
         dataclasses.replace(leaf, diagnosis=leaf.diagnosis or by_leaf.get(leaf.path))
         for leaf in leaves
     ], unexplained
+
+
+def _causes(found: Gradients, point: Point) -> tuple[dict[str, Diagnosis], tuple[str, ...]]:
+    """What explains the wrong leaves, and why mistakes could not be replayed."""
+    wrong = [path for path, mask in found.wrong.items() if mask.any()]
+    by_leaf = _by_leaf(found)
+    if len({d.cause for d in by_leaf.values()}) == 1 and len(by_leaf) == len(wrong):
+        return by_leaf, ()
+    matches, reason = _tried("mistakes could not be replayed", [], replay, point, found)
+    settings = point.problem.settings
+    ranked = [r for match in matches if (r := _ranked(match, found, settings))]
+    if ranked:
+        by_leaf = dict.fromkeys(wrong, min(ranked, key=lambda pair: pair[0])[1])
+    return by_leaf, reason
+
+
+def _away_from_kinks(found: Gradients, point: Point) -> Gradients | None:
+    """The same gradients without their entries at kinks; None where there is nothing to gain."""
+    if point.programs.long:
+        return None
+    slopes = dict(zip(point.problem.paths, point.close_by.slopes, strict=True))
+    smooth = {
+        path: np.where(slopes[path].kinks(largest(a)), np.nan, a)
+        for path, a in found.autodiff.items()
+    }
+    wrong = {path: mask & np.isfinite(smooth[path]) for path, mask in found.wrong.items()}
+    gained = any(
+        np.isnan(smooth[path]).sum() > np.isnan(a).sum() for path, a in found.autodiff.items()
+    )
+    if not gained or not any(mask.any() for mask in wrong.values()):
+        return None
+    return found._replace(autodiff=smooth, wrong=wrong)
 
 
 def _tried(
@@ -84,10 +119,14 @@ def _gradients(leaves: list[LeafReport], point: Point) -> Gradients:
         leaf
         for leaf in leaves
         if leaf.difference is not None
-        and np.isfinite(point.here.autodiff[numbers[leaf.path]]).all()
+        and np.isfinite(point.here.autodiff[numbers[leaf.path]]).mean() > KNOWN
     ]
     manual = {leaf.path: point.here.manual[leaf.path] for leaf in compared}
-    autodiff = {leaf.path: point.here.autodiff[numbers[leaf.path]] for leaf in compared}
+    autodiff = {
+        leaf.path: np.where(np.isfinite(a := point.here.autodiff[numbers[leaf.path]]), a, np.nan)
+        for leaf in compared
+    }
+    narrow = point.here.program.rounded_to != "float64"
     params = {
         leaf.path: np.asarray(point.floats[numbers[leaf.path]], np.float64) for leaf in compared
     }
@@ -103,12 +142,18 @@ def _gradients(leaves: list[LeafReport], point: Point) -> Gradients:
         numbers_of(point.problem.settings, shapes, params),
         [np.asarray(x, np.float64) for x in point.rest if is_floating(x)],
         point.here.program,
+        max(
+            EXACT,
+            ROUNDING * point.here.program.epsilon if narrow else 0.0,
+            *(leaf.declared for leaf in compared),
+        ),
     )
 
 
-def _ranked(match: Match, numbers: Numbers, settings: Numbers) -> tuple[int, Diagnosis] | None:
+def _ranked(match: Match, found: Gradients, settings: Numbers) -> tuple[int, Diagnosis] | None:
     """A match in words, and how telling it is: less is more."""
     mistake, c = match
+    close = 100 * found.exact
     what = mistake.site.text
     if c == 0:
         # Where all that goes in is one number, a wrong derivative is a factor too; and of cuts that
@@ -116,19 +161,19 @@ def _ranked(match: Match, numbers: Numbers, settings: Numbers) -> tuple[int, Dia
         ranks = {"detached": 0, "index": 4, "wrong axis": 4, "wrong derivative": 7}
         rank = (1 if ": " in mistake.text else 2) if mistake.cut else ranks.get(mistake.cause, 5)
         return rank, Diagnosis(mistake.cause, f"{mistake.text} {what}")
-    if abs(c + 1) <= 100 * EXACT:
+    if abs(c + 1) <= close:
         return 3, Diagnosis("sign", f"the sign of the cotangent is wrong at {what}")
-    if abs(c - 2) <= 100 * EXACT and not is_setting(c, settings):
+    if abs(c - 2) <= close and not is_setting(c, settings):
         text = (
             f"the term is subtracted twice that goes through {what}"
             if mistake.subtracted
             else f"the cotangent counts twice at {what}"
         )
         return 3, Diagnosis("doubled term", text)
-    diagnosis = factor(c, numbers)
+    diagnosis = factor(c, found.numbers, found.exact)
     if diagnosis is None:
         return None
-    rank = 6 if told(c, numbers) else 8
+    rank = 6 if told(c, found.numbers, found.exact) else 8
     return rank, Diagnosis(diagnosis.cause, f"{diagnosis.text}, the cotangent at {what}")
 
 

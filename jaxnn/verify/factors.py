@@ -10,23 +10,29 @@ from jaxnn.verify.report import Diagnosis
 
 Leaf = np.ndarray[Any, Any]
 Numbers = list[tuple[float, str]]
+KNOWN = 1e-5  # a factor that is known less well is many of these by chance
 READINGS = 4  # of one factor, at most: a configuration may hold a number many times
 
 
 def ratio(m: Leaf, a: Leaf) -> float | None:
-    """The c that makes c a closest to m; None where a is zero."""
+    """The c that makes c a closest to m, where both are known; None where a is zero."""
+    known = np.isfinite(m) & np.isfinite(a)
+    m, a = m[known], a[known]
     norm = float((a * a).sum())
     return float((m * a).sum()) / norm if norm > 0 and np.isfinite(norm) else None
 
 
-def factor(c: float, numbers: Numbers) -> Diagnosis | None:
-    """A constant factor, in words; one of -1 is a sign, one that cannot be told from 1 nothing."""
-    if abs(c + 1) <= EXACT:
+def factor(c: float, numbers: Numbers, exact: float = EXACT) -> Diagnosis | None:
+    """A constant factor, in words; one of -1 is a sign, one that cannot be told from 1 nothing.
+
+    `exact` is how well it is known.
+    """
+    if abs(c + 1) <= exact:
         return Diagnosis("sign", "the sign is wrong")
-    if abs(abs(c) - 1) <= 2 * EXACT:
+    if abs(abs(c) - 1) <= 2 * exact:
         return None
     text = f"{c:.6g}" if abs(abs(c) - 1) > 1e-5 else f"{c:.10g}"
-    text, readings = f"{text} times the right one", told(c, numbers)
+    text, readings = f"{text} times the right one", told(c, numbers, exact)
     if not readings:
         return Diagnosis("factor", text)
     causes, words = zip(*readings, strict=True)
@@ -36,7 +42,7 @@ def factor(c: float, numbers: Numbers) -> Diagnosis | None:
     )
 
 
-def told(c: float, numbers: Numbers) -> list[tuple[str, str]]:
+def told(c: float, numbers: Numbers, exact: float = EXACT) -> list[tuple[str, str]]:
     """What a factor may be: a setting or size, its inverse, 2, root, n - 1 for n: cause, words.
 
     One number may be several of these, and be it by chance: only what is true of it is said.
@@ -58,7 +64,8 @@ def told(c: float, numbers: Numbers) -> list[tuple[str, str]]:
                 (n / (n - 1), against, f"{k}/{one_less}, which is n / (n - 1) for n = {k}, {what}"),
                 ((n - 1) / n, against, f"{one_less}/{k}, which is (n - 1) / n for n = {k}, {what}"),
             ]
-    return [(cause, words) for value, cause, words in forms if abs(abs(c) - value) <= EXACT * value]
+    close = min(exact, KNOWN)
+    return [(cause, words) for value, cause, words in forms if abs(abs(c) - value) <= close * value]
 
 
 def is_setting(c: float, settings: Numbers) -> bool:

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.compare import EXACT
 from jaxnn.verify.point import Point
 from jaxnn.verify.report import Diagnosis
 from jaxnn.verify.tapped import Tap, Tapped, backwards, needed_by
+from jaxnn.verify.unrolled import unrolled
 from jaxnn.verify.values import largest
 
 Leaf = np.ndarray[Any, Any]
@@ -41,16 +41,20 @@ class Found(NamedTuple):
     values: dict[str, Diagnosis]
 
 
-def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) -> Found:
+def first_difference(
+    point: Point, manual: dict[str, Leaf], wrong: list[str], exact: float
+) -> Found:
     """Where a wrong gradient begins to differ, and which wrong leaves are values of the forward.
 
     Args:
         point: the problem, and the right gradient.
         manual: the hand-written gradient by path.
         wrong: the paths of the leaves that are wrong.
+        exact: what rounding may leave, as a part of the scale.
     """
     problem, floats, rest = point.problem, point.floats, point.rest
     closed = jax.make_jaxpr(point.truth.loss)(floats, rest)
+    closed = unrolled(closed, floats, rest, point.programs_of_loss)
     ours = jax.make_jaxpr(problem.manual_grad)(floats, rest)
     numbers = [problem.paths.index(path) for path in wrong]
 
@@ -98,15 +102,16 @@ def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) ->
 
     def follows(number: int, cotangent: Leaf) -> bool:
         """Whether a multiple of a cotangent gives the gradient that was written."""
-        steps = [*zeros[:number], jnp.asarray(cotangent), *zeros[number + 1 :]]
+        step = jnp.asarray(cotangent, zeros[number].dtype)
+        steps = [*zeros[:number], step, *zeros[number + 1 :]]
         leaves = back.run(floats, rest, steps)
         given = np.concatenate([np.asarray(leaves[i]).ravel() for i in numbers])
         wanted = np.concatenate([manual[path].ravel() for path in wrong])
-        return _alike(given, wanted)
+        return _alike(given, wanted, exact)
 
     necks = [n for n in backwards(taps, last) if needed_by(n, taps, next(iter(last)), numbers)]
     place = None
-    right = [n for n in necks if n in last or _is_there(truth[n], got, forward)]
+    right = [n for n in necks if n in last or _is_there(truth[n], got, forward, exact)]
     # Where the right one is there, and another of its shape is used, the rest may follow from that.
     for number in (*necks[necks.index(right[-1]) + 1 :], right[-1]):
         alike = [m for m in got if m.size == truth[number].size]
@@ -118,8 +123,8 @@ def first_difference(point: Point, manual: dict[str, Leaf], wrong: list[str]) ->
     for path in wrong:
         m = manual[path]
         for tap, x in zip(taps[len(floats) :], forward[len(floats) :], strict=True):
-            same = x.shape == m.shape and m.size > 1 and np.ptp(m) > 0
-            if same and largest(x - m) <= EXACT * largest(m):
+            same = x.shape == m.shape and np.isfinite(x).all() and m.size > 1 and np.ptp(m) > 0
+            if same and largest(x - m) <= exact * largest(m):
                 words = f"it is the output of {tap.words}, a value of the forward, not a gradient"
                 named.setdefault(path, Diagnosis("forward value", words))
     return Found(place, named)
@@ -150,34 +155,36 @@ def _orders(x: Leaf, shape: tuple[int, ...]) -> Iterator[Leaf]:
         yield x.transpose(axes).reshape(shape)
 
 
-def _is_there(cotangent: Leaf, computed: list[Leaf], forward: list[Leaf]) -> bool:
+def _is_there(cotangent: Leaf, computed: list[Leaf], forward: list[Leaf], exact: float) -> bool:
     """Whether a true cotangent, or a multiple of it, was computed by hand, as a cotangent.
 
     What is a multiple of a value of the forward too would be there without any backward.
     """
-    if cotangent.size < 2 or np.ptp(np.abs(cotangent)) <= EXACT * largest(cotangent):
+    if cotangent.size < 2 or np.ptp(np.abs(cotangent)) <= exact * largest(cotangent):
         return False  # it says too little
-    multiples = list(_multiples(cotangent, computed))
-    before = list(_multiples(cotangent, forward))
+    multiples = list(_multiples(cotangent, computed, exact))
+    before = list(_multiples(cotangent, forward, exact))
     if not before:
         return bool(multiples)
-    return _one_is(multiples) and not _one_is(before)
+    return _one_is(multiples, exact) and not _one_is(before, exact)
 
 
-def _one_is(multiples: list[float]) -> bool:
-    return any(abs(c - 1) <= EXACT for c in multiples)
+def _one_is(multiples: list[float], exact: float) -> bool:
+    return any(abs(c - 1) <= exact for c in multiples)
 
 
-def _multiples(cotangent: Leaf, computed: list[Leaf]) -> Iterator[float]:
+def _multiples(cotangent: Leaf, computed: list[Leaf], exact: float) -> Iterator[float]:
     """How often each array goes into a cotangent, of those that do, in some order of its axes."""
     for m in computed:
-        if m.size == cotangent.size and (norm := float((m * m).sum())) > 0:
+        if m.size == cotangent.size and np.isfinite(m).all() and (norm := float((m * m).sum())) > 0:
             for c in _orders(cotangent, (-1,)):
-                if _alike(m.ravel(), c):
+                if _alike(m.ravel(), c, exact):
                     yield float(m.ravel() @ c) / norm
 
 
-def _alike(x: Leaf, wanted: Leaf) -> bool:
+def _alike(x: Leaf, wanted: Leaf, exact: float) -> bool:
     """Whether some multiple of x is what is wanted."""
+    if not np.isfinite(x).all():
+        return False
     norm = float(x @ x)
-    return norm > 0 and largest(float(x @ wanted) / norm * x - wanted) <= EXACT * largest(wanted)
+    return norm > 0 and largest(float(x @ wanted) / norm * x - wanted) <= exact * largest(wanted)

@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxnn.verify.jaxprs import bind_equation
+from jaxnn.verify.running import FACTORS, mistaken_running
 from jaxnn.verify.saved_values import (
     BILINEAR,
     MOST_OTHERS,
@@ -30,7 +31,8 @@ from jaxnn.verify.slopes import OF_OUTPUT, SLIPS, others
 
 On = Callable[[str, str, int | None], Any]
 
-
+# Solutions of a linear system: linear in one operand, and of its shape.
+LINEAR = {"custom_linear_solve", "triangular_solve"}
 _NONLINEAR = {
     "tanh", "logistic", "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "sqrt", "rsqrt",
     "erf", "integer_pow", "square", "abs", "max", "custom_jvp_call",
@@ -85,7 +87,8 @@ def mistaken(
     nonlinear = elementwise and name in _NONLINEAR
     weighted = elementwise and name == "mul" and jnp.shape(xs[1 - j]) == out.shape
     masked = weighted or (elementwise and name == "select_n" and j > 0)
-    if not (nonlinear or masked or name in BILINEAR | TAKING | {"div", "select_n", "reduce_sum"}):
+    others = {"div", "select_n", "reduce_sum"}
+    if not (nonlinear or masked or name in BILINEAR | TAKING | LINEAR | set(FACTORS) | others):
         return out
     at = [lax.stop_gradient(x) for x in xs]
     for i, (v, x) in enumerate(zip(eqn.invars, at, strict=True)):
@@ -129,10 +132,22 @@ def mistaken(
             which = on(cause, words, None)
             # A choice of coefficients, not of slopes: 0 times the infinite one is NaN.
             slope = jnp.where(which > 0, 0, slope) + jnp.where(which > 0, value, 0) * s
-    elif name in ("mul", "div") and out.shape == jnp.shape(xs[0]) and alive[0] and jnp.ndim(xs[1]):
-        slope += _factor_left_out(name, tangents[0], at, 0, on)
-    if name == "mul" and all(alive) and out.shape == jnp.shape(xs[1]) and jnp.ndim(xs[0]):
-        slope += _factor_left_out(name, tangents[1], at, 1, on)
+    elif name in ("mul", "div"):
+        # A number is a factor of the whole, but not in a step of a scan.
+        for i in (0, 1) if name == "mul" else (0,):
+            other = jnp.ndim(xs[1 - i]) or step is not None
+            if alive[i] and out.shape == jnp.shape(xs[i]) and other:
+                slope += _factor_left_out(name, tangents[i], at, i, on)
+        if name == "div" and all(alive) and out.shape == jnp.shape(xs[1]):
+            which = on("derivative left out", "neither term is divided in", None)
+            slope = slope * jnp.where(which > 0, at[1], 1)
+    if name in LINEAR and sum(alive) == 1 and jnp.shape(xs[j]) == out.shape:
+        words = "the forward's own map is applied to the cotangent, not its transpose, at"
+        which = on("transpose", words, None)
+        turned = jax.linear_transpose(lambda s: linear([*at[:j], s, *at[j + 1 :]]), tangents[j])
+        slope = jnp.where(which > 0, turned(tangents[j])[0], slope)
+    if name in FACTORS:
+        slope += mistaken_running(eqn, tangents[0], at[0], lax.stop_gradient(out), on)
     if name == "reduce_sum":
         slope += _other_axes(eqn, tangents[0], out, on)
     if name == "dot_general" and out.ndim >= 2 and out.shape[-2] == out.shape[-1] > 1:
@@ -210,3 +225,24 @@ def _paddings(eqn: JaxprEqn) -> Iterator[tuple[JaxprEqn, str]]:
             other = [*padding[:axis], (low + shift, high - shift), *padding[axis + 1 :]]
             moved = eqn.replace(params=eqn.params | {"padding": tuple(other)})
             yield moved, f"shifted by {shift} along axis {axis} in space: the padding for"
+
+
+def is_opened(eqn: JaxprEqn, alive: list[bool]) -> bool:
+    """Whether an equation's derivative is made of several, in which mistakes may be made."""
+    name = eqn.primitive.name
+    several = name == "custom_linear_solve" and any(alive[:-1])
+    return several or (name in ("cholesky", "eigh", "qr") and any(alive))
+
+
+def other_mask(mask: Any, alive: list[bool], on: On) -> Any:
+    """The mask by which select_n chooses: perhaps another one, as if the forward had had that."""
+    if mask.dtype != bool or mask.ndim == 0:
+        return mask
+    found = mask
+    words = "it is the derivative with the mask ignored in"
+    found = jnp.where(on("mask", words, None) > 0, alive[2], found)
+    for axis, shift in ((a, s) for a in range(mask.ndim) for s in (1, -1) if mask.shape[a] > 2):
+        at = (jnp.arange(mask.shape[axis]) - shift).clip(0, mask.shape[axis] - 1)
+        words = f"it is the derivative with the mask shifted by {shift} along axis {axis} in"
+        found = jnp.where(on("mask", words, None) > 0, mask.take(at, axis), found)
+    return found

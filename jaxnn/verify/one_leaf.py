@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxnn.verify.compare import EXACT
 from jaxnn.verify.extent import filled
 from jaxnn.verify.factors import Numbers, factor, ratio, told
 from jaxnn.verify.programs import Program
@@ -28,6 +27,9 @@ class Gradients(NamedTuple):
         numbers: what a factor may turn out to be, each with what it is.
         arguments: the other arrays of the call.
         program: what computed both.
+        exact: what an exact prediction may be off by, as a part of the scale: rounding.
+
+    An entry of `autodiff` that cannot be compared is NaN, and what is predicted there unknown.
     """
 
     manual: dict[str, Leaf]
@@ -37,6 +39,7 @@ class Gradients(NamedTuple):
     numbers: Numbers
     arguments: list[Leaf]
     program: Program
+    exact: float
 
 
 def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
@@ -47,7 +50,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
 
     def same(prediction: Leaf, where: Any = ...) -> bool:
         gap = largest((prediction - m)[where]) if prediction.shape == m.shape else np.inf
-        return bool(gap <= EXACT * max(largest(m), largest(a)))
+        return bool(gap <= found.exact * max(largest(m), largest(a)))
 
     if not m.any():
         yield Diagnosis("zeroed slice", "every entry is zero")
@@ -55,8 +58,9 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
     c = ratio(m, a)
     telling = np.count_nonzero(a) > 1
     if c is not None and same(c * a) and (telling or c in (-1.0, 2.0) or told(c, found.numbers)):
-        yield from _told(factor(c, found.numbers))
-    if m.ndim >= 2:
+        yield from _told(factor(c, found.numbers, found.exact))
+    complete = bool(np.isfinite(a).all())
+    if m.ndim >= 2 and complete:
         for axes in itertools.islice(itertools.permutations(range(m.ndim)), 1, 24):
             if same(a.transpose(axes)):
                 yield Diagnosis(
@@ -65,7 +69,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
             elif same(a.transpose(axes).reshape(m.shape)):
                 yield Diagnosis("transpose", f"transpose{axes} of the right one, reshaped to fit")
         for axis in range(m.ndim):
-            if order := _reordered(np.moveaxis(m, axis, 0), np.moveaxis(a, axis, 0)):
+            if order := _reordered(*(np.moveaxis(x, axis, 0) for x in (m, a)), found.exact):
                 yield Diagnosis(order[0], order[1].format(axis=axis))
     yield from _of_another_leaf(path, found)
     yield from _handed_back(path, found)
@@ -89,7 +93,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
         if not m[wrong].any():
             yield Diagnosis("zeroed slice", f"the wrong entries are zero: {place or 'a mask?'}")
         elif c is not None and same(c * a, wrong):
-            for d in _told(factor(c, found.numbers)):
+            for d in _told(factor(c, found.numbers, found.exact)):
                 yield Diagnosis(d.cause, f"{d.text}, in {place or 'the wrong entries'}")
     for axis in range(m.ndim):
         norms, products = (
@@ -98,7 +102,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
         )
         scaled = a * np.divide(products, norms, out=np.ones_like(norms), where=norms > 0)
         entries = (a != 0).sum(axis=tuple(i for i in range(m.ndim) if i != axis))
-        if m.ndim > 1 and (entries[entries > 0] > 1).all() and same(scaled):
+        if complete and m.ndim > 1 and (entries[entries > 0] > 1).all() and same(scaled):
             text = f"each slice along axis {axis} is multiplied by a number of its own"
             yield Diagnosis("factor", text)
 
@@ -117,13 +121,15 @@ def _of_another_leaf(path: str, found: Gradients) -> Iterator[Diagnosis]:
         if other == path or b.size != m.size:
             continue
         theirs = b.reshape(m.shape)
-        if largest(theirs - m) > EXACT * max(largest(m), largest(a)):
+        if not np.isfinite(theirs).all() or (
+            largest(theirs - m) > found.exact * max(largest(m), largest(a))
+        ):
             continue
         if not found.wrong[other].any():
             yield Diagnosis("copied leaf", f"it is a copy of the gradient of {other}")
             continue
         got = found.manual[other].reshape(a.shape)
-        exchanged = largest(got - a) <= EXACT * max(largest(got), largest(a))
+        exchanged = largest(got - a) <= found.exact * max(largest(got), largest(a))
         if exchanged or _in_ring(path, found):
             yield Diagnosis("swapped leaves", f"it is the gradient of {other}: leaves swapped")
         else:
@@ -136,7 +142,7 @@ def _in_ring(path: str, found: Gradients) -> bool:
     return any(
         other != path
         and m.size == a.size
-        and largest(m.reshape(a.shape) - a) <= EXACT * max(largest(m), largest(a))
+        and largest(m.reshape(a.shape) - a) <= found.exact * max(largest(m), largest(a))
         for other, m in found.manual.items()
     )
 
@@ -151,15 +157,16 @@ def _handed_back(path: str, found: Gradients) -> Iterator[Diagnosis]:
     given = [("the parameter itself", found.params[path]), *others, *arguments]
     for what, x in given:
         for sign, words in ((1, ""), (-1, "minus ")):
-            if x.shape == m.shape and largest(sign * x - m) <= EXACT * largest(m):
+            alike = x.shape == m.shape and np.isfinite(x).all()
+            if alike and largest(sign * x - m) <= found.exact * largest(m):
                 yield Diagnosis("forward value", f"it is {words}{what}, not a gradient")
 
 
-def _reordered(m: Leaf, a: Leaf) -> tuple[str, str] | None:
+def _reordered(m: Leaf, a: Leaf, exact: float) -> tuple[str, str] | None:
     """Whether the slices along the first axis are the right ones in another order."""
     if len(m) < 2:
         return None
-    scale = EXACT * max(largest(m), largest(a))
+    scale = exact * max(largest(m), largest(a))
     flat_m, flat_a = m.reshape(len(m), -1), a.reshape(len(a), -1)
     if len(m) > 512 or flat_a.shape[1] < 2:
         return None

@@ -27,7 +27,8 @@ from jaxnn.verify.jaxprs import (
     scan_ends,
     words_of,
 )
-from jaxnn.verify.mistakes import mistaken, shadow
+from jaxnn.verify.linear import forwards, turned
+from jaxnn.verify.mistakes import is_opened, mistaken, other_mask, shadow
 from jaxnn.verify.patterns import end_of, mistaken_softmax, part_of, softmax_of
 from jaxnn.verify.problem import is_floating
 from jaxnn.verify.slopes import at_input, mistaken_slopes, written_out
@@ -123,10 +124,14 @@ class Planted:
                         xs[j] = self._cut(eqn, xs[j], site.operand(j, eqn), step, end, made)
                     if alive[j] and eqn.primitive.name in BROADCASTING:
                         xs[j] = one_slice(xs[j], eqn, site.operand(j, eqn), self._on)
+                if eqn.primitive.name == "select_n" and any(alive[1:]):
+                    xs[0] = other_mask(xs[0], alive, on)
                 outs = bind_equation(eqn, xs)
                 if eqn.primitive.name == "broadcast_in_dim" and alive[0]:
                     outs = [one_slice(xs[0], eqn, site, self._on)]
-                if any(alive) and len(outs) == 1 and eqn.primitive.name != "custom_vjp_call":
+                if is_opened(eqn, alive):
+                    outs = self._opened(eqn, xs, alive, outs, site)
+                elif any(alive) and len(outs) == 1 and eqn.primitive.name != "custom_vjp_call":
                     outs = [mistaken(eqn, xs, alive, outs[0], plain, on, step)]
                     if (softmax := softmax_of(eqn, made)) and lives(softmax[1]):
                         which, u, axes = softmax
@@ -174,11 +179,37 @@ class Planted:
             for at, when in ((0, "first"), (length - 1, "last")):
                 words = f"the {when} step's cotangent is left out of"
                 weight -= (number == at) * self._on("missing term", words, site)
+            # Over several steps a factor is no multiple of a cut.
+            weight -= 2 * self._on("sign", "the sign is wrong of the cotangent of", site)
         if eqn.primitive.name in PICKING and x.ndim > 1 and 1 < x.shape[-1] <= MOST_CLASSES:
             for k in range(x.shape[-1]):
                 on = self._on("index", f"index {k} of the last axis is left out of", site)
                 weight -= on * (jnp.arange(x.shape[-1]) == k)
         return weigh(x, jnp.broadcast_to(weight, x.shape).astype(x.dtype))
+
+    def _opened(
+        self, eqn: JaxprEqn, xs: list[Any], alive: list[bool], outs: list[Any], site: Site
+    ) -> list[Any]:
+        """An equation whose derivative takes several, with the mistakes in these."""
+        values = lax.stop_gradient(xs)
+        live = [i for i, (x, a) in enumerate(zip(xs, alive, strict=True)) if a and is_floating(x)]
+
+        def derivative(*moves: Any) -> Any:
+            def f(*active: Any) -> list[Any]:
+                return bind_equation(
+                    eqn, [active[live.index(i)] if i in live else x for i, x in enumerate(values)]
+                )
+
+            return jax.jvp(f, tuple(values[i] for i in live), moves)[1]
+
+        tangents = [shadow(xs[i]) for i in live]
+        closed = jax.make_jaxpr(derivative)(*tangents)
+        inside = Site(site.path, f"the derivative of {site.text}")
+        slopes, _ = self._run(closed, tangents, [True] * len(live), inside, None)
+        return [
+            lax.stop_gradient(out) + slope if is_floating(out) else out
+            for out, slope in zip(outs, slopes, strict=True)
+        ]
 
     def _scan(
         self, eqn: JaxprEqn, inner: ClosedJaxpr, xs: list[Any], alive: list[bool], site: Site
@@ -215,4 +246,7 @@ class Planted:
         carry, ys = lax.scan(
             body, xs[n:k], (jnp.arange(length), *xs[k:]), length, reverse=eqn.params["reverse"]
         )
+        for i, j in turned(eqn, alive):
+            words = "the forward's own map is applied to the cotangent, time not reversed, at"
+            ys[i] += forwards(eqn, xs, (k - n + i, j), self._on("flip", words, site))
         return [*carry, *ys], [any(alive)] * len(eqn.outvars)

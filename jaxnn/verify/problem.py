@@ -17,6 +17,7 @@ from jaxnn.verify.arguments import (
     argument_names,
     as_array,
     displayed,
+    further_names,
     is_array,
     kind_of,
     own_copy,
@@ -39,7 +40,7 @@ class Problem(NamedTuple):
         call: `call(function)` is any function of the same arguments as one of the two lists.
         paths: the name of each floating parameter, in the order of `floats`.
         floats: the floating leaves of the parameters.
-        rest: every other array of the call.
+        rest: every other array of the call, and `others` the names of these.
         in_numpy: which of `floats` and `rest`, one after the other, were given in NumPy.
         expected: what a gradient must look like.
         settings: the numbers among the rest of the call, in configurations too, by what each is.
@@ -53,6 +54,7 @@ class Problem(NamedTuple):
     paths: list[str]
     floats: list[Any]
     rest: list[Any]
+    others: list[str]
     in_numpy: list[bool]
     expected: Expected
     settings: list[tuple[float, str]]
@@ -103,6 +105,7 @@ def bind(
             "least one: pass the parameters first, as floating arrays"
         )
     other_leaves, other_tree = jax.tree.flatten((args, kwargs))
+    other_names = further_names(loss, args, kwargs)
     dynamic = [is_array(leaf) for leaf in other_leaves]
 
     def call(function: Callable[..., Any]) -> Callable[[list[Any], list[Any]], Any]:
@@ -141,6 +144,8 @@ def bind(
         for f, a, leaf, (_, given) in zip(floating, arrays, leaves, named, strict=True)
         if a
     ]
+    others = [p for f, a, p in zip(floating, arrays, paths, strict=True) if a and not f]
+    others += [name for name, d in zip(other_names, dynamic, strict=True) if d]
     floats = [(leaf, given) for f, leaf, given in kept if f]
     rest = [(leaf, given) for f, leaf, given in kept if not f]
     rest += [(leaf, leaf) for leaf, d in zip(other_leaves, dynamic, strict=True) if d]
@@ -151,6 +156,7 @@ def bind(
         paths=list(expected.shapes),
         floats=[leaf for leaf, _ in floats],
         rest=[leaf for leaf, _ in rest],
+        others=others,
         in_numpy=[isinstance(given, np.ndarray | np.generic) for _, given in (*floats, *rest)],
         expected=expected,
         settings=settings_of(args, kwargs),

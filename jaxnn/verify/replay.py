@@ -25,13 +25,17 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.compare import EXACT
-from jaxnn.verify.cuts import Mistake
+from jaxnn.verify.cuts import Mistake, Site
 from jaxnn.verify.jaxprs import work_of
+from jaxnn.verify.one_leaf import Gradients
 from jaxnn.verify.planted import Planted
 from jaxnn.verify.point import Point
+from jaxnn.verify.unrolled import unrolled
 
 # Mistakes times numbers computed in one gradient: above this, replaying takes minutes.
 MOST_WORK = 2e9
+# An error of fewer times what rounding leaves says too little to be explained.
+TELLING = 100
 
 
 class Match(NamedTuple):
@@ -41,43 +45,64 @@ class Match(NamedTuple):
     factor: float
 
 
-def replay(point: Point, manual: dict[str, np.ndarray[Any, Any]]) -> list[Match]:
+def replay(point: Point, found: Gradients) -> list[Match]:
     """The mistakes that give the hand-written gradient, each by itself.
 
     Args:
         point: the problem, and the right gradient.
-        manual: the hand-written gradient by path; leaves that are missing are not looked at.
+        found: both gradients by path; leaves that are missing are not looked at, nor entries whose
+            right value is unknown.
     """
     problem, floats, rest = point.truth, point.floats, point.rest
-    given = [i for i, path in enumerate(problem.paths) if path in manual]
-    right = [jnp.asarray(point.here.autodiff[i]) for i in given]
-    targets = [jnp.asarray(manual[problem.paths[i]]) for i in given]
+    given = [i for i, path in enumerate(problem.paths) if path in found.manual]
+    paths = [problem.paths[i] for i in given]
+    right = [jnp.asarray(found.autodiff[path]) for path in paths]
+    targets = [jnp.asarray(found.manual[path]) for path in paths]
     closed = jax.make_jaxpr(problem.loss)(floats, rest)
+    closed = unrolled(closed, floats, rest, point.programs_of_loss)
     # The maximum that a softmax subtracts changes nothing, until a mistake is made beside it.
     for stopped in (frozenset({"stop_gradient", "reduce_max"}), frozenset({"stop_gradient"})):
         rehearsal = Planted(None, stopped)
         jax.eval_shape(lambda f, r, q=rehearsal: q.loss(closed, f, r), floats, rest)
-        mistakes = list(rehearsal.mistakes)
+        mistakes, members = _with_repeated(list(rehearsal.mistakes))
         if not 0 < len(mistakes) * work_of(closed.jaxpr) <= MOST_WORK:
             return []
         program = point.programs_of_loss.get(
             f"replay {given} {sorted(stopped)}",
-            functools.partial(_scores, closed, given, len(mistakes), stopped),
+            functools.partial(_scores, closed, given, members, stopped),
             floats,
             rest,
             right,
             targets,
         )
         base, scores = program.run(floats, rest, right, targets)
-        if base <= EXACT:
-            return _matches(mistakes, scores)
+        if base <= found.exact:
+            return _matches(mistakes, *scores, found.exact)
     return []  # a rule of its own says otherwise than the formula that was replayed
+
+
+def _with_repeated(mistakes: list[Mistake]) -> tuple[list[Mistake], np.ndarray[Any, Any]]:
+    """The mistakes, and those of the same words at several places as one: a line that runs twice.
+
+    Beside each mistake's number, from 1, that of the one that it is part of; 0 for none.
+    """
+    alike: dict[Mistake, list[int]] = {}
+    for number, mistake in enumerate(mistakes, 1):
+        everywhere = mistake._replace(site=Site((), mistake.site.text))
+        alike.setdefault(everywhere, []).append(number)
+    members = np.zeros(len(mistakes) + 1, int)
+    found = list(mistakes)
+    for mistake, numbers in alike.items():
+        if len(numbers) > 1 and "(" in mistake.site.text:  # else there is no line
+            found.append(mistake)
+            members[numbers] = len(found)
+    return found, members
 
 
 def _scores(
     closed: ClosedJaxpr,
     given: list[int],
-    count: int,
+    members: np.ndarray[Any, Any],
     stopped: frozenset[str],
     floats: list[Any],
     rest: list[Any],
@@ -86,18 +111,25 @@ def _scores(
 ) -> Any:
     """How far the replayed gradient with no mistake is off, and how well each mistake fits.
 
-    For each: the multiple t of its effect d that is closest to the error r, how much of r that
-    leaves, how much t = 1 leaves (both of r's size), and how many entries d is in.
+    Then the size of the error r, and for each mistake: the multiple t of its effect d that is
+    closest to r, how much that leaves, how much t = 1 leaves, and how many entries d is in.
     """
-    scales = [jnp.maximum(jnp.abs(a).max(initial=0.0), 1e-300) for a in right]
+    known = [jnp.isfinite(a) for a in right]
+    scales = [jnp.abs(jnp.where(k, a, 0)).max(initial=1e-300) for a, k in zip(right, known)]
 
     def off(gradient: list[Any]) -> Any:
         return jnp.concatenate(
-            [((g - a) / s).ravel() for g, a, s in zip(gradient, right, scales, strict=True)]
+            [
+                jnp.where(k, (g - a) / s, 0).ravel()
+                for g, a, s, k in zip(gradient, right, scales, known, strict=True)
+            ]
         )
 
     def effect(number: Any) -> Any:
-        chosen = (jnp.arange(count + 1) == number).astype(float)
+        chosen = ((jnp.arange(len(members)) == number) | (jnp.asarray(members) == number)) & (
+            number > 0
+        )
+        chosen = chosen.astype(float)
         gradient = jax.grad(lambda f: Planted(chosen, stopped).loss(closed, f, rest))(floats)
         return off([gradient[i] for i in given])
 
@@ -108,21 +140,28 @@ def _scores(
         d = effect(number)
         t = (d @ r) / jnp.maximum(d @ d, 1e-300)
         shown = (jnp.abs(d) > 1e-6 * jnp.abs(d).max()).sum()
-        left = jnp.abs(r - t * d).max() / size, jnp.abs(r - d).max() / size
+        left = jnp.abs(r - t * d).max(), jnp.abs(r - d).max()
         return t, *left, shown, jnp.abs(d).max()
 
-    *fits, sizes = lax.map(score, jnp.arange(count + 1))
-    return sizes[0], [fit[1:] for fit in fits]
+    *fits, sizes = lax.map(score, jnp.arange(max(len(members), members.max() + 1)))
+    return sizes[0], (size, [fit[1:] for fit in fits])
 
 
-def _matches(mistakes: list[Mistake], scores: list[Any]) -> list[Match]:
-    """The mistakes that fit the whole error."""
-    found = []
+def _matches(mistakes: list[Mistake], size: Any, scores: list[Any], exact: float) -> list[Match]:
+    """The mistakes that fit the whole error, of this size, to rounding.
+
+    Rounding to a narrower dtype is a part of the scale, and may be none of what is explained.
+    """
+    found: list[Match] = []
+    rounding = exact if exact > EXACT else 0.0
+    if size < TELLING * rounding:
+        return found
+    allowed = max(100 * EXACT * float(size), rounding)
     for mistake, t, as_multiple, as_it_is, entries in zip(
         mistakes, *(np.asarray(x).tolist() for x in scores), strict=True
     ):
-        if as_it_is <= 100 * EXACT:
+        if as_it_is <= allowed:
             found.append(Match(mistake, 0.0))
-        elif mistake.cut and as_multiple <= 100 * EXACT and entries > 1:
+        elif mistake.cut and as_multiple <= allowed and entries > 1:
             found.append(Match(mistake, 1 - t))
     return found

@@ -84,10 +84,12 @@ class Weighted:
             for i in self.floating()
         ]
 
-    def loss(self, inputs: Any, douts: list[Any], settings: Any, only: int | None = None) -> Any:
+    def loss(
+        self, inputs: Any, cotangents: list[Any], settings: Any, only: int | None = None
+    ) -> Any:
         """The outputs times their cotangents, summed: of all outputs, or of one."""
         outputs = jax.tree.leaves(self.f(*inputs, **vars(settings)))
-        return self.summed([outputs[i] for i in self.floating()], douts, only)
+        return self.summed([outputs[i] for i in self.floating()], cotangents, only)
 
     @staticmethod
     def summed(outputs: list[Any], douts: list[Any], only: int | None = None) -> Any:
