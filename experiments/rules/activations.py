@@ -232,7 +232,7 @@ RULES = (
         lambda x: jnp.log1p(-jnp.exp(-x)),
         _positive,
         {
-            "1 not subtracted": "wrong saved value, wrong derivative, derivative left out",
+            "1 not subtracted": "missing term, wrong saved value, wrong derivative",
             "sign flipped": "sign",
         },
         forward=True,

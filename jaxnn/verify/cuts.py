@@ -60,6 +60,12 @@ def weigh(x: Any, weight: Any) -> Any:
 weigh.defvjp(lambda x, w: (x, w), lambda w, dx: (dx * w, jnp.zeros_like(w)))
 
 
+def inner_left_out(x: Any, u: Any, on: Any) -> Any:
+    """x, a function of u entry by entry, whose derivative may be taken as 1."""
+    weight = jnp.broadcast_to(1.0 - on, x.shape).astype(x.dtype)
+    return weigh(x, weight) + (on * shadow(u)).astype(x.dtype)
+
+
 def carried(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> Any:
     """A carry whose cotangent may be lost: always, every few steps, or before one of them.
 

@@ -11,22 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.verify.comparable import away_from_kinks, gradients_of
 from jaxnn.verify.compare import EXACT
-from jaxnn.verify.factors import Numbers, factor, is_setting, numbers_of, told
+from jaxnn.verify.factors import Numbers, factor, is_setting, told
 from jaxnn.verify.first_difference import Found, first_difference
 from jaxnn.verify.one_leaf import Gradients, explanations
 from jaxnn.verify.other_inputs import other_inputs
 from jaxnn.verify.point import Point
-from jaxnn.verify.problem import is_floating
+from jaxnn.verify.pointwise import pointwise
 from jaxnn.verify.replay import Match, replay
 from jaxnn.verify.report import Diagnosis, LeafReport
-from jaxnn.verify.values import largest
 
 Leaf = np.ndarray[Any, Any]
-# A leaf is explained where the right value of more than this part of its entries is known.
-KNOWN = 0.5
-# What rounding to a narrower dtype leaves of an exact prediction, in the dtype's epsilons.
-ROUNDING = 32
 
 
 def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport], tuple[str, ...]]:
@@ -37,7 +33,7 @@ def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport],
     finite differences clear the hand-written gradient there is nothing to explain.
     """
     accused = [leaf for leaf in leaves if not (leaf.worst and leaf.worst.guilty == "autodiff")]
-    found = _gradients(accused, point)
+    found = gradients_of(accused, point)
     wrong = [path for path, mask in found.wrong.items() if mask.any()]
     if not wrong:
         return leaves, ()
@@ -45,7 +41,7 @@ def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport],
     if len(by_leaf) < len(wrong):
         alike, reason = _tried("other inputs could not be tried", {}, other_inputs, point, found)
         by_leaf, unexplained = {**alike, **by_leaf}, unexplained + reason
-    if len(by_leaf) < len(wrong) and (smooth := _away_from_kinks(found, point)):
+    if len(by_leaf) < len(wrong) and (smooth := away_from_kinks(found, point)):
         again, reason = _causes(smooth, point)
         by_leaf, unexplained = {**again, **by_leaf}, unexplained + reason
     by_leaf = {**_single_index(found), **by_leaf}
@@ -79,26 +75,13 @@ def _causes(found: Gradients, point: Point) -> tuple[dict[str, Diagnosis], tuple
     settings = point.problem.settings
     ranked = [r for match in matches if (r := _ranked(match, found, settings))]
     if ranked:
-        by_leaf = dict.fromkeys(wrong, min(ranked, key=lambda pair: pair[0])[1])
+        return dict.fromkeys(wrong, min(ranked, key=lambda pair: pair[0])[1]), reason
+    for path in (path for path in wrong if path not in by_leaf):
+        cause, unread = _tried(
+            "its slopes could not be looked at", None, pointwise, point, path, found
+        )
+        by_leaf, reason = by_leaf | ({path: cause} if cause else {}), reason + unread
     return by_leaf, reason
-
-
-def _away_from_kinks(found: Gradients, point: Point) -> Gradients | None:
-    """The same gradients without their entries at kinks; None where there is nothing to gain."""
-    if point.programs.long:
-        return None
-    slopes = dict(zip(point.problem.paths, point.close_by.slopes, strict=True))
-    smooth = {
-        path: np.where(slopes[path].kinks(largest(a)), np.nan, a)
-        for path, a in found.autodiff.items()
-    }
-    wrong = {path: mask & np.isfinite(smooth[path]) for path, mask in found.wrong.items()}
-    gained = any(
-        np.isnan(smooth[path]).sum() > np.isnan(a).sum() for path, a in found.autodiff.items()
-    )
-    if not gained or not any(mask.any() for mask in wrong.values()):
-        return None
-    return found._replace(autodiff=smooth, wrong=wrong)
 
 
 def _tried(
@@ -112,54 +95,18 @@ def _tried(
         return otherwise, (f"{what} in the loss's backward pass: {type(error).__name__}: {first}",)
 
 
-def _gradients(leaves: list[LeafReport], point: Point) -> Gradients:
-    """What there is to explain: the leaves that have numbers on both sides."""
-    numbers = {path: i for i, path in enumerate(point.problem.paths)}
-    compared = [
-        leaf
-        for leaf in leaves
-        if leaf.difference is not None
-        and np.isfinite(point.here.autodiff[numbers[leaf.path]]).mean() > KNOWN
-    ]
-    manual = {leaf.path: point.here.manual[leaf.path] for leaf in compared}
-    autodiff = {
-        leaf.path: np.where(np.isfinite(a := point.here.autodiff[numbers[leaf.path]]), a, np.nan)
-        for leaf in compared
-    }
-    narrow = point.here.program.rounded_to != "float64"
-    params = {
-        leaf.path: np.asarray(point.floats[numbers[leaf.path]], np.float64) for leaf in compared
-    }
-    shapes = [x.shape for x in point.rest]
-    return Gradients(
-        manual,
-        autodiff,
-        params,
-        {
-            leaf.path: np.abs(manual[leaf.path] - autodiff[leaf.path]) > leaf.tolerance
-            for leaf in compared
-        },
-        numbers_of(point.problem.settings, shapes, params),
-        [np.asarray(x, np.float64) for x in point.rest if is_floating(x)],
-        point.here.program,
-        max(
-            EXACT,
-            ROUNDING * point.here.program.epsilon if narrow else 0.0,
-            *(leaf.declared for leaf in compared),
-        ),
-    )
-
-
 def _ranked(match: Match, found: Gradients, settings: Numbers) -> tuple[int, Diagnosis] | None:
     """A match in words, and how telling it is: less is more."""
     mistake, c = match
-    close = 100 * found.exact
+    close = max(100 * EXACT, found.exact)
     what = mistake.site.text
     if c == 0:
         # Where all that goes in is one number, a wrong derivative is a factor too; and of cuts that
         # come to the same, the one whose operand has a name says most.
         ranks = {"detached": 0, "index": 4, "wrong axis": 4, "wrong derivative": 7}
         rank = (1 if ": " in mistake.text else 2) if mistake.cut else ranks.get(mistake.cause, 5)
+        if mistake.text.startswith("the exponent"):
+            rank = 2  # a number that is left out says more than that something is twice as much
         return rank, Diagnosis(mistake.cause, f"{mistake.text} {what}")
     if abs(c + 1) <= close:
         return 3, Diagnosis("sign", f"the sign of the cotangent is wrong at {what}")
@@ -182,7 +129,8 @@ def _by_leaf(found: Gradients) -> dict[str, Diagnosis]:
     return {
         path: diagnosis
         for path, wrong in found.wrong.items()
-        if wrong.any() and (diagnosis := next(explanations(path, found), None))
+        if (wrong & np.isfinite(found.autodiff[path])).any()
+        and (diagnosis := next(explanations(path, found), None))
     }
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import JaxprEqn, Literal
 
+from jaxnn.verify.chosen import EXTREMES, mistaken_extreme
 from jaxnn.verify.jaxprs import bind_equation
 from jaxnn.verify.running import FACTORS, mistaken_running
 from jaxnn.verify.saved_values import (
@@ -35,7 +36,7 @@ On = Callable[[str, str, int | None], Any]
 LINEAR = {"custom_linear_solve", "triangular_solve"}
 _NONLINEAR = {
     "tanh", "logistic", "exp", "exp2", "log", "log1p", "expm1", "sin", "cos", "sqrt", "rsqrt",
-    "erf", "integer_pow", "square", "abs", "max", "custom_jvp_call",
+    "erf", "integer_pow", "pow", "square", "abs", "max", "custom_jvp_call",
 }  # fmt: skip
 
 
@@ -87,6 +88,9 @@ def mistaken(
     nonlinear = elementwise and name in _NONLINEAR
     weighted = elementwise and name == "mul" and jnp.shape(xs[1 - j]) == out.shape
     masked = weighted or (elementwise and name == "select_n" and j > 0)
+    if name in EXTREMES:
+        x, y = lax.stop_gradient((xs[0], out))
+        return out + mistaken_extreme(eqn, shadow(xs[0]), x, y, on).astype(out.dtype)
     others = {"div", "select_n", "reduce_sum"}
     if not (nonlinear or masked or name in BILINEAR | TAKING | LINEAR | set(FACTORS) | others):
         return out
@@ -203,6 +207,10 @@ def _coefficients(
         for power in (n, n - 2):
             words = f"{n} x^{power} is taken for {n} x^{n - 1}, the derivative of"
             yield "wrong derivative", words, n * x**power
+    n = getattr(eqn.invars[1], "val", None) if name == "pow" and j == 0 else None
+    if n is not None:
+        words = f"the exponent {n:.6g} is left out of {n:.6g} x^{n - 1:.6g}, the derivative of"
+        yield "derivative left out", words, x ** (n - 1)
     if name in ("tanh", "logistic") or cuts(eqn):
         yield from others("max" if cuts(eqn) else name, x, few)
 

@@ -1,19 +1,19 @@
 """What explains one leaf of a wrong gradient by itself, with no look at how it was computed."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxnn.verify.extent import filled
 from jaxnn.verify.factors import Numbers, factor, ratio, told
-from jaxnn.verify.programs import Program
 from jaxnn.verify.report import Diagnosis
 from jaxnn.verify.values import largest
 from jaxnn.verify.width import EPSILON
 
 Leaf = np.ndarray[Any, Any]
+MOST_KEPT = 24  # sets of axes that slices are taken along
 
 
 class Gradients(NamedTuple):
@@ -26,7 +26,8 @@ class Gradients(NamedTuple):
         wrong: which entries differ.
         numbers: what a factor may turn out to be, each with what it is.
         arguments: the other arrays of the call.
-        program: what computed both.
+        narrow: what the hand-written gradient is rounded to, where the loss is not; or float64.
+        weighs: whether the loss is linear in one of these arguments, by its position.
         exact: what an exact prediction may be off by, as a part of the scale: rounding.
 
     An entry of `autodiff` that cannot be compared is NaN, and what is predicted there unknown.
@@ -38,7 +39,8 @@ class Gradients(NamedTuple):
     wrong: dict[str, Leaf]
     numbers: Numbers
     arguments: list[Leaf]
-    program: Program
+    narrow: str
+    weighs: Callable[[int], bool]
     exact: float
 
 
@@ -69,7 +71,8 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
             elif same(a.transpose(axes).reshape(m.shape)):
                 yield Diagnosis("transpose", f"transpose{axes} of the right one, reshaped to fit")
         for axis in range(m.ndim):
-            if order := _reordered(*(np.moveaxis(x, axis, 0) for x in (m, a)), found.exact):
+            moved = np.moveaxis(m, axis, 0), np.moveaxis(a, axis, 0)
+            if order := _reordered(moved[0], moved[1], found.exact):
                 yield Diagnosis(order[0], order[1].format(axis=axis))
     yield from _of_another_leaf(path, found)
     yield from _handed_back(path, found)
@@ -84,7 +87,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
                 else f"is too much: {kind} on {path} too, or twice?"
             )
             yield Diagnosis("parameter term", f"a term {abs(c):.4g} times {name} {verb}")
-    narrow = found.program.rounded_to
+    narrow = found.narrow
     if narrow != "float64" and largest(m - a) <= 64 * EPSILON[narrow] * largest(a):
         yield Diagnosis("rounding", f"rounded to {narrow} inside, by a cast of its own")
     place = filled(wrong)
@@ -95,15 +98,16 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
         elif c is not None and same(c * a, wrong):
             for d in _told(factor(c, found.numbers, found.exact)):
                 yield Diagnosis(d.cause, f"{d.text}, in {place or 'the wrong entries'}")
-    for axis in range(m.ndim):
-        norms, products = (
-            (x * a).sum(axis=tuple(i for i in range(m.ndim) if i != axis), keepdims=True)
-            for x in (a, m)
-        )
+    known = np.where(np.isfinite(a), a, 0.0)
+    kept = [k for n in range(1, m.ndim) for k in itertools.combinations(range(m.ndim), n)]
+    for axes in kept[:MOST_KEPT]:
+        others = tuple(i for i in range(m.ndim) if i not in axes)
+        norms, products = ((x * known).sum(axis=others, keepdims=True) for x in (known, m))
         scaled = a * np.divide(products, norms, out=np.ones_like(norms), where=norms > 0)
-        entries = (a != 0).sum(axis=tuple(i for i in range(m.ndim) if i != axis))
-        if complete and m.ndim > 1 and (entries[entries > 0] > 1).all() and same(scaled):
-            text = f"each slice along axis {axis} is multiplied by a number of its own"
+        entries = (known != 0).sum(axis=others)
+        if (entries[entries > 0] > 1).all() and same(scaled):
+            along = f"axis {axes[0]}" if len(axes) == 1 else f"axes {axes}"
+            text = f"each slice along {along} is multiplied by a number of its own"
             yield Diagnosis("factor", text)
 
 
@@ -152,6 +156,11 @@ def _handed_back(path: str, found: Gradients) -> Iterator[Diagnosis]:
     m = found.manual[path]
     if m.size < 2 or np.ptp(m) == 0:  # constants are alike by chance
         return
+    for i, x in enumerate(found.arguments):
+        alike = x.shape == m.shape and np.isfinite(x).all()
+        if alike and largest(x - m) <= found.exact * largest(m) and found.weighs(i):
+            words = "the cotangent is handed on as it came: the derivative is left out"
+            yield Diagnosis("derivative left out", words)
     arguments = [("an argument, as it came in", x) for x in found.arguments]
     others = [(f"the parameter {q}", x) for q, x in found.params.items() if q != path]
     given = [("the parameter itself", found.params[path]), *others, *arguments]

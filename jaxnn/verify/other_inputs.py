@@ -41,7 +41,8 @@ def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
     paths, ours = point.problem.paths, len(point.floats)
     asked = point.here.asked._replace(by_hand=None)
     # One number, as often as need be, and zeros come of many other inputs.
-    wrong = [path for path, mask in found.wrong.items() if mask.any()]
+    known = {path: np.isfinite(a) for path, a in found.autodiff.items()}
+    wrong = [path for path, mask in found.wrong.items() if (mask & known[path]).any()]
     telling = [path for path in wrong if np.ptp(found.manual[path]) > 0]
     others = list(itertools.islice(_others(point), MOST_INPUTS)) if telling else []
     closed = jax.make_jaxpr(point.truth.loss)(point.floats, point.rest)
@@ -84,7 +85,7 @@ def _others(point: Point) -> Iterator[Other]:
 
 def _taken_for(x: Any, parameter: bool) -> Iterator[tuple[str, str, Any]]:
     """What an array may be taken for: cause, words, and the other array."""
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         for i in range(2):
             yield "mask", f"another key is drawn with, fold_in({{}}, {i})", jax.random.fold_in(x, i)
             if x.ndim == 0:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
+from jaxnn.verify.chosen import ORDERING, mistaken_order
 from jaxnn.verify.cuts import (
     BROADCASTING,
     MOST_CLASSES,
@@ -15,6 +16,7 @@ from jaxnn.verify.cuts import (
     Mistake,
     Site,
     carried,
+    inner_left_out,
     one_slice,
     weigh,
 )
@@ -86,7 +88,7 @@ class Planted:
         )
         made = {v: eqn for eqn in jaxpr.eqns for v in eqn.outvars}
         flowing = live_in(jaxpr, live, self.stopped)
-        ends = written_out(jaxpr, flowing)
+        ends, inner_inputs = written_out(jaxpr, flowing)
         users: dict[Any, list[tuple[JaxprEqn, int]]] = {}
         for eqn in jaxpr.eqns:
             for j, v in enumerate(eqn.invars):
@@ -117,6 +119,10 @@ class Planted:
 
             if inner is None:
                 for j, v in enumerate(eqn.invars):
+                    if alive[j] and sum(alive) == 1 and (u := inner_inputs.get(v)) in env:
+                        words = "the inner derivative is taken as 1, of what is handed to"
+                        left_out = self._on("derivative left out", words, site)
+                        xs[j] = inner_left_out(xs[j], env[u], left_out)
                     if alive[j] and v not in series:
                         end = eqn, j
                         if sum(alive) == len(eqn.outvars) == 1:
@@ -137,6 +143,8 @@ class Planted:
                         which, u, axes = softmax
                         x, y = lax.stop_gradient((env[u], outs[0]))
                         outs[0] += mistaken_softmax(which, shadow(env[u]), x, y, axes, on)
+                if eqn.primitive.name in ORDERING and alive[0] and sum(alive) == 1:
+                    outs[0] += mistaken_order(eqn, shadow(xs[0]), lax.stop_gradient(xs[0]), on)
                 outs_live = [any(alive)] * len(outs)
             elif eqn.primitive.name == "scan":
                 outs, outs_live = self._scan(eqn, inner, xs, alive, site)

@@ -34,8 +34,6 @@ from jaxnn.verify.unrolled import unrolled
 
 # Mistakes times numbers computed in one gradient: above this, replaying takes minutes.
 MOST_WORK = 2e9
-# An error of fewer times what rounding leaves says too little to be explained.
-TELLING = 100
 
 
 class Match(NamedTuple):
@@ -65,7 +63,9 @@ def replay(point: Point, found: Gradients) -> list[Match]:
         rehearsal = Planted(None, stopped)
         jax.eval_shape(lambda f, r, q=rehearsal: q.loss(closed, f, r), floats, rest)
         mistakes, members = _with_repeated(list(rehearsal.mistakes))
-        if not 0 < len(mistakes) * work_of(closed.jaxpr) <= MOST_WORK:
+        if not mistakes:
+            continue
+        if len(mistakes) * work_of(closed.jaxpr) > MOST_WORK:
             return []
         program = point.programs_of_loss.get(
             f"replay {given} {sorted(stopped)}",
@@ -77,7 +77,8 @@ def replay(point: Point, found: Gradients) -> list[Match]:
         )
         base, scores = program.run(floats, rest, right, targets)
         if base <= found.exact:
-            return _matches(mistakes, *scores, found.exact)
+            size, fits = scores
+            return _matches(mistakes, size, fits, found.exact)
     return []  # a rule of its own says otherwise than the formula that was replayed
 
 
@@ -115,7 +116,9 @@ def _scores(
     closest to r, how much that leaves, how much t = 1 leaves, and how many entries d is in.
     """
     known = [jnp.isfinite(a) for a in right]
-    scales = [jnp.abs(jnp.where(k, a, 0)).max(initial=1e-300) for a, k in zip(right, known)]
+    scales = [
+        jnp.abs(jnp.where(k, a, 0)).max(initial=1e-300) for a, k in zip(right, known, strict=True)
+    ]
 
     def off(gradient: list[Any]) -> Any:
         return jnp.concatenate(
@@ -150,13 +153,10 @@ def _scores(
 def _matches(mistakes: list[Mistake], size: Any, scores: list[Any], exact: float) -> list[Match]:
     """The mistakes that fit the whole error, of this size, to rounding.
 
-    Rounding to a narrower dtype is a part of the scale, and may be none of what is explained.
+    That to a narrower dtype is a part of the scale, not of the error.
     """
-    found: list[Match] = []
-    rounding = exact if exact > EXACT else 0.0
-    if size < TELLING * rounding:
-        return found
-    allowed = max(100 * EXACT * float(size), rounding)
+    found = list[Match]()
+    allowed = max(100 * EXACT * float(size), exact if exact > EXACT else 0.0)
     for mistake, t, as_multiple, as_it_is, entries in zip(
         mistakes, *(np.asarray(x).tolist() for x in scores), strict=True
     ):

@@ -38,6 +38,12 @@ def saved_values(
         for column, shift in ((c, s) for c in range(x.shape[-1]) for s in (1, -1)):
             words = f"shifted by {shift} along axis 0: column {column + 1} of the indices in"
             yield "shifted", words, x.at[..., column].set(jnp.roll(x[..., column], shift, 0))
+        aval: Any = eqn.invars[0].aval
+        sizes = aval.shape
+        for column, axis in enumerate(eqn.params["dimension_numbers"].start_index_map):
+            for shift in (1, -1):
+                words = f"off by {shift}: column {column + 1} of the indices in"
+                yield "index", words, x.at[..., column].set((x[..., column] + shift) % sizes[axis])
     for words, value in rearranged(eqn, j, x) if name not in TAKING else ():
         yield cause_of(words), words, value
     if name in BILINEAR:
@@ -48,6 +54,10 @@ def saved_values(
 def _indices(x: Any, plain: Plain) -> Iterator[tuple[str, str, Any]]:
     """Other indices than those of a gather: of other axes, and other arrays of integers."""
     columns = range(x.shape[-1])
+    for a, b in itertools.combinations(range(x.ndim - 1), 2):
+        if min(x.shape[a], x.shape[b]) > 1:
+            words = f"axes {a} and {b} transposed, then reshaped: the indices in"
+            yield "index", words, jnp.swapaxes(x, a, b).reshape(x.shape)
     for a, b in itertools.combinations(columns, 2):
         words = f"rows for columns: columns {a + 1} and {b + 1} are exchanged of the indices in"
         yield "index", words, x.at[..., a].set(x[..., b]).at[..., b].set(x[..., a])

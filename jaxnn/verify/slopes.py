@@ -26,6 +26,7 @@ SLIPS: dict[str, tuple[str, dict[str, Slope]]] = {
         "y (1 - y)",
         {"1 - y": lambda y: 1 - y, "y": lambda y: y, "y (1 + y)": lambda y: y * (1 + y)},
     ),
+    "sqrt": ("1 / (2 y)", {"1/2": lambda y: 0.5 + 0 * y, "1 / (2 y^2)": lambda y: 0.5 / (y * y)}),
 }
 # At the input x, by name.
 ACTIVATIONS: dict[str, Slope] = {
@@ -44,6 +45,7 @@ ACTIVATIONS: dict[str, Slope] = {
     "ELU": lambda x: jnp.where(x > 0, 1, jnp.exp(jnp.minimum(x, 0))),
     "softsign": lambda x: 1 / (1 + jnp.abs(x)) ** 2,
 }
+_LINEAR = {"add", "add_any", "convert_element_type", "copy", "mul", "neg", "sub"}
 _FEW = ("tanh", "sigmoid", "ReLU")
 _ELEMENTWISE = {
     "abs", "add", "add_any", "and", "atan", "cbrt", "clamp", "convert_element_type", "copy", "cos",
@@ -69,14 +71,18 @@ def others(name: str, x: Any, few: bool) -> Iterator[tuple[str, str, Any]]:
             yield "wrong derivative", words, slope(x)
 
 
-def written_out(jaxpr: Jaxpr, live: set[Any]) -> dict[Any, Any]:
+def written_out(jaxpr: Jaxpr, live: set[Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Elementwise functions of several equations: where each ends, and its only live input.
+
+    Then what is handed to an activation after a formula that is not linear, and the only live
+    input of that.
 
     Args:
         jaxpr: the equations.
         live: its variables that are differentiated.
     """
     root, cones = dict[Any, Any](), dict[Any, list[JaxprEqn]]()
+    bent, inner = set[Any](), dict[Any, Any]()
     last_use: dict[Any, int] = {}
     for number, eqn in enumerate(jaxpr.eqns):
         operands: list[Any] = [v for v in eqn.invars if not isinstance(v, Literal) and v in live]
@@ -87,6 +93,10 @@ def written_out(jaxpr: Jaxpr, live: set[Any]) -> dict[Any, Any]:
             continue
         if {v.aval.shape for v in operands} == {out.aval.shape} != {()}:
             root[out] = roots.pop()
+            if bent & {*operands} and _curves(eqn):
+                inner |= {v: root[out] for v in operands if v in bent}
+            if bent & {*operands} or eqn.primitive.name not in _LINEAR or len(operands) > 1:
+                bent.add(out)
             cones.setdefault(root[out], []).append(eqn)
     outs = [v for v in jaxpr.outvars if not isinstance(v, Literal)]
     last_use |= dict.fromkeys(outs, len(jaxpr.eqns))
@@ -111,7 +121,7 @@ def written_out(jaxpr: Jaxpr, live: set[Any]) -> dict[Any, Any]:
             u = v
         if necks and u not in ends and any(map(_curves, eqns)) and len(eqns) > 1:
             ends[u] = start
-    return ends
+    return ends, inner
 
 
 def _has_rule(eqn: JaxprEqn) -> bool:

@@ -64,6 +64,10 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
     ]
     if conflict := _conflict(point, leaves):
         problems += (conflict,)
+        leaves = [
+            dataclasses.replace(leaf, status="fail") if leaf.wrong and leaf.kinks else leaf
+            for leaf in leaves
+        ]
     if not np.isfinite(point.here.loss):
         problems += (
             f"the loss is {point.here.loss} in float64: check the inputs, labels among them",
