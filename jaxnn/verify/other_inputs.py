@@ -99,7 +99,7 @@ def _others(point: Point) -> Iterator[Other]:
 
 def _taken_for(x: Any, parameter: bool) -> Iterator[tuple[str, str, Any]]:
     """What an array may be taken for: cause, words, and the other array."""
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         for i in range(2):
             yield "mask", f"another key is drawn with, fold_in({{}}, {i})", jax.random.fold_in(x, i)
             if x.ndim == 0:
