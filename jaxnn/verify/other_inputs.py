@@ -25,11 +25,19 @@ MOST_INPUTS = 256
 
 
 class Other(NamedTuple):
-    """Other inputs of the loss: what they would be a cause of, in words, and what is another."""
+    """Other inputs of the loss.
+
+    Attributes:
+        cause: what they would be a cause of.
+        words: what is another, in words.
+        arrays: those that are others, by their number among the parameters and the other arrays.
+        beside: the parameters of whose own gradient they say nothing.
+    """
 
     cause: str
     words: str
-    arrays: dict[int, Any]  # by their number among the parameters and the other arrays
+    arrays: dict[int, Any]
+    beside: tuple[int, ...] = ()
 
 
 def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
@@ -52,7 +60,12 @@ def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
     for other in others:
         given = [other.arrays.get(i, x) for i, x in enumerate(arrays)]
         gradient = asked.at(given[:ours], given[ours:]).autodiff
-        explained = [p for p in telling if _same(p, gradient[paths.index(p)], found)]
+        explained = [
+            path
+            for path in telling
+            if (number := paths.index(path)) not in other.beside
+            and _same(path, gradient[number], found)
+        ]
         if explained:
             text = f"it is the right gradient where {other.words}"
             matches.append((Diagnosis(other.cause, text), explained))
@@ -75,7 +88,9 @@ def _others(point: Point) -> Iterator[Other]:
     ours = len(point.floats)
     for i, (name, x) in enumerate(zip(names, arrays, strict=True)):
         for cause, words, value in _taken_for(x, i < ours):
-            yield Other(cause, words.format(name), {i: value})
+            # What x is multiplied by has nothing to do with x; its own slope at 1 may be anything.
+            beside = (i,) if cause == "derivative left out" else ()
+            yield Other(cause, words.format(name), {i: value}, beside)
     given = [i for i in range(ours, len(arrays)) if is_floating(arrays[i])]
     for kept in given if len(given) > 2 else ():
         zeros = {i: jnp.zeros_like(arrays[i]) for i in given if i != kept}
