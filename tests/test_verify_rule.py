@@ -225,9 +225,54 @@ def one_cotangent_short():
     return with_rule(lambda x, y: x * y, lambda x, y: (x * y, (x, y)), lambda r, d: (r[1] * d,))
 
 
+def test_a_backward_in_numpy_is_run_as_it_is(undiagnosed):
+    def rule_of(factor):
+        return with_rule(
+            jnp.sin,
+            lambda x: (jnp.sin(x), x),
+            lambda x, d: (factor * np.cos(np.asarray(x)) * np.asarray(d),),
+        )
+
+    assert verify.rule(rule_of(1.0), X).status == "pass"
+    assert verify.rule(rule_of(1.1), X).status == "fail"
+
+
+def raising():
+    def backward(x, d):
+        raise LookupError("no table")
+
+    return with_rule(jnp.sin, lambda x: (jnp.sin(x), x), backward)
+
+
+def misfit():
+    return with_rule(jnp.sin, lambda x: (jnp.sin(x), x), lambda x, d: (d @ x,))
+
+
+def saving_a_word():
+    return with_rule(jnp.sin, lambda x: (jnp.sin(x), (x, "sine")), lambda r, d: (d,))
+
+
+def test_what_a_rule_raises_itself_is_raised():
+    with pytest.raises(LookupError, match="no table"):
+        verify.rule(raising(), X)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda: verify.rule(misfit(), X), ValueError,
+         "a custom_vjp inside has reverse mode alone.*mend its backward rule.*dot_general"),
+        (lambda: verify.rule(saving_a_word(), X), TypeError, "arrays alone among its residuals"),
+        (lambda: verify.rule(jax.custom_vjp(jnp.sin), X), TypeError, r"no rule yet.*defvjp\("),
+        (lambda: verify.rule(jax.custom_jvp(jnp.sin), X), TypeError, r"no rule yet.*defjvp\("),
+        (lambda: verify.rule(leaky(), X, X), TypeError, r"f\(x\) cannot take 2 positional"),
+        (lambda: verify.rule(leaky(), X, slope=1), TypeError, r"cannot take .*slope=\.\.\."),
+        (lambda: verify.rule(leaky(), X, reference=lambda x, y: x), TypeError,
+         r"reference\(x, y\) cannot take 1 positional .* it must take what f takes"),
+        (lambda: verify.rule(leaky(), X, surrogate=(lambda x, y: x, "why")), TypeError,
+         r"surrogate\(x, y\) cannot take 1"),
+        (lambda: verify.rule(with_rule(jnp.exp, lambda x: (jnp.exp(x), x), lambda x, d: (d,)),
+                             X + 1j), ValueError, "complex64.*the imaginary part"),
         (lambda: verify.rule(one_cotangent_short(), X, Y), TypeError,
          r"backward rule of <lambda> must return a tuple of one cotangent per input"),
         (lambda: verify.rule(with_rule(jnp.sin, lambda x: jnp.sin(x), lambda r, d: (d,)), X),

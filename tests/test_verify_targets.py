@@ -1,11 +1,15 @@
 """`python -m jaxnn.verify` on whatever file: its name, and the rules and ops found in it."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import jaxnn
 from jaxnn.verify import find
 from jaxnn.verify.__main__ import main
 from jaxnn.verify.report import LeafReport, Report
@@ -89,6 +93,20 @@ def test_any_file_name_works_and_takes_the_place_of_no_module(name, verify, monk
     assert sys.path == path
 
 
+@pytest.mark.parametrize("name", ["jax.py", "numpy.py"])
+def test_a_file_in_the_working_directory_takes_the_place_of_no_package(name, tmp_path):
+    """`python -m` looks there first, before anything of ours runs."""
+    (tmp_path / name).write_text(RIGHT)
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxnn.verify", name, "--only", "nothing"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(jaxnn.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert "matches none of these; name one of them:\n  op square" in done.stderr
+
+
 def test_a_file_may_import_what_it_is_called_like(verify, tmp_path, monkeypatch):
     (tmp_path / "installed").mkdir()
     (tmp_path / "installed" / "thing.py").write_text("FACTOR = 3")
@@ -158,6 +176,18 @@ def test_a_forward_rule_is_found_too(verify, judged):
     status, said = verify(source + EXAMPLE.replace("NAME", "soft"))
     assert (status, "PASS rule soft" in said) == (0, True)
     assert "not verified: rule soft: define example_soft(key)" in verify(source)[1]
+
+
+def test_rules_and_ops_in_classes_are_found(verify, judged):
+    inside = "".join(f"    {line}\n" for line in ["@staticmethod", *LEAKY.splitlines()[3:6]])
+    source = f"import jax\nclass Layer:\n{inside}" + RIGHT.replace("square = ", "Layer.sq = ")
+    status, text = verify(source)
+    assert status == 0
+    assert "PASS op square" in text
+    assert "not verified: rule Layer.leaky: define example_Layer_leaky(key)" in text
+    status, text = verify(source + EXAMPLE.replace("NAME", "Layer_leaky"))
+    assert "2 passed" in text
+    assert len(judged) == 1
 
 
 def test_a_rule_without_inputs_is_named_never_ignored(verify, judged):

@@ -163,9 +163,7 @@ class _Judge(NamedTuple):
         found = []
         for name, triple in here.items():
             relative = self.declared[name].relative if name in self.declared else 0.0
-            leaf = LeafReport(
-                name, triple.got.shape, triple.dtype, "fail", declared=relative
-            )
+            leaf = LeafReport(name, triple.got.shape, triple.dtype, "fail", declared=relative)
             if name in self.skip:
                 reason = f"not judged: {self.skip[name]}"
                 leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.verify.backward import check_cotangents, cotangents
 from jaxnn.verify.derivative import derivative, split, ways_of
 from jaxnn.verify.oracle import rules_in, stripped
 from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import Program, compiled
-from jaxnn.verify.returned import structure
 from jaxnn.verify.untraceable import as_given, as_it_is, on_numbers
 from jaxnn.verify.values import DRAWS, epsilon_of, largest, moved
-from jaxnn.verify.weighted import Weighted, check_same_outputs, is_array_or_traced
+from jaxnn.verify.weighted import Weighted, check_same_outputs
 from jaxnn.verify.width import EPSILON, epsilon_to
 
 Leaf = np.ndarray[Any, Any]
@@ -214,42 +214,20 @@ class SideBySide:
                 self.limits.append(f"the gradient, as {self.name} has none: {said:.300}")
                 return lambda floats, rest: {}
             problem = self.problem = as_it_is(problem, error)
-            run = functools.partial(on_numbers, problem)
+            run: Callable[..., Any] = functools.partial(on_numbers, problem)
         else:
             run = program.run
             self.width = max(self.width, epsilon_to(program.rounded_to))
-        expected = problem.expected
-        dtypes = dict(zip(problem.paths, (x.dtype for x in self.floats), strict=True))
-        problems, faults = structure(run(self.floats, self.rest), expected, dtypes)
-        missing = [m for messages in faults.values() for m in messages if m.startswith("missing")]
-        if problems or missing:
-            raise ValueError(
-                f"{(*problems, *missing)[0]}; backward must return a tuple of one cotangent per "
-                f"input, with the containers of that input: {', '.join(problem.paths)}"
-            )
+        check_cotangents(run(self.floats, self.rest), problem)
         return lambda floats, rest: run(floats, rest).leaves
 
     def _by_rule(self, inputs: Any, douts: list[Any], settings: Any) -> Any:
         return differentiated(self._of_f, inputs, douts, settings, name=self.name)
 
     def _by_backward(self, inputs: Any, douts: list[Any], settings: Any) -> Any:
-        """What the backward returns, given cotangents like the outputs."""
-        outputs, tree = jax.tree.flatten(self._of_reference.outputs)
-        given = iter(douts)
-        dout = [next(given) if is_floating(x) else jnp.zeros(x.shape, x.dtype) for x in outputs]
         assert self._backward is not None
-        found = self._backward(*inputs, dout=jax.tree.unflatten(tree, dout), **vars(settings))
-        if type(found) not in (tuple, list) or len(found) != len(inputs):
-            several = type(found) in (tuple, list)
-            what = f"{len(found)} cotangents" if several else f"a {type(found).__name__}"
-            raise TypeError(
-                f"backward returns {what}; it must return a tuple of one cotangent per input, and "
-                f"f takes {len(inputs)}"
-            )
-        return tuple(
-            jax.tree.map(_zeros, x) if dx is None else dx
-            for x, dx in zip(inputs, found, strict=True)
-        )
+        outputs = self._of_reference.outputs
+        return cotangents(self._backward, inputs, outputs, douts, vars(settings))
 
     def _compiled_reference(self, floats: list[Any], rest: list[Any]) -> Program:
         """The reference's outputs, and the gradient of their weighted sum."""
@@ -269,11 +247,6 @@ class SideBySide:
         outputs, _, found = program.run(floats, rest)
         leaves = split(found, floats) if self._way == "forward mode" else found
         return {**_named(outputs), **dict(zip(self.problem.paths, leaves, strict=True))}
-
-
-def _zeros(x: Any) -> Any:
-    """What no cotangent stands for; None for what has none."""
-    return jnp.zeros_like(x) if is_array_or_traced(x) and is_floating(x) else None
 
 
 def _named(outputs: Any) -> dict[str, Any]:

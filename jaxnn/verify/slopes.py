@@ -21,10 +21,22 @@ OF_OUTPUT: dict[str, Slope] = {
 }
 # The same, written down wrongly: the derivative, and what was taken for it.
 SLIPS: dict[str, tuple[str, dict[str, Slope]]] = {
-    "tanh": ("1 - y^2", {"1 - y": lambda y: 1 - y, "1 + y^2": lambda y: 1 + y * y}),
+    "tanh": (
+        "1 - y^2",
+        {
+            "1 - y": lambda y: 1 - y,
+            "1 + y^2": lambda y: 1 + y * y,
+            "y (1 - y), the slope of a sigmoid,": lambda y: y * (1 - y),
+        },
+    ),
     "logistic": (
         "y (1 - y)",
-        {"1 - y": lambda y: 1 - y, "y": lambda y: y, "y (1 + y)": lambda y: y * (1 + y)},
+        {
+            "1 - y": lambda y: 1 - y,
+            "y": lambda y: y,
+            "y (1 + y)": lambda y: y * (1 + y),
+            "1 - y^2, the slope of tanh,": lambda y: 1 - y * y,
+        },
     ),
     "sqrt": ("1 / (2 y)", {"1/2": lambda y: 0.5 + 0 * y, "1 / (2 y^2)": lambda y: 0.5 / (y * y)}),
 }

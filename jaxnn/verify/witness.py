@@ -198,11 +198,11 @@ def _ask(
     s, f = witnesses.slope(unit), witnesses.forward(unit)
     m, a = float(manual[at]), float(autodiff[at])
     verdict, guilty = _vote(s, f, m, a, leaf.tolerance)
-    if guilty == "autodiff" and witnesses.stopped:
-        # Nor is a convention of autodiff's at work here, which differs from its values close by.
-        if not witnesses.close_by().admit(manual, leaf.scale)[at]:
-            verdict = "the loss holds still by stop_gradient what the hand-written gradient moves"
-            guilty = "hand-written"
+    # A convention of autodiff's, which its values close by do not follow, is nothing held still.
+    held = guilty == "autodiff" and witnesses.stopped
+    if held and not witnesses.close_by().admit(manual, leaf.scale)[at]:
+        verdict = "the loss holds still by stop_gradient what the hand-written gradient moves"
+        guilty = "hand-written"
     return Disagreement(
         at, m, a, f, s.centred, s.error, s.left, s.right, s.kink, s.ladder, verdict, guilty
     )
