@@ -21,6 +21,7 @@ from jaxnn.verify.report import LeafReport
 from jaxnn.verify.untraceable import as_it_is, traced_loss
 from jaxnn.verify.values import (
     Values,
+    apart_of,
     ask,
     both_gradients,
     epsilon_of,
@@ -149,6 +150,12 @@ class Point:
             return rounding_of(self.problem, self.here, self.floats, self.rest)
 
     @functools.cached_property
+    def apart(self) -> list[float]:
+        """How far both gradients of each leaf move apart by the rounding of what was given."""
+        with self.precisely():
+            return apart_of(self.here, self.floats, self.rest, self.problem.paths, self.epsilon)
+
+    @functools.cached_property
     def noise(self) -> list[float]:
         """How far rounding moves autodiff's gradients in the dtypes given."""
         return noise_of(self.working, self.problem.floats, self.problem.rest, self.epsilon)
@@ -202,7 +209,9 @@ class Point:
 
     def compare(self, leaf: LeafReport, number: int) -> LeafReport:
         """The two gradients of one leaf in float64, entry by entry."""
-        return compare(leaf, self.here, number, lambda: self.rounding, self.stops_at)
+        return compare(
+            leaf, self.here, number, lambda: self.rounding, self.stops_at, lambda: self.apart
+        )
 
     def testify(self, leaf: LeafReport, number: int, seed: int) -> LeafReport:
         """What the witnesses say of a leaf that was compared."""
