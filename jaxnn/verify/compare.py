@@ -130,7 +130,7 @@ _TOO_FINE = (
 )
 _RELIED_ON = (
     "the gradients differ by what the rounding of the arguments makes of them: does one rely on "
-    "what these are to their last place only (rows that sum to 1, unit vectors)? less would not show"
+    "what these are to the last place only (rows that sum to 1, unit vectors)? less would not show"
 )
 _STOPS = (
     "a solver is right to what it converged to; declare how well, "
