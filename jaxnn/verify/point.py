@@ -30,7 +30,7 @@ from jaxnn.verify.values import (
     plausible_rounding,
     rounding_of,
 )
-from jaxnn.verify.width import EPSILON
+from jaxnn.verify.width import EPSILON, rounded_to
 from jaxnn.verify.witness import Witnesses, testify
 
 # A loop that stops by itself, or its derivative, may be off by so many units in the last place of
@@ -50,6 +50,7 @@ class Point:
         floats: the parameters in float64, or as given where the functions do not take float64.
         rest: the other arrays, likewise.
         programs: whatever was compiled for this problem.
+        epsilon: the spacing at 1 of the narrowest dtype given; `width`, of what the loss casts to.
         here: both gradients at `floats`.
         working: both gradients in the dtypes given; `here` where those are float64.
         obstacle: what JAX said where the functions could not be traced in float64; else empty.
@@ -75,6 +76,7 @@ class Point:
         also = functions, by_hand[1:] if by_hand else None, tuple(dtypes)
         widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
         self.epsilon = max(map(epsilon_of, widths))
+        self.width = max(self.epsilon, EPSILON[rounded_to(loss.jaxpr)])
         self.obstacle, self._x64 = "", True
         with self.precisely():
             self.floats, self.rest = to_float64(problem.floats), to_float64(problem.rest)
@@ -158,7 +160,7 @@ class Point:
     @functools.cached_property
     def noise(self) -> list[float]:
         """How far rounding moves autodiff's gradients in the dtypes given."""
-        return noise_of(self.working, self.problem.floats, self.problem.rest, self.epsilon)
+        return noise_of(self.working, self.problem.floats, self.problem.rest, self.width)
 
     @functools.cached_property
     def nearby(self) -> list[tuple[Values, Values]]:

@@ -217,24 +217,35 @@ def apart_of(
 
 # So many draws tell how far rounding moves a gradient; their median leaves out a kink close by.
 DRAWS = 5
+# What is a small part of the scale, and how much further a move goes to tell rounding from a kink.
+SMALL, FURTHER = 1e-3, 64
 
 
 def noise_of(here: Values, floats: list[Any], rest: list[Any], epsilon: float) -> list[float]:
     """How far autodiff's gradient of each leaf is off where it is rounded to `epsilon` at 1.
 
     Every input is moved in its last place of that width: the largest change of an entry, as the
-    median of several draws.
+    median of several draws. A change that is no small part of the scale is rounding only if it
+    grows with the move: that at a kink does not.
     """
     rng = np.random.default_rng(0)
-    draws = []
-    for k in range(DRAWS):
-        near = (moved(leaves, (-1) ** k * epsilon, rng) for leaves in (floats, rest))
-        there = here.asked.at(*near)
-        with np.errstate(invalid="ignore"):
-            draws.append(
-                [largest(g - now) for g, now in zip(there.autodiff, here.autodiff, strict=True)]
-            )
-    return [float(x) for x in np.median(draws, axis=0)]
+
+    def changes(size: float) -> list[float]:
+        draws = []
+        for k in range(DRAWS):
+            near = (moved(leaves, (-1) ** k * size, rng) for leaves in (floats, rest))
+            there = here.asked.at(*near)
+            with np.errstate(invalid="ignore"):
+                pairs = zip(there.autodiff, here.autodiff, strict=True)
+                draws.append([largest(g - now) for g, now in pairs])
+        return [float(x) for x in np.median(draws, axis=0)]
+
+    found = changes(epsilon)
+    small = [SMALL * largest(g) for g in here.autodiff]
+    if epsilon > EPSILON["float32"] or not any(f > s for f, s in zip(found, small, strict=True)):
+        return found
+    wider = changes(FURTHER * epsilon)
+    return [min(f, max(w / FURTHER, s)) for f, w, s in zip(found, wider, small, strict=True)]
 
 
 def epsilon_of(dtype: Any) -> float:
