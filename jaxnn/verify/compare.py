@@ -32,6 +32,7 @@ def compare(
     number: int,
     rounding: Callable[[], list[float]],
     stops_at: float = 0.0,
+    apart: Callable[[], list[float]] | None = None,
 ) -> LeafReport:
     """The two float64 gradients of one leaf, entry by entry.
 
@@ -44,6 +45,7 @@ def compare(
         number: which leaf it is.
         rounding: gives what rounding moves each leaf by.
         stops_at: what a loop that stops by itself may leave, as a part of the scale.
+        apart: gives what the rounding of the arguments as they were given moves both apart by.
     """
     manual, autodiff = values.manual[leaf.path], values.autodiff[number]
     if not np.isfinite(manual).all():
@@ -63,7 +65,7 @@ def compare(
     differences = np.abs(manual - np.where(comparable, autodiff, manual))
     difference, scale = largest(differences), largest(autodiff)
     plausible = plausible_rounding(values.loss)
-    messages = []
+    messages, relied_on = list[str](), tuple[str, ...]()
     if values.width:
         # The same width on both sides: as much as autodiff's own rounding there allows.
         tolerance = allowed_error(rounding()[number], values.width, scale)
@@ -77,6 +79,8 @@ def compare(
             measured = rounding()[number]
             tolerance += min(measured, plausible)
             doubt = max(measured, plausible, stops_at * scale)
+        if apart and tolerance < difference <= (as_given := apart()[number]):
+            tolerance, sees, relied_on = as_given, sees + as_given, (_RELIED_ON,)
     unsure = np.zeros(manual.shape)
     if values.uncertainty is not None:
         unsure = values.uncertainty[number]
@@ -116,13 +120,17 @@ def compare(
         wrong=wrong,
         where=filled(mask),
         heat=heat(differences / (scale or 1.0)) if wrong else (),
-        messages=tuple(messages),
+        messages=(*messages, *relied_on),
     )
 
 
 _TOO_FINE = (
     "float64 carries no more of numbers near 1 (or of the loss) that cancel here; verify at other "
     "parameters, or a larger loss, too"
+)
+_RELIED_ON = (
+    "the gradients differ by what the rounding of the arguments makes of them: does one rely on "
+    "what these are to the last place only (rows that sum to 1, unit vectors)? less would not show"
 )
 _STOPS = (
     "a solver is right to what it converged to; declare how well, "

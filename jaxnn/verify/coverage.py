@@ -111,8 +111,14 @@ def names_of_arrays(
     arrays: list[Any],
 ) -> dict[int, str]:
     """What the loss calls these arrays of its call, by their place in the list."""
-    named = list(_named_leaves(loss, params, args, kwargs))
-    return {k: name for k, array in enumerate(arrays) for name, leaf in named if leaf is array}
+    named, found = list(_named_leaves(loss, params, args, kwargs)), dict[int, str]()
+    for k, array in enumerate(arrays):
+        # An array that is handed over twice has a name for each place.
+        names = [name for name, leaf in named if leaf is array]
+        free = [name for name in names if name not in found.values()]
+        if names:
+            found[k] = (free or names)[0]
+    return found
 
 
 def _named_leaves(

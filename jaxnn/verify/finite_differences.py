@@ -16,6 +16,8 @@ STEPS = np.array([1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
 # Where the slopes on the two sides differ at the shortest of those, shorter ones tell a kink from
 # a bend: what is smooth over 1e-9 of a unit is no kink.
 SHORTER = np.array([1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13])
+# A step of fewer units in the last place of 1 than that is left out.
+CLEAR = 2**13
 # A loss is trusted to this many units in the last place: its own sums round too.
 _ULPS = 16
 
@@ -53,7 +55,7 @@ class Slope(NamedTuple):
     def admits(self, value: float) -> bool:
         """Whether `value` is a subgradient at a kink: between the slopes on both sides."""
         low, high = sorted((self.left, self.right))
-        slack = 1e-5 * max(abs(low), abs(high))
+        slack = 1e-5 * max(abs(low), abs(high)) + (self.error if self.error < np.inf else 0.0)
         return self.kink and low - slack <= value <= high + slack
 
 
@@ -133,7 +135,12 @@ def _is_bend(gap: float, h: Any, here: float, ahead: Any, behind: Any, epsilon: 
 
 
 def slope_of(h: Any, here: Any, ahead: Any, behind: Any, epsilon: float) -> Slope:
-    """Choose among the differences at steps h, given f(0), f(h), f(-h) and how f is rounded."""
+    """Choose among the differences at steps h, given f(0), f(h), f(-h) and how f is rounded.
+
+    Steps over which a function that is rounded so coarsely shows nothing else are left out.
+    """
+    kept = max(2, int((h >= CLEAR * epsilon).sum()))
+    h, ahead, behind = h[:kept], ahead[:kept], behind[:kept]
     with np.errstate(invalid="ignore", over="ignore"):
         centred = (ahead - behind) / (2 * h)
         left, right = (here - behind) / h, (ahead - here) / h

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.compare import compare
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.report import LeafReport, Report
-from jaxnn.verify.values import Values, noise_of, rounding_of
+from jaxnn.verify.values import Values, apart_of, noise_of, rounding_of
 
 # A move is so much of an array's size; where it leaves the domain, it is tried the other way and
 # less far.
@@ -73,16 +74,19 @@ def second_point(
                 "loss or a gradient is not finite"
             )
             return Second(report, (said,), False)
-        stops_at = point.stops_at
-        if not differing(point.problem, there, floats, rest, leaves, stops_at):
-            return Second(report)
+        also = point.stops_at, point.epsilon
+        of_whole = tuple(_blamed(point, *_counted_on(point.rest), names, leaves))
+        if not differing(point.problem, there, floats, rest, leaves, *also):
+            return Second(report, of_whole)
         here = _values(point, floats, given[1])
         of_parameters = here is not None and differing(
-            point.problem, here, floats, given[1], leaves, point.stops_at
+            point.problem, here, floats, given[1], leaves, *also
         )
-        found = () if of_parameters else tuple(_blamed(point, rest, names, leaves))
+        floating = [k for k, x in enumerate(rest) if is_floating(x)]
+        found = () if of_parameters else tuple(_blamed(point, rest, floating, names, leaves))
     if not of_parameters:
-        return Second(report, found)
+        unnamed = "the two gradients differ where all arguments are moved off 0, 1 and equal values"
+        return Second(report, of_whole + (found or (unnamed,)))
     as_given = [
         jax.device_put(np.asarray(x).astype(g.dtype))
         for x, g in zip(floats, point.problem.floats, strict=True)
@@ -97,29 +101,45 @@ def second_point(
     return Second(dataclasses.replace(again, problems=(problem, *again.problems)))
 
 
+def _counted_on(rest: list[Any]) -> tuple[list[Any], list[int]]:
+    """Integer arrays that are all 0 or all 1, increased by one, and which they are."""
+
+    def chosen(x: Any) -> bool:
+        whole = jnp.issubdtype(x.dtype, jnp.integer) and x.size
+        return bool(whole and np.ptp(np.asarray(x)) == 0 and np.asarray(x).flat[0] in (0, 1))
+
+    return [x + 1 if chosen(x) else x for x in rest], [k for k, x in enumerate(rest) if chosen(x)]
+
+
 def _blamed(
-    point: Point, rest: list[Any], names: Mapping[int, str], leaves: tuple[LeafReport, ...]
+    point: Point,
+    rest: list[Any],
+    chosen: list[int],
+    names: Mapping[int, str],
+    leaves: tuple[LeafReport, ...],
 ) -> list[str]:
-    """The arguments that make the two gradients differ where they are moved, each by itself."""
-    found = []
-    for k in [k for k, x in enumerate(rest) if is_floating(x)][:MOST_ALONE]:
-        alone = [
-            x if i == k else given
-            for i, (x, given) in enumerate(zip(rest, point.rest, strict=True))
-        ]
+    """The arguments that make the two gradients differ where they are moved, each by itself.
+
+    Those that are equal are named together.
+    """
+    alike: dict[Any, tuple[list[str], list[str]]] = {}
+    also = point.stops_at, point.epsilon
+    for k in chosen[:MOST_ALONE]:
+        alone = [*point.rest[:k], rest[k], *point.rest[k + 1 :]]
         there = _values(point, point.floats, alone)
         if there is None:
             continue
-        if found_in := differing(point.problem, there, point.floats, alone, leaves, point.stops_at):
+        if found_in := differing(point.problem, there, point.floats, alone, leaves, *also):
             x = np.asarray(point.rest[k])
             everywhere = " everywhere" if x.size > 1 else ""
             is_what = f" is {x.flat[0]:g}{everywhere}" if x.size and np.ptp(x) == 0 else ""
-            found.append(
-                f"{names.get(k, 'an argument')}{is_what}: where it is moved, the gradients of "
-                f"{', '.join(found_in[:4])} differ: is it left out, or relied on?"
-            )
-    return found or [
-        "the two gradients differ where all arguments are moved off 0, 1 and equal values"
+            name = names.get(k, "an argument") + is_what
+            alike.setdefault((x.shape, x.tobytes()), ([], found_in))[0].append(name)
+    return [
+        f"{' and '.join(named)}{' (equal)' if named[1:] else ''}: where "
+        f"{'one' if named[1:] else 'it'} is moved, the gradients of {', '.join(of[:4])} differ: is "
+        "it left out, or relied on?"
+        for named, of in alike.values()
     ]
 
 
@@ -138,19 +158,33 @@ def differing(
     rest: list[Any],
     leaves: tuple[LeafReport, ...],
     stops_at: float = 0.0,
+    epsilon: float = 0.0,
 ) -> list[str]:
-    """The leaves that passed, and whose gradients differ there."""
+    """The leaves that passed, and whose gradients differ there.
+
+    Args:
+        problem: the two functions.
+        there: both gradients.
+        floats: the parameters there.
+        rest: the other arrays.
+        leaves: as they are at the point given.
+        stops_at: what a loop that stops by itself may leave, as a part of the scale.
+        epsilon: of the dtypes that `rest` was given in, where it is as it was given.
+    """
 
     def rounding() -> list[float]:
         if there.width:
             return noise_of(there, floats, rest, there.width)
         return rounding_of(problem, there, floats, rest)
 
+    def apart() -> list[float]:
+        return apart_of(there, floats, rest, problem.paths, epsilon)
+
     found = []
     for i, leaf in enumerate(leaves):
         if leaf.status == "pass" and leaf.difference is not None:
             again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail", declared=leaf.declared)
-            if compare(again, there, i, rounding, stops_at).status == "fail":
+            if compare(again, there, i, rounding, stops_at, apart).status == "fail":
                 found.append(leaf.path)
     return found
 

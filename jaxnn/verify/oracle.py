@@ -175,6 +175,10 @@ def _person_s(eqn: JaxprEqn, decorated: ClosedJaxpr) -> tuple[str, int] | None:
         file, _, line = info.partition(" at ")[2].rpartition(":")
         if file and not _is_jax_s(file):
             return file, int(line)
+    for rule in rules:  # `functools.wraps` gives a person's function the place of another
+        code = getattr(_innermost(rule), "__code__", None)
+        if isinstance(code, CodeType) and not _is_jax_s(code.co_filename):
+            return code.co_filename, code.co_firstlineno
     if any(_file_of(rule) == _DECORATORS for rule in rules):
         for function in _functions_in(rules, 0):
             if not _is_jax_s(function.co_filename):
@@ -204,6 +208,13 @@ def _functions_in(value: Any, depth: int) -> Iterator[CodeType]:
         for name in ("f", "transforms"):  # what JAX wraps functions in has these
             if (inner := getattr(value, name, None)) is not None:
                 yield from _functions_in(inner, depth + 1)
+
+
+def _innermost(rule: Any) -> Any:
+    """The function that JAX has wrapped as a rule, as far as it keeps it at hand."""
+    while (inner := getattr(rule, "f", None)) is not None:
+        rule = inner
+    return rule
 
 
 def _info_of(value: Any) -> str:

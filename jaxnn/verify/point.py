@@ -21,6 +21,7 @@ from jaxnn.verify.report import LeafReport
 from jaxnn.verify.untraceable import as_it_is, traced_loss
 from jaxnn.verify.values import (
     Values,
+    apart_of,
     ask,
     both_gradients,
     epsilon_of,
@@ -29,7 +30,7 @@ from jaxnn.verify.values import (
     plausible_rounding,
     rounding_of,
 )
-from jaxnn.verify.width import EPSILON
+from jaxnn.verify.width import EPSILON, rounded_to
 from jaxnn.verify.witness import Witnesses, testify
 
 # A loop that stops by itself, or its derivative, may be off by so many units in the last place of
@@ -49,6 +50,7 @@ class Point:
         floats: the parameters in float64, or as given where the functions do not take float64.
         rest: the other arrays, likewise.
         programs: whatever was compiled for this problem.
+        epsilon: the spacing at 1 of the narrowest dtype given; `width`, of what the loss casts to.
         here: both gradients at `floats`.
         working: both gradients in the dtypes given; `here` where those are float64.
         obstacle: what JAX said where the functions could not be traced in float64; else empty.
@@ -74,6 +76,7 @@ class Point:
         also = functions, by_hand[1:] if by_hand else None, tuple(dtypes)
         widths = {x.dtype for x in (*problem.floats, *problem.rest) if is_floating(x)}
         self.epsilon = max(map(epsilon_of, widths))
+        self.width = max(self.epsilon, EPSILON[rounded_to(loss.jaxpr)])
         self.obstacle, self._x64 = "", True
         with self.precisely():
             self.floats, self.rest = to_float64(problem.floats), to_float64(problem.rest)
@@ -87,17 +90,7 @@ class Point:
             self.floats, self.rest = problem.floats, problem.rest
             self._trace(also)
         with self.precisely():
-            arrays = self.floats, self.rest
-            precise = ask(
-                self.truth,
-                self.programs,
-                "precise",
-                *arrays,
-                self.way,
-                trace=self._both,
-                as_narrow_as=self.as_narrow_as,
-            )
-            self.here = precise.at(self.floats, self.rest)
+            self.here = self._asked.at(self.floats, self.rest)
             self.line = Line(self.truth.loss, self.floats, self.rest, self.programs)
         self.working = self.here
         if not self.obstacle and any(dtype != np.float64 for dtype in widths):
@@ -126,6 +119,24 @@ class Point:
         arrays = self.floats, self.rest
         self._both = traced_as(both_gradients(self.truth, self.way), arrays)
         self.programs = Programs.found(self._both, arrays, also)
+        try:
+            self._asked = ask(
+                self.truth,
+                self.programs,
+                "precise",
+                *arrays,
+                self.way,
+                trace=self._both,
+                as_narrow_as=self.as_narrow_as,
+            )
+        except ValueError as error:
+            if "verifier errors" not in str(error):
+                raise
+            # JAX takes a NumPy array that a function finds outside for what it once was taken for.
+            raise ValueError(
+                "a NumPy array that a function finds outside was traced as float32: pass it as an "
+                "argument, or convert it by jnp.asarray"
+            ) from error
 
     def declare(self, tolerances: Mapping[str, float]) -> None:
         """Allow a part of the scale of these leaves, by name, to differ."""
@@ -149,9 +160,15 @@ class Point:
             return rounding_of(self.problem, self.here, self.floats, self.rest)
 
     @functools.cached_property
+    def apart(self) -> list[float]:
+        """How far both gradients of each leaf move apart by the rounding of what was given."""
+        with self.precisely():
+            return apart_of(self.here, self.floats, self.rest, self.problem.paths, self.epsilon)
+
+    @functools.cached_property
     def noise(self) -> list[float]:
         """How far rounding moves autodiff's gradients in the dtypes given."""
-        return noise_of(self.working, self.problem.floats, self.problem.rest, self.epsilon)
+        return noise_of(self.working, self.problem.floats, self.problem.rest, self.width)
 
     @functools.cached_property
     def nearby(self) -> list[tuple[Values, Values]]:
@@ -202,7 +219,9 @@ class Point:
 
     def compare(self, leaf: LeafReport, number: int) -> LeafReport:
         """The two gradients of one leaf in float64, entry by entry."""
-        return compare(leaf, self.here, number, lambda: self.rounding, self.stops_at)
+        return compare(
+            leaf, self.here, number, lambda: self.rounding, self.stops_at, lambda: self.apart
+        )
 
     def testify(self, leaf: LeafReport, number: int, seed: int) -> LeafReport:
         """What the witnesses say of a leaf that was compared."""

@@ -24,6 +24,8 @@ _EXACT = {
 }  # fmt: skip
 
 _DRAWS = {"random_bits", "threefry2x32", "rng_bit_generator"}
+# What hands its inputs to one jaxpr, in order, and its results back.
+_CALLS = {"jit", "pjit", "closed_call", "remat", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
 
 
 def epsilon_to(name: str) -> float:
@@ -43,7 +45,8 @@ def rounded_to(closed: ClosedJaxpr, outputs: int | None = None) -> str:
     """
     found: set[str] = set()
     jaxpr = closed.jaxpr
-    _walk(jaxpr.invars, jaxpr.eqns if outputs is None else _needed(jaxpr, outputs), found)
+    eqns = jaxpr.eqns if outputs is None else _needed(jaxpr, outputs)
+    _walk(jaxpr, eqns, [True] * len(jaxpr.invars), found)
     return next((name for name in EPSILON if name in found), "float64")
 
 
@@ -58,25 +61,38 @@ def _needed(jaxpr: Jaxpr, outputs: int) -> list[JaxprEqn]:
     return kept[::-1]
 
 
-def _walk(inputs: Any, eqns: Any, found: set[str]) -> None:
-    live = set(inputs)
+def _walk(jaxpr: Jaxpr, eqns: Any, depends: list[bool], found: set[str]) -> list[bool]:
+    """Which results depend on the inputs, given which of a jaxpr's inputs do.
+
+    Args:
+        jaxpr: the function.
+        eqns: those of its equations that are looked at.
+        depends: of each of its inputs, whether it depends on what was given.
+        found: what something is rounded to is added to it.
+    """
+    live = {v for v, on in zip(jaxpr.invars, depends, strict=True) if on}
     for eqn in eqns:
-        given = [v for v in eqn.invars if not isinstance(v, Literal) and v in live]
-        if not given or eqn.primitive.name in _DRAWS:
+        own = [not isinstance(v, Literal) and v in live for v in eqn.invars]
+        inputs = [v for v, on in zip(eqn.invars, own, strict=True) if on]
+        if not inputs or eqn.primitive.name in _DRAWS:
             continue
-        live |= set(eqn.outvars)
+        outs = [True] * len(eqn.outvars)
         inner = [
-            value
+            value.jaxpr if isinstance(value, ClosedJaxpr) else value
             for value in jax.tree.leaves(
                 list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
             )
             if isinstance(value, ClosedJaxpr | Jaxpr)
         ]
         for value in inner:
-            jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-            _walk(jaxpr.invars, jaxpr.eqns, found)
+            called = eqn.primitive.name in _CALLS and len(value.invars) == len(own)
+            given = own if called else [True] * len(value.invars)
+            through = _walk(value, value.eqns, given, found)
+            outs = through if called else outs
         if not inner:
-            found |= _rounded_by(eqn, given)
+            found |= _rounded_by(eqn, inputs)
+        live |= {v for v, on in zip(eqn.outvars, outs, strict=True) if on}
+    return [not isinstance(v, Literal) and v in live for v in jaxpr.outvars]
 
 
 def _rounded_by(eqn: JaxprEqn, inputs: list[Any]) -> set[str]:

@@ -73,7 +73,7 @@ def _confirm(leaf: LeafReport, autodiff: Leaf, witnesses: Witnesses, seed: int) 
         directions = [_unit(autodiff.shape, i) for i in range(autodiff.size)]
     else:
         directions = [np.asarray(np.random.default_rng(seed).normal(size=autodiff.shape))]
-    messages, contradicted, kinks, silent = list(leaf.messages), [], 0, 0
+    messages, contradicted, kinks, silent = list[str](), list[str](), 0, 0
     for direction in directions:
         s, value = witnesses.slope(direction), float((autodiff * direction).sum())
         kinks += s.kink
@@ -100,7 +100,11 @@ def _confirm(leaf: LeafReport, autodiff: Leaf, witnesses: Witnesses, seed: int) 
             "that is not finite, or a slope too small for them"
         )
     return dataclasses.replace(
-        leaf, status=status, directions=len(directions), kinks=kinks, messages=tuple(messages)
+        leaf,
+        status=status,
+        directions=len(directions),
+        kinks=kinks,
+        messages=(*leaf.messages, *messages),
     )
 
 
