@@ -273,6 +273,8 @@ def test_a_reference_that_is_exact_by_luck_does_not_accuse():
     usual = one_array([1.0, 1.0 + 2e-6], [1.0 + 1e-6, 1.0], [1.0, 1.0])
     assert judged(LEAF, lucky, EPSILON, 0.0, lambda: [usual] * 4).status == "pass"
     assert judged(LEAF, lucky, EPSILON, 0.0, lambda: [lucky] * 4).status == "fail"
+    exact = one_array([1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
+    assert judged(LEAF, lucky, EPSILON, 0.0, lambda: [exact, *[lucky] * 3]).status == "fail"
     assert judged(LEAF, lucky, EPSILON, 1e-6, lambda: [lucky] * 4).status == "pass"
 
 

@@ -64,15 +64,6 @@ def in_words(name: str) -> Iterator[None]:
 
 
 def raised_by_jax(error: Exception) -> bool:
-    """Whether an exception comes from inside JAX, and not from the function that it runs.
-
-    What it says of NumPy, called on what is traced, is the function's.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    inside = (
-        trace is not None
-        and Path(jax.__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
-    )
-    return inside and not isinstance(error, jax.errors.JAXTypeError)
+    """Whether an exception comes from inside JAX, and not from the function that it runs."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(jax.__file__).parent in Path(last.filename).parents
