@@ -1,6 +1,7 @@
 """What JAX refuses of a function with derivative rules: said of the rule, and what to do."""
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
