@@ -90,7 +90,17 @@ class Point:
             self.floats, self.rest = problem.floats, problem.rest
             self._trace(also)
         with self.precisely():
-            self.here = self._asked.at(self.floats, self.rest)
+            arrays = self.floats, self.rest
+            precise = ask(
+                self.truth,
+                self.programs,
+                "precise",
+                *arrays,
+                self.way,
+                trace=self._both,
+                as_narrow_as=self.as_narrow_as,
+            )
+            self.here = precise.at(self.floats, self.rest)
             self.line = Line(self.truth.loss, self.floats, self.rest, self.programs)
         self.working = self.here
         if not self.obstacle and any(dtype != np.float64 for dtype in widths):
@@ -119,24 +129,6 @@ class Point:
         arrays = self.floats, self.rest
         self._both = traced_as(both_gradients(self.truth, self.way), arrays)
         self.programs = Programs.found(self._both, arrays, also)
-        try:
-            self._asked = ask(
-                self.truth,
-                self.programs,
-                "precise",
-                *arrays,
-                self.way,
-                trace=self._both,
-                as_narrow_as=self.as_narrow_as,
-            )
-        except ValueError as error:
-            if "verifier errors" not in str(error):
-                raise
-            # JAX takes a NumPy array that a function finds outside for what it once was taken for.
-            raise ValueError(
-                "a NumPy array that a function finds outside was traced as float32: pass it as an "
-                "argument, or convert it by jnp.asarray"
-            ) from error
 
     def declare(self, tolerances: Mapping[str, float]) -> None:
         """Allow a part of the scale of these leaves, by name, to differ."""
