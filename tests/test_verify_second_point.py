@@ -124,6 +124,18 @@ def test_a_default_is_moved(default):
         assert named(unasked, "temperature", "does not take it")
 
 
+def test_a_weight_of_zero_and_an_array_that_is_moved_once():
+    def loss(w, x, scale, weight=0.0):
+        return (scale * jnp.sin(x @ w)).mean() + weight * (w**2).sum()
+
+    def by_hand(w, x, scale, weight=0.0):
+        return tempered(w, x)
+
+    report = verify.gradient(loss, by_hand, W, X, jnp.ones(()))
+    assert len(named(report, "weight is 0", "at 0.3")) == 1
+    assert len(named(report, "scale is 1")) == 1
+
+
 def test_numbers_that_hide_each_other():
     def loss(w, x, weight=0.0, ratio=0.0):
         return waves(w, x) + weight * (ratio * jnp.exp(w).sum() + (1 - ratio) * (w**2).sum())
