@@ -223,3 +223,52 @@ def test_a_quotient_that_is_not_divided():
     )
     found = cause(f, 1 + normal(0, 5, 3) ** 2)
     assert (found.cause, "neither term is divided" in found.text) == ("derivative left out", True)
+
+
+def test_a_loop_of_three_steps_is_replayed_in_as_many():
+    def three(x, w):
+        return lax.while_loop(lambda s: s[1] < 3, lambda s: (jnp.tanh(s[0] @ w), s[1] + 1), (x, 0))[
+            0
+        ]
+
+    def bwd(kept, dy):
+        x, w = kept
+        z = [x]
+        for _ in range(3):
+            z.append(jnp.tanh(z[-1] @ w))
+        dw = jnp.zeros_like(w)
+        for before in z[2::-1]:
+            dw, dy = dw + before.T @ dy, dy @ w.T
+        return dy, dw
+
+    found = cause(ruled(three, bwd), normal(0, 4, 3), normal(1, 3, 3))
+    assert found.cause == "derivative left out"
+    assert "the derivative is taken as 1 in tanh" in found.text
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sign_of_a_carry_that_is_used_twice(sign):
+    def states(x, u):
+        def step(h, now):
+            return (h := 0.5 * h + jnp.tanh(h @ u + now)), h
+
+        return lax.scan(step, jnp.zeros_like(x[0]), x)[1]
+
+    def bwd(kept, dout):
+        x, u = kept
+        h = states(x, u)
+        carried, du, dx = jnp.zeros_like(x[0]), jnp.zeros_like(u), []
+        for t in range(len(x))[::-1]:
+            before = h[t - 1] if t else jnp.zeros_like(x[0])
+            dh = dout[t] + sign * carried
+            dz = dh * (1 - jnp.tanh(before @ u + x[t]) ** 2)
+            carried, du = 0.5 * dh + dz @ u.T, du + jnp.outer(before, dz)
+            dx.append(dz)
+        return jnp.stack(dx[::-1]), du
+
+    f, x, u = ruled(states, bwd), normal(0, 4, 3), normal(1, 3, 3)
+    if sign == 1:
+        assert verify.rule(f, x, u).status == "pass"
+    else:
+        found = cause(f, x, u)
+        assert (found.cause, "from step to step through carry 1" in found.text) == ("sign", True)
