@@ -152,7 +152,7 @@ def test_infinite_values_match_nothing():
 
     forward = partial(jax.nn.logsumexp, axis=-1)
     diagnosis = found(rule(lambda x: forward(jnp.where(mask, x, -jnp.inf)), backward), X)
-    assert diagnosis is None or diagnosis.cause == "location"
+    assert diagnosis is None or diagnosis.cause != "forward value"
 
 
 def test_entries_at_kinks_are_left_out():
