@@ -125,7 +125,9 @@ def _taken_for(x: Any, parameter: bool) -> Iterator[tuple[str, str, Any]]:
         yield "shifted", "{} is smaller by 1", x - 1
         yield "sign", "{} has the other sign", -x
     elif is_floating(x):
-        yield "derivative left out", "{} is left out (1)", jnp.ones_like(x)
+        # A factor that is forgotten is one of what the derivative is; what it is taken at is not.
+        cause = "wrong saved value" if parameter else "derivative left out"
+        yield cause, "{} is left out (1)", jnp.ones_like(x)
         # Not of a parameter: much has the slope 1 at 0, where what is forgotten is the derivative.
         if not parameter:
             yield "missing term", "{} is left out (0)", jnp.zeros_like(x)
