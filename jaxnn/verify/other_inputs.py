@@ -68,7 +68,11 @@ def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
         ]
         if explained:
             text = f"it is the right gradient where {other.words}"
-            matches.append((Diagnosis(other.cause, text), explained))
+            # A factor is left out of another's derivative; its own is taken at a wrong value.
+            own = {paths[i] for i in other.arrays if i < ours} & {*explained}
+            left_out = other.cause == "derivative left out"
+            cause = "wrong saved value" if own and left_out else other.cause
+            matches.append((Diagnosis(cause, text), explained))
     diagnoses: dict[str, Diagnosis] = {}
     for diagnosis, explained in sorted(matches, key=lambda match: -len(match[1])):
         diagnoses = {**dict.fromkeys(explained, diagnosis), **diagnoses}
@@ -125,9 +129,7 @@ def _taken_for(x: Any, parameter: bool) -> Iterator[tuple[str, str, Any]]:
         yield "shifted", "{} is smaller by 1", x - 1
         yield "sign", "{} has the other sign", -x
     elif is_floating(x):
-        # A factor that is forgotten is one of what the derivative is; what it is taken at is not.
-        cause = "wrong saved value" if parameter else "derivative left out"
-        yield cause, "{} is left out (1)", jnp.ones_like(x)
+        yield "derivative left out", "{} is left out (1)", jnp.ones_like(x)
         # Not of a parameter: much has the slope 1 at 0, where what is forgotten is the derivative.
         if not parameter:
             yield "missing term", "{} is left out (0)", jnp.zeros_like(x)
