@@ -68,11 +68,7 @@ def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
         ]
         if explained:
             text = f"it is the right gradient where {other.words}"
-            # A factor is left out of another's derivative; its own is taken at a wrong value.
-            own = {paths[i] for i in other.arrays if i < ours} & {*explained}
-            left_out = other.cause == "derivative left out"
-            cause = "wrong saved value" if own and left_out else other.cause
-            matches.append((Diagnosis(cause, text), explained))
+            matches.append((Diagnosis(other.cause, text), explained))
     diagnoses: dict[str, Diagnosis] = {}
     for diagnosis, explained in sorted(matches, key=lambda match: -len(match[1])):
         diagnoses = {**dict.fromkeys(explained, diagnosis), **diagnoses}
