@@ -21,7 +21,7 @@ KNOWN = 0.5
 # What rounding to a narrower dtype leaves of an exact prediction, in the dtype's epsilons.
 ROUNDING = 32
 # An error of fewer times what that leaves says too little to be explained.
-TELLING = 100
+TELLING = 10
 # What agrees to no more than this part of the scale is not explained.
 COARSE = 1e-4
 
