@@ -9,7 +9,8 @@ from experiments import faulty_checkers, verifier_benchmark
 from experiments.rules import RULES, checkers, run
 from experiments.rules.change import changes
 from jaxnn import verify
-from jaxnn.verify.report import Diagnosis, LeafReport, Report
+from jaxnn.verify.findings import Diagnosis, LeafReport
+from jaxnn.verify.report import Report
 
 by_name = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 NAMED = {rule.name: rule for rule in RULES}

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental import pallas as pl
 
 from jaxnn import verify
-from jaxnn.verify.report import LeafReport
+from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.side_by_side import Triple
 from jaxnn.verify.within import judged
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxnn import verify
+from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.finite_differences import Slope
 from jaxnn.verify.kinks import Nearby, Slopes
-from jaxnn.verify.report import LeafReport
 from jaxnn.verify.witness import Witnesses
 from jaxnn.verify.witness import testify as hear
 

@@ -9,9 +9,10 @@ import pytest
 
 from jaxnn.op import Op
 from jaxnn.verify.elsewhere import elsewhere, op_elsewhere
-from jaxnn.verify.laws import BatchLaws, batch_laws, second_order
+from jaxnn.verify.laws import BatchLaws, batch_laws
 from jaxnn.verify.problem import bind, to_float64
 from jaxnn.verify.programs import Programs, compiled
+from jaxnn.verify.second_order import second_order
 from jaxnn.verify.values import Asked, both_gradients, by_path
 
 RNG = np.random.default_rng(0)

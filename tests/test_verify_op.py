@@ -9,8 +9,9 @@ import pytest
 
 from jaxnn import verify
 from jaxnn.op import Op
+from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.ops import together
-from jaxnn.verify.report import LeafReport, Report
+from jaxnn.verify.report import Report
 
 pytestmark = pytest.mark.usefixtures("undiagnosed")
 

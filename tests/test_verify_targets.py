@@ -12,7 +12,8 @@ import pytest
 import jaxnn
 from jaxnn.verify import find
 from jaxnn.verify.__main__ import main
-from jaxnn.verify.report import LeafReport, Report
+from jaxnn.verify.findings import LeafReport
+from jaxnn.verify.report import Report
 
 pytestmark = pytest.mark.usefixtures("undiagnosed")
 

@@ -29,7 +29,8 @@ from jaxnn.verify.calls import (
 from jaxnn.verify.compare import EXACT
 from jaxnn.verify.problem import Problem
 from jaxnn.verify.programs import compiled
-from jaxnn.verify.values import by_path, largest, moved
+from jaxnn.verify.rounding import moved
+from jaxnn.verify.values import by_path, largest
 
 
 def locate(problem: Problem, floats: list[Any], rest: list[Any]) -> str:

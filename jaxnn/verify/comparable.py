@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxnn.verify.compare import EXACT
 from jaxnn.verify.factors import numbers_of
+from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.one_leaf import Gradients
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import is_floating
-from jaxnn.verify.report import LeafReport
 from jaxnn.verify.values import largest
 
 # A leaf is explained where the right value of more than this part of its entries is known.

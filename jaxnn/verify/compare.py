@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxnn.verify.extent import filled, heat
-from jaxnn.verify.report import Diagnosis, LeafReport
-from jaxnn.verify.values import Values, first_index, largest, plausible_rounding
+from jaxnn.verify.findings import Diagnosis, LeafReport
+from jaxnn.verify.rounding import plausible_rounding
+from jaxnn.verify.values import Values, first_index, largest
 
 # Two correct float64 gradients agree to about 1e-15 of a leaf's scale; a wrong one does not come
 # within 1e-10 of it by luck.

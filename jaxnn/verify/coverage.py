@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.compare import compare
-from jaxnn.verify.report import LeafReport
-from jaxnn.verify.values import Values, largest, plausible_rounding
+from jaxnn.verify.findings import LeafReport
+from jaxnn.verify.rounding import plausible_rounding
+from jaxnn.verify.values import Values, largest
 
 # A planted fault must change some entry by so much of its leaf's scale to be one.
 FAULT = 1e-6

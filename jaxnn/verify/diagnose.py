@@ -14,13 +14,13 @@ import numpy as np
 from jaxnn.verify.comparable import away_from_kinks, gradients_of
 from jaxnn.verify.compare import EXACT
 from jaxnn.verify.factors import Numbers, factor, is_setting, told
+from jaxnn.verify.findings import Diagnosis, LeafReport
 from jaxnn.verify.first_difference import Found, first_difference
 from jaxnn.verify.one_leaf import Gradients, explanations
 from jaxnn.verify.other_inputs import other_inputs
 from jaxnn.verify.point import Point
 from jaxnn.verify.pointwise import pointwise
 from jaxnn.verify.replay import Match, replay
-from jaxnn.verify.report import Diagnosis, LeafReport
 
 Leaf = np.ndarray[Any, Any]
 

@@ -10,7 +10,8 @@ import numpy as np
 from jaxnn.verify.compare import RELATIVE_TOLERANCE, allowed_error
 from jaxnn.verify.oracle import Rule, stripped
 from jaxnn.verify.point import Point
-from jaxnn.verify.values import largest, plausible_rounding
+from jaxnn.verify.rounding import plausible_rounding
+from jaxnn.verify.values import largest
 from jaxnn.verify.width import EPSILON
 
 # So many rules are judged one by one, in one program.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.verify.compare import EXACT
-from jaxnn.verify.report import Diagnosis
+from jaxnn.verify.findings import Diagnosis
 
 Leaf = np.ndarray[Any, Any]
 Numbers = list[tuple[float, str]]

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.verify.findings import Diagnosis
 from jaxnn.verify.point import Point
-from jaxnn.verify.report import Diagnosis
 from jaxnn.verify.tapped import Tap, Tapped, backwards, needed_by
 from jaxnn.verify.unrolled import unrolled
 from jaxnn.verify.values import largest

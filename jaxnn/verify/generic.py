@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.compare import compare
+from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import Problem, is_floating
-from jaxnn.verify.report import LeafReport, Report
-from jaxnn.verify.values import Values, apart_of, noise_of, rounding_of
+from jaxnn.verify.report import Report
+from jaxnn.verify.rounding import apart_of, noise_of, rounding_of
+from jaxnn.verify.values import Values
 
 # A move is so much of an array's size; where it leaves the domain, it is tried the other way and
 # less far.

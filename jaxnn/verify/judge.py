@@ -21,6 +21,7 @@ from jaxnn.verify.batch import BatchLaws
 from jaxnn.verify.coverage import names_of_arrays, warnings
 from jaxnn.verify.each_rule import each_rule
 from jaxnn.verify.generic import second_point
+from jaxnn.verify.limits import too_long
 from jaxnn.verify.options import check_skip, check_tolerance
 from jaxnn.verify.point import Point
 from jaxnn.verify.positions import Call
@@ -109,7 +110,7 @@ def judge(
     cannot = warnings(loss, params, args, kwargs, report.leaves, autodiff, given, seen)
     form = point.working.out.form
     taken = (f"what manual_grad returns beside its gradient, in {form}",) if form else ()
-    last = (point.too_long,) if point.too_long else ()
+    last = (too_long(point),) if too_long(point) else ()
     report = dataclasses.replace(
         report,
         name=getattr(manual_grad, "__qualname__", repr(manual_grad)),

@@ -1,9 +1,8 @@
-"""What the gradient of a mean or a sum over a batch obeys, and the gradient's own derivative.
+"""What the gradient of a mean or a sum over a batch obeys.
 
     g(batch) = sum_k w_k g(part_k)      w_k = n_k / N for a mean, 1 for a sum
     g(batch permuted) = g(batch)
     g(batch with rows that the mask hides) = g(batch)
-    Dg(x) v = H(x) v
 
 The sizes n are counts of examples, or sums of the mask. Where autodiff of the loss breaks a law
 too, the loss is not what it was said to be, and nobody else is accused.
@@ -13,22 +12,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
 from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
 from jaxnn.verify.oracle import stripped
 from jaxnn.verify.problem import Problem, is_floating, to_float64
-from jaxnn.verify.programs import Program, Programs, compiled
-from jaxnn.verify.values import ask, by_path, largest, plausible_rounding
+from jaxnn.verify.programs import Program, Programs
+from jaxnn.verify.rounding import plausible_rounding
+from jaxnn.verify.second_order import second_order
+from jaxnn.verify.values import ask, largest
 from jaxnn.verify.width import EPSILON
 
 __all__ = ["BatchLaws", "batch_laws", "second_order"]
 
 # Rounding alone does not break a law by so much of a leaf's scale in float64.
 RELATIVE_TOLERANCE = 1e-9
-DIRECTIONS = 3
 PADDING = 2  # rows
 
 Gradient = dict[str, np.ndarray[Any, Any]]
@@ -159,66 +158,6 @@ def batch_laws(
         except _Refusal as refusal:
             found.append(str(refusal))
     return tuple(f"batch laws: {sentence}" for sentence in dict.fromkeys(found) if sentence)
-
-
-def second_order(
-    problem: Problem, floats: list[Any], rest: list[Any], seed: int
-) -> tuple[str, ...]:
-    """What is wrong with the hand-written gradient's own derivative, along random directions.
-
-    Args:
-        problem: the two functions.
-        floats: the parameters in float64. Call under `enable_x64`.
-        rest: the other arrays, likewise.
-        seed: of the directions.
-    """
-
-    def by_hand(floats: list[Any], rest: list[Any]) -> Any:
-        leaves = by_path(problem.manual_grad(floats, rest))
-        return {p: leaf for p, leaf in leaves.items() if p in problem.paths and is_floating(leaf)}
-
-    def by_autodiff(floats: list[Any], rest: list[Any]) -> Any:
-        value, leaves = jax.value_and_grad(problem.loss)(floats, rest)
-        return dict(zip(problem.paths, leaves, strict=True)), value
-
-    def derivative(gradient: Callable[..., Any]) -> Program:
-        def along(floats: list[Any], rest: list[Any], direction: list[Any]) -> Any:
-            return jax.jvp(lambda x: gradient(x, rest), (floats,), (direction,))
-
-        return compiled(along, floats, rest, floats)
-
-    programs = []
-    for who, gradient in (("hand-written gradient", by_hand), ("loss's gradient", by_autodiff)):
-        try:
-            programs.append(derivative(gradient))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            return (
-                f"second order: the {who} cannot be differentiated in forward mode "
-                f"({type(error).__name__}: {first_line(error)}); does it call a jax.custom_vjp "
-                "function, or leave JAX?",
-            )
-    manual, autodiff = programs
-    rng = np.random.default_rng(seed)
-    for number in range(DIRECTIONS):
-        normal = [rng.normal(size=x.shape) for x in floats]
-        norm = np.sqrt(sum(float((n * n).sum()) for n in normal)) or 1.0
-        v = [jnp.asarray(n / norm, x.dtype) for n, x in zip(normal, floats, strict=True)]
-        _, product = manual.run(floats, rest, v)
-        (_, value), (hessian, _) = autodiff.run(floats, rest, v)
-        ours, theirs = (
-            {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()}
-            for leaves in (product, hessian)
-        )
-        theirs = {p: theirs[p] for p, leaf in ours.items() if leaf.shape == theirs[p].shape}
-        floor = plausible_rounding(float(value))
-        allowed = {p: _relative(programs) * largest(leaf) + floor for p, leaf in theirs.items()}
-        if gap := gaps(ours, theirs, allowed):
-            return (
-                f"second order: along random direction {number + 1} the hand-written gradient's "
-                f"own derivative is {worst(gap)}, which is autodiff's Hessian-vector product; is "
-                "there a stop_gradient or a custom derivative rule in it?",
-            )
-    return ()
 
 
 class _Both(NamedTuple):

@@ -12,8 +12,9 @@ from jax.flatten_util import ravel_pytree
 from jaxnn.verify.arguments import kind_of, path_name
 from jaxnn.verify.outside import outside
 from jaxnn.verify.problem import check_scalar, is_floating, told_apart
-from jaxnn.verify.programs import NotTraceable, compiled
+from jaxnn.verify.programs import compiled
 from jaxnn.verify.returned import is_number
+from jaxnn.verify.trace import NotTraceable
 
 
 @outside

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnn.verify.extent import filled
 from jaxnn.verify.factors import Numbers, factor, ratio, told
-from jaxnn.verify.report import Diagnosis
+from jaxnn.verify.findings import Diagnosis
 from jaxnn.verify.values import largest
 from jaxnn.verify.width import EPSILON
 

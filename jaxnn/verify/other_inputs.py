@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.verify.findings import Diagnosis
 from jaxnn.verify.jaxprs import work_of
 from jaxnn.verify.one_leaf import Gradients
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import is_floating
 from jaxnn.verify.replay import MOST_WORK
-from jaxnn.verify.report import Diagnosis
 from jaxnn.verify.values import largest
 
 # So many other inputs are tried at most, the first axes of the first arrays first.

@@ -4,17 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from jaxnn.verify.report import (
-    HEADINGS,
-    Disagreement,
-    LeafReport,
-    Report,
-    extent,
-    row,
-    shared_cause,
-    unseen,
-    values,
-)
+from jaxnn.verify.findings import Disagreement, LeafReport
+from jaxnn.verify.report import HEADINGS, Report, extent, row, shared_cause, unseen, values
 
 # Plots in SVG units: the drawing, and the margins for ticks and labels.
 _WIDTH, _HEIGHT = 380, 230

@@ -9,27 +9,18 @@ import numpy as np
 
 from jaxnn.verify.compare import compare
 from jaxnn.verify.derivative import Way, ways_of
-from jaxnn.verify.elsewhere import MOST_EAGER
+from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.finite_differences import Line
 from jaxnn.verify.jaxprs import draws_of, primitives_of
 from jaxnn.verify.kinks import Nearby
 from jaxnn.verify.oracle import rules_in, stripped
 from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
-from jaxnn.verify.programs import Programs, Trace, traced_as
-from jaxnn.verify.report import LeafReport
+from jaxnn.verify.programs import Programs
+from jaxnn.verify.rounding import apart_of, moved, noise_of, plausible_rounding, rounding_of
+from jaxnn.verify.trace import Trace, traced_as
 from jaxnn.verify.untraceable import as_it_is, traced_loss
-from jaxnn.verify.values import (
-    Values,
-    apart_of,
-    ask,
-    both_gradients,
-    epsilon_of,
-    moved,
-    noise_of,
-    plausible_rounding,
-    rounding_of,
-)
+from jaxnn.verify.values import Values, ask, both_gradients, epsilon_of
 from jaxnn.verify.width import EPSILON, rounded_to
 from jaxnn.verify.witness import Witnesses, testify
 
@@ -246,53 +237,6 @@ class Point:
             (self.working, self.here),
             lambda: self.nearby,
             (lambda: self.noise) if alone else None,
-        )
-
-    @property
-    def limits(self) -> tuple[str, ...]:
-        """What these numbers cannot show, in words."""
-        found = []
-        if self.obstacle:
-            found.append(
-                f"the functions do not take float64 ({self.obstacle}): what is smaller than the "
-                "rounding of the dtypes given would not show"
-            )
-        elif self.here.width:
-            narrow = next(name for name, e in EPSILON.items() if e == self.here.width)
-            found.append(
-                f"given float64, something inside computes in {narrow}, or is cast to it: "
-                "errors smaller than its rounding would not show"
-            )
-        if self.way != "reverse mode":
-            alone = ", which alone judged it" if self.way == "finite differences" else ""
-            found.append(
-                f"the loss has no derivative in reverse mode ({self.said}): {self.way}{alone}"
-            )
-        if self.draws_differ:
-            found.append(
-                "random numbers are drawn without a dtype, others in float64 than in the dtypes "
-                "given: the precision was judged in these alone"
-            )
-        return tuple(found)
-
-    @property
-    def too_long(self) -> str:
-        """What of the other ways to run it was not looked at, and why; empty where all were."""
-        if self.problem.as_it_is:
-            return (
-                "how it does under jit or vmap: the hand-written gradient cannot be traced and was "
-                "run as it is"
-            )
-        if self.programs.long:
-            return (
-                f"how it does under jit and vmap: its {self.programs.operations} operations were "
-                "run one by one, which takes less time than to compile them"
-            )
-        if self.programs.operations <= MOST_EAGER:
-            return ""
-        return (
-            f"whether it gives the same without jit: of {self.programs.operations} operations "
-            f"(more than {MOST_EAGER}) each would be compiled by itself"
         )
 
     def within(self, leaves: list[LeafReport]) -> Callable[[str, np.ndarray[Any, Any]], bool]:

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.factors import Numbers, ratio
+from jaxnn.verify.findings import Diagnosis
 from jaxnn.verify.one_leaf import Gradients
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import is_floating
-from jaxnn.verify.report import Diagnosis
 from jaxnn.verify.slopes import ACTIVATIONS
 from jaxnn.verify.values import largest
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jaxnn.verify.compare import allowed_error
-from jaxnn.verify.report import Diagnosis, LeafReport, Precision
+from jaxnn.verify.findings import Diagnosis, LeafReport, Precision
 from jaxnn.verify.values import Values, epsilon_of, first_index, largest
 from jaxnn.verify.width import EPSILON
 

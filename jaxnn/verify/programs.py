@@ -1,17 +1,14 @@
 """Functions compiled as fast as can be, and found again by all that their results depend on."""
 
-import contextlib
 import functools
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 
+from jaxnn.verify.trace import Trace, traced_as
 from jaxnn.verify.width import EPSILON, rounded_to
 
 Kept = TypeVar("Kept")
@@ -33,8 +30,6 @@ class Program(NamedTuple):
 MOST_KEPT = 32
 # Up to so many numbers, what optimization saves is less than what it costs.
 HASTE = 1_000_000
-# A function of more equations runs operation by operation.
-MOST_COMPILED = 2_500
 _programs: OrderedDict[Any, Program] = OrderedDict()
 _collections: OrderedDict[Any, "Programs"] = OrderedDict()
 
@@ -87,53 +82,6 @@ class Programs:
             return Programs(operations)
 
 
-class Trace(NamedTuple):
-    """What a function does with arrays: two of equal text, constants and results do the same.
-
-    Attributes:
-        stage: what JAX traced.
-        text: the trace in words, which do not say what its constants are; empty where it is too
-            long to be worth comparing, or does not say which Python function is called back.
-        constants: a digest of these.
-        results: the containers of what it returns, with their names.
-    """
-
-    stage: Any
-    text: str
-    constants: str
-    results: Any
-
-    @property
-    def jaxpr(self) -> ClosedJaxpr:
-        """The traced function."""
-        closed: ClosedJaxpr = self.stage.jaxpr
-        return closed
-
-    @property
-    def long(self) -> bool:
-        """Whether it takes less time to run it operation by operation than to compile it."""
-        return count_of(self.jaxpr.jaxpr) > MOST_COMPILED
-
-
-def traced_as(function: Callable[..., Any], arrays: Any) -> Trace:
-    """What a function does with arrays such as these.
-
-    Raises:
-        NotTraceable: it looks at their values.
-    """
-    with _in_words():
-        stage: Any = jax.jit(lambda *a: function(*a)).trace(*arrays)
-    results = jax.tree.structure(stage.out_info)
-    if count_of(stage.jaxpr.jaxpr) > MOST_COMPILED:
-        return Trace(stage, "", "", results)
-    text = str(stage.jaxpr)
-    return Trace(stage, "" if "callback" in text else text, _digest(stage.jaxpr), results)
-
-
-class NotTraceable(TypeError):  # noqa: N818 (a TypeError of the caller's, told from others)
-    """A function that looks at the values of its arrays, and cannot be traced."""
-
-
 def _recall(cache: OrderedDict[Any, Kept], key: Any, make: Callable[[], Kept]) -> Kept:
     """The cache's value for a key, made if there is none; the least recently used is dropped."""
     if key not in cache:
@@ -142,50 +90,6 @@ def _recall(cache: OrderedDict[Any, Kept], key: Any, make: Callable[[], Kept]) -
             cache.popitem(last=False)
     cache.move_to_end(key)
     return cache[key]
-
-
-def _digest(closed: ClosedJaxpr) -> str:
-    """A hash of every constant in a trace, which its text does not show."""
-    digest = hashlib.blake2b()
-
-    def walk(jaxpr: Jaxpr) -> None:
-        for eqn in jaxpr.eqns:
-            for operand in eqn.invars:
-                if isinstance(operand, Literal):
-                    add(operand.val)
-            for value in jax.tree.leaves(
-                list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
-            ):
-                if isinstance(value, ClosedJaxpr):
-                    enter(value)
-                elif isinstance(value, Jaxpr):
-                    walk(value)
-
-    def add(value: Any) -> None:
-        if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
-            value = jax.random.key_data(value)
-        digest.update(np.asarray(value).tobytes())
-
-    def enter(closed: ClosedJaxpr) -> None:
-        for constant in closed.consts:
-            add(constant)
-        walk(closed.jaxpr)
-
-    enter(closed)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _in_words() -> Iterator[None]:
-    """What JAX raises for functions that look at values, in words."""
-    try:
-        yield
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
-        raise NotTraceable(
-            "a function under verification looks at the values of its arrays (NumPy calls, `if` or "
-            f"`float` on an array); it must be traceable by jax.jit: use jax.numpy, jnp.where and "
-            f"lax.cond. JAX says: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def compiled(function: Callable[..., Any], *arrays: Any, hastily: bool = True) -> Program:
@@ -229,15 +133,6 @@ def built(trace: Trace, arrays: Any, hastily: bool, one_by_one: bool) -> Program
         return make()
     key = text, str(options), *map(_signature, (arrays, lowered.out_info))
     return _recall(_programs, key, make)
-
-
-def count_of(jaxpr: Jaxpr) -> int:
-    """The equations of a jaxpr, those of the functions that it calls included."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        inner = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit") else None
-        total += count_of(inner.jaxpr) if isinstance(inner, ClosedJaxpr) else 1
-    return total
 
 
 @functools.cache

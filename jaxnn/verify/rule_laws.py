@@ -17,8 +17,9 @@ from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.point import Point
 from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import bind
-from jaxnn.verify.programs import Programs, traced_as
+from jaxnn.verify.programs import Programs
 from jaxnn.verify.report import Report
+from jaxnn.verify.trace import traced_as
 from jaxnn.verify.values import ask, both_gradients, largest
 from jaxnn.verify.weighted import Weighted
 

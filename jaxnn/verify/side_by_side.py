@@ -15,8 +15,9 @@ from jaxnn.verify.oracle import rules_in, stripped
 from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import Program, compiled
+from jaxnn.verify.rounding import DRAWS, moved
 from jaxnn.verify.untraceable import as_given, as_it_is, on_numbers
-from jaxnn.verify.values import DRAWS, epsilon_of, largest, moved
+from jaxnn.verify.values import epsilon_of, largest
 from jaxnn.verify.weighted import Weighted, check_same_outputs
 from jaxnn.verify.width import EPSILON, epsilon_to
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.problem import Problem
-from jaxnn.verify.programs import NotTraceable, Trace, traced_as
+from jaxnn.verify.trace import NotTraceable, Trace, traced_as
 
 
 def on_numbers(problem: Problem, floats: list[Any], rest: list[Any]) -> Any:

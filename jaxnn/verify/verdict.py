@@ -18,8 +18,10 @@ from jaxnn.verify.chain import locate
 from jaxnn.verify.coverage import survivors
 from jaxnn.verify.diagnose import explained
 from jaxnn.verify.elsewhere import elsewhere
+from jaxnn.verify.findings import LeafReport
+from jaxnn.verify.limits import limits
 from jaxnn.verify.point import Point
-from jaxnn.verify.report import LeafReport, Report, ratio
+from jaxnn.verify.report import Report, ratio
 from jaxnn.verify.returned import structure
 from jaxnn.verify.witness import STOPPED
 
@@ -79,7 +81,7 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
         tuple(leaves),
         problems,
         0.0,
-        coverage=(*said, *point.limits),
+        coverage=(*said, *limits(point)),
         seed=seed,
     )
     report = _explained(point, report)

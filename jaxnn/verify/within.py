@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnn.verify.compare import RELATIVE_TOLERANCE, allowed_error
 from jaxnn.verify.extent import filled, heat
-from jaxnn.verify.report import LeafReport, Precision, Status
+from jaxnn.verify.findings import LeafReport, Precision, Status
 from jaxnn.verify.side_by_side import Triple
 from jaxnn.verify.values import first_index, largest
 from jaxnn.verify.width import EPSILON

@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxnn.verify.findings import Disagreement, LeafReport
 from jaxnn.verify.finite_differences import Slope
 from jaxnn.verify.kinks import Slopes
-from jaxnn.verify.report import Disagreement, LeafReport
 from jaxnn.verify.values import first_index, largest
 
 # A leaf of up to this many entries is witnessed entry by entry, a larger one along a random line.
