@@ -27,6 +27,7 @@ from jaxnn.verify.point import Point
 from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import Problem, bind
 from jaxnn.verify.report import Report
+from jaxnn.verify.second_order import second_order as check_second_order
 from jaxnn.verify.settings import neutral_settings
 from jaxnn.verify.variables import left_out
 from jaxnn.verify.verdict import verdict
@@ -104,7 +105,7 @@ def judge(
             problems += laws.batch_laws(batch_laws, on_other, args, kwargs, seed)
         if second_order:
             log.debug("second order")
-            problems += laws.second_order(problem, point.floats, point.rest, seed)
+            problems += check_second_order(problem, point.floats, point.rest, seed)
     autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
     given = {p: np.asarray(x) for p, x in zip(problem.paths, problem.floats, strict=True)}
     cannot = warnings(loss, params, args, kwargs, report.leaves, autodiff, given, seen)

@@ -20,11 +20,8 @@ from jaxnn.verify.oracle import stripped
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Program, Programs
 from jaxnn.verify.rounding import plausible_rounding
-from jaxnn.verify.second_order import second_order
 from jaxnn.verify.values import ask, largest
 from jaxnn.verify.width import EPSILON
-
-__all__ = ["BatchLaws", "batch_laws", "second_order"]
 
 # Rounding alone does not break a law by so much of a leaf's scale in float64.
 RELATIVE_TOLERANCE = 1e-9
@@ -210,7 +207,7 @@ def _judged(
 
 def _broken(role: str, parts: Sequence[_Both], weights: Any, whole: _Both) -> dict[str, Gap]:
     """The leaves where the weighted sum of the parts' gradients is not that of the whole."""
-    relative = _relative(both.program for both in (whole, *parts))
+    relative = relative_of(both.program for both in (whole, *parts))
     floor = max(both.floor for both in (whole, *parts))
     gradient: Gradient = getattr(whole, role)  # what is not finite has failed already
     expected = {path: leaf for path, leaf in gradient.items() if np.isfinite(leaf).all()}
@@ -230,6 +227,6 @@ def _broken(role: str, parts: Sequence[_Both], weights: Any, whole: _Both) -> di
     )
 
 
-def _relative(programs: Iterable[Program]) -> float:
+def relative_of(programs: Iterable[Program]) -> float:
     """What rounding may change, of a leaf's scale: where it is to a narrower dtype, more."""
     return max(RELATIVE_TOLERANCE, *(64 * EPSILON[p.rounded_to] for p in programs))

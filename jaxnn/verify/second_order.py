@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.elsewhere import first_line, gaps, worst
-from jaxnn.verify.laws import _relative
+from jaxnn.verify.laws import relative_of
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.programs import Program, compiled
 from jaxnn.verify.rounding import plausible_rounding
@@ -70,7 +70,7 @@ def second_order(
         )
         theirs = {p: theirs[p] for p, leaf in ours.items() if leaf.shape == theirs[p].shape}
         floor = plausible_rounding(float(value))
-        allowed = {p: _relative(programs) * largest(leaf) + floor for p, leaf in theirs.items()}
+        allowed = {p: relative_of(programs) * largest(leaf) + floor for p, leaf in theirs.items()}
         if gap := gaps(ours, theirs, allowed):
             return (
                 f"second order: along random direction {number + 1} the hand-written gradient's "
