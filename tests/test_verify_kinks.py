@@ -12,6 +12,9 @@ from jaxnn.verify.kinks import Nearby, Slopes
 from jaxnn.verify.witness import Witnesses
 from jaxnn.verify.witness import testify as hear
 
+# Whether a gradient is wrong, not why, is asked here.
+pytestmark = pytest.mark.usefixtures("undiagnosed")
+
 ROWS = jnp.array([[1.0, 2.0, 2.0], [3.0, 3.0, 3.0], [0.0, 1.0, 0.5]])
 WEIGHTS = jnp.array([2.0, -3.0, 1.0])
 

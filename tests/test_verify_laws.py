@@ -15,6 +15,9 @@ from jaxnn.verify.programs import Programs, compiled
 from jaxnn.verify.second_order import second_order
 from jaxnn.verify.values import Asked, both_gradients, by_path
 
+# Whether a gradient is wrong, not why, is asked here.
+pytestmark = pytest.mark.usefixtures("undiagnosed")
+
 RNG = np.random.default_rng(0)
 
 

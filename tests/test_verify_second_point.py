@@ -13,6 +13,9 @@ from jaxnn import verify
 from jaxnn.verify.generic import moved_off
 from jaxnn.verify.held import held
 
+# Whether a gradient is wrong, not why, is asked here.
+pytestmark = pytest.mark.usefixtures("undiagnosed")
+
 RNG = np.random.default_rng(0)
 
 
