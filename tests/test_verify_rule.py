@@ -39,6 +39,7 @@ def test_a_right_rule_passes_and_a_wrong_one_is_named():
     (line,) = right.rules
     assert line.startswith("custom_vjp leaky (test_verify_rule.py:")
     assert line.endswith(": right")
+    assert right.coverage == ()  # its cotangent shares the input's leading axis: no coincidence
     wrong = verify.rule(leaky(-5.0), X)
     assert wrong.status == "fail"
     assert "-5 times" in wrong.leaves[0].diagnosis.text

@@ -90,7 +90,8 @@ def warnings(
         path, batch = next(iter(batches.items()))
         alike = {p.shape for p in given.values() if batch in p.shape}
         # An op's cotangent has its leading axis from an input: one such shape is no coincidence.
-        own = path.startswith("dout") and not any(batch in shape[1:] for shape in alike)
+        own = path.startswith(("dout", "cotangents"))
+        own = own and not any(batch in shape[1:] for shape in alike)
         own = own and len(alike - {arrays[path].shape}) <= 1
         if batch == 1:
             found.append(f"{path} holds one example: a sum cannot be told from a mean")
