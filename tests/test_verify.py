@@ -13,6 +13,7 @@ from jaxnn import verify
 from jaxnn.models import mlp
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
+from jaxnn.verify import trace, verdict
 from jaxnn.verify.page import to_html
 from jaxnn.verify.report import to_json
 
@@ -542,3 +543,14 @@ def test_reports_hold_what_json_and_html_cannot():
     page = to_html([report])
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
+
+
+def test_what_is_too_long_to_compile_is_judged_alike(monkeypatch, undiagnosed):
+    """Operation by operation, leaves in groups: the same verdicts as compiled, one by one."""
+    monkeypatch.setattr(trace, "MOST_COMPILED", 0)
+    monkeypatch.setattr(verdict, "MOST_WITNESSED", 1)
+    right = verify.gradient(loss, manual, PARAMS, X)
+    assert right.status == "pass"
+    assert "run one by one" in right.coverage[-1]
+    wrong = verify.gradient(loss, change("b", lambda d: 1.01 * d), PARAMS, X)
+    assert failing(wrong) == ["['b']"]
