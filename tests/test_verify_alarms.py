@@ -173,3 +173,19 @@ def test_a_forgotten_penalty_is_no_sign_and_a_right_leaf_not_swapped():
 def test_what_is_no_number_is_named(f, g, error, message):
     with pytest.raises(error, match=message):
         verify.gradient(f, g, jnp.ones(3))
+
+
+def test_a_cast_in_the_gradient_alone_does_not_loosen_its_own_judgement(undiagnosed):
+    """The loss computes in float64 when given it: the gradient may be float32, as given, no less."""
+
+    def f(p):
+        return jnp.tanh(p).sum()
+
+    def rounded_to(dtype):
+        return lambda p: (1 - jnp.tanh(p) ** 2).astype(dtype).astype(p.dtype)
+
+    at = jnp.array([0.3, -1.2, 0.7])
+    assert verify.gradient(f, rounded_to(jnp.float32), at).status == "pass"
+    assert verify.gradient(f, rounded_to(jnp.bfloat16), at).status == "fail"
+    with jax.enable_x64(True):
+        assert verify.gradient(f, rounded_to(jnp.float32), at.astype(float)).status == "fail"
