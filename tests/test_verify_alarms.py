@@ -176,7 +176,7 @@ def test_what_is_no_number_is_named(f, g, error, message):
 
 
 def test_a_cast_in_the_gradient_alone_does_not_loosen_its_own_judgement(undiagnosed):
-    """The loss computes in float64 when given it: the gradient may be float32, as given, no less."""
+    """The loss is in float64 when given it: its gradient may be float32, as given, no less."""
 
     def f(p):
         return jnp.tanh(p).sum()
