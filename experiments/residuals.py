@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from experiments import cli
 from jaxnn.op import Op
 from jaxnn.verify.find import find_ops
+from jaxnn.verify.ops import drawn
 
 
 def kept(inputs: Any, residuals: Any) -> float:
@@ -33,7 +34,7 @@ def kept(inputs: Any, residuals: Any) -> float:
 
 def measure(op: Op[..., Any], static: Any) -> tuple[float, float]:
     """Bytes per input element kept by the hand-written rule, and by `jax.vjp`."""
-    inputs = op.example(jax.random.key(0))
+    inputs = drawn(f"example of op {op.name}", op.example)
     _, by_hand = op.fwd(*inputs, **static)
     _, pull = jax.vjp(lambda *arrays: op.fwd(*arrays, **static)[0], *inputs)
     return kept(inputs, by_hand), kept(inputs, pull)

@@ -1,74 +1,29 @@
-"""Settings and arrays checked at the door, in words: the name and value, the rule, the fix.
+"""Doors: arrays checked where a person enters, by chex inside, in words outside.
 
-Each check returns the value as plain Python has it, so that a setting that NumPy made does not
-widen what is computed with it.
+Every message has the name and the value, the rule, and the fix. Settings are checked in
+`jaxnn.settings`.
 """
 
-import math
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def check_number(
-    name: str, value: Any, rule: str = "finite", holds: Callable[[float], bool] = math.isfinite
-) -> float:
-    """A real number for which `holds` is true, as a float.
-
-    Args:
-        name: of the setting, with its owner's before it, as in "dropout: rate".
-        value: what was given.
-        rule: what must hold, in words that follow "must be", and the fix.
-        holds: the same as a function; NaN should fail it.
-
-    Raises:
-        TypeError: it is no number, or traced by JAX.
-        ValueError: the rule does not hold.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} is {value!r}; it must be a number of Python's, {rule}")
-    if not holds(float(value)):
-        raise ValueError(f"{name} is {value}; it must be {rule}")
-    return float(value)
+Init = Callable[[jax.Array, Any], Any]
 
 
-def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
-    """An integer of at least `least`, as an int; True and False are none.
-
-    Raises:
-        TypeError: it is no integer.
-        ValueError: it is smaller.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
-    if value < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}{hint}")
-    return int(value)
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """True or False.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value!r}; it must be True or False")
-    return bool(value)
-
-
-def check_choice(name: str, value: Any, choices: Any) -> str:
-    """One of these words.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
-    return value
+@contextlib.contextmanager
+def said(message: str, error: type[Exception] = ValueError) -> Iterator[None]:
+    """What chex finds wrong inside is raised as this error, in these words."""
+    try:
+        yield
+    except AssertionError:
+        raise error(message) from None
 
 
 def check_array(name: str, value: Any) -> None:
@@ -90,10 +45,155 @@ def check_floating(name: str, value: Any) -> None:
         TypeError: it is not.
     """
     check_array(name, value)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} has dtype {value.dtype}; it must be floating: cast it with astype(jnp.float32)"
+    words = f"{name} has dtype {value.dtype}; it must be floating: cast it with astype(jnp.float32)"
+    with said(words, TypeError):
+        chex.assert_type(value, float)
+
+
+def check_integers(name: str, value: Any, fix: str) -> None:
+    """Refuse what is no array of integers.
+
+    Raises:
+        TypeError: it is not; `fix` ends the message.
+    """
+    check_array(name, value)
+    with said(f"{name} has dtype {value.dtype}; it must be of integers: {fix}", TypeError):
+        chex.assert_type(value, int)
+
+
+def check_one_dtype(op: str, **arrays: Any) -> None:
+    """Refuse what is no floating array, or not of the dtype of the others; None is passed over.
+
+    Raises:
+        TypeError: it is not.
+    """
+    given = {name: value for name, value in arrays.items() if value is not None}
+    for name, value in given.items():
+        check_floating(f"{op}: {name}", value)
+    dtypes = ", ".join(f"{name} {value.dtype}" for name, value in given.items())
+    words = f"{op}: the dtypes are {dtypes}; they must be one: cast with astype what differs"
+    with said(words, TypeError):
+        chex.assert_type([*given.values()], next(iter(given.values())).dtype)
+
+
+def check_shapes(op: str, fix: str, **arrays: tuple[Any, str]) -> chex.Dimensions:
+    """Refuse arrays whose shapes do not fit together.
+
+        check_shapes("linear", "transpose w", w=(w, "IO"), b=(b, "O?"), x=(x, "...I"))
+
+    Args:
+        op: its name, which opens the message.
+        fix: what to do, which ends it.
+        **arrays: each array with its shape as `chex.Dimensions` writes it, a letter for each size;
+            a letter that came before is the same size. "..." at the start stands for any axes
+            before these, "?" at the end for an array that may be None.
+
+    Returns:
+        The sizes, by letter.
+
+    Raises:
+        TypeError: what should be an array is none.
+        ValueError: a shape does not fit.
+    """
+    sizes = chex.Dimensions()
+    for name, (x, form) in arrays.items():
+        if x is None and form.endswith("?"):
+            continue
+        check_array(f"{op}: {name}", x)
+        axes = form.removeprefix("...").removesuffix("?")
+        with said(_misfit(op, fix, name, arrays)):
+            more = form.startswith("...")
+            sized = tuple(vars(sizes).get(axis, None) for axis in axes)
+            chex.assert_shape(x, (..., *sized) if more else sized)
+        sizes[axes] = x.shape[len(x.shape) - len(axes) :]
+    return sizes
+
+
+def _misfit(op: str, fix: str, name: str, arrays: dict[str, tuple[Any, str]]) -> str:
+    """What to say of an array whose shape does not fit the others'."""
+
+    def rule(form: str) -> str:
+        axes = ", ".join(form.removeprefix("...").removesuffix("?"))
+        axes = f"..., {axes}" if form.startswith("...") else axes
+        return (
+            f"({axes}{',' * (len(form.removesuffix('?')) == 1)}){' or None' * form.endswith('?')}"
         )
+
+    def shape(name: str) -> str:
+        return f"{name} {getattr(arrays[name][0], 'shape', None)}"
+
+    others = ", ".join(shape(other) for other in arrays if other != name)
+    rules = ", ".join(f"{name} {rule(form)}" for name, (_, form) in arrays.items())
+    return (
+        f"{op}: {name} has shape {arrays[name][0].shape}{', beside ' * bool(others)}{others}; the "
+        f"shapes must be {rules}, one size for each letter: {fix}"
+    )
+
+
+def check_not_empty(name: str, value: Any, why: str) -> None:
+    """Refuse an array without elements.
+
+    Raises:
+        ValueError: it has none; `why` one is needed ends the message.
+    """
+    if value.size == 0:
+        raise ValueError(
+            f"{name} has shape {value.shape}, no element; {why}: pass at least one example"
+        )
+
+
+def check_range(what: str, indices: Any, bound: int, rule: str) -> None:
+    """Refuse integers outside [0, bound), where their values can be seen.
+
+    Raises:
+        ValueError: there are some; `what` and the first open the message, `rule` ends it.
+    """
+    if isinstance(indices, jax.core.Tracer):
+        return
+    values = np.asarray(indices)
+    wrong = np.argwhere((values < 0) | (values >= bound))
+    if len(wrong):
+        at = tuple(int(i) for i in wrong[0])
+        raise ValueError(
+            f"{what} {values[at]} at index {at} ({len(wrong)} in all) is outside [0, {bound}); "
+            f"{rule}"
+        )
+
+
+def check_finite(name: str, values: Any) -> None:
+    """Refuse NaN and infinities in an array whose values can be seen.
+
+    Raises:
+        ValueError: some value is not finite; the message gives the first one's index.
+    """
+    values = np.asarray(values)
+    finite = np.isfinite(values)
+    if not finite.all():
+        at = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{name}{list(at)} is {values[at]} ({(~finite).sum()} such values in all); every "
+            "value must be finite: drop or repair those examples"
+        )
+
+
+def check_broadcasts(name: str, mask: Any, shape: tuple[int, ...], fix: str) -> None:
+    """Refuse a mask that is no array of booleans, or does not broadcast to this shape.
+
+    Raises:
+        TypeError: it is no boolean array.
+        ValueError: it does not broadcast; `fix` ends the message.
+    """
+    check_array(name, mask)
+    with said(
+        f"{name} has dtype {mask.dtype}; it must be boolean: compare, as mask > 0", TypeError
+    ):
+        chex.assert_type(mask, bool)
+    try:
+        fits = np.broadcast_shapes(mask.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} has shape {mask.shape}; it must broadcast to {shape}: {fix}")
 
 
 def check_key(name: str, key: Any, hint: str = "") -> None:
@@ -112,18 +212,6 @@ def check_key(name: str, key: Any, hint: str = "") -> None:
         )
 
 
-def check_params(name: str, params: Any, kind: type[NamedTuple]) -> None:
-    """Refuse parameters that are not of this kind, or no arrays, or None where none may be.
-
-    Raises:
-        TypeError: they are not.
-    """
-    check_kind(f"{name}: params", params, kind)
-    for field, value in zip(kind._fields, params, strict=True):
-        if value is not None or kind.__annotations__[field] is jax.Array:
-            check_array(f"{name}: {field}", value)
-
-
 def check_kind(name: str, value: Any, kind: type) -> None:
     """Refuse a container that is not of this kind, as a plain tuple is not.
 
@@ -137,16 +225,120 @@ def check_kind(name: str, value: Any, kind: type) -> None:
         )
 
 
-def check_one_dtype(name: str, arrays: dict[str, Any]) -> None:
-    """Refuse what is no floating array, or not of the dtype of the others.
+_ORDER = "pass the parameters, then the batch (or the inputs), then the configuration"
+
+
+@cache
+def _made(init_params: Init, config: Any) -> Any:
+    """The shapes of what a model's `init_params` makes."""
+    return jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+
+
+def check_model(params: Any, config: Any, kind: type, init_params: Init) -> Any:
+    """Refuse a configuration of another kind, and parameters of another configuration.
+
+    Returns:
+        The dtype of the parameters.
 
     Raises:
-        TypeError: it is not.
+        TypeError: the configuration is not of this kind; the parameters are not of the kind that
+            `init_params` makes, or not all floating arrays of one dtype.
+        ValueError: an array is missing, too many, or has another shape than `init_params` makes.
     """
-    for what, value in arrays.items():
-        check_floating(f"{name}: {what}", value)
-    if len({jnp.result_type(value) for value in arrays.values()}) > 1:
-        dtypes = ", ".join(f"{what} {value.dtype}" for what, value in arrays.items())
+    if not isinstance(config, kind):
         raise TypeError(
-            f"{name}: the dtypes are {dtypes}; they must be one: cast with astype what differs"
+            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {_ORDER}"
         )
+    made = _made(init_params, config)
+    if not isinstance(params, type(made)):
+        raise TypeError(
+            f"params is a {type(params).__name__}; it must be the {type(made).__module__}."
+            f"{type(made).__name__} that init_params makes: {_ORDER}"
+        )
+    found, needed = _leaves(params), _leaves(made)
+    for path in needed | found:
+        got, wanted = found.get(path), needed.get(path)
+        if got is not None and wanted is not None:
+            check_array(f"parameters{path}", got)
+        words = (
+            f"parameters{path} has shape {getattr(got, 'shape', None)}, the configuration needs "
+            f"{getattr(wanted, 'shape', None)}; they must fit: use the configuration that the "
+            "parameters came from"
+        )
+        if got is None or wanted is None:
+            raise ValueError(words)
+        with said(words):
+            chex.assert_shape(got, wanted.shape)
+    check_one_dtype("parameters", **found)
+    return next(iter(found.values())).dtype
+
+
+def check_batch(batch: Any, kind: type[NamedTuple]) -> None:
+    """Refuse what is neither this NamedTuple nor a tuple or list of its parts, but the optional.
+
+    Raises:
+        TypeError: it is none, or of too few or too many parts.
+    """
+    most = len(kind._fields)
+    least = most - len(kind._field_defaults)
+    if not (isinstance(batch, tuple | list) and least <= len(batch) <= most):
+        parts = f" of {len(batch)}" if type(batch) in (tuple, list) else ""
+        raise TypeError(
+            f"batch is a {type(batch).__name__}{parts}; it must be "
+            f"the {kind.__module__}.{kind.__name__} ({', '.join(kind._fields)}) or a tuple of the "
+            f"same: {_ORDER}"
+        )
+
+
+def check_inputs(inputs: Any, dtype: Any, *shapes: tuple[int, ...]) -> None:
+    """Refuse what are no examples of the parameters' dtype, each of one of these shapes.
+
+    Raises:
+        TypeError: the inputs are no floating array, or of another dtype.
+        ValueError: their shape is another, or (outside jit) a value is not finite.
+    """
+    check_floating("inputs", inputs)
+    words = (
+        f"inputs have dtype {inputs.dtype}, the parameters {dtype}; they must be the same floating "
+        f"dtype: cast with inputs.astype({str(dtype)!r})"
+    )
+    with said(words, TypeError):
+        chex.assert_type(inputs, dtype)
+    if inputs.ndim == 0 or inputs.shape[1:] not in shapes:
+        allowed = " or ".join(f"(examples, {', '.join(map(str, shape))})" for shape in shapes)
+        raise ValueError(
+            f"inputs have shape {inputs.shape}; they must be {allowed}: check the size, add a "
+            "batch dimension with x[None], or configure the model for it"
+        )
+    if not isinstance(inputs, jax.core.Tracer):
+        check_finite("inputs", inputs)
+
+
+def check_tokens(name: str, tokens: Any, vocabulary: int) -> None:
+    """Refuse what are no sequences of integers in [0, vocabulary).
+
+    Raises:
+        TypeError: the tokens are no array of integers.
+        ValueError: their shape is not (N, T) with T at least 1, or (outside jit) one is outside.
+    """
+    check_integers(name, tokens, "encode the text, or cast with astype(int)")
+    if tokens.ndim != 2 or tokens.shape[1] == 0:
+        raise ValueError(
+            f"{name} has shape {tokens.shape}; it must be (sequences, steps) with at least one "
+            "step: add the missing dimension with tokens[None]"
+        )
+    rule = "encode the text with the vocabulary that the model was made for"
+    check_range(f"{name}:", tokens, vocabulary, rule)
+
+
+def _leaves(params: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def check_params(name: str, params: Any, kind: type[NamedTuple]) -> None:
+    """Transitional."""
+    check_kind(f"{name}: params", params, kind)
+    for field, value in zip(kind._fields, params, strict=True):
+        if value is not None or kind.__annotations__[field] is jax.Array:
+            check_array(f"{name}: {field}", value)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn.checks import check_finite
+
 
 class Batch(NamedTuple):
     """Inputs (N, features) and targets: labels (N,) or real values (N, outputs)."""
@@ -67,22 +69,6 @@ def check_batch(inputs: Any, targets: Any) -> Batch:
             "be at least 0 and fit 32 bits: relabel them from 0, or make them real numbers"
         )
     return Batch(jnp.asarray(x, float), jnp.asarray(t, jnp.int32 if labels else float))
-
-
-def check_finite(name: str, values: Any) -> None:
-    """Refuse NaN and infinities in an array whose values can be seen.
-
-    Raises:
-        ValueError: some value is not finite; the message gives the first one's index.
-    """
-    values = np.asarray(values)
-    finite = np.isfinite(values)
-    if not finite.all():
-        at = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(
-            f"{name}{list(at)} is {values[at]} ({(~finite).sum()} such values in all); every "
-            "value must be finite: drop or repair those examples"
-        )
 
 
 def digits(seed: int = 0, held_out: float = 0.2) -> Split:

@@ -1,163 +1,200 @@
 """An operation as two plain functions: a forward and the backward written for it by hand.
 
-    out, residuals = fwd(*inputs, **static)
-    cotangents     = bwd(residuals, dout, **static)    one per input, in input order
+    out, residuals = fwd(*inputs, **settings)
+    cotangents     = bwd(residuals, dout, **settings)    one per input, in input order
 
 These are the conventions of `jax.custom_vjp`: `fwd` returns, next to its result, all that `bwd`
 will need; `bwd` sees only that, the cotangent of the result (`dout`, of the result's shape) and
-the static settings. The cotangent of an integer input is None (or of dtype float0); None for a
-floating input says that it is zero.
+the settings, which are keyword arguments. The cotangent of an integer input is None (or of dtype
+float0); None for a floating input says that it is zero.
+
+An op may have a door, `check`, which refuses bad arguments in words. It is run where a person
+enters: `op(...)`, `op.fwd(...)`, and, through `door`, a model's public functions, inside which no
+other door is. It may have a fast form, the same two functions rearranged for machines.
 """
 
 import contextlib
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from jaxnn import calls
 
 Inputs = ParamSpec("Inputs")
 Out = TypeVar("Out")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-Watch = Callable[["Op[..., Any]", str, Callable[..., Any]], Callable[..., Any]]
-_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 # Names that tell nothing of what is computed: a better one is looked for.
 NAMELESS = ("", "<lambda>", "_", "f", "fwd", "forward", "fun", "fn", "op")
 
-
-@contextlib.contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Inside, every `op.fwd` and `op.bwd` is what `watch(op, "fwd" or "bwd", function)` returns.
-
-    In this thread only. What was taken from an op before (`f = op.fwd`, a partial of it) stays the
-    plain function, and so does what a call of the op itself, `op(x)`, runs.
-    """
-    token = _watch.set(watch)
-    try:
-        yield
-    finally:
-        _watch.reset(token)
+Watch = Callable[["Op[..., Any]", str, Callable[..., Any]], Callable[..., Any]]
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
-@dataclass(frozen=True, eq=False)
+class Pair(NamedTuple):
+    """A forward and its backward."""
+
+    fwd: Callable[..., tuple[Any, Any]]
+    bwd: Callable[..., tuple[Any, ...]]
+
+
 class Op(Generic[Inputs, Out]):
     """A forward and its hand-written backward, bound together.
 
     Called, it is an ordinary JAX function whose reverse-mode derivative is `bwd`: it works under
     jit, vmap, scan and `jax.grad`, inside any model. (Like every `jax.custom_vjp` function it
-    refuses forward mode, `jax.jvp`.) Models written by hand chain `fwd` and `bwd` themselves.
+    refuses forward mode, `jax.jvp`.) Models written by hand chain `op.fwd` and `op.bwd` themselves.
 
     An oracle must differentiate `fwd(...)[0]`, which is plain JAX, and never the op itself: that
     would check the rule against itself.
 
     Attributes:
-        fwd: `fwd(*inputs, **static) -> (out, residuals)`, differentiable by JAX.
-        bwd: `bwd(residuals, dout, **static) -> cotangents`, a tuple with one entry per input.
+        plain: the pair as the formula has it.
+        fast: the same rearranged for machines, or `plain` where there is none.
+        check: the door: `check(*inputs, **settings)`, all settings given, raises TypeError or
+            ValueError; None for none.
         example: `example(key) -> inputs`, small and awkward on purpose (odd sizes, no two
             dimensions alike, values at kinks): what the verifier and the tests draw.
-        settings: static keyword settings to verify the op under.
+        settings: settings to verify the op under.
+        inputs: the names of its inputs, with their defaults (`inspect.Parameter.empty` for none):
+            what `fwd` takes by position, unless `bwd` takes it by name, for then it is a setting.
     """
 
-    fwd: Callable[Inputs, tuple[Out, Any]]
-    bwd: Callable[..., tuple[Any, ...]]
-    example: Callable[[jax.Array], tuple[Any, ...]]
-    settings: tuple[Mapping[str, Any], ...] = ({},)
+    def __init__(
+        self,
+        fwd: Callable[Inputs, tuple[Out, Any]],
+        bwd: Callable[..., tuple[Any, ...]],
+        example: Callable[[jax.Array], tuple[Any, ...]] | None = None,
+        settings: tuple[Mapping[str, Any], ...] = ({},),
+        *,
+        check: Callable[..., None] | None = None,
+        fast: str | None = None,
+    ) -> None:
+        """Bind the two.
+
+        Args:
+            fwd: `fwd(*inputs, **settings) -> (out, residuals)`, differentiable by JAX.
+            bwd: `bwd(residuals, dout, **settings) -> cotangents`, a tuple with one per input.
+            example: as the attribute, as are `settings` and `check`.
+            settings: see there.
+            check: see there.
+            fast: the module that has the fast form, under the same two names. It is imported when
+                first used.
+        """
+        self.plain = Pair(fwd, bwd)
+        self.example, self.settings, self.check = example, settings, check
+        self.inputs = calls.inputs(fwd, bwd)
+        self._fast_module = fast
+        self._entrances = Pair(*(_entrance(self, role) for role in Pair._fields))
+        # What `help` and `inspect.signature` say of it is what they say of the forward.
+        self.__signature__ = calls.signature(fwd)
+        self.__doc__ = f"{self.__signature__}\n\n{inspect.getdoc(fwd) or ''}"
+
+    @functools.cached_property
+    def fast(self) -> Pair:
+        """The form rearranged for machines, or the plain one."""
+        if self._fast_module is None:
+            return self.plain
+        module = importlib.import_module(self._fast_module)
+        return Pair(*(getattr(module, function.__name__) for function in self.plain))
+
+    @property
+    def form(self) -> Pair:
+        """The form in force: the fast one, or within `plain_forms` the plain one."""
+        return self.plain if _plain.get() else self.fast
+
+    @property
+    def fwd(self) -> Callable[Inputs, tuple[Out, Any]]:
+        """The forward, with the door before it except inside a model."""
+        return self._handed_out("fwd")
+
+    @property
+    def bwd(self) -> Callable[..., tuple[Any, ...]]:
+        """The backward."""
+        return self._handed_out("bwd")
+
+    def _handed_out(self, role: str) -> Callable[..., Any]:
+        function = getattr(self.form if _inside.get() else self._entrances, role)
+        watch = _watch.get()
+        return function if watch is None else watch(self, role, function)
 
     @property
     def name(self) -> str:
         """The variable it is bound to beside its forward; else the forward's name, less `_fwd`."""
-        fwd = vars(self)["fwd"]  # whoever watches
+        fwd: Any = self.plain.fwd
         fwd = inspect.unwrap(getattr(fwd, "func", fwd))
         own = str(getattr(fwd, "__name__", "")).removesuffix("_fwd")
         beside = getattr(fwd, "__globals__", {})
-        bound = [name for name, value in beside.items() if value is self and name not in NAMELESS]
-        return bound[0] if bound else own or "op"
+        same = [name for name, value in beside.items() if value is self and name not in NAMELESS]
+        return same[0] if same else own or "op"
 
-    @functools.cached_property
-    def inputs(self) -> Mapping[str, Any]:
-        """The names of its inputs, with their defaults (`inspect.Parameter.empty` for none).
-
-        They are what `fwd` takes by position, unless `bwd` takes it by name: then it is a setting.
-        """
-        fwd, bwd = _parameters(vars(self)["fwd"]), _parameters(vars(self)["bwd"])[2:]
-        named = {p.name for p in bwd}
-        any_name = any(p.kind is p.VAR_KEYWORD for p in bwd)
-        return {
-            p.name: p.default
-            for p in fwd
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-            and p.name not in named
-            and not (any_name and p.default is not p.empty)
-        }
+    def replace(self, **changes: Any) -> "Op[..., Any]":
+        """The op with other arguments of `Op` for its own; its pair is the form in force."""
+        kept = {"example": self.example, "settings": self.settings, "check": self.check}
+        return Op(**self.form._asdict() | kept | changes)
 
     def arranged(
-        self, inputs: tuple[Any, ...], static: Mapping[str, Any]
+        self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a call as inputs by position, and settings by name.
 
         Raises:
             TypeError: an input is given twice, or one before those given by name is not.
         """
-        by_name = [name for name in static if name in self.inputs]
-        if not by_name:
-            return inputs, dict(static)
-        names, placed = list(self.inputs), list(inputs)
-        for position, name in enumerate(names[: 1 + max(map(names.index, by_name))]):
-            if position < len(inputs):
-                if name in static:
-                    raise TypeError(f"op {self.name} was given {name} by position and by name")
-            elif name in static or self.inputs[name] is not inspect.Parameter.empty:
-                placed.append(static.get(name, self.inputs[name]))
-            else:
-                raise TypeError(
-                    f"op {self.name} was given {by_name[-1]} but not {name}; its inputs are "
-                    f"{', '.join(names)}"
-                )
-        return tuple(placed), {k: v for k, v in static.items() if k not in by_name}
+        return calls.arranged(self.name, self.inputs, inputs, settings)
 
-    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+    def admit(
+        self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Run the door: the inputs as JAX's arrays, the settings as Python's numbers.
 
-        def __getattribute__(self, name: str) -> Any:
-            value = object.__getattribute__(self, name)
-            watch = _watch.get() if name in ("fwd", "bwd") else None
-            return value if watch is None else watch(self, name, value)
+        A scalar of NumPy's would widen bfloat16; Python's does not.
 
-    def __call__(self, *inputs: Inputs.args, **static: Inputs.kwargs) -> Out:
+        Raises:
+            TypeError, ValueError: as `check`.
+        """
+        settings = _as_python(settings)
+        if self.check is not None:
+            given = calls.bound(f"fwd of op {self.name}", self.plain.fwd, inputs, settings)
+            self.check(*given.args, **given.kwargs)
+        return jax.tree.map(_as_jax, inputs), settings
+
+    def __call__(self, *inputs: Inputs.args, **settings: Inputs.kwargs) -> Out:
         """The forward's result; its derivative is the hand-written rule.
 
         Raises:
-            TypeError: `fwd` or `bwd` has not the form that an op's has: as `call_fwd`, `call_bwd`.
+            TypeError: `fwd` or `bwd` has not the form that an op's has, or a cotangent not the
+                shape and dtype of its input.
+            TypeError, ValueError: as `check`.
         """
-        fwd, bwd = vars(self)["fwd"], vars(self)["bwd"]  # the plain ones, whoever watches
-        placed, static_ = self.arranged(inputs, static)
-        # A scalar of NumPy's would widen bfloat16; Python's does not.
-        settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in static_.items()}
+        form, (placed, static) = self.form, self.arranged(inputs, settings)
+        if not _inside.get():
+            placed, static = self.admit(placed, static)
+        avals = jax.tree.map(jax.typeof, placed)
 
         def primal(*args: Any) -> Out:
-            out: Out = call_fwd(self, fwd, args, settings)[0]
+            out: Out = forward(*args)[0]
             return out
 
         def forward(*args: Any) -> tuple[Out, Any]:
-            out, residuals = call_fwd(self, fwd, args, settings)
-            return out, (residuals, _Avals(jax.tree.map(_aval, args)))
+            return calls.call_fwd(self.name, form.fwd, args, static)
 
         def backward(residuals: Any, dout: Any) -> tuple[Any, ...]:
-            residuals, avals = residuals
-            cotangents = call_bwd(self, bwd, residuals, dout, settings, len(avals.inputs))
-            return tuple(
-                _cast(self, i, cotangent, like)
-                for i, (cotangent, like) in enumerate(zip(cotangents, avals.inputs, strict=True))
-            )
+            cotangents = calls.call_bwd(self.name, form.bwd, residuals, dout, static, len(avals))
+            return calls.check_cotangents(self.name, [*self.inputs], cotangents, avals)
 
         # In what JAX says of the program, this is the forward, at its line; by position only.
         named: Any = primal
-        named.__wrapped__, named.__signature__ = fwd, _BY_POSITION
-        named.__name__ = getattr(fwd, "__name__", "op")
+        named.__wrapped__, named.__signature__ = form.fwd, calls.BY_POSITION
+        named.__name__ = getattr(form.fwd, "__name__", "op")
         rule: Any = jax.custom_vjp(primal)
         rule.defvjp(forward, backward)
         out: Out = rule(*placed)
@@ -167,143 +204,78 @@ class Op(Generic[Inputs, Out]):
         return f"Op({self.name})"
 
 
-def call_fwd(
-    op: Op[..., Any], fwd: Callable[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]
-) -> tuple[Any, Any]:
-    """What an op's forward (as it is, or watched) returns, `(out, residuals)`.
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """Inside, in this thread, every op runs the form that one reads, and not the fast one.
 
-    Raises:
-        TypeError: it does not take these, hands a traced array to NumPy, returns no such tuple, or
-            has something among the residuals that is no array.
+    The choice is made when a program is traced: what `jax.jit` compiled before stays as it was.
     """
-    returned = _call(op, "fwd", fwd, inputs, static)
-    _check_tuple(op, "fwd", returned, "(out, residuals)", 2)
-    for leaf in jax.tree.leaves(returned[1]):
-        if not _is_array(leaf):
-            raise TypeError(
-                f"fwd of op {op.name} returns {leaf!r:.100} among the residuals, which must be "
-                "arrays: give what is none as a setting, by keyword"
-            )
-    out, residuals = returned
-    return out, residuals
+    with _as(_plain, True):
+        yield
 
 
-def call_bwd(
-    op: Op[..., Any],
-    bwd: Callable[..., Any],
-    residuals: Any,
-    dout: Any,
-    static: Mapping[str, Any],
-    count: int,
-) -> tuple[Any, ...]:
-    """What an op's backward (as it is, or watched) returns, a cotangent for each of its inputs.
+@contextlib.contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Inside, every `op.fwd` and `op.bwd` is what `watch(op, "fwd" or "bwd", function)` returns.
 
-    Raises:
-        TypeError: it does not take these, hands a traced array to NumPy, or returns no such tuple.
+    In this thread only. What was taken from an op before (`f = op.fwd`, a partial of it) stays the
+    function it was, and so does what a call of the op itself, `op(x)`, runs.
     """
-    cotangents: tuple[Any, ...] = _call(op, "bwd", bwd, (residuals, dout), static)
-    _check_tuple(op, "bwd", cotangents, "(dinput, ...), one per input", count)
-    return cotangents
+    with _as(_watch, watch):
+        yield
 
 
-def _call(
-    op: Op[..., Any],
-    role: str,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    static: Mapping[str, Any],
-) -> Any:
-    """What a function of an op returns; or in words why it cannot be called so."""
-    try:
-        return function(*args, **static)
-    except jax.errors.TracerArrayConversionError as error:
-        raise TypeError(
-            f"{role} of op {op.name} hands a traced array to NumPy; an op is traced by JAX: write "
-            "it in jax.numpy"
-        ) from error
-    except TypeError:  # its own, or Python's of the call
-        try:
-            signature = inspect.signature(vars(op)[role])
-        except ValueError:  # a callable that has none
-            signature = inspect.Signature(_ANYTHING)
-        try:
-            signature.bind(*args, **static)
-        except TypeError as misfit:
-            unknown = [n for n in static if n not in signature.parameters and n in str(misfit)]
-            wrong = f"no setting {unknown[0]}" if unknown else f"other arguments ({misfit})"
-            raise TypeError(
-                f"{role} of op {op.name} takes {wrong}: it is {role}{signature}; fwd takes the "
-                "inputs, bwd (residuals, dout), and both every setting by its name"
-            ) from None
-        raise
+def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Function]:
+    """Make a model's function check its arguments where a person enters, and nothing deeper.
 
-
-def _check_tuple(op: Op[..., Any], role: str, value: Any, form: str, length: int) -> None:
-    """Refuse what a function of an op returned if it is no tuple of this length."""
-    if type(value) is not tuple or len(value) != length:
-        got = type(value).__name__ + (f" of {len(value)}" if isinstance(value, tuple) else "")
-        got = "bare array" if isinstance(value, jax.Array) else got
-        raise TypeError(f"{role} of op {op.name} returns a {got}; it must return a tuple {form}")
-
-
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """What a function takes; nothing if it cannot be looked at."""
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return []
-
-
-def _is_array(leaf: Any) -> bool:
-    """Whether JAX can trace this: an array or a number."""
-    if isinstance(leaf, np.ndarray | np.generic):
-        return leaf.dtype.kind not in "OSUMm"
-    return isinstance(leaf, jax.Array | bool | int | float | complex) or hasattr(leaf, "aval")
-
-
-_ANYTHING = (
-    inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL),
-    inspect.Parameter("static", inspect.Parameter.VAR_KEYWORD),
-)
-_BY_POSITION = inspect.Signature(_ANYTHING[:1])
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Avals:
-    """The shapes and dtypes of an op's inputs, kept beside the residuals though no arrays."""
-
-    inputs: tuple[Any, ...]
-
-
-def _aval(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
-
-
-def _cast(op: Op[..., Any], place: int, cotangent: Any, like: Any) -> Any:
-    """An input's cotangent in its dtype, which JAX expects and does not see to itself.
-
-    Raises:
-        TypeError: it is not shaped like the input.
+    `check` takes the function's arguments, all of them given, and raises TypeError or ValueError;
+    None checks nothing. NumPy's arrays are handed on as JAX's. Inside, no op's and no other
+    function's door is run again.
     """
 
-    def cast(d: Any, x: Any) -> Any:
-        if d is None or jnp.result_type(d) == jax.dtypes.float0:
-            return None
-        if jnp.shape(d) != x.shape:
-            raise ValueError
-        return jnp.asarray(d).astype(x.dtype)
+    def with_door(function: Function) -> Function:
+        @functools.wraps(function)
+        def entered(*args: Any, **kwargs: Any) -> Any:
+            if _inside.get():
+                return function(*args, **kwargs)
+            given = calls.bound(function.__name__, function, args, kwargs)
+            if check is not None:
+                check(*given.args, **given.kwargs)
+            with _as(_inside, True):
+                args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
+                return function(*args, **kwargs)
 
+        return cast(Function, entered)
+
+    return with_door
+
+
+@contextlib.contextmanager
+def _as(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    token = variable.set(value)
     try:
-        return jax.tree.map(cast, cotangent, like, is_leaf=lambda d: d is None)
-    except (TypeError, ValueError):
-        got, wanted = (jax.tree.map(_kind, tree) for tree in (cotangent, like))
-        which = ", ".join([*op.inputs][place : place + 1]) or f"number {place}"
-        raise TypeError(
-            f"bwd of op {op.name} returns {got} for its input {which}; a cotangent must be shaped "
-            f"like its input, {wanted}"
-        ) from None
+        yield
+    finally:
+        variable.reset(token)
 
 
-def _kind(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else repr(leaf)
+def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
+    """What a person calls: the form in force, after the door."""
+
+    @functools.wraps(getattr(op.plain, role))
+    def entered(*args: Any, **settings: Any) -> Any:
+        if role == "fwd":
+            args, settings = op.admit(*op.arranged(args, settings))
+        return getattr(op.form, role)(*jax.tree.map(_as_jax, args), **_as_python(settings))
+
+    return entered
+
+
+def _as_jax(leaf: Any) -> Any:
+    """NumPy's arrays as JAX's: they have no `at`, and add up in another width."""
+    return jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def _as_python(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy's numbers as Python's."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}

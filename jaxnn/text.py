@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.checks import check_integer, check_number
+from jaxnn.settings import check_integer, check_number
 
 
 class Batch(NamedTuple):

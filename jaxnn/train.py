@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxnn.checks import check_integer, check_key
+from jaxnn.checks import check_key
 from jaxnn.models.inputs import unpack
+from jaxnn.settings import check_integer
 
 Gradient = Literal["manual", "autodiff"]
 

@@ -1,6 +1,5 @@
 """One table, `tests/rows`, drives every op through the same laws."""
 
-import dataclasses
 import importlib
 import itertools
 import pkgutil
@@ -144,7 +143,7 @@ def test_grad_of_the_op_runs_the_hand_written_rule(row):
     def broken_bwd(*args, **static):
         return jax.tree.map(lambda d: d + 1, row.op.bwd(*args, **static))
 
-    broken = dataclasses.replace(row.op, bwd=broken_bwd)
+    broken = row.op.replace(bwd=broken_bwd)
     inputs = row.op.example(jax.random.key(1))
     right, wrong, hand = run(
         lambda x, d: (
@@ -240,7 +239,7 @@ def test_the_verifier_passes_the_rule_and_catches_a_fault_in_it(row, fault):
         first, *others = row.op.bwd(*args, **static)
         return (jax.tree.map(fault, first), *others)
 
-    report = verify.op(dataclasses.replace(row.op, bwd=wrong), **row.static)
+    report = verify.op(row.op.replace(bwd=wrong), **row.static)
     assert report.status == "fail", str(report)
 
 
@@ -297,7 +296,7 @@ def test_narrow_label_dtypes_can_name_many_classes():
             "linear",
             (linear_module.Linear(jnp.zeros((3, 2)), jnp.zeros(1)), jnp.zeros((4, 3))),
             ValueError,
-            r"\(3, 2\), b \(1,\)",
+            r"b has shape \(1,\), beside w \(3, 2\).*b \(O,\) or None",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from rows.losses import nll
 
 from jaxnn.ops import losses
 from jaxnn.ops.cross_entropy import multiclass_hinge, softmax_cross_entropy
-from jaxnn.ops.embedding import Embedding, embedding, unembed
+from jaxnn.ops.linear import Embedding, embedding, unembed
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.reductions import REDUCTIONS, weighted_mean
 

@@ -1,6 +1,5 @@
 """For gradients made of ops: which op is wrong, or that the chain between them is."""
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -28,7 +27,7 @@ def located(loss, manual_grad, params, *args):
 def with_bwd(op, change):
     """The op, its backward's cotangents changed."""
     plain = op.bwd  # taken here, so that its calls are not watched as the changed one's are
-    return replace(op, bwd=lambda *args, **static: change(*plain(*args, **static)))
+    return op.replace(bwd=lambda *args, **static: change(*plain(*args, **static)))
 
 
 def normal(seed, *shape):
@@ -196,7 +195,7 @@ def test_an_op_in_a_scan_is_named_with_its_step():
 
     plain, (w, b) = tanh.bwd, LAYERS["a"]
     assert "op tanh (1st of 10 backward calls)" in scanned(with_bwd(tanh, lambda dx: (2 * dx,)))
-    assert "op tanh (5th of 10 backward calls)" in scanned(replace(tanh, bwd=late))
+    assert "op tanh (5th of 10 backward calls)" in scanned(tanh.replace(bwd=late))
 
 
 def test_a_carry_that_a_scan_hands_on_wrong_is_said_to_be():

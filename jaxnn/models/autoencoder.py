@@ -23,9 +23,10 @@ from jax import Array, lax
 
 from jaxnn.checks import check_key
 from jaxnn.models import mlp
-from jaxnn.models.inputs import check_coefficient, check_inputs, check_params, unpack
+from jaxnn.models.inputs import check_inputs, check_params, unpack
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.losses import sigmoid_binary_cross_entropy
+from jaxnn.settings import check_coefficient
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.checks import check_choice, check_integer, check_key
-from jaxnn.models.inputs import check_dropout, check_inputs, check_params, check_sizes, unpack
+from jaxnn.checks import check_key
+from jaxnn.models.inputs import check_dropout, check_inputs, check_params, unpack
 from jaxnn.ops.activations import relu
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, conv2d
@@ -35,6 +35,7 @@ from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.normalisation import Scale, group_norm
 from jaxnn.ops.pooling import global_average_pool
 from jaxnn.ops.softmax import softmax
+from jaxnn.settings import check_choice, check_integer, check_sizes
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_integer, check_key, check_number
+from jaxnn.checks import check_key
 from jaxnn.models.transformer import Params, check_tokens, embed_fwd, output_weights
 from jaxnn.models.transformer_block import NORMS, Block, block_fwd
 from jaxnn.models.transformer_config import Config
 from jaxnn.ops.attention import attention
-from jaxnn.ops.embedding import embedding
+from jaxnn.ops.linear import embedding
 from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.rotary import rotary
+from jaxnn.settings import check_integer, check_number
 
 
 class Cache(NamedTuple):

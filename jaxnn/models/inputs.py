@@ -1,7 +1,6 @@
 """What every model refuses: parameters of another configuration, inputs it cannot take."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -9,8 +8,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxnn.checks import check_array, check_floating, check_integer, check_number
-from jaxnn.data import check_finite
+from jaxnn.checks import check_array, check_finite, check_floating
+from jaxnn.settings import check_number
 
 Init = Callable[[Array, Any], Any]
 Parts = TypeVar("Parts", bound=NamedTuple)
@@ -32,28 +31,6 @@ def check_dropout(rate: Any) -> float:
         ValueError: it is outside [0, 1).
     """
     return check_number("dropout", rate, "in [0, 1), the probability to drop", lambda r: 0 <= r < 1)
-
-
-def check_coefficient(name: str, value: Any) -> float:
-    """The weight of a term of the loss, as a float.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it is negative or not finite.
-    """
-    return check_number(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
-
-
-def check_sizes(name: str, sizes: Any) -> tuple[int, ...]:
-    """A configuration's sizes, as ints.
-
-    Raises:
-        TypeError: they are no sequence of integers.
-        ValueError: one is below 1.
-    """
-    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
-        raise TypeError(f"{name} is {sizes!r}; it must be a tuple of integers: (8, 8), say")
-    return tuple(check_integer(f"each of {name} {sizes}", size) for size in sizes)
 
 
 def check_params(params: Any, init_params: Init, config: Any) -> None:
@@ -121,7 +98,7 @@ def check_inputs(inputs: Any, dtype: Any, *shapes: tuple[int, ...]) -> None:
 
 
 def check_tokens(tokens: Any) -> None:
-    """Refuse what are no sequences; what a token is, `jaxnn.ops.embedding` checks.
+    """Refuse what are no sequences; what a token is, `jaxnn.ops.linear` checks.
 
     Raises:
         TypeError: the tokens are no array.

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.checks import check_choice, check_key
+from jaxnn.checks import check_batch, check_inputs, check_key, check_model
 from jaxnn.data import Batch
-from jaxnn.models.inputs import check_coefficient, check_inputs, check_params, check_sizes, unpack
-from jaxnn.op import Op
+from jaxnn.op import Op, door
 from jaxnn.ops.activations import relu, sigmoid, tanh
-from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
-from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.cross_entropy import softmax_cross_entropy
+from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.losses import l2_penalty, mean_squared_error
 from jaxnn.ops.softmax import softmax
+from jaxnn.settings import check_choice, check_coefficient, check_sizes
 
 ACTIVATIONS: dict[str, Op[..., Array]] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
 LOSSES: dict[str, Op[..., Array]] = {
@@ -112,43 +112,109 @@ def init_params(key: Array, config: Config) -> Params:
     )
 
 
-def layers_fwd(params: Params, inputs: Array, config: Config) -> tuple[Array, Any]:
-    """All layers, first to last: outputs (N, O) and what each layer and activation saved."""
+class LayersResiduals(NamedTuple):
+    """What the hidden layers saved, each with its activation, and the last layer."""
+
+    hidden: tuple[tuple[LinearResiduals, Array], ...]
+    last: LinearResiduals
+
+
+def layers_fwd(params: Params, inputs: Array, config: Config) -> tuple[Array, LayersResiduals]:
+    """Run all layers, first to last: outputs (N, O), residuals."""
     activation = ACTIVATIONS[config.activation]
     *hidden, last = params.layers
     a, saved = inputs, []
     for layer in hidden:
-        z, linear_residuals = linear.fwd(layer, a)
-        a, activation_residuals = activation.fwd(z)
-        saved.append((linear_residuals, activation_residuals))
-    outputs, last_residuals = linear.fwd(last, a)
-    return outputs, (saved, last_residuals)
+        z, of_layer = linear.fwd(layer, a)
+        a, of_activation = activation.fwd(z)
+        saved.append((of_layer, of_activation))
+    outputs, of_last = linear.fwd(last, a)
+    return outputs, LayersResiduals(tuple(saved), of_last)
 
 
-def layers_bwd(residuals: Any, doutputs: Array, config: Config) -> tuple[Params, Array]:
-    """The same walk, last to first: gradients of the parameters and of the inputs (N, I)."""
+def layers_bwd(saved: LayersResiduals, doutputs: Array, config: Config) -> tuple[Params, Array]:
+    """Walk the layers last to first: gradients of the parameters and of the inputs (N, I)."""
     activation = ACTIVATIONS[config.activation]
-    saved, last_residuals = residuals
-    dlast, da = linear.bwd(last_residuals, doutputs)
+    dlast, da = linear.bwd(saved.last, doutputs)
     dlayers = [dlast]
-    for linear_residuals, activation_residuals in reversed(saved):
-        (dz,) = activation.bwd(activation_residuals, da)
-        dlayer, da = linear.bwd(linear_residuals, dz)
+    for of_layer, of_activation in reversed(saved.hidden):
+        (dz,) = activation.bwd(of_activation, da)
+        dlayer, da = linear.bwd(of_layer, dz)
         dlayers.append(dlayer)
     return Params(tuple(reversed(dlayers))), da
 
 
+def _check(params: Params, inputs: Array, config: Config) -> None:
+    """Refuse parameters of another configuration, and inputs that the first layer cannot take."""
+    dtype = check_model(params, config, Config, init_params)
+    check_inputs(inputs, dtype, config.sizes[:1])
+
+
+def _check_batch(params: Params, batch: Batch, config: Config) -> None:
+    """Refuse what `forward` refuses, and targets that the loss cannot take."""
+    check_batch(batch, Batch)
+    inputs, targets = batch
+    _check(params, inputs, config)
+    outputs = jax.ShapeDtypeStruct((len(inputs), config.sizes[-1]), inputs.dtype)
+    LOSSES[config.loss].admit((outputs, targets), {})
+
+
+def _check_classifier(params: Params, inputs: Array, config: Config) -> None:
+    """Refuse what `forward` refuses, and to read outputs that are no logits as classes."""
+    _check(params, inputs, config)
+    if config.loss != "softmax_cross_entropy":
+        raise ValueError(
+            f"loss is {config.loss!r}; classes and their probabilities need a model trained with "
+            "'softmax_cross_entropy': use forward for its predictions"
+        )
+
+
+def _check_classified(params: Params, batch: Batch, config: Config) -> None:
+    """Refuse what `loss` refuses, and a model of another loss than softmax cross-entropy."""
+    check_batch(batch, Batch)
+    _check_classifier(params, batch[0], config)
+    _check_batch(params, batch, config)
+
+
+class LossResiduals(NamedTuple):
+    """What the layers, the data loss and the penalty saved."""
+
+    layers: LayersResiduals
+    data: Any
+    penalty: tuple[Array, ...]
+
+
+@door(_check)
 def forward(params: Params, inputs: Array, config: Config) -> Array:
     """Outputs (N, O): logits or, with mean squared error, predictions.
 
     Raises:
         TypeError: the inputs are not floating, or not of the dtype of the parameters.
-        ValueError: their shape is not (N, I) with N at least 1, or (outside jit) a value is not
-            finite.
+        ValueError: their shape is not (N, I), or (outside jit) a value is not finite.
     """
-    _check(params, inputs, config)
     outputs, _ = layers_fwd(params, inputs, config)
     return outputs
+
+
+@door(_check_batch)
+def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossResiduals]:
+    """The data loss over the batch plus the penalty, and residuals; raises as `loss`."""
+    inputs, targets = batch
+    outputs, layers = layers_fwd(params, inputs, config)
+    data_loss, data = LOSSES[config.loss].fwd(outputs, targets)
+    weights = tuple(layer.w for layer in params.layers)
+    penalty, of_penalty = l2_penalty.fwd(weights, coefficient=config.l2)
+    return data_loss + penalty, LossResiduals(layers, data, of_penalty)
+
+
+@door()
+def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
+    """Walk back through the data loss, then the layers; the penalty adds to the weights alone."""
+    (dweights,) = l2_penalty.bwd(saved.penalty, dloss, coefficient=config.l2)
+    doutputs, _ = LOSSES[config.loss].bwd(saved.data, dloss)
+    dparams, _ = layers_bwd(saved.layers, doutputs, config)
+    pairs = zip(dparams.layers, dweights, strict=True)
+    return Params(tuple(Linear(dlayer.w + dweight, dlayer.b) for dlayer, dweight in pairs))
 
 
 def loss(params: Params, batch: Batch, config: Config) -> Array:
@@ -161,37 +227,14 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
             `jaxnn.ops.losses` and `jaxnn.ops.cross_entropy`), among them labels outside [0, O),
             which under jit give NaN.
     """
-    inputs, targets = unpack(batch, Batch)
-    _check(params, inputs, config)
-    outputs, _ = layers_fwd(params, inputs, config)
-    data_loss, _ = LOSSES[config.loss].fwd(outputs, targets)
-    penalty, _ = l2_penalty.fwd(_weights(params), coefficient=config.l2)
-    return data_loss + penalty
+    value, _ = loss_fwd(params, batch, config)
+    return value
 
 
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
-    """The loss and its gradient by hand, from one forward pass; raises as `loss`.
-
-    The gradient flows back through the data loss, then the layers last to first; the penalty
-    touches only the weights and is added at the end.
-    """
-    inputs, targets = unpack(batch, Batch)
-    _check(params, inputs, config)
-    weights = _weights(params)
-    outputs, layers_residuals = layers_fwd(params, inputs, config)
-    data_loss, loss_residuals = LOSSES[config.loss].fwd(outputs, targets)
-    penalty, penalty_residuals = l2_penalty.fwd(weights, coefficient=config.l2)
-    total = data_loss + penalty
-
-    dtotal = jnp.ones_like(total)
-    (dweights,) = l2_penalty.bwd(penalty_residuals, dtotal, coefficient=config.l2)
-    doutputs, _ = LOSSES[config.loss].bwd(loss_residuals, dtotal)
-    dparams, _ = layers_bwd(layers_residuals, doutputs, config)
-    grads = tuple(
-        Linear(dlayer.w + dweight, dlayer.b)
-        for dlayer, dweight in zip(dparams.layers, dweights, strict=True)
-    )
-    return total, Params(grads)
+    """The loss and its gradient by hand, from one forward pass; raises as `loss`."""
+    value, saved = loss_fwd(params, batch, config)
+    return value, loss_bwd(saved, jnp.ones_like(value), config)
 
 
 def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
@@ -200,27 +243,26 @@ def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
     return grads
 
 
+@door(_check_classifier)
 def probabilities(params: Params, inputs: Array, config: Config) -> Array:
     """Class probabilities (N, O): the softmax of the outputs; raises as `forward`.
 
     Raises:
         ValueError: the loss is not softmax cross-entropy, so the outputs are no logits.
     """
-    _check_classifier(config)
-    return softmax.fwd(forward(params, inputs, config))[0]
+    p, _ = softmax.fwd(forward(params, inputs, config))
+    return p
 
 
+@door(_check_classified)
 def accuracy(params: Params, batch: Batch, config: Config) -> Array:
     """Share of examples whose largest output is the label's, in [0, 1].
 
     Raises:
         TypeError, ValueError: as `loss`, and if the loss is not softmax cross-entropy.
     """
-    _check_classifier(config)
-    inputs, labels = unpack(batch, Batch)
-    outputs = forward(params, inputs, config)
-    check_labels(outputs, labels)
-    return (outputs.argmax(-1) == labels).mean()
+    inputs, labels = batch
+    return (forward(params, inputs, config).argmax(-1) == labels).mean()
 
 
 def example_batch(key: Array, config: Config) -> Batch:
@@ -230,22 +272,3 @@ def example_batch(key: Array, config: Config) -> Batch:
     if config.loss == "softmax_cross_entropy":
         return Batch(inputs, jax.random.permutation(k_targets, jnp.arange(n) % config.sizes[-1]))
     return Batch(inputs, jax.random.normal(k_targets, (n, config.sizes[-1])))
-
-
-def _weights(params: Params) -> tuple[Array, ...]:
-    return tuple(layer.w for layer in params.layers)
-
-
-def _check_classifier(config: Config) -> None:
-    """Refuse to read outputs that are no logits as classes."""
-    if config.loss != "softmax_cross_entropy":
-        raise ValueError(
-            f"loss is {config.loss!r}; classes and their probabilities need a model trained with "
-            "'softmax_cross_entropy': use forward for its predictions"
-        )
-
-
-def _check(params: Params, inputs: Array, config: Config) -> None:
-    """Refuse parameters of another configuration, and inputs that the first layer cannot take."""
-    check_params(params, init_params, config)
-    check_inputs(inputs, params.layers[0].w.dtype, config.sizes[:1])

@@ -18,16 +18,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
-from jaxnn.checks import check_choice, check_integer, check_key
+from jaxnn.checks import check_key
 from jaxnn.models.generate import check_settings, sample
 from jaxnn.models.inputs import check_dropout, check_params, check_tokens, unpack
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
-from jaxnn.ops.embedding import Embedding, embedding
-from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.linear import Embedding, Linear, embedding, linear
 from jaxnn.ops.recurrent import gru, init_gru, init_lstm, init_rnn, lstm, rnn
 from jaxnn.ops.sequence import Output, Recurrent, State
+from jaxnn.settings import check_choice, check_integer
 from jaxnn.text import Batch
 
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}

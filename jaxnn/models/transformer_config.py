@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from jaxnn.checks import check_choice, check_flag, check_integer, check_number
-from jaxnn.models.inputs import check_coefficient, check_dropout
+from jaxnn.models.inputs import check_dropout
 from jaxnn.ops.attention import check_heads
+from jaxnn.settings import check_choice, check_coefficient, check_flag, check_integer, check_number
 
 NORMS = ("layer", "rms")
 FEED_FORWARDS = ("gelu", "swiglu")

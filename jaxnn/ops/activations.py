@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_flag, check_number
 from jaxnn.op import Op
+from jaxnn.settings import check_flag, check_number
 
 SELU_SCALE = 1.0507009873554805
 SELU_ALPHA = 1.6732632423543772

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.checks import check_array, check_flag, check_integer, check_number, check_one_dtype
+from jaxnn.checks import check_array, check_one_dtype
 from jaxnn.op import Op
 from jaxnn.ops.attention_passes import attend_bwd, attend_fwd
 from jaxnn.ops.attention_reach import Heads, Reach
+from jaxnn.settings import check_flag, check_integer, check_number
 
 
 class AttentionResiduals(NamedTuple):
@@ -157,7 +158,7 @@ def _check(
     block: int | None,
 ) -> None:
     """Refuse what `attention_fwd` says it raises."""
-    check_one_dtype("attention", {"q": q, "k": k, "v": v})
+    check_one_dtype("attention", **{"q": q, "k": k, "v": v})
     fit = q.ndim == k.ndim == v.ndim == 4
     if not fit or k.shape != (q.shape[0], *v.shape[1:3], q.shape[3]) or k.shape[0] != v.shape[0]:
         raise ValueError(

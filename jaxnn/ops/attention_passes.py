@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.numerics import widen
 from jaxnn.ops.attention_reach import Heads, Reach, reached, runs, seen_by, taken
-from jaxnn.ops.reductions import widen
 
 # The heads of a group have at most SCORES at a time (or it is a single head): with what is computed
 # of them they stay in the caches of a CPU. For 1,024 positions groups of twice as many take as long

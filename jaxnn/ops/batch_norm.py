@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_flag, check_floating, check_number
+from jaxnn.checks import check_floating
+from jaxnn.numerics import widen
 from jaxnn.op import Op
 from jaxnn.ops.normalisation import Scale, check_norm, draw_example, scaled
-from jaxnn.ops.reductions import widen
+from jaxnn.settings import check_flag, check_number
 
 
 class Running(NamedTuple):

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_array, check_choice, check_floating, check_number
+from jaxnn.checks import check_array, check_floating, check_range
+from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.embedding import check_range
-from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd, widen
+from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd
+from jaxnn.settings import check_choice, check_number
 
 
 class CrossEntropyResiduals(NamedTuple):

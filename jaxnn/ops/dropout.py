@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.checks import check_floating, check_key, check_number
+from jaxnn.checks import check_floating, check_key
 from jaxnn.op import Op
+from jaxnn.settings import check_number
 
 
 def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:

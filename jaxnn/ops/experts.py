@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_array, check_integer, check_params
+from jaxnn.checks import check_array, check_params
 from jaxnn.op import Op
+from jaxnn.settings import check_integer
 
 
 class Experts(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.ops.reductions import widen
+from jaxnn.numerics import widen
 from jaxnn.ops.windows import Windows, patches, placed
 
 # Bytes of copies in one product: what a cache holds, and more than one image of usual sizes, alone

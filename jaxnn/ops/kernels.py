@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from jax import Array
 
-from jaxnn.checks import check_integer, check_params
+from jaxnn.checks import check_params
 from jaxnn.ops.windows import Padding, Sizes, Windows, check_rank, per_axis, windows
+from jaxnn.settings import check_integer
 
 
 class Conv(NamedTuple):

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_integer, check_one_dtype
+from jaxnn.checks import check_one_dtype
+from jaxnn.numerics import widen
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import (
     CrossEntropyResiduals,
@@ -31,7 +32,8 @@ from jaxnn.ops.cross_entropy import (
     softmax_cross_entropy_fwd,
     validated,
 )
-from jaxnn.ops.reductions import reduce_bwd, reduce_fwd, widen
+from jaxnn.ops.reductions import reduce_bwd, reduce_fwd
+from jaxnn.settings import check_integer
 
 # How many to hold at once if nothing else is asked for, and of how many classes at least: what a
 # cache holds, and enough to keep any matrix product busy.
@@ -95,7 +97,7 @@ def linear_cross_entropy_fwd(
     label_smoothing, z_loss = check_cross_entropy(name, label_smoothing, z_loss, reduction)
     if chunk is not None:
         chunk = check_integer(f"{name}: chunk", chunk, hint=", or None")
-    check_one_dtype(name, {"w": w, "x": x})
+    check_one_dtype(name, **{"w": w, "x": x})
     if w.ndim != 2 or x.ndim == 0 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"{name}: w has shape {w.shape}, x {x.shape}; they must be (features, classes) and "

@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_choice, check_floating, check_number
+from jaxnn.checks import check_floating
+from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import REDUCTIONS, check_pair, reduce_bwd, reduce_fwd, widen
+from jaxnn.ops.reductions import REDUCTIONS, check_pair, reduce_bwd, reduce_fwd
+from jaxnn.settings import check_choice, check_number
 
 
 def mean_squared_error_fwd(

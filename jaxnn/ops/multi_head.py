@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.checks import check_array, check_integer, check_params
+from jaxnn.checks import check_array, check_params
 from jaxnn.op import Op
 from jaxnn.ops.attention import AttentionResiduals, attention, check_heads
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.rotary import rotary
+from jaxnn.settings import check_integer
 
 
 class MultiHead(NamedTuple):

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_floating, check_integer
+from jaxnn.checks import check_floating
+from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import widen
 from jaxnn.ops.windows import (
     Padding,
     Sizes,
@@ -28,6 +28,7 @@ from jaxnn.ops.windows import (
     taken,
     windows,
 )
+from jaxnn.settings import check_integer
 
 
 class PoolResiduals(NamedTuple):

@@ -12,19 +12,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxnn.checks import check_array, check_floating
+from jaxnn.numerics import widen
 from jaxnn.op import Op
 
 REDUCTIONS = ("mean", "sum", "none")
-
-
-def widen(x: Array) -> Array:
-    """x in float32 if its dtype is narrower: in 16 bits squares overflow, and totals and counts."""
-    x = jnp.asarray(x)
-    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def reduce_fwd(losses: Array, reduction: str) -> Array:

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.checks import check_array, check_floating, check_number
+from jaxnn.checks import check_array, check_floating
 from jaxnn.op import Op
+from jaxnn.settings import check_number
 
 
 def rotary_fwd(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array, Array]:

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_array, check_flag, check_integer, check_kind, check_one_dtype
+from jaxnn.checks import check_array, check_kind, check_one_dtype
+from jaxnn.settings import check_flag, check_integer
 
 
 class Recurrent(NamedTuple):
@@ -205,7 +206,7 @@ def _check(
     check_kind(f"{name}: state", state, State)
     given = {**params._asdict(), **state._asdict()}
     arrays = {field: value for field, value in given.items() if value is not None}
-    check_one_dtype(name, {**arrays, "x": x})
+    check_one_dtype(name, **{**arrays, "x": x})
     check_flag(f"{name}: reverse", reverse)
     if truncate is not None:
         hint = ", the steps that a gradient may go back, or None for all of them"

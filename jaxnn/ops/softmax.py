@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_array, check_floating, check_integer, check_number
+from jaxnn.checks import check_array, check_floating
+from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import widen
+from jaxnn.settings import check_integer, check_number
 
 
 def softmax_fwd(x: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[Array, Array]:

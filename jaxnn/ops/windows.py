@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_array, check_integer
-from jaxnn.ops.reductions import widen
+from jaxnn.checks import check_array
+from jaxnn.numerics import widen
+from jaxnn.settings import check_integer
 
 Padding = str | int | tuple[tuple[int, int], ...]
 Sizes = int | tuple[int, ...]

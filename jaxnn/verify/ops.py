@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.op import Op, call_bwd, call_fwd
+from jaxnn.calls import call_bwd, call_fwd
+from jaxnn.op import Op
 from jaxnn.verify.arguments import argument_names
 from jaxnn.verify.elsewhere import op_elsewhere
 from jaxnn.verify.judge import judge
@@ -108,16 +109,16 @@ def under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) 
         TypeError, ValueError: as the function `op`.
     """
     started = time.perf_counter()
-    out = jax.eval_shape(lambda *arrays: call_fwd(op, op.fwd, arrays, static)[0], *inputs)
+    out = jax.eval_shape(lambda *arrays: call_fwd(op.name, op.fwd, arrays, static)[0], *inputs)
 
     # The oracle differentiates the forward; op(...) itself would call the rule on trial.
     def loss(inputs: Any, dout: Any, settings: Any) -> Any:
-        out, _ = call_fwd(op, op.fwd, inputs, vars(settings))
+        out, _ = call_fwd(op.name, op.fwd, inputs, vars(settings))
         return sum(jax.tree.leaves(jax.tree.map(lambda o, d: (o * d).sum(), out, dout)))
 
     def manual_grad(inputs: Any, dout: Any, settings: Any) -> Any:
-        _, residuals = call_fwd(op, op.fwd, inputs, vars(settings))
-        cotangents = call_bwd(op, op.bwd, residuals, dout, vars(settings), len(inputs))
+        _, residuals = call_fwd(op.name, op.fwd, inputs, vars(settings))
+        cotangents = call_bwd(op.name, op.bwd, residuals, dout, vars(settings), len(inputs))
         return tuple(map(_without_none, cotangents, inputs))
 
     # Random, because a cotangent of ones hides what sums to zero, as in softmax; large and, where

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnn.ops.embedding import Embedding, embedding, unembed
+from jaxnn.ops.linear import Embedding, embedding, unembed
 from rows import Row
 
 

@@ -1,0 +1,23 @@
+"""What the arithmetic of all ops shares: the width of sums, and division where there may be a 0."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def widen(x: Array) -> Array:
+    """Return x in float32, or in its own dtype if that is wider.
+
+    Sums, squares and exponentials are taken of wide numbers: in 16 bits they overflow, and a sum of
+    many terms stops growing.
+    """
+    x = jnp.asarray(x)
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+def divide(a: Array, b: Array) -> Array:
+    """Return a / b, and 0 where b is 0: a sum over nothing has a mean of 0 here, not NaN.
+
+    The 0 is taken out of the division before it: chosen after it, its derivative would be NaN.
+    """
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))

@@ -1,0 +1,105 @@
+"""Settings checked: numbers, integers, flags and words, each returned as plain Python has it.
+
+Every message has the name and the value, the rule, and the fix.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def check_number(
+    name: str, value: Any, rule: str = "finite", holds: Callable[[float], bool] = math.isfinite
+) -> float:
+    """A real number for which `holds` is true, as a float.
+
+    Args:
+        name: of the setting, with its owner's before it, as in "dropout: rate".
+        value: what was given.
+        rule: what must hold, in words that follow "must be", and the fix.
+        holds: the same as a function; NaN should fail it.
+
+    Raises:
+        TypeError: it is no number, or traced by JAX.
+        ValueError: the rule does not hold.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} is {value!r}; it must be a number of Python's, {rule}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond every float
+        number = math.inf
+    if not holds(number):
+        raise ValueError(f"{name} is {value!s:.50}; it must be {rule}")
+    return number
+
+
+def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
+    """An integer of at least `least`, as an int; True and False are none.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is smaller.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}{hint}")
+    return int(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}; it must be True or False")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: Any) -> str:
+    """One of these words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def check_sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    """A sequence of integers of at least 1, as a tuple.
+
+    Raises:
+        TypeError: they are no sequence of integers.
+        ValueError: one is below 1.
+    """
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise TypeError(f"{name} is {sizes!r}; it must be a tuple of integers: (8, 8), say")
+    return tuple(check_integer(f"each of {name} {sizes}", size) for size in sizes)
+
+
+def check_rate(name: str, rate: Any) -> float:
+    """The probability to drop an element, in [0, 1), as a float.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is outside [0, 1).
+    """
+    rule = "in [0, 1), the probability to drop an element: to keep a share p pass 1 - p"
+    return check_number(name, rate, rule, lambda r: 0 <= r < 1)
+
+
+def check_coefficient(name: str, value: Any) -> float:
+    """The weight of a term of the loss, as a float.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite.
+    """
+    return check_number(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
