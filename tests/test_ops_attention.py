@@ -11,7 +11,7 @@ from rows.attention import attend
 
 from jaxnn.ops import attention_passes, attention_reach
 from jaxnn.ops.attention import attention
-from jaxnn.ops.multi_head import MultiHead, multi_head
+from jaxnn.ops.attention import MultiHead, multi_head
 from jaxnn.ops.rotary import rotary
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

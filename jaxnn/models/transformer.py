@@ -38,7 +38,7 @@ from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.experts import Experts
 from jaxnn.ops.linear import Embedding, embedding
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
-from jaxnn.ops.multi_head import MultiHead
+from jaxnn.ops.attention import MultiHead
 from jaxnn.ops.normalisation import Scale
 from jaxnn.text import Batch
 

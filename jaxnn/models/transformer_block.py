@@ -25,7 +25,7 @@ from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.experts import Experts, experts
 from jaxnn.ops.gated import swiglu
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
-from jaxnn.ops.multi_head import MultiHead, multi_head
+from jaxnn.ops.attention import MultiHead, multi_head
 from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
 
 NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}

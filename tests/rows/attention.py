@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxnn.ops.attention import attention
-from jaxnn.ops.multi_head import MultiHead, multi_head
+from jaxnn.ops.attention import MultiHead, multi_head
 from jaxnn.ops.rotary import rotary
 from rows import Row
 

@@ -1,0 +1,76 @@
+"""The doors of `jaxnn.ops.attention`: what its two ops refuse, in words."""
+
+from typing import Any, NamedTuple
+
+from jaxnn.checks import check_broadcasts, check_kind, check_one_dtype, check_shapes
+from jaxnn.settings import check_flag, check_integer, check_number
+
+
+def check_heads(op: str, heads: Any, kv_heads: Any) -> None:
+    """Refuse heads that cannot be shared out evenly; `kv_heads` None is as many as `heads`.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: they are below 1, or `kv_heads` does not divide `heads`.
+    """
+    check_integer(f"{op}: heads", heads)
+    if kv_heads is not None:
+        check_integer(f"{op}: kv_heads", kv_heads, hint=", or None for as many as heads")
+        if heads % kv_heads:
+            raise ValueError(
+                f"{op}: {heads} query heads, {kv_heads} heads of keys and values; the second must "
+                "divide the first, so that each is used by as many query heads: change one"
+            )
+
+
+def check_attention(
+    q: Any, k: Any, v: Any, mask: Any, *, causal: Any, window: Any, scale: Any, block: Any
+) -> None:
+    """Refuse what `attention_fwd` says it raises."""
+    fix = "reshape, transpose or slice what differs"
+    sizes = check_shapes("attention", fix, q=(q, "NTHD"), k=(k, "NSGD"), v=(v, "NSGE"))
+    check_one_dtype("attention", q=q, k=k, v=v)
+    if 0 in sizes["THDSGE"]:
+        raise ValueError(
+            f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; no size but "
+            "that of the batch may be 0: leave out the call where there is nothing to attend to"
+        )
+    check_heads("attention", sizes.H, sizes.G)
+    if mask is not None:
+        fix = "a padding mask (batch, keys) is mask[:, None, None, :]"
+        check_broadcasts("attention: mask", mask, sizes["NHTS"], fix)
+    check_flag("attention: causal", causal)
+    for name, value in (("window", window), ("block", block)):
+        if value is not None:
+            check_integer(f"attention: {name}", value, hint=", or None for no limit")
+    if scale is not None:
+        check_number("attention: scale", scale, "finite, or None for 1 / sqrt(D)")
+    if window is not None and not causal:
+        raise ValueError(
+            f"attention: window is {window} but causal is False; a window reaches back from the "
+            "query: pass causal=True, or a mask for a window of another form"
+        )
+
+
+def check_multi_head(
+    kind: type[NamedTuple], params: Any, x: Any, *_: Any, heads: Any, kv_heads: Any, **__: Any
+) -> None:
+    """Refuse parameters, of the class `kind`, and x that do not fit each other or the heads.
+
+    What is left is refused by `check_attention`, and by `rotary`.
+    """
+    check_kind("multi_head: params", params, kind)
+    check_heads("multi_head", heads, kv_heads)
+    fix = "heads lie side by side, heads in Q and kv_heads in K: reshape x or change the parameters"
+    axes = zip(params, ("DQ", "DK", "DK", "QO", "Q?", "K?", "K?", "O?"), strict=True)
+    given = dict(zip(kind._fields, axes, strict=True))
+    sizes = check_shapes("multi_head", fix, x=(x, "NTD"), **given)
+    check_one_dtype("multi_head", x=x, **params._asdict())
+    columns = sizes.K * heads // (heads if kv_heads is None else kv_heads)
+    if 0 in sizes["TDQKO"] or sizes.Q % heads or columns != sizes.Q:
+        raise ValueError(
+            f"multi_head: x has shape {x.shape}, wq {params.wq.shape}, wk {params.wk.shape}, wo "
+            f"{params.wo.shape}, with {heads} heads and {kv_heads} kv_heads; no size but that of "
+            "the batch may be 0, heads must divide the outputs of wq, kv_heads those of wk, into "
+            "heads of one size: change one"
+        )
