@@ -61,16 +61,25 @@ def check_multi_head(
     """
     check_kind("multi_head: params", params, kind)
     check_heads("multi_head", heads, kv_heads)
-    fix = "heads lie side by side, heads in Q and kv_heads in K: reshape x or change the parameters"
+    fix = "reshape x or change the parameters"
     axes = zip(params, ("DQ", "DK", "DK", "QO", "Q?", "K?", "K?", "O?"), strict=True)
     given = dict(zip(kind._fields, axes, strict=True))
-    sizes = check_shapes("multi_head", fix, x=(x, "NTD"), **given)
-    check_one_dtype("multi_head", x=x, **params._asdict())
-    columns = sizes.K * heads // (heads if kv_heads is None else kv_heads)
-    if 0 in sizes["TDQKO"] or sizes.Q % heads or columns != sizes.Q:
+    sizes = check_shapes("multi_head", fix, **given, x=(x, "NTD"))
+    check_one_dtype("multi_head", **params._asdict(), x=x)
+    if 0 in sizes["TDQKO"]:
         raise ValueError(
             f"multi_head: x has shape {x.shape}, wq {params.wq.shape}, wk {params.wk.shape}, wo "
-            f"{params.wo.shape}, with {heads} heads and {kv_heads} kv_heads; no size but that of "
-            "the batch may be 0, heads must divide the outputs of wq, kv_heads those of wk, into "
-            "heads of one size: change one"
+            f"{params.wo.shape}; no size but that of the batch may be 0: {fix}"
+        )
+    if sizes.Q % heads:
+        raise ValueError(
+            f"multi_head: wq has {sizes.Q} outputs for {heads} heads; the heads must divide them: "
+            "change one"
+        )
+    size, kv_heads = sizes.Q // heads, heads if kv_heads is None else kv_heads
+    if kv_heads * size != sizes.K:
+        raise ValueError(
+            f"multi_head: wk and wv have shape {params.wk.shape}; with {kv_heads} heads of keys "
+            f"and values of the queries' size {size} they must be {(sizes.D, kv_heads * size)}: "
+            "change the shapes or kv_heads"
         )

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from jaxnn.ops.attention import attention
-from jaxnn.ops.attention import MultiHead, multi_head
+from jaxnn.ops.attention import MultiHead, attention, multi_head
 from jaxnn.ops.rotary import rotary
 from rows import Row
 

@@ -40,13 +40,13 @@ def attention_fwd(
     attend: Callable[..., Any] = plain.attention_fwd
     if block is not None:
         attend = partial(_in_blocks_fwd, block=block)
+    qh, kh, vh = (x.swapaxes(1, 2) for x in (q, k, v))  # once, and not for every run
     parts = []
-    for queries, keys in _runs(q, k, causal, window, block):
-        of_part = q[:, queries], k[:, keys], v[:, keys], _taken(mask, queries, keys)
+    for i, j in _runs(q, k, causal, window, block):
+        of_part = _cut(qh, i), _cut(kh, j), _cut(vh, j), _taken(mask, i, j)
         y, saved = attend(*of_part, causal=causal, window=window, scale=scale)
         parts.append((y, saved.log_normaliser))
-    ys, log_normalisers = zip(*parts, strict=True)
-    y, log_normaliser = jnp.concatenate(ys, 1), jnp.concatenate(log_normalisers, 1)
+    y, log_normaliser = (jnp.concatenate(of_all, 1) for of_all in zip(*parts, strict=True))
     return y, AttentionResiduals(q, k, v, mask, y, log_normaliser)
 
 
@@ -64,12 +64,13 @@ def attention_bwd(
     attend: Callable[..., Any] = plain.attention_bwd
     if block is not None:
         attend = partial(_in_blocks_bwd, block=block)
+    qh, kh, vh, yh, dyh = (x.swapaxes(1, 2) for x in (q, k, v, y, dy))
     dqs: list[Array] = []
     dk, dv = jnp.zeros_like(k), jnp.zeros_like(v)
     for i, j in _runs(q, k, causal, window, block):
-        of_keys = k[:, j], v[:, j], _taken(mask, i, j)
-        part = AttentionResiduals(q[:, i], *of_keys, y[:, i], log_normaliser[:, i])
-        dq, dki, dvi, _ = attend(part, dy[:, i], causal=causal, window=window, scale=scale)
+        of_keys = _cut(kh, j), _cut(vh, j), _taken(mask, i, j)
+        part = AttentionResiduals(_cut(qh, i), *of_keys, _cut(yh, i), log_normaliser[:, i])
+        dq, dki, dvi, _ = attend(part, _cut(dyh, i), causal=causal, window=window, scale=scale)
         around = [(0, 0), (j.start, k.shape[1] - j.stop), (0, 0), (0, 0)]
         dqs.append(dq)
         dk, dv = dk + jnp.pad(dki, around), dv + jnp.pad(dvi, around)
@@ -89,6 +90,11 @@ def _runs(
     ends = [(start, min(start + size, t)) for start in range(0, t, size)]
     before = s if window is None else window - 1
     return [(slice(a, b), slice(max(0, s - t + a - before), s - t + b)) for a, b in ends]
+
+
+def _cut(x: Array, positions: slice) -> Array:
+    """Some positions of x (N, H, T, D), as (N, T, H, D)."""
+    return x[:, :, positions].swapaxes(1, 2)
 
 
 def _taken(mask: Array | None, queries: slice, keys: slice) -> Array | None:
