@@ -1,4 +1,4 @@
-"""What the arithmetic of all ops shares: the width of sums, and division where there may be a 0."""
+"""What the arithmetic of all ops shares: the width of sums, division, and means of losses."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,3 +21,18 @@ def divide(a: Array, b: Array) -> Array:
     The 0 is taken out of the division before it: chosen after it, its derivative would be NaN.
     """
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduce_fwd(losses: Array, reduction: str) -> Array:
+    """Return the mean of the losses, their sum or, for "none", each by itself."""
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
+    """Return the cotangent of each of `size` losses, widened; a scalar where it is the same."""
+    return widen(dloss) / size if reduction == "mean" else widen(dloss)
