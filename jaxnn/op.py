@@ -159,12 +159,14 @@ class Op(Generic[Inputs, Out]):
         A scalar of NumPy's would widen bfloat16; Python's does not.
 
         Raises:
+            TypeError: an input holds what is no array.
             TypeError, ValueError: as `check`.
         """
         settings = _as_python(settings)
         if self.check is not None:
             given = calls.bound(f"fwd of op {self.name}", self.plain.fwd, inputs, settings)
             self.check(*given.args, **given.kwargs)
+        calls.check_leaves(self.name, [*self.inputs], inputs)
         return jax.tree.map(_as_jax, inputs), settings
 
     def __call__(self, *inputs: Inputs.args, **settings: Inputs.kwargs) -> Out:
