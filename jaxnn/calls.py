@@ -96,8 +96,8 @@ def check_leaves(op: str, names: Sequence[str], inputs: tuple[Any, ...]) -> None
             if not _is_array(leaf) or (isinstance(leaf, int) and abs(leaf) >= 2**63):
                 name = ", ".join(names[place : place + 1]) or f"number {place}"
                 raise TypeError(
-                    f"op {op}: its input {name} has {leaf!r:.50}; inputs must be arrays, or numbers "
-                    "of 64 bits: give what is none as a setting, by keyword"
+                    f"op {op}: its input {name} has {leaf!r:.50}; inputs must be arrays, or "
+                    "numbers of 64 bits: give what is none as a setting, by keyword"
                 )
 
 
