@@ -2,10 +2,14 @@
 
     python tests/house.py
 
-prints a line for each file of `jaxnn/ops` and for each op's backward.
+prints a line for each file of `jaxnn/ops` and for each op's backward, and with `--write` brings the
+lists of files in the READMEs up to date.
 """
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,7 +166,36 @@ def circle(graph):
     return []
 
 
+# The folders with a README that lists what is in them; each file is in the list nearest to it.
+LISTED = ("jaxnn", "jaxnn/verify", "experiments", "experiments/benchmark", "tests")
+
+
+def tree(folder):
+    """A line for each Python file of a folder: its name, and how its docstring begins."""
+    tracked = subprocess.run(
+        ["git", "ls-files", f"{folder}/*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    deeper = tuple(f"{other}/" for other in LISTED if other.startswith(f"{folder}/"))
+    lines = []
+    for name in sorted(tracked.stdout.split()):
+        doc = ast.get_docstring(parsed(ROOT / name))
+        if doc and not name.startswith(deeper):
+            lines.append(f"{name.removeprefix(folder + '/'):28} {doc.splitlines()[0].rstrip('.')}")
+    return "\n".join(lines)
+
+
+def list_in(readme):
+    """The list of files that a README has, and where it is in it."""
+    return re.search(r"(?<=## What is where\n\n```\n).*?(?=\n```)", readme, re.DOTALL)
+
+
 if __name__ == "__main__":
+    if "--write" in sys.argv:
+        for folder in LISTED:
+            path = ROOT / folder / "README.md"
+            text = path.read_text()
+            start, end = list_in(text).span()
+            path.write_text(text[:start] + tree(folder) + text[end:])
     print("file                      lines  code  arithmetic")
     for file in map(measured, OPS):
         print(f"{file.name:24} {file.lines:6} {file.code:5} {file.arithmetic / file.code:10.0%}")
