@@ -1,4 +1,6 @@
-"""What the arithmetic of all ops shares: the width of sums, division, and means of losses."""
+"""What the arithmetic of all ops shares: the width of sums, division by 0, labels."""
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,16 +25,11 @@ def divide(a: Array, b: Array) -> Array:
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
-REDUCTIONS = ("mean", "sum", "none")
+def valid_labels(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
+    """Return the labels, wide enough to be compared with any class; 1 or, where none is meant, NaN.
 
-
-def reduce_fwd(losses: Array, reduction: str) -> Array:
-    """Return the mean of the losses, their sum or, for "none", each by itself."""
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
-
-
-def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
-    """Return the cotangent of each of `size` losses, widened; a scalar where it is the same."""
-    return widen(dloss) / size if reduction == "mean" else widen(dloss)
+    A label that marks no class would count as a certain success: its row is multiplied by NaN.
+    """
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)
+    return labels, jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)

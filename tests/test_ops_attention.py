@@ -10,9 +10,9 @@ from conftest import assert_leaves_close, run
 from rows.attention import attend
 
 from jaxnn.op import plain_forms
-from jaxnn.ops.attention import MultiHead, attention, multi_head
+from jaxnn.ops.attention import attention
 from jaxnn.ops.fast import attention as fast
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.multi_head import MultiHead, multi_head, rotary
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -278,15 +278,27 @@ HEADS = {"heads": 4, "kv_heads": 2}
             ValueError,
             "window is 3 but causal is False",
         ),
-        (rotary, (X, jnp.arange(5)), {}, ValueError, "(2, 5, 3).*four dimensions"),
+        (rotary, (X, jnp.arange(5)), {}, ValueError, "(2, 5, 3).*(N, T, H, D).*four dimensions"),
         (rotary, (Q[..., :5], jnp.arange(5)), {}, ValueError, "size 5; the size must be even"),
-        (rotary, (Q, jnp.arange(5.0)), {}, TypeError, "dtype float32; they must be integers"),
+        (
+            rotary,
+            (Q, jnp.arange(5.0)),
+            {},
+            TypeError,
+            "positions has dtype float32; it must be of integers",
+        ),
         (rotary, (Q, jnp.arange(7)), {}, ValueError, "(7,), x (2, 5, 4, 6).*5 positions"),
         (rotary, (Q, jnp.arange(5)), {"base": 0}, ValueError, "base is 0.*above 0"),
         (rotary, (Q, jnp.arange(5)), {"base": float("inf")}, ValueError, "base is inf.*finite"),
         (rotary, (Q.astype(int), jnp.arange(5)), {}, TypeError, "x has dtype int32.*floating"),
         (rotary, (Q, [0, 1, 2, 3, 4]), {}, TypeError, "positions is a list"),
-        (multi_head, (PARAMS, X, None, None), {"heads": 3}, ValueError, "8 outputs for 3 heads"),
+        (
+            multi_head,
+            (PARAMS, X, None, None),
+            {"heads": 3},
+            ValueError,
+            "8 outputs for 3 heads; they must divide",
+        ),
         (
             multi_head,
             (PARAMS, X, None, None),
@@ -313,6 +325,7 @@ HEADS = {"heads": 4, "kv_heads": 2}
             TypeError,
             "bo bfloat16, x float32; they must be one",
         ),
+        (multi_head, (PARAMS, X, X, None), HEADS | {"rotary_base": 9.0}, TypeError, "of integers"),
         (multi_head, (PARAMS, X, None, X > 0), HEADS, ValueError, "mask has shape (2, 5, 3)"),
         (multi_head, (PARAMS, X, None, None), HEADS | {"window": 2}, ValueError, "causal is False"),
         (
@@ -328,7 +341,7 @@ HEADS = {"heads": 4, "kv_heads": 2}
             (PARAMS, X[:, :0], None, None),
             HEADS,
             ValueError,
-            "(2, 0, 3).*batch may be 0",
+            "(2, 0, 4, 2).*batch may be 0",
         ),
         (
             multi_head,

@@ -20,9 +20,9 @@ from jaxnn.checks import check_key
 from jaxnn.models.transformer import Params, check_tokens, embed_fwd, output_weights
 from jaxnn.models.transformer_block import NORMS, Block, block_fwd
 from jaxnn.models.transformer_config import Config
-from jaxnn.ops.attention import MultiHead, attention
+from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import embedding
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.multi_head import MultiHead, rotary
 from jaxnn.settings import check_integer, check_number
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxnn.models.inputs import check_dropout
-from jaxnn.ops.attention_doors import check_heads
+from jaxnn.ops.attention import check_heads
 from jaxnn.settings import check_choice, check_coefficient, check_flag, check_integer, check_number
 
 NORMS = ("layer", "rms")

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_integers, check_one_dtype, check_range, check_shapes
-from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, widen
+from jaxnn.numerics import valid_labels, widen
 from jaxnn.op import Op
+from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_choice, check_coefficient, check_integer, check_number
 
 
@@ -122,8 +123,7 @@ def linear_cross_entropy_fwd(
         w: (D, V), V classes; of a tied model the transposed table of its embedding.
         x: (..., D), of the dtype of w.
         labels: (...) integers in [0, V).
-        chunk: classes whose logits the fast form holds at once, whether or not it divides V; None
-            for as many as have two million logits, and at least 128.
+        chunk: classes whose logits the fast form holds at once; None for two million logits.
         label_smoothing: as `softmax_cross_entropy`.
         z_loss: as `softmax_cross_entropy`.
         reduction: as `softmax_cross_entropy`.
@@ -152,16 +152,6 @@ def linear_cross_entropy_bwd(
     return jnp.einsum("...d,...v->dv", x, dz), dz @ w.T, None
 
 
-def valid_labels(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
-    """Return the labels, wide enough to be compared with any class; 1 or, where none is meant, NaN.
-
-    A label that marks no class would count as a certain success: its row is multiplied by NaN.
-    """
-    if labels.dtype.itemsize < 4:
-        labels = labels.astype(jnp.int32)
-    return labels, jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)
-
-
 def check_labels(
     logits: Any,
     labels: Array,
@@ -169,7 +159,7 @@ def check_labels(
     noun: str = "logits",
     reduction: str = "mean",
 ) -> None:
-    """Refuse labels that cannot index the last axis of the logits: raises as the cross-entropy."""
+    """Refuse labels that cannot index the last axis of the logits."""
     check_floating(f"{op}: {noun}", logits)
     fix = "cast them with labels.astype(int), or take argmax(-1) of one-hot rows"
     check_integers(f"{op}: labels", labels, fix)
@@ -188,16 +178,14 @@ def check_labels(
     check_range(f"{op}: label", labels, logits.shape[-1], rule)
 
 
-def _check(logits: Any, labels: Any, *, label_smoothing: Any, z_loss: Any, reduction: Any) -> None:
-    _check_settings("softmax_cross_entropy", label_smoothing, z_loss)
+def _check(logits: Any, labels: Any, *, reduction: Any, **settings: Any) -> None:
+    _check_settings("softmax_cross_entropy", **settings)
     check_labels(logits, labels, reduction=reduction)
 
 
-def _check_linear(
-    w: Any, x: Any, labels: Any, *, chunk: Any, label_smoothing: Any, z_loss: Any, reduction: Any
-) -> None:
+def _check_linear(w: Any, x: Any, labels: Any, *, chunk: Any, reduction: Any, **rest: Any) -> None:
     op = "linear_cross_entropy"
-    _check_settings(op, label_smoothing, z_loss)
+    _check_settings(op, **rest)
     if chunk is not None:
         check_integer(f"{op}: chunk", chunk, hint=", or None")
     check_shapes(op, "transpose w or check the feature count", w=(w, "DV"), x=(x, "...D"))

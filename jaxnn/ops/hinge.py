@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, widen
+from jaxnn.numerics import valid_labels, widen
 from jaxnn.op import Op
-from jaxnn.ops.cross_entropy import check_labels, labelled_example, valid_labels
+from jaxnn.ops.cross_entropy import check_labels, labelled_example
+from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_number
 
 

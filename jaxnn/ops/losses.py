@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating
-from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, widen
+from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import check_pair
+from jaxnn.ops.reductions import REDUCTIONS, check_pair, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_choice, check_number
 
 

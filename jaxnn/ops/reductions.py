@@ -1,6 +1,11 @@
-"""Means of losses of which some count more than others, or not at all.
+"""From many losses to one, and back.
 
-m = sum_i w_i v_i / W,  W = sum_i w_i      dv_i = w_i dm / W,  dw_i = (v_i - m) dm / W
+    "mean"  loss = sum_i l_i / size         dl_i = dloss / size
+    "sum"   loss = sum_i l_i                dl_i = dloss
+    "none"  loss_i = l_i                    dl_i = dloss_i
+
+A mean of some losses only, or one that counts some more than others, is the `weighted_mean` of the
+"none" of any of them.
 """
 
 from typing import NamedTuple
@@ -9,9 +14,45 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.checks import check_array, check_floating, check_not_empty
-from jaxnn.numerics import divide, widen
+from jaxnn.checks import check_array, check_floating
+from jaxnn.numerics import widen
 from jaxnn.op import Op
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduce_fwd(losses: Array, reduction: str) -> Array:
+    """The mean of the losses, their sum or, for "none", each by itself."""
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
+    """The cotangent of each of `size` losses, widened; a scalar where it is the same for all."""
+    return widen(dloss) / size if reduction == "mean" else widen(dloss)
+
+
+def check_pair(op: str, **arrays: Array) -> None:
+    """Refuse two inputs, given by name, that do not pair up element by element.
+
+    Raises:
+        TypeError: the first is no floating array or the second no array.
+        ValueError: their shapes differ (they would broadcast to a wrong mean) or hold no element.
+    """
+    (first, a), (second, b) = arrays.items()
+    check_floating(f"{op}: {first}", a)
+    check_array(f"{op}: {second}", b)
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
+            f"one, for example {second}[:, None]"
+        )
+    if a.size == 0:
+        raise ValueError(
+            f"{op}: {first} have shape {a.shape}, no element; a mean needs at least one: pass a "
+            "non-empty batch"
+        )
 
 
 class WeightedMeanResiduals(NamedTuple):
@@ -24,7 +65,7 @@ class WeightedMeanResiduals(NamedTuple):
 
 
 def weighted_mean_fwd(values: Array, weights: Array) -> tuple[Array, WeightedMeanResiduals]:
-    """Average values by their weights: sum_i w_i v_i / sum_i w_i; a mask is weights of True, False.
+    """sum_i w_i v_i / sum_i w_i over all elements: a mask is weights of True and False.
 
         weighted_mean(softmax_cross_entropy(logits, labels, reduction="none"), mask)
 
@@ -40,52 +81,28 @@ def weighted_mean_fwd(values: Array, weights: Array) -> tuple[Array, WeightedMea
         weights: the same shape; of the values' dtype, or booleans or integers, which have no
             gradient.
 
-    Returns:
-        The mean (), residuals.
-
     Raises:
         TypeError: the values are no floating array or the weights no array.
         ValueError: the shapes differ or hold no element.
     """
+    check_pair("weighted_mean", values=values, weights=weights)
+    values, weights = jnp.asarray(values), jnp.asarray(weights)
     v = widen(values)
     w = weights.astype(v.dtype)
     total = w.sum()
-    mean = divide((w * v).sum(), total)
+    # The inner `where` keeps 0 / 0 out of the division, whose derivative would be NaN.
+    mean = jnp.where(total == 0, 0, (w * v).sum() / jnp.where(total == 0, 1, total))
     return mean.astype(values.dtype), WeightedMeanResiduals(values, weights, mean, total)
 
 
 def weighted_mean_bwd(residuals: WeightedMeanResiduals, dmean: Array) -> tuple[Array, Array | None]:
-    """Return dv = w dm / W and dw = (v - m) dm / W; both 0 where W is."""
+    """dv = w dmean / sum w,  dw = (v - mean) dmean / sum w; both 0 where sum w is."""
     values, weights, mean, total = residuals
-    scale = divide(widen(dmean), total)
+    scale = jnp.where(total == 0, 0, widen(dmean) / jnp.where(total == 0, 1, total))
     dvalues = (weights.astype(mean.dtype) * scale).astype(values.dtype)
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         return dvalues, None
     return dvalues, ((widen(values) - mean) * scale).astype(weights.dtype)
-
-
-def check_pair(op: str, *, empty: bool = False, **arrays: Array) -> None:
-    """Refuse two inputs, given by name, that do not pair up element by element.
-
-    Raises:
-        TypeError: the first is no floating array or the second no array.
-        ValueError: their shapes differ (they would broadcast to a wrong mean) or, unless they may
-            be `empty`, hold no element.
-    """
-    (first, a), (second, b) = arrays.items()
-    check_floating(f"{op}: {first}", a)
-    check_array(f"{op}: {second}", b)
-    if a.shape != b.shape:
-        raise ValueError(
-            f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
-            f"one, for example {second}[:, None]"
-        )
-    if not empty:
-        check_not_empty(f"{op}: {first}", a, "a mean needs at least one")
-
-
-def _check(values: Array, weights: Array) -> None:
-    check_pair("weighted_mean", values=values, weights=weights)
 
 
 def _weighted_example(key: Array) -> tuple[Array, Array]:
@@ -95,4 +112,4 @@ def _weighted_example(key: Array) -> tuple[Array, Array]:
     return jax.random.normal(k1, (7, 3)), weights.at[1].set(jnp.array([0.0, 0.0, -0.5]))
 
 
-weighted_mean = Op(weighted_mean_fwd, weighted_mean_bwd, check=_check, example=_weighted_example)
+weighted_mean = Op(weighted_mean_fwd, weighted_mean_bwd, example=_weighted_example)
