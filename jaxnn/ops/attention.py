@@ -138,8 +138,8 @@ def _check(
     check_one_dtype("attention", q=q, k=k, v=v)
     if 0 in sizes["THDSGE"]:
         raise ValueError(
-            f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; no size but "
-            "that of the batch may be 0: leave out the call where there is nothing to attend to"
+            f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; all "
+            "sizes but the batch's must be at least 1: leave out a call about nothing"
         )
     check_heads("attention", sizes.H, sizes.G)
     if mask is not None:
@@ -153,8 +153,8 @@ def _check(
         check_number("attention: scale", scale, "finite, or None for 1 / sqrt(D)")
     if window is not None and not causal:
         raise ValueError(
-            f"attention: window is {window} but causal is False; a window reaches back from the "
-            "query: pass causal=True, or a mask for a window of another form"
+            f"attention: window is {window!s:.50} but causal is False; it must be True, for a "
+            "window reaches back from the query: pass causal=True, or a mask"
         )
 
 
