@@ -29,7 +29,7 @@ from jax import Array, lax
 from jaxnn.checks import check_floating, check_kind, check_shapes
 from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.normalisation import Normalised, Scale, affine, check_norm, drawn
+from jaxnn.ops.normalisation import Normalised, Scale, affine, check_norm, draw_example
 from jaxnn.settings import check_flag, check_number
 
 
@@ -144,7 +144,7 @@ def _check(
 def _example(key: Array) -> tuple[Scale, Running, Array]:
     """A batch of which one channel is 0 throughout."""
     k1, k2 = jax.random.split(key)
-    params, x = drawn((7, 2, 3), k1)
+    params, x = draw_example((7, 2, 3), k1)
     mean = jax.random.normal(k2, (3,))
     return params, Running(mean, jnp.array([0.5, 1.0, 3.0])), x.at[..., 1].set(0.0)
 

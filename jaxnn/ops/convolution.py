@@ -217,7 +217,7 @@ def _check(name: str, params: Conv, x: Array, *, groups: int, **settings: Any) -
     check(name, x.shape[1:-1], w.shape[:-2], **settings)
 
 
-def _drawn(w: tuple[int, ...], b: int, x: tuple[int, ...], key: Array) -> tuple[Conv, Array]:
+def _example(w: tuple[int, ...], b: int, x: tuple[int, ...], key: Array) -> tuple[Conv, Array]:
     """Inputs of these shapes, of which the first position is 0."""
     kw, kb, kx = jax.random.split(key, 3)
     params = Conv(jax.random.normal(kw, w), jax.random.normal(kb, (b,)))
@@ -228,14 +228,14 @@ conv1d = Op(
     conv1d_fwd,
     conv1d_bwd,
     check=partial(_check, "conv1d"),
-    example=partial(_drawn, (3, 2, 6), 6, (2, 8, 4)),
+    example=partial(_example, (3, 2, 6), 6, (2, 8, 4)),
     settings=({"stride": 3, "padding": "causal", "dilation": 2, "groups": 2},),
 )
 conv2d = Op(
     conv2d_fwd,
     conv2d_bwd,
     check=partial(_check, "conv2d"),
-    example=partial(_drawn, (2, 3, 2, 6), 6, (3, 7, 5, 4)),
+    example=partial(_example, (2, 3, 2, 6), 6, (3, 7, 5, 4)),
     settings=(
         {"padding": "same", "groups": 2},
         {"stride": (2, 3), "padding": ((2, 0), (1, 3)), "dilation": (2, 1), "groups": 2},
@@ -245,6 +245,6 @@ conv2d_transpose = Op(
     conv2d_transpose_fwd,
     conv2d_transpose_bwd,
     check=partial(_check, TRANSPOSE),
-    example=partial(_drawn, (2, 3, 3, 4), 6, (3, 4, 5, 4)),
+    example=partial(_example, (2, 3, 3, 4), 6, (3, 4, 5, 4)),
     settings=({"stride": 2, "padding": ((0, 1), (2, 0)), "groups": 2, "output_padding": 1},),
 )

@@ -215,7 +215,7 @@ def _check_groups(params: Scale, x: Array, *, groups: int, eps: float) -> None:
 
 
 @partial(jax.jit, static_argnums=0)
-def drawn(shape: tuple[int, ...], key: Array) -> tuple[Scale, Array]:
+def draw_example(shape: tuple[int, ...], key: Array) -> tuple[Scale, Array]:
     """Draw all parameters, and x of which one part is 0 throughout, and so its variance."""
     k1, k2, k3 = jax.random.split(key, 3)
     params = Scale(jax.random.normal(k1, shape[-1:]), jax.random.normal(k2, shape[-1:]))
@@ -226,25 +226,25 @@ layer_norm = Op(
     layer_norm_fwd,
     layer_norm_bwd,
     check=partial(check_norm, "layer_norm"),
-    example=partial(drawn, (3, 2, 5)),
+    example=partial(draw_example, (3, 2, 5)),
 )
 rms_norm = Op(
     rms_norm_fwd,
     rms_norm_bwd,
     check=partial(check_norm, "rms_norm"),
-    example=partial(drawn, (3, 2, 5)),
+    example=partial(draw_example, (3, 2, 5)),
     settings=({"eps": 0.1},),
 )
 group_norm = Op(
     group_norm_fwd,
     group_norm_bwd,
     check=_check_groups,
-    example=partial(drawn, (2, 1, 5, 6)),
+    example=partial(draw_example, (2, 1, 5, 6)),
     settings=({"groups": 3},),
 )
 instance_norm = Op(
     instance_norm_fwd,
     instance_norm_bwd,
     check=partial(check_norm, "instance_norm", axes=3),
-    example=partial(drawn, (2, 1, 5, 6)),
+    example=partial(draw_example, (2, 1, 5, 6)),
 )

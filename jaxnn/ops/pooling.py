@@ -16,19 +16,9 @@ from jax import Array, lax
 
 from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.windows import (
-    MOST,
-    Padding,
-    Placement,
-    Sizes,
-    check_images,
-    check_per_axis,
-    check_placement,
-    from_tap,
-    placement,
-    under_tap,
-)
-from jaxnn.settings import check_integer
+from jaxnn.ops import windows
+from jaxnn.ops.windows import Padding, Placement, Sizes, from_tap, placement, under_tap
+from jaxnn.settings import MOST, check_integer, check_per_axis
 
 
 class PoolResiduals(NamedTuple):
@@ -38,9 +28,7 @@ class PoolResiduals(NamedTuple):
     y: Array
 
 
-def _placement(
-    x: Array, window: Sizes = 2, stride: Sizes | None = None, padding: Padding = "valid"
-) -> Placement:
+def _placement(x: Array, window: Sizes, stride: Sizes | None, padding: Padding) -> Placement:
     """Return where windows go, side by side unless there is a stride."""
     return placement(x.shape[1:3], window, window if stride is None else stride, padding)
 
@@ -79,13 +67,20 @@ def max_pool_fwd(
     return y, PoolResiduals(x, y)
 
 
-def max_pool_bwd(residuals: PoolResiduals, dy: Array, **settings: Any) -> tuple[Array]:
+def max_pool_bwd(
+    residuals: PoolResiduals,
+    dy: Array,
+    *,
+    window: Sizes = 2,
+    stride: Sizes | None = None,
+    padding: Padding = "valid",
+) -> tuple[Array]:
     """Return dx = dy at the first tap of each window whose x is y, also where both are NaN.
 
     The padding counts as -inf: of a window of nothing else it may be the first.
     """
     x, y = residuals
-    at = _placement(x, **settings)
+    at = _placement(x, window, stride, padding)
     padded = jnp.pad(x, ((0, 0), *at.padding, (0, 0)), constant_values=-jnp.inf)
     dx, found = jnp.zeros_like(widen(x)), jnp.zeros(y.shape, bool)
     for tap in at.taps:
@@ -114,9 +109,16 @@ def average_pool_fwd(
     return (total / math.prod(at.kernel)).astype(x.dtype), x
 
 
-def average_pool_bwd(x: Array, dy: Array, **settings: Any) -> tuple[Array]:
+def average_pool_bwd(
+    x: Array,
+    dy: Array,
+    *,
+    window: Sizes = 2,
+    stride: Sizes | None = None,
+    padding: Padding = "valid",
+) -> tuple[Array]:
     """Return dx = the dy of all windows over a position, added up, over the window's size."""
-    at = _placement(x, **settings)
+    at = _placement(x, window, stride, padding)
     share = widen(dy) / math.prod(at.kernel)
     dx = reduce(jnp.add, (from_tap(share, tap, at) for tap in at.taps))
     return (dx.astype(x.dtype),)
@@ -176,9 +178,9 @@ def upsample_nearest_bwd(residuals: None, dy: Array, *, factor: int = 2) -> tupl
 
 def _check(name: str, x: Array, *, window: Any, stride: Any, padding: Any) -> None:
     """Refuse what is no images, and windows that do not fit them or hold nothing of them."""
-    check_images(name, x)
-    check_per_axis(name, "window", window, 2)
-    at = check_placement(
+    windows.check_images(name, x)
+    check_per_axis(f"{name}: window", window, 2)
+    at = windows.check_placement(
         name, x.shape[1:3], window, padding, stride=window if stride is None else stride
     )
     if any(max(pads) >= k for pads, k in zip(at.padding, at.kernel, strict=True)):
@@ -189,7 +191,7 @@ def _check(name: str, x: Array, *, window: Any, stride: Any, padding: Any) -> No
 
 
 def _check_upsample(x: Array, *, factor: int) -> None:
-    check_images("upsample_nearest", x)
+    windows.check_images("upsample_nearest", x)
     check_integer("upsample_nearest: factor", factor)
     if max(x.shape) * factor >= MOST:
         raise ValueError(
@@ -222,13 +224,13 @@ average_pool = Op(
 global_average_pool = Op(
     global_average_pool_fwd,
     global_average_pool_bwd,
-    check=partial(check_images, "global_average_pool"),
+    check=partial(windows.check_images, "global_average_pool"),
     example=_example,
 )
 global_max_pool = Op(
     global_max_pool_fwd,
     global_max_pool_bwd,
-    check=partial(check_images, "global_max_pool"),
+    check=partial(windows.check_images, "global_max_pool"),
     example=_example,
 )
 upsample_nearest = Op(

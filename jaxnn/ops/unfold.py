@@ -17,17 +17,10 @@ from jax import Array
 from jaxnn.checks import check_kind
 from jaxnn.numerics import widen
 from jaxnn.op import Op
+from jaxnn.ops import windows
 from jaxnn.ops.convolution import Conv
-from jaxnn.ops.windows import (
-    Padding,
-    Sizes,
-    check_images,
-    check_per_axis,
-    check_placement,
-    from_tap,
-    placement,
-    under_tap,
-)
+from jaxnn.ops.windows import Padding, Sizes, from_tap, placement, under_tap
+from jaxnn.settings import check_per_axis
 
 
 def unfold_fwd(
@@ -62,9 +55,17 @@ def unfold_fwd(
     return jnp.concatenate([under_tap(padded, tap, at) for tap in at.taps], -1), x
 
 
-def unfold_bwd(x: Array, du: Array, *, kernel: Sizes, **settings: Any) -> tuple[Array]:
+def unfold_bwd(
+    x: Array,
+    du: Array,
+    *,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+) -> tuple[Array]:
     """Return dx = the patches added up where they came from, also called fold or col2im."""
-    at = placement(x.shape[1:3], kernel, **settings)
+    at = placement(x.shape[1:3], kernel, stride, padding, dilation)
     under = jnp.split(widen(du), math.prod(at.kernel), -1)
     dx = reduce(jnp.add, (from_tap(d, tap, at) for d, tap in zip(under, at.taps, strict=True)))
     return (dx.astype(x.dtype),)
@@ -125,16 +126,16 @@ def conv2d_unfold_bwd(
 
 
 def _check_unfold(x: Array, *, kernel: Any, **settings: Any) -> None:
-    check_images("unfold", x)
-    check_per_axis("unfold", "kernel", kernel, 2)
-    check_placement("unfold", x.shape[1:3], kernel, **settings)
+    windows.check_images("unfold", x)
+    check_per_axis("unfold: kernel", kernel, 2)
+    windows.check_placement("unfold", x.shape[1:3], kernel, **settings)
 
 
 def _check_conv(params: Conv, x: Array, **settings: Any) -> None:
     check_kind("conv2d_unfold: params", params, Conv)
     w, b = params
-    check_images("conv2d_unfold", x, w=(w, "KLCO"), b=(b, "O?"))
-    check_placement("conv2d_unfold", x.shape[1:3], w.shape[:2], **settings)
+    windows.check_images("conv2d_unfold", x, w=(w, "KLCO"), b=(b, "O?"))
+    windows.check_placement("conv2d_unfold", x.shape[1:3], w.shape[:2], **settings)
 
 
 def _example(key: Array) -> tuple[Array]:

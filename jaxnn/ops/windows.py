@@ -16,12 +16,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_one_dtype, check_shapes
-from jaxnn.settings import check_integer
+from jaxnn.settings import MOST, check_per_axis, check_windows
 
 Padding = str | int | tuple[tuple[int, int], ...]
 Sizes = int | tuple[int, ...]
-
-MOST = 2**31  # positions along an axis: XLA counts no further
 
 
 class Placement(NamedTuple):
@@ -159,7 +157,7 @@ def check_placement(
         TypeError: a setting is of another type.
         ValueError: a setting has the wrong form, is below its least value, or leaves no place.
     """
-    check_settings(name, len(size), padding, **settings)
+    check_windows(name, len(size), padding, **settings)
     at = placement(size, kernel, padding=padding, **settings)
     if min(at.places) < 1:
         spans = tuple(d * (k - 1) + 1 for k, d in zip(at.kernel, at.dilation, strict=True))
@@ -172,24 +170,17 @@ def check_placement(
 
 
 def check_transposed(
-    name: str,
-    size: tuple[int, ...],
-    kernel: Sizes,
-    padding: Any,
-    output_padding: Any,
-    **settings: Any,
+    name: str, size: tuple[int, ...], kernel: Sizes, output_padding: Any, **settings: Any
 ) -> None:
     """Refuse settings that `transposed_placement` can do nothing with; raises as the above."""
-    if isinstance(padding, str):
+    if isinstance(settings["padding"], str):
         raise ValueError(
-            f"{name}: padding is {padding!r}; it must be a number or ((top, bottom), (left, "
-            "right)): of a transpose the size is not known that 'same' would need"
+            f"{name}: padding is {settings['padding']!r}; it must be a number or ((top, bottom), "
+            "(left, right)): of a transpose the size is not known that 'same' would need"
         )
-    check_settings(name, len(size), padding, **settings)
-    check_per_axis(name, "output_padding", output_padding, len(size), least=0)
-    at = transposed_placement(
-        size, kernel, padding=padding, output_padding=output_padding, **settings
-    )
+    check_windows(name, len(size), **settings)
+    check_per_axis(f"{name}: output_padding", output_padding, len(size), least=0)
+    at = transposed_placement(size, kernel, output_padding=output_padding, **settings)
     if any(e >= s for e, s in zip(per_axis(output_padding, len(size)), at.stride, strict=True)):
         raise ValueError(
             f"{name}: output_padding is {output_padding!r}, the stride {at.stride}; it must be "
@@ -198,39 +189,5 @@ def check_transposed(
     if not all(1 <= positions < MOST for positions in at.size):
         raise ValueError(
             f"{name}: x has {size} positions; with these settings its output would have {at.size}, "
-            "and it must have at least 1 and less than 2^31 along each axis: pad less, or more"
+            "and it must have at least 1 and be below 2^31 along each axis: pad less, or more"
         )
-
-
-def check_settings(name: str, axes: int, padding: Any, **others: Any) -> None:
-    """Refuse settings of windows that have no meaning, but for what an image decides."""
-    for what, value in others.items():
-        check_per_axis(name, what, value, axes)
-    words = ("same", "valid", "causal")[: 3 if axes == 1 else 2]
-    if isinstance(padding, str) and padding in words:
-        return
-    hint = f", {' or '.join(map(repr, words))}, or {axes} pair(s) (before, after), one per axis"
-    pairs = padding if isinstance(padding, tuple | list) else ((padding, padding),) * axes
-    formed = [pair for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2]
-    if isinstance(padding, str) or not len(formed) == len(pairs) == axes:
-        raise ValueError(
-            f"{name}: padding is {padding!r}; it must be an integer of at least 0{hint}"
-        )
-    for pair in pairs:
-        check_per_axis(name, "padding", pair, 2, 0, hint)
-
-
-def check_per_axis(
-    name: str, what: str, value: Any, axes: int, least: int = 1, hint: str = ""
-) -> None:
-    """Refuse what is no integer for all axes, and no integer for each."""
-    hint = hint or f", or {axes} of them, one per axis"
-    entries = value if isinstance(value, tuple | list) else (value,) * axes
-    if len(entries) != axes:
-        raise ValueError(
-            f"{name}: {what} is {value!r}; it must be an integer of at least {least}{hint}"
-        )
-    for entry in entries:
-        if check_integer(f"{name}: {what}", entry, least, hint) >= MOST:
-            bits = entry.bit_length()
-            raise ValueError(f"{name}: {what} has {bits} bits; it must be less than 2^31{hint}")
