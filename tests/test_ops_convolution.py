@@ -295,14 +295,20 @@ NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
         (lambda: conv1d(KERNEL, IMAGE[0]), r"w has shape \(3, 3, 6, 4\).*w \(K, I, O\)"),
         (
             lambda: conv2d(KERNEL, IMAGE[:, :0], padding=2),
-            r"x has shape \(2, 0, 4, 6\).*none but N",
+            r"x has shape \(2, 0, 4, 6\).*but N must be at least 1",
         ),
         (
             lambda: conv2d(Conv(KERNEL.w[..., :0], None), IMAGE),
-            r"shape \(2, 5, 4, 6\), beside w \(3, 3, 6, 0\).*none but N",
+            r"shape \(2, 5, 4, 6\), beside w \(3, 3, 6, 0\).*but N must be at least 1",
         ),
-        (lambda: global_average_pool(IMAGE[..., :0]), r"x has shape \(2, 5, 4, 0\).*none but N"),
-        (lambda: global_max_pool(IMAGE[:, :0]), r"x has shape \(2, 0, 4, 6\).*none but N"),
+        (
+            lambda: global_average_pool(IMAGE[..., :0]),
+            r"x has shape \(2, 5, 4, 0\).*but N must be at least 1",
+        ),
+        (
+            lambda: global_max_pool(IMAGE[:, :0]),
+            r"x has shape \(2, 0, 4, 6\).*but N must be at least 1",
+        ),
         (lambda: conv2d(KERNEL, IMAGE, stride=10**400), "stride has 1329 bits.*below 2.31"),
         (lambda: conv2d(KERNEL, IMAGE, padding=2**31), "padding has 32 bits.*below 2.31"),
         (lambda: conv2d_transpose(SPREAD, IMAGE, stride=2**30), "would have .*below 2.31"),

@@ -135,8 +135,8 @@ def _check(
     n = math.prod(x.shape[:-1])
     if training and n < 2:
         raise ValueError(
-            f"batch_norm: x has shape {x.shape}, {n} values per channel; training needs at "
-            "least 2 for a variance: pass a larger batch or training=False"
+            f"batch_norm: x has shape {x.shape}, {n} values per channel; they must have a "
+            "variance, for which training needs at least 2: pass a larger batch or training=False"
         )
 
 

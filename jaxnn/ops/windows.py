@@ -143,8 +143,8 @@ def check_images(name: str, x: Any, form: str = "NHWC", **others: tuple[Any, str
     if not all(size for letter, size in sizes.items() if letter != "N"):
         shapes = ", ".join(f"{k} {v.shape}" for k, (v, _) in others.items() if v is not None)
         raise ValueError(
-            f"{name}: x has shape {x.shape}{', beside ' * bool(shapes)}{shapes}; none but N may be "
-            "0: pass at least one position and one channel"
+            f"{name}: x has shape {x.shape}{', beside ' * bool(shapes)}{shapes}; all sizes but N "
+            "must be at least 1: pass at least one position and one channel"
         )
 
 
