@@ -90,7 +90,7 @@ def test_what_lies_under_a_tap_and_back_are_adjoint(size, kernel, static, x64):
         (global_max_pool, (jnp.ones((0, 7, 5, 4)),), {}),
         (upsample_nearest, (jnp.ones((0, 7, 5, 4)),), {}),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "name", ""),
 )
 @pytest.mark.usefixtures("strict_dtypes")
 def test_an_empty_batch_is_taken_and_its_gradients_are_zero(op, inputs, static):
@@ -241,6 +241,15 @@ def test_sums_of_many_are_not_of_few_digits(dtype, large, x64):
     for dx in everywhere:
         np.testing.assert_allclose(np.asarray(dx, float), 2.0**-18, rtol=2 * eps)
     assert {leaf.dtype.name for leaf in (*sums, *everywhere)} == {dtype}
+
+
+def test_shares_of_many_windows_are_added_up_in_float32():
+    """In bfloat16 the sum of 512 shares of 1/512 stops at a half."""
+    x, dy = jnp.ones((1, 1, 1023, 1), jnp.bfloat16), jnp.ones((1, 1, 512, 1), jnp.bfloat16)
+    (dx,) = average_pool.bwd(x, dy, window=(1, 512), stride=1)
+    assert (dx[0, 0, 511, 0], dx.dtype) == (1, jnp.bfloat16)
+    (dx,) = unfold.bwd(x, jnp.full((1, 1, 512, 512), 1 / 512, x.dtype), kernel=(1, 512))
+    assert (dx[0, 0, 511, 0], dx.dtype) == (1, jnp.bfloat16)
 
 
 IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros(4))
