@@ -11,18 +11,16 @@
             n = tanh(a_n),  a_n = x_t w_xn + b_n + r q,  h' = (1 - z) n + z h
             dn = dh' (1 - z),  dz = dh' (h - n),  dr = da_n q,  dq = da_n r,  dh = dh' z
 
-Forward, the product x w_x is taken for all steps at once; only h w_h waits for the step before.
-Backward, only da and dh = da w_h^T wait for the step after (in the gru's q, dq for da). With da
-known for all steps the rest are products of everything:
+The product x w_x is taken for all steps at once; only h w_h waits for the step before. On the way
+back only da and dh = da w_h^T wait for the step after. With da known for all steps the rest is
 
     dx = da w_x^T,  dw_x = sum of x_t^T da_t,  dw_h = sum of h_{t-1}^T da_t,  db = sum of da_t
 
-Saved are x, the states before each step, and the gates, each of which took a product (rnn has h'
-for one): per example, step and hidden unit 2 values for rnn, 6 for lstm, 5 for gru. The lstm's c'
-and its tanh are recomputed. Inside, steps come first: (T, N, ...).
+with dq in place of da_n in dh and dw_h of the gru, and db_hn = sum of dq. Saved are x, the states
+before each step, and the gates (rnn has h' for one): per example, step and hidden unit 2 values for
+rnn, 6 for lstm, 5 for gru. The lstm's c' and its tanh are recomputed.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,17 +33,13 @@ from jaxnn.ops.recurrent_parts import CellState, Recurrent, check_recurrent, dra
 
 
 class RecurrentResiduals(NamedTuple):
-    """What a backward needs.
-
-    x is (N, T, D), 0 in the padding; `real` (T, N, 1), False there, or None; of all steps, the
-    states before and the gates (lstm i, f, g, o; gru r, z, n, q; rnn h') are each (T, N, H).
-    """
+    """Inputs x (T, N, D), `real` (T, N, 1) or None, states before and gates, each (T, N, H)."""
 
     params: Recurrent
-    x: Array
-    real: Array | None
+    x: Array  # 0 in the padding
+    real: Array | None  # False in the padding; None where there is none
     befores: CellState
-    gates: tuple[Array, ...]
+    gates: tuple[Array, ...]  # lstm i, f, g, o; gru r, z, n, q; rnn h'
 
 
 Output = tuple[Array, CellState]
@@ -61,7 +55,9 @@ def rnn_fwd(
     reverse: bool = False,
     truncate: int | None = None,
 ) -> tuple[Output, RecurrentResiduals]:
-    """Run the tanh network of Elman (1990) over whole sequences.
+    """Run the tanh network of Elman (1990) over whole sequences: ((y, final), residuals).
+
+    y (N, T, H) is h after each step, 0 in the padding; `final` the state after the last.
 
     Args:
         params: w_x (D, H), w_h (H, H), b (H,).
@@ -71,16 +67,10 @@ def rnn_fwd(
             holds; None for all. Under jit one above T counts as T, one below 0 as 0.
         reverse: go from each sequence's last real step to its first.
         truncate: let no gradient pass between the real steps t - 1 and t where t is a multiple of
-            this (Williams and Peng, 1990), None: nowhere. The forward has `lax.stop_gradient`
-            there, which finite differences do not see.
-
-    Returns:
-        (h after each step (N, T, H), 0 in the padding; the state after the last), residuals.
+            this (Williams and Peng, 1990); finite differences do not see it. None: nowhere.
 
     Raises:
-        TypeError: params are no `Recurrent` or the state no `CellState` of floating arrays, of
-            one dtype with x; the lengths are not integers; or a setting is of another type.
-        ValueError: the shapes do not fit, a length is outside [0, T], or truncate is below 1.
+        TypeError, ValueError: as `jaxnn.ops.recurrent_parts.check_recurrent`.
     """
 
     def step(a_x: Array, a_h: Array, before: CellState) -> Any:
@@ -97,7 +87,7 @@ def rnn_bwd(
 
     def step_bwd(gates: tuple[Array], before: CellState, dh: Array, dc: None) -> Any:
         (h,) = gates
-        return dh * (1 - h) * (1 + h), 0.0, None
+        return dh * (1 - h) * (1 + h), None, 0.0, None
 
     return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
 
@@ -111,16 +101,11 @@ def lstm_fwd(
     reverse: bool = False,
     truncate: int | None = None,
 ) -> tuple[Output, RecurrentResiduals]:
-    """Run long short-term memory with forget gates (Gers et al., 2000) over whole sequences.
-
-    Arguments, result and errors as `rnn_fwd`, with w_x (D, 4H), w_h (H, 4H), b (4H,), and a state
-    of h and c.
-    """
+    """Run long short-term memory with forget gates (Gers et al., 2000), all else as `rnn_fwd`."""
 
     def step(a_x: Array, a_h: Array, before: CellState) -> Any:
         a_i, a_f, a_g, a_o = jnp.split(a_x + a_h, 4, -1)
-        i, f, o = lax.logistic(a_i), lax.logistic(a_f), lax.logistic(a_o)
-        g = jnp.tanh(a_g)
+        i, f, g, o = lax.logistic(a_i), lax.logistic(a_f), jnp.tanh(a_g), lax.logistic(a_o)
         c = f * before.c + i * g
         return CellState(o * jnp.tanh(c), c), (i, f, g, o)
 
@@ -140,7 +125,7 @@ def lstm_bwd(
         da_f = dc * before.c * f * (1 - f)
         da_g = dc * i * (1 - g) * (1 + g)
         da_o = dh * tanh_c * o * (1 - o)
-        return jnp.concatenate([da_i, da_f, da_g, da_o], -1), 0.0, dc * f
+        return jnp.concatenate([da_i, da_f, da_g, da_o], -1), None, 0.0, dc * f
 
     return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
 
@@ -157,8 +142,7 @@ def gru_fwd(
     """Run gated recurrent units (Cho et al., 2014, eqs. 5 to 8) over whole sequences.
 
     The reset gate multiplies after the product with w_h, hence the second bias b_hn: the form of
-    cuDNN and PyTorch. Arguments, result and errors as `rnn_fwd`, with w_x (D, 3H), w_h (H, 3H),
-    b (3H,), b_hn (H,).
+    cuDNN and PyTorch. All else is as in `rnn_fwd`.
     """
 
     def step(a_x: Array, a_h: Array, before: CellState) -> Any:
@@ -180,68 +164,58 @@ def gru_bwd(
         da_n = dh * (1 - z) * (1 - n) * (1 + n)
         da_r = da_n * q * r * (1 - r)
         da_z = dh * (before.h - n) * z * (1 - z)
-        return jnp.concatenate([da_r, da_z, da_n], -1), dh * z, None
+        return jnp.concatenate([da_r, da_z, da_n], -1), da_n * r, dh * z, None
 
-    def to_h(gates: tuple[Array, ...], da: Array) -> Array:
-        da_r, da_z, da_n = jnp.split(da, 3, -1)
-        return jnp.concatenate([da_r, da_z, gates[0] * da_n], -1)
-
-    return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate, to_h)
+    return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
 
 
 def _over_steps(
-    step: Callable[..., Any], inputs: tuple[Any, ...], reverse: bool, truncate: int | None
+    step: Any, inputs: tuple[Any, ...], reverse: bool, truncate: int | None
 ) -> tuple[Output, RecurrentResiduals]:
     """Walk the steps: `step` takes x_t w_x + b, h w_h and the state to the next and its gates."""
     params, state, x, lengths = inputs
-    real = None
-    if lengths is not None:
-        steps = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None, None]
-        real = steps < lengths.astype(jnp.int32)[:, None]
-        x = _where(real.swapaxes(0, 1), x)  # or NaN in the padding would reach dw_x
-    kept = _kept(x.shape[1], real, reverse, truncate)
-    a_x = jnp.einsum("ntd,dg->tng", x, params.w_x) + params.b
+    t = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None, None]
+    real = None if lengths is None else t < lengths.astype(jnp.int32)[:, None]
+    x = _where(real, x.swapaxes(0, 1))  # 0, or NaN in the padding would reach dw_x
+    kept = _kept(t, real, reverse, truncate)
 
     def walk(last: CellState, at: Any) -> tuple[CellState, Any]:
         a_x, real, kept = at
         before = _where(kept, last, lax.stop_gradient(last))
-        after, gates = step(a_x, before.h @ params.w_h, before)
+        after, gates = step(a_x + params.b, before.h @ params.w_h, before)
         return _where(real, after, before), (last, gates)
 
-    final, (befores, gates) = lax.scan(walk, state, (a_x, real, kept), reverse=reverse)
+    final, (befores, gates) = lax.scan(walk, state, (x @ params.w_x, real, kept), reverse=reverse)
     h = [final.h[None], befores.h[:-1]] if reverse else [befores.h[1:], final.h[None]]
     y = _where(real, jnp.concatenate(h)).swapaxes(0, 1)
     return (y, final), RecurrentResiduals(params, x, real, befores, gates)
 
 
 def _over_steps_bwd(
-    step_bwd: Callable[..., Any],
-    saved: RecurrentResiduals,
-    dout: Output,
-    reverse: bool,
-    truncate: int | None,
-    to_h: Callable[[Any, Array], Array] = lambda gates, da: da,
+    step_bwd: Any, saved: RecurrentResiduals, dout: Output, reverse: bool, truncate: int | None
 ) -> Cotangents:
-    """Walk back: `step_bwd` returns da and what reaches h and c past it; `to_h`, of da, h w_h's."""
-    (w_x, w_h, _, b_hn), x, real, befores, gates = saved
+    """Walk back: `step_bwd` returns da, the gru's dq, and what reaches h and c past the gates."""
+    (w_x, w_h, *_), x, real, befores, gates = saved
     dy, dfinal = dout
     dy = _where(real, dy.swapaxes(0, 1))
-    kept = _kept(x.shape[1], real, reverse, truncate)
+    kept = _kept(jnp.arange(len(x))[:, None, None], real, reverse, truncate)
+    w_h_t = w_h.T  # once: in the loop it would be read across its rows at every step
 
-    def walk(dafter: CellState, at: Any) -> tuple[CellState, Array]:
+    def into_h(da: Array, dq: Any) -> Array:  # the cotangent of h w_h: in the gru's q, dq for da_n
+        return da if dq is None else jnp.concatenate([da[..., : -dq.shape[-1]], dq], -1)
+
+    def walk(dafter: CellState, at: Any) -> tuple[CellState, Any]:
         dy, gates, before, real, kept = at
         dafter = CellState(dafter.h + dy, dafter.c)
-        da, dh, dc = step_bwd(gates, before, *dafter)
-        dbefore = CellState(dh + to_h(gates, da) @ w_h.T, dc)
-        return _where(kept, _where(real, dbefore, dafter)), _where(real, da)
+        da, dq, dh, dc = step_bwd(gates, before, *dafter)
+        dbefore = CellState(dh + into_h(da, dq) @ w_h_t, dc)
+        return _where(kept, _where(real, dbefore, dafter)), _where(real, (da, dq))
 
-    ats = (dy, gates, befores, real, kept)
-    dstate, da = lax.scan(walk, dfinal, ats, reverse=not reverse)
-    da_h = to_h(gates, da)
-    dw_x = jnp.einsum("ntd,tng->dg", x, da)
-    dw_h = jnp.einsum("tnh,tng->hg", befores.h, da_h)
-    db_hn = None if b_hn is None else da_h[..., -b_hn.size :].sum((0, 1))
-    dx = jnp.einsum("tng,dg->ntd", da, w_x)
+    dstate, (da, dq) = lax.scan(walk, dfinal, (dy, gates, befores, real, kept), reverse=not reverse)
+    dw_x = jnp.einsum("tnd,tng->dg", x, da)
+    dw_h = jnp.einsum("tnh,tng->hg", befores.h, into_h(da, dq))
+    db_hn = None if dq is None else dq.sum((0, 1))
+    dx = (da @ w_x.T).swapaxes(0, 1)
     return Recurrent(dw_x, dw_h, da.sum((0, 1)), db_hn), dstate, dx, None
 
 
@@ -253,22 +227,22 @@ def _where(mask: Array | None, inside: Any, outside: Any = None) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(mask, a, b), inside, outside)
 
 
-def _kept(steps: int, real: Array | None, reverse: bool, truncate: int | None) -> Array | None:
+def _kept(t: Array, real: Array | None, reverse: bool, truncate: int | None) -> Array | None:
     """Where a gradient passes into a step from the one taken before it: (T, 1 or N, 1)."""
     if truncate is None:
         return None
-    t = jnp.arange(steps)[:, None, None]
     kept = (t == 0) | (t % truncate != 0)  # between t - 1 and t
     if real is not None:  # the state before the first step crosses the padding, or the last one
         kept |= ~real
     return jnp.roll(kept, -1, 0) if reverse else kept
 
 
-def _op(fwd: Any, bwd: Any, name: str, gates: int, **settings: Any) -> Op[..., Output]:
-    check = partial(check_recurrent, name, gates)
-    return Op(fwd, bwd, partial(drawn, name, gates), (settings,), check=check)
-
-
-rnn = _op(rnn_fwd, rnn_bwd, "rnn", 1)
-lstm = _op(lstm_fwd, lstm_bwd, "lstm", 4)
-gru = _op(gru_fwd, gru_bwd, "gru", 3, reverse=True)
+rnn = Op(rnn_fwd, rnn_bwd, partial(drawn, "rnn", 1), check=partial(check_recurrent, "rnn", 1))
+lstm = Op(lstm_fwd, lstm_bwd, partial(drawn, "lstm", 4), check=partial(check_recurrent, "lstm", 4))
+gru = Op(
+    gru_fwd,
+    gru_bwd,
+    partial(drawn, "gru", 3),
+    settings=({"reverse": True},),
+    check=partial(check_recurrent, "gru", 3),
+)

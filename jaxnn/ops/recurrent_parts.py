@@ -33,7 +33,7 @@ class Recurrent(NamedTuple):
     w_x: Array
     w_h: Array
     b: Array
-    b_hn: Array | None = None
+    b_hn: Any = None
 
 
 class CellState(NamedTuple):
@@ -95,7 +95,10 @@ def check_recurrent(
     """Refuse what the layer of this name, of so many gates, cannot take: its op's door.
 
     Raises:
-        TypeError, ValueError: as `jaxnn.ops.recurrent.rnn_fwd`.
+        TypeError: params are no `Recurrent` or the state no `CellState` of floating arrays, of one
+            dtype with x; the lengths are not integers; or a setting is of another type.
+        ValueError: the shapes do not fit, an array is missing or too many, a length is outside
+            [0, T], or truncate is below 1.
     """
     check_kind(f"{op}: params", params, Recurrent)
     check_kind(f"{op}: state", state, CellState)
