@@ -16,7 +16,7 @@ back only da and dh = da w_h^T wait for the step after. With da known for all st
 
     dx = da w_x^T,  dw_x = sum of x_t^T da_t,  dw_h = sum of h_{t-1}^T da_t,  db = sum of da_t
 
-with dq in place of da_n in dh and dw_h of the gru, and db_hn = sum of dq. Saved are x, the states
+with dq for da_n in dh and dw_h of the gru, whose db_hn is the sum of dq. Saved are x, the states
 before each step, and the gates (rnn has h' for one): per example, step and hidden unit 2 values for
 rnn, 6 for lstm, 5 for gru. The lstm's c' and its tanh are recomputed.
 """
@@ -87,7 +87,7 @@ def rnn_bwd(
 
     def step_bwd(gates: tuple[Array], before: CellState, dh: Array, dc: None) -> Any:
         (h,) = gates
-        return dh * (1 - h) * (1 + h), None, 0.0, None
+        return dh * (1 - h) * (1 + h), 0.0, None
 
     return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
 
@@ -125,7 +125,7 @@ def lstm_bwd(
         da_f = dc * before.c * f * (1 - f)
         da_g = dc * i * (1 - g) * (1 + g)
         da_o = dh * tanh_c * o * (1 - o)
-        return jnp.concatenate([da_i, da_f, da_g, da_o], -1), None, 0.0, dc * f
+        return jnp.concatenate([da_i, da_f, da_g, da_o], -1), 0.0, dc * f
 
     return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
 
@@ -164,7 +164,7 @@ def gru_bwd(
         da_n = dh * (1 - z) * (1 - n) * (1 + n)
         da_r = da_n * q * r * (1 - r)
         da_z = dh * (before.h - n) * z * (1 - z)
-        return jnp.concatenate([da_r, da_z, da_n], -1), da_n * r, dh * z, None
+        return jnp.concatenate([da_r, da_z, da_n], -1), dh * z, None
 
     return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
 
@@ -194,27 +194,28 @@ def _over_steps(
 def _over_steps_bwd(
     step_bwd: Any, saved: RecurrentResiduals, dout: Output, reverse: bool, truncate: int | None
 ) -> Cotangents:
-    """Walk back: `step_bwd` returns da, the gru's dq, and what reaches h and c past the gates."""
-    (w_x, w_h, *_), x, real, befores, gates = saved
+    """Walk back: `step_bwd` returns da, and what reaches h and c past the gates."""
+    (w_x, w_h, _, b_hn), x, real, befores, gates = saved
     dy, dfinal = dout
     dy = _where(real, dy.swapaxes(0, 1))
     kept = _kept(jnp.arange(len(x))[:, None, None], real, reverse, truncate)
-    w_h_t = w_h.T  # once: in the loop it would be read across its rows at every step
+    h, w_h_t = len(w_h), w_h.T  # once: in the loop it would be read across its rows at every step
 
-    def into_h(da: Array, dq: Any) -> Array:  # the cotangent of h w_h: in the gru's q, dq for da_n
-        return da if dq is None else jnp.concatenate([da[..., : -dq.shape[-1]], dq], -1)
+    def into_h(gates: tuple[Array, ...], da: Array) -> Array:  # of h w_h: the gru's q has r da_n
+        return da if b_hn is None else jnp.concatenate([da[..., :-h], gates[0] * da[..., -h:]], -1)
 
-    def walk(dafter: CellState, at: Any) -> tuple[CellState, Any]:
+    def walk(dafter: CellState, at: Any) -> tuple[CellState, Array]:
         dy, gates, before, real, kept = at
         dafter = CellState(dafter.h + dy, dafter.c)
-        da, dq, dh, dc = step_bwd(gates, before, *dafter)
-        dbefore = CellState(dh + into_h(da, dq) @ w_h_t, dc)
-        return _where(kept, _where(real, dbefore, dafter)), _where(real, (da, dq))
+        da, dh, dc = step_bwd(gates, before, *dafter)
+        dbefore = CellState(dh + into_h(gates, da) @ w_h_t, dc)
+        return _where(kept, _where(real, dbefore, dafter)), _where(real, da)
 
-    dstate, (da, dq) = lax.scan(walk, dfinal, (dy, gates, befores, real, kept), reverse=not reverse)
-    dw_x = jnp.einsum("tnd,tng->dg", x, da)
-    dw_h = jnp.einsum("tnh,tng->hg", befores.h, into_h(da, dq))
-    db_hn = None if dq is None else dq.sum((0, 1))
+    dstate, da = lax.scan(walk, dfinal, (dy, gates, befores, real, kept), reverse=not reverse)
+    da_h = into_h(gates, da)
+    dw_x = lax.collapse(x, 0, 2).T @ lax.collapse(da, 0, 2)
+    dw_h = lax.collapse(befores.h, 0, 2).T @ lax.collapse(da_h, 0, 2)
+    db_hn = None if b_hn is None else da_h[..., -h:].sum((0, 1))
     dx = (da @ w_x.T).swapaxes(0, 1)
     return Recurrent(dw_x, dw_h, da.sum((0, 1)), db_hn), dstate, dx, None
 
