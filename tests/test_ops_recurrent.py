@@ -168,13 +168,17 @@ call = functools.partial(rnn, PARAMS, START, X)
     ("call", "error", "message"),
     [
         (lambda: rnn(PARAMS, START, X[0], None), ValueError, r"\(4, 2\).*\(N, T, D\)"),
-        (lambda: rnn(PARAMS, START, X[:, :0], None), ValueError, r"\(3, 0, 2\).*one step"),
+        (
+            lambda: rnn(PARAMS, START, X[:, :0], None),
+            ValueError,
+            r"number of steps of x .*\(3, 0, 2\) is 0",
+        ),
         (
             lambda: rnn(PARAMS, START, X[..., :1], None),
             ValueError,
             r"x has shape \(3, 4, 1\), .*w_x \(2, 5\)",
         ),
-        (lambda: lstm(PARAMS, BOTH_PARTS, X, None), ValueError, r"lstm: w_h .*\(5, 5\).*4 gates"),
+        (lambda: lstm(PARAMS, BOTH_PARTS, X, None), ValueError, r"lstm: w_h .*\(5, 5\).*H, 4 H"),
         (lambda: lstm(FOUR, START, X, None), ValueError, "lstm: c is None; .*an array.*h and c"),
         (
             lambda: rnn(PARAMS, CellState(START.h[:2]), X, None),

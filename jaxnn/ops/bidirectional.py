@@ -12,7 +12,6 @@ from jax import Array
 from jaxnn.checks import check_kind
 from jaxnn.op import Op
 from jaxnn.ops.recurrent import Output, gru, lstm, rnn
-from jaxnn.ops.recurrent_parts import drawn
 
 
 class Directions(NamedTuple):
@@ -97,8 +96,8 @@ def _check(
 
 
 def _example(key: Array) -> tuple[Directions, Directions, Array, Array]:
-    k1, k2 = jax.random.split(key)
-    (p1, s1, x, lengths), (p2, s2, _, _) = drawn("rnn", 1, k1), drawn("rnn", 1, k2)
+    draw: Any = rnn.example
+    (p1, s1, x, lengths), (p2, s2, _, _) = (draw(k) for k in jax.random.split(key))
     return Directions(p1, p2), Directions(s1, s2), x, lengths
 
 

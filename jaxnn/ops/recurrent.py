@@ -18,9 +18,11 @@ back only da and dh = da w_h^T wait for the step after. With da known for all st
 
 with dq for da_n in dh and dw_h of the gru, whose db_hn is the sum of dq. Saved are x, the states
 before each step, and the gates (rnn has h' for one): per example, step and hidden unit 2 values for
-rnn, 6 for lstm, 5 for gru. The lstm's c' and its tanh are recomputed.
+rnn, 6 for lstm, 5 for gru. The lstm's c' and its tanh are recomputed. Below, each cell is a step
+and its backward; `_over_steps` and `_over_steps_bwd` make functions of whole sequences of them.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,8 +30,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_integers, check_kind, check_one_dtype, check_range, check_shapes
 from jaxnn.op import Op
-from jaxnn.ops.recurrent_parts import CellState, Recurrent, check_recurrent, drawn
+from jaxnn.ops.recurrent_parts import GATES, CellState, Recurrent, example
+from jaxnn.settings import check_flag, check_integer
 
 
 class RecurrentResiduals(NamedTuple):
@@ -43,181 +47,75 @@ class RecurrentResiduals(NamedTuple):
 
 
 Output = tuple[Array, CellState]
-Cotangents = tuple[Recurrent, CellState, Array, None]
+Gates = tuple[Array, ...]
 
 
-def rnn_fwd(
-    params: Recurrent,
-    state: CellState,
-    x: Array,
-    lengths: Array | None,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> tuple[Output, RecurrentResiduals]:
-    """Run the tanh network of Elman (1990) over whole sequences: ((y, final), residuals).
+def _over_steps(step: Callable[..., tuple[CellState, Gates]]) -> Callable[..., Any]:
+    """Make a forward of `step`: of x_t w_x + b, h w_h, the state and b_hn, next state and gates."""
 
-    y (N, T, H) is h after each step, 0 in the padding; `final` the state after the last.
+    def fwd(
+        params: Recurrent,
+        state: CellState,
+        x: Array,
+        lengths: Array | None,
+        *,
+        reverse: bool = False,
+        truncate: int | None = None,
+    ) -> tuple[Output, RecurrentResiduals]:
+        t = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None, None]
+        real = None if lengths is None else t < lengths.astype(jnp.int32)[:, None]
+        x = _where(real, x.swapaxes(0, 1))  # 0, or NaN in the padding would reach dw_x
+        kept = _kept(t, real, reverse, truncate)
 
-    Args:
-        params: w_x (D, H), w_h (H, H), b (H,).
-        state: h (N, H), before the first step.
-        x: (N, T, D), T at least 1.
-        lengths: (N,) integers in [0, T]: so many steps are real, the rest is padding, whatever it
-            holds; None for all. Under jit one above T counts as T, one below 0 as 0.
-        reverse: go from each sequence's last real step to its first.
-        truncate: let no gradient pass between the real steps t - 1 and t where t is a multiple of
-            this (Williams and Peng, 1990); finite differences do not see it. None: nowhere.
+        def walk(last: CellState, at: Any) -> tuple[CellState, Any]:
+            a_x, real, kept = at
+            before = _where(kept, last, lax.stop_gradient(last))
+            after, gates = step(a_x + params.b, before.h @ params.w_h, before, params.b_hn)
+            return _where(real, after, before), (last, gates)
 
-    Raises:
-        TypeError, ValueError: as `jaxnn.ops.recurrent_parts.check_recurrent`.
-    """
+        xs = x @ params.w_x, real, kept
+        final, (befores, gates) = lax.scan(walk, state, xs, reverse=reverse)
+        h = [final.h[None], befores.h[:-1]] if reverse else [befores.h[1:], final.h[None]]
+        y = _where(real, jnp.concatenate(h)).swapaxes(0, 1)
+        return (y, final), RecurrentResiduals(params, x, real, befores, gates)
 
-    def step(a_x: Array, a_h: Array, before: CellState) -> Any:
-        h = jnp.tanh(a_x + a_h)
-        return CellState(h), (h,)
-
-    return _over_steps(step, (params, state, x, lengths), reverse, truncate)
-
-
-def rnn_bwd(
-    saved: RecurrentResiduals, dout: Output, *, reverse: bool = False, truncate: int | None = None
-) -> Cotangents:
-    """Return every cotangent from da = dh' (1 - h'^2), a step at a time; lengths have none."""
-
-    def step_bwd(gates: tuple[Array], before: CellState, dh: Array, dc: None) -> Any:
-        (h,) = gates
-        return dh * (1 - h) * (1 + h), 0.0, None
-
-    return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
+    fwd.__name__, fwd.__doc__ = step.__name__, step.__doc__
+    return fwd
 
 
-def lstm_fwd(
-    params: Recurrent,
-    state: CellState,
-    x: Array,
-    lengths: Array | None,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> tuple[Output, RecurrentResiduals]:
-    """Run long short-term memory with forget gates (Gers et al., 2000), all else as `rnn_fwd`."""
+def _over_steps_bwd(step_bwd: Callable[..., tuple[Array, Any, Any]]) -> Callable[..., Any]:
+    """Make a backward of `step_bwd`, which returns da and what reaches h and c past the gates."""
 
-    def step(a_x: Array, a_h: Array, before: CellState) -> Any:
-        a_i, a_f, a_g, a_o = jnp.split(a_x + a_h, 4, -1)
-        i, f, g, o = lax.logistic(a_i), lax.logistic(a_f), jnp.tanh(a_g), lax.logistic(a_o)
-        c = f * before.c + i * g
-        return CellState(o * jnp.tanh(c), c), (i, f, g, o)
+    def bwd(
+        saved: RecurrentResiduals, dout: Any, *, reverse: bool = False, truncate: int | None = None
+    ) -> tuple[Recurrent, CellState, Array, None]:
+        (w_x, w_h, _, b_hn), x, real, befores, gates = saved
+        dy, dfinal = dout
+        dy = _where(real, dy.swapaxes(0, 1))
+        kept = _kept(jnp.arange(len(x))[:, None, None], real, reverse, truncate)
+        h, w_h_t = len(w_h), w_h.T  # once: the loop would read w_h across its rows at every step
 
-    return _over_steps(step, (params, state, x, lengths), reverse, truncate)
+        def into_h(gates: Gates, da: Array) -> Array:  # of h w_h: in the gru's q it is r da_n
+            return da if b_hn is None else jnp.append(da[..., :-h], gates[0] * da[..., -h:], -1)
 
+        def walk(dafter: CellState, at: Any) -> tuple[CellState, Array]:
+            dy, gates, before, real, kept = at
+            dafter = CellState(dafter.h + dy, dafter.c)
+            da, dh, dc = step_bwd(gates, before, *dafter)
+            dbefore = CellState(dh + into_h(gates, da) @ w_h_t, dc)
+            return _where(kept, _where(real, dbefore, dafter)), _where(real, da)
 
-def lstm_bwd(
-    saved: RecurrentResiduals, dout: Output, *, reverse: bool = False, truncate: int | None = None
-) -> Cotangents:
-    """Return as `rnn_bwd` every cotangent, da through the four gates."""
+        xs = dy, gates, befores, real, kept
+        dstate, da = lax.scan(walk, dfinal, xs, reverse=not reverse)
+        da_h = into_h(gates, da)
+        dw_x = lax.collapse(x, 0, 2).T @ lax.collapse(da, 0, 2)
+        dw_h = lax.collapse(befores.h, 0, 2).T @ lax.collapse(da_h, 0, 2)
+        db_hn = None if b_hn is None else da_h[..., -h:].sum((0, 1))
+        dx = (da @ w_x.T).swapaxes(0, 1)
+        return Recurrent(dw_x, dw_h, da.sum((0, 1)), db_hn), dstate, dx, None
 
-    def step_bwd(gates: tuple[Array, ...], before: CellState, dh: Array, dc: Array) -> Any:
-        i, f, g, o = gates
-        tanh_c = jnp.tanh(f * before.c + i * g)
-        dc += dh * o * (1 - tanh_c) * (1 + tanh_c)
-        da_i = dc * g * i * (1 - i)
-        da_f = dc * before.c * f * (1 - f)
-        da_g = dc * i * (1 - g) * (1 + g)
-        da_o = dh * tanh_c * o * (1 - o)
-        return jnp.concatenate([da_i, da_f, da_g, da_o], -1), 0.0, dc * f
-
-    return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
-
-
-def gru_fwd(
-    params: Recurrent,
-    state: CellState,
-    x: Array,
-    lengths: Array | None,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> tuple[Output, RecurrentResiduals]:
-    """Run gated recurrent units (Cho et al., 2014, eqs. 5 to 8) over whole sequences.
-
-    The reset gate multiplies after the product with w_h, hence the second bias b_hn: the form of
-    cuDNN and PyTorch. All else is as in `rnn_fwd`.
-    """
-
-    def step(a_x: Array, a_h: Array, before: CellState) -> Any:
-        (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(a_x, 3, -1), jnp.split(a_h, 3, -1)
-        r, z, q = lax.logistic(x_r + h_r), lax.logistic(x_z + h_z), h_n + params.b_hn
-        n = jnp.tanh(x_n + r * q)
-        return CellState((1 - z) * n + z * before.h), (r, z, n, q)
-
-    return _over_steps(step, (params, state, x, lengths), reverse, truncate)
-
-
-def gru_bwd(
-    saved: RecurrentResiduals, dout: Output, *, reverse: bool = False, truncate: int | None = None
-) -> Cotangents:
-    """Return as `rnn_bwd` every cotangent, da through the three gates, and dh' z past them."""
-
-    def step_bwd(gates: tuple[Array, ...], before: CellState, dh: Array, dc: None) -> Any:
-        r, z, n, q = gates
-        da_n = dh * (1 - z) * (1 - n) * (1 + n)
-        da_r = da_n * q * r * (1 - r)
-        da_z = dh * (before.h - n) * z * (1 - z)
-        return jnp.concatenate([da_r, da_z, da_n], -1), dh * z, None
-
-    return _over_steps_bwd(step_bwd, saved, dout, reverse, truncate)
-
-
-def _over_steps(
-    step: Any, inputs: tuple[Any, ...], reverse: bool, truncate: int | None
-) -> tuple[Output, RecurrentResiduals]:
-    """Walk the steps: `step` takes x_t w_x + b, h w_h and the state to the next and its gates."""
-    params, state, x, lengths = inputs
-    t = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None, None]
-    real = None if lengths is None else t < lengths.astype(jnp.int32)[:, None]
-    x = _where(real, x.swapaxes(0, 1))  # 0, or NaN in the padding would reach dw_x
-    kept = _kept(t, real, reverse, truncate)
-
-    def walk(last: CellState, at: Any) -> tuple[CellState, Any]:
-        a_x, real, kept = at
-        before = _where(kept, last, lax.stop_gradient(last))
-        after, gates = step(a_x + params.b, before.h @ params.w_h, before)
-        return _where(real, after, before), (last, gates)
-
-    final, (befores, gates) = lax.scan(walk, state, (x @ params.w_x, real, kept), reverse=reverse)
-    h = [final.h[None], befores.h[:-1]] if reverse else [befores.h[1:], final.h[None]]
-    y = _where(real, jnp.concatenate(h)).swapaxes(0, 1)
-    return (y, final), RecurrentResiduals(params, x, real, befores, gates)
-
-
-def _over_steps_bwd(
-    step_bwd: Any, saved: RecurrentResiduals, dout: Output, reverse: bool, truncate: int | None
-) -> Cotangents:
-    """Walk back: `step_bwd` returns da, and what reaches h and c past the gates."""
-    (w_x, w_h, _, b_hn), x, real, befores, gates = saved
-    dy, dfinal = dout
-    dy = _where(real, dy.swapaxes(0, 1))
-    kept = _kept(jnp.arange(len(x))[:, None, None], real, reverse, truncate)
-    h, w_h_t = len(w_h), w_h.T  # once: in the loop it would be read across its rows at every step
-
-    def into_h(gates: tuple[Array, ...], da: Array) -> Array:  # of h w_h: the gru's q has r da_n
-        return da if b_hn is None else jnp.concatenate([da[..., :-h], gates[0] * da[..., -h:]], -1)
-
-    def walk(dafter: CellState, at: Any) -> tuple[CellState, Array]:
-        dy, gates, before, real, kept = at
-        dafter = CellState(dafter.h + dy, dafter.c)
-        da, dh, dc = step_bwd(gates, before, *dafter)
-        dbefore = CellState(dh + into_h(gates, da) @ w_h_t, dc)
-        return _where(kept, _where(real, dbefore, dafter)), _where(real, da)
-
-    dstate, da = lax.scan(walk, dfinal, (dy, gates, befores, real, kept), reverse=not reverse)
-    da_h = into_h(gates, da)
-    dw_x = lax.collapse(x, 0, 2).T @ lax.collapse(da, 0, 2)
-    dw_h = lax.collapse(befores.h, 0, 2).T @ lax.collapse(da_h, 0, 2)
-    db_hn = None if b_hn is None else da_h[..., -h:].sum((0, 1))
-    dx = (da @ w_x.T).swapaxes(0, 1)
-    return Recurrent(dw_x, dw_h, da.sum((0, 1)), db_hn), dstate, dx, None
+    bwd.__name__, bwd.__doc__ = step_bwd.__name__, step_bwd.__doc__
+    return bwd
 
 
 def _where(mask: Array | None, inside: Any, outside: Any = None) -> Any:
@@ -238,12 +136,115 @@ def _kept(t: Array, real: Array | None, reverse: bool, truncate: int | None) -> 
     return jnp.roll(kept, -1, 0) if reverse else kept
 
 
-rnn = Op(rnn_fwd, rnn_bwd, partial(drawn, "rnn", 1), check=partial(check_recurrent, "rnn", 1))
-lstm = Op(lstm_fwd, lstm_bwd, partial(drawn, "lstm", 4), check=partial(check_recurrent, "lstm", 4))
+@_over_steps
+def rnn_fwd(a_x: Array, a_h: Array, before: CellState, b_hn: None) -> tuple[CellState, Gates]:
+    """Run the tanh network of Elman (1990) over whole sequences: ((y, final), residuals).
+
+    Takes params: w_x (D, H), w_h (H, H), b (H,); state: h (N, H) before the first step; x (N, T, D)
+    with T at least 1; lengths: None, or integers (N,), how many of the T steps are real, the rest
+    being padding, whatever it holds (under jit one above T counts as T, one below 0 as 0).
+    y (N, T, H) is h after each step, 0 in the padding; `final` the state after the last. `reverse`:
+    go from each sequence's last real step to its first. `truncate`: let no gradient pass between
+    the real steps t - 1 and t where t is a multiple of this (Williams and Peng, 1990).
+
+    Raises:
+        TypeError: params are no `Recurrent` or the state no `CellState` of floating arrays, of one
+            dtype with x; the lengths are not integers; or a setting is of another type.
+        ValueError: the shapes do not fit, a length is outside [0, T], or truncate is below 1.
+    """
+    h = jnp.tanh(a_x + a_h)
+    return CellState(h), (h,)
+
+
+@_over_steps_bwd
+def rnn_bwd(gates: Gates, before: CellState, dh: Array, dc: None) -> tuple[Array, Any, Any]:
+    """Return every cotangent from da = dh' (1 - h'^2), a step at a time; lengths have none."""
+    (h,) = gates
+    return dh * (1 - h) * (1 + h), 0.0, None
+
+
+@_over_steps
+def lstm_fwd(a_x: Array, a_h: Array, before: CellState, b_hn: None) -> tuple[CellState, Gates]:
+    """Run long short-term memory with forget gates (Gers et al., 2000), all else as `rnn_fwd`."""
+    a_i, a_f, a_g, a_o = jnp.split(a_x + a_h, 4, -1)
+    i, f, g, o = lax.logistic(a_i), lax.logistic(a_f), jnp.tanh(a_g), lax.logistic(a_o)
+    c = f * before.c + i * g
+    return CellState(o * jnp.tanh(c), c), (i, f, g, o)
+
+
+@_over_steps_bwd
+def lstm_bwd(gates: Gates, before: CellState, dh: Array, dc: Array) -> tuple[Array, Any, Any]:
+    """Return as `rnn_bwd` every cotangent, da through the four gates."""
+    i, f, g, o = gates
+    tanh_c = jnp.tanh(f * before.c + i * g)
+    dc += dh * o * (1 - tanh_c) * (1 + tanh_c)
+    da_i = dc * g * i * (1 - i)
+    da_f = dc * before.c * f * (1 - f)
+    da_g = dc * i * (1 - g) * (1 + g)
+    da_o = dh * tanh_c * o * (1 - o)
+    return jnp.concatenate([da_i, da_f, da_g, da_o], -1), 0.0, dc * f
+
+
+@_over_steps
+def gru_fwd(a_x: Array, a_h: Array, before: CellState, b_hn: Array) -> tuple[CellState, Gates]:
+    """Run gated recurrent units (Cho et al., 2014, eqs. 5 to 8), all else as `rnn_fwd`.
+
+    The reset gate multiplies after the product with w_h, hence the second bias b_hn: the form of
+    cuDNN and PyTorch.
+    """
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(a_x, 3, -1), jnp.split(a_h, 3, -1)
+    r, z, q = lax.logistic(x_r + h_r), lax.logistic(x_z + h_z), h_n + b_hn
+    n = jnp.tanh(x_n + r * q)
+    return CellState((1 - z) * n + z * before.h), (r, z, n, q)
+
+
+@_over_steps_bwd
+def gru_bwd(gates: Gates, before: CellState, dh: Array, dc: None) -> tuple[Array, Any, Any]:
+    """Return as `rnn_bwd` every cotangent, da through the three gates, and dh' z past them."""
+    r, z, n, q = gates
+    da_n = dh * (1 - z) * (1 - n) * (1 + n)
+    da_r = da_n * q * r * (1 - r)
+    da_z = dh * (before.h - n) * z * (1 - z)
+    return jnp.concatenate([da_r, da_z, da_n], -1), dh * z, None
+
+
+def _check(op: str, *inputs: Any, reverse: bool, truncate: int | None) -> None:
+    params, state, x, lengths = inputs
+    check_kind(f"{op}: params", params, Recurrent)
+    check_kind(f"{op}: state", state, CellState)
+    given = params._asdict() | state._asdict()
+    lacking = {"rnn": ("b_hn", "c"), "lstm": ("b_hn",), "gru": ("c",)}[op]
+    for name, value in given.items():
+        if (value is None) != (name in lacking):
+            found, must = ("an array", "None") if name in lacking else ("None", "an array")
+            raise ValueError(
+                f"{op}: {name} is {found}; it must be {must}: take parameters from init_{op}, and "
+                f"a state of h{' and c' if op == 'lstm' else ' alone'}"
+            )
+    check_one_dtype(op, **given, x=x)
+    check_flag(f"{op}: reverse", reverse)
+    if truncate is not None:
+        check_integer(f"{op}: truncate", truncate, hint=", or None for no truncation")
+    forms = {"w_x": "DG", "w_h": "HG", "b": "G", "b_hn": "H", "h": "NH", "c": "NH"}
+    arrays = {name: (value, forms[name]) for name, value in given.items() if value is not None}
+    fix = f"check that all are of one batch, or take parameters from init_{op}"
+    sizes = check_shapes(op, fix, **arrays, x=(x, "NTD"))
+    for what, size in (("steps", sizes.T), ("features", sizes.D)):
+        check_integer(f"{op}: the number of {what} of x (N, T, D) of shape {x.shape}", size)
+    if GATES[op] * sizes.H != sizes.G:
+        raise ValueError(
+            f"{op}: w_h has shape {params.w_h.shape}; it must be (H, {GATES[op]} H), the gates of H "
+            f"units side by side: take parameters from init_{op}"
+        )
+    if lengths is not None:
+        check_shapes(op, "pass one length per sequence", x=(x, "NTD"), lengths=(lengths, "N"))
+        check_integers(f"{op}: lengths", lengths, "count the real steps, for example mask.sum(1)")
+        rule = f"x has {sizes.T} steps: cut the length or pad x"
+        check_range(f"{op}: length", lengths, sizes.T + 1, rule)
+
+
+rnn = Op(rnn_fwd, rnn_bwd, partial(example, "rnn"), check=partial(_check, "rnn"))
+lstm = Op(lstm_fwd, lstm_bwd, partial(example, "lstm"), check=partial(_check, "lstm"))
 gru = Op(
-    gru_fwd,
-    gru_bwd,
-    partial(drawn, "gru", 3),
-    settings=({"reverse": True},),
-    check=partial(check_recurrent, "gru", 3),
+    gru_fwd, gru_bwd, partial(example, "gru"), ({"reverse": True},), check=partial(_check, "gru")
 )
