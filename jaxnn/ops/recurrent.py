@@ -233,7 +233,7 @@ def _check(op: str, *inputs: Any, reverse: bool, truncate: int | None) -> None:
         check_integer(f"{op}: the number of {what} of x (N, T, D) of shape {x.shape}", size)
     if GATES[op] * sizes.H != sizes.G:
         raise ValueError(
-            f"{op}: w_h has shape {params.w_h.shape}; it must be (H, {GATES[op]} H), the gates of H "
+            f"{op}: w_h has shape {params.w_h.shape}; it must be (H, {GATES[op]} H), gates of H "
             f"units side by side: take parameters from init_{op}"
         )
     if lengths is not None:
