@@ -289,6 +289,7 @@ MASK = jnp.ones(3, bool)
             "approximate is 'no'.*True or False",
         ),
         (lambda x: gated.glu(x, [0.0]), TypeError, "glu: value is a list.*asarray"),
+        (lambda x: gated.swiglu(None, x), TypeError, "swiglu: gate is a NoneType.*an array"),
         (lambda x: softmax(x[0, 0]), ValueError, r"axis is -1, x has shape \(\)"),
         (lambda x: softmax.fwd(0.5), TypeError, "softmax: x is a float"),
         (lambda x: softmax(x.astype(int)), TypeError, "softmax: x has dtype int32.*floating"),

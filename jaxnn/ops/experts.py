@@ -138,7 +138,7 @@ def _check(params: Experts, x: Array, *, k: int) -> None:
         x=(x, "...D"),
     )
     check_one_dtype("experts", **params._asdict(), x=x)
-    check_not_empty("experts: x", x, "the loss is a mean over tokens and needs one at least")
+    check_not_empty("experts: x", x, "the loss is a mean over tokens, there must be one")
     check_integer("experts: k", k, hint=f", and at most {sizes.E}, all experts")
     if k > sizes.E:
         raise ValueError(

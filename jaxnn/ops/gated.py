@@ -178,6 +178,8 @@ def _check(op: str, x: Array, *, approximate: bool = False) -> None:
 
 
 def _check_halves(op: str, gate: Array, value: Array, *, approximate: bool = False) -> None:
+    check_floating(f"{op}: gate", gate)
+    check_floating(f"{op}: value", value)
     check_one_dtype(op, gate=gate, value=value)
     check_flag(f"{op}: approximate", approximate)
     words = (

@@ -130,7 +130,7 @@ def _kept(t: Array, real: Array | None, reverse: bool, truncate: int | None) -> 
     """Where a gradient passes into a step from the one taken before it: (T, 1 or N, 1)."""
     if truncate is None:
         return None
-    kept = (t == 0) | (t % truncate != 0)  # between t - 1 and t
+    kept = (t == 0) | (t % min(truncate, len(t)) != 0)  # between t - 1 and t
     if real is not None:  # the state before the first step crosses the padding, or the last one
         kept |= ~real
     return jnp.roll(kept, -1, 0) if reverse else kept
