@@ -191,9 +191,7 @@ def _check_l2_penalty(weights: Any, *, coefficient: float) -> None:
     check_number("l2_penalty: coefficient", coefficient)
     leaves = jax.tree_util.tree_leaves_with_path(weights)
     if not leaves:
-        raise ValueError(
-            "l2_penalty: weights have no leaf; they must have one: pass a pytree of arrays"
-        )
+        raise ValueError("l2_penalty: weights have no leaf; they must be arrays: pass at least one")
     named = {f"weights{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
     check_one_dtype("l2_penalty", **named)
 
