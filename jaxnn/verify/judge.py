@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.verify import laws
 from jaxnn.verify.batch import BatchLaws
 from jaxnn.verify.coverage import names_of_arrays, warnings
 from jaxnn.verify.each_rule import each_rule
 from jaxnn.verify.generic import second_point
+from jaxnn.verify.laws import batch_laws as check_batch_laws
 from jaxnn.verify.limits import too_long
 from jaxnn.verify.options import check_skip, check_tolerance
 from jaxnn.verify.point import Point
@@ -102,7 +102,7 @@ def judge(
     with point.precisely():
         if batch_laws:
             log.debug("batch laws")
-            problems += laws.batch_laws(batch_laws, on_other, args, kwargs, seed)
+            problems += check_batch_laws(batch_laws, on_other, args, kwargs, seed)
         if second_order:
             log.debug("second order")
             problems += check_second_order(problem, point.floats, point.rest, seed)
