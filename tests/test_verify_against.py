@@ -10,8 +10,7 @@ from jax.experimental import pallas as pl
 
 from jaxnn import verify
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.side_by_side import Triple
-from jaxnn.verify.within import judged
+from jaxnn.verify.triples import Triple, judged
 
 X = jax.random.normal(jax.random.key(0), (4, 3))
 W = jax.random.normal(jax.random.key(1), (3, 2))

@@ -8,7 +8,7 @@ import pytest
 from jaxnn import verify
 from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.finite_differences import Slope
-from jaxnn.verify.kinks import Nearby, Slopes
+from jaxnn.verify.nearby import Nearby, Slopes
 from jaxnn.verify.witness import Witnesses
 from jaxnn.verify.witness import testify as hear
 

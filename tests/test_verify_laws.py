@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxnn.op import Op
-from jaxnn.verify.elsewhere import elsewhere, op_elsewhere
-from jaxnn.verify.laws import BatchLaws, batch_laws
+from jaxnn.verify.batch import BatchLaws
+from jaxnn.verify.laws import batch_laws
+from jaxnn.verify.other_ways import elsewhere, op_elsewhere
 from jaxnn.verify.problem import bind, to_float64
 from jaxnn.verify.programs import Programs, compiled
 from jaxnn.verify.second_order import second_order

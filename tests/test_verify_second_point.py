@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxnn import verify
-from jaxnn.verify.generic import moved_off
-from jaxnn.verify.held import held
+from jaxnn.verify.second_point import moved_off
+from jaxnn.verify.slots import held
 
 # Whether a gradient is wrong, not why, is asked here.
 pytestmark = pytest.mark.usefixtures("undiagnosed")

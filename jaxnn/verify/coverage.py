@@ -1,4 +1,7 @@
-"""What a verification could not have seen: faults planted in the gradient at hand, and warnings."""
+"""What a verification could not have seen: faults planted in the gradient at hand, and warnings.
+
+What the numbers at a point cannot show, in words, and what was not tried there.
+"""
 
 import dataclasses
 import inspect
@@ -9,9 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.compare import compare
+from jaxnn.verify.comparison import compare
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.rounding import plausible_rounding
+from jaxnn.verify.nearby import plausible_rounding
+from jaxnn.verify.other_ways import MOST_EAGER
+from jaxnn.verify.point import Point
+from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import Values, largest
 
 # A planted fault must change some entry by so much of its leaf's scale to be one.
@@ -192,3 +198,50 @@ def _of_argument(path: str, x: np.ndarray[Any, Any], sizes: set[int]) -> Iterato
                 f"of the values 0 to {min(counts) - 1}, {len(missing)} never occur in {path} "
                 f"({values}): what is wrong with those classes would not show"
             )
+
+
+def limits(point: Point) -> tuple[str, ...]:
+    """What these numbers cannot show, in words."""
+    found = []
+    if point.obstacle:
+        found.append(
+            f"the functions do not take float64 ({point.obstacle}): what is smaller than the "
+            "rounding of the dtypes given would not show"
+        )
+    elif point.here.width:
+        narrow = next(name for name, e in EPSILON.items() if e == point.here.width)
+        found.append(
+            f"given float64, something inside computes in {narrow}, or is cast to it: "
+            "errors smaller than its rounding would not show"
+        )
+    if point.way != "reverse mode":
+        alone = ", which alone judged it" if point.way == "finite differences" else ""
+        found.append(
+            f"the loss has no derivative in reverse mode ({point.said}): {point.way}{alone}"
+        )
+    if point.draws_differ:
+        found.append(
+            "random numbers are drawn without a dtype, others in float64 than in the dtypes "
+            "given: the precision was judged in these alone"
+        )
+    return tuple(found)
+
+
+def too_long(point: Point) -> str:
+    """What of the other ways to run it was not looked at, and why; empty where all were."""
+    if point.problem.as_it_is:
+        return (
+            "how it does under jit or vmap: the hand-written gradient cannot be traced and was "
+            "run as it is"
+        )
+    if point.programs.long:
+        return (
+            f"how it does under jit and vmap: its {point.programs.operations} operations were "
+            "run one by one, which takes less time than to compile them"
+        )
+    if point.programs.operations <= MOST_EAGER:
+        return ""
+    return (
+        f"whether it gives the same without jit: of {point.programs.operations} operations "
+        f"(more than {MOST_EAGER}) each would be compiled by itself"
+    )

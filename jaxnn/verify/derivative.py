@@ -19,7 +19,6 @@ Way = Literal["reverse mode", "forward mode", "finite differences"]
 WAYS: tuple[Way, ...] = ("reverse mode", "forward mode", "finite differences")
 # Forward mode and finite differences take a pass or more for every coordinate.
 MOST_COORDINATES = 2048
-
 Loss = Callable[[list[Any], list[Any]], Any]
 
 

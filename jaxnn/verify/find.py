@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnn.op import NAMELESS, Op
-from jaxnn.verify.modules import MODEL_FUNCTIONS, model
+from jaxnn.verify.gradients import MODEL_FUNCTIONS, model
 from jaxnn.verify.ops import drawn, settings, under, words
 from jaxnn.verify.report import Report
 from jaxnn.verify.rules import rule as verify_rule

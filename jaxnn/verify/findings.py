@@ -1,8 +1,21 @@
-"""What a verification found of one leaf: how far off, where, who is wrong, and why."""
+"""What a verification found of one leaf: how far off, where, who is wrong, and why.
 
+Where the wrong entries of an array are: in words, and as a coarse picture.
+
+Is a gradient the same however it is run? Eagerly, again, under vmap; an op also inside others.
+
+A difference is no verdict on the formula, which float64 decides. No two ways round alike, so
+`within(path, values)`, given by the caller, says whether a leaf's values are as precise as they
+must be. Only the same program, run again, must give the same bits.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
+Leaf = np.ndarray[Any, Any]
 Status = Literal["pass", "fail", "inconclusive", "skipped"]
 
 
@@ -114,3 +127,101 @@ class LeafReport:
     heat: tuple[tuple[float, ...], ...] = ()
     messages: tuple[str, ...] = ()
     declared: float = 0.0
+
+
+# A picture of a leaf's differences has at most so many rows and columns.
+CELLS = 32
+
+
+def filled(mask: np.ndarray[Any, Any]) -> str:
+    """The slice that a mask's true entries fill, in words; empty if they fill none, or one entry.
+
+    A slice is a product of index sets, one per axis, as in `[:, 3]`; of a square matrix also its
+    diagonal, or one side of it.
+    """
+    if mask.sum() <= 1 or mask.ndim == 0:
+        return ""
+    if mask.all():
+        return "every entry"
+    axes = range(mask.ndim)
+    sets = [np.flatnonzero(mask.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+    if mask[np.ix_(*sets)].all():
+        names = (
+            ("row", "column") if mask.ndim == 2 else tuple(f"axis {axis}, index" for axis in axes)
+        )
+        index = ", ".join(_indices(s, n) for s, n in zip(sets, mask.shape, strict=True))
+        fixed = [
+            f"{names[axis]} {s[0]}" for axis, s in enumerate(sets) if len(s) == 1 < mask.shape[axis]
+        ]
+        return f"[{index}]" + (f" ({'; '.join(fixed)})" if fixed and mask.ndim > 1 else "")
+    if mask.ndim == 2 and mask.shape[0] == mask.shape[1]:
+        square = np.ones(mask.shape, bool)
+        for shape, name in (
+            (np.eye(len(mask), dtype=bool), "the diagonal"),
+            (~np.eye(len(mask), dtype=bool), "everything off the diagonal"),
+            (np.triu(square), "the upper triangle"),
+            (np.triu(square, 1), "the strict upper triangle"),
+            (np.tril(square), "the lower triangle"),
+            (np.tril(square, -1), "the strict lower triangle"),
+        ):
+            if (mask == shape).all():
+                return name
+    return ""
+
+
+def _indices(found: np.ndarray[Any, Any], size: int) -> str:
+    """One axis of a slice, as Python would index it."""
+    if len(found) == size:
+        return ":"
+    if len(found) == 1:
+        return str(found[0])
+    step = int(found[1] - found[0])
+    if (np.diff(found) == step).all():
+        return f"{found[0]}:{found[-1] + 1}" + (f":{step}" if step > 1 else "")
+    return str(found.tolist()) if len(found) <= 6 else f"{len(found)} of {size}"
+
+
+def heat(values: np.ndarray[Any, Any]) -> tuple[tuple[float, ...], ...]:
+    """A coarse picture of an array as a matrix: the largest value of each cell."""
+    matrix = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
+    for axis in (0, 1):
+        starts = np.unique(np.linspace(0, matrix.shape[axis], CELLS, endpoint=False).astype(int))
+        matrix = np.maximum.reduceat(matrix, starts, axis=axis)
+    return tuple(tuple(row) for row in matrix.tolist())
+
+
+class Gap(NamedTuple):
+    """The entry of a leaf that differs most, in multiples of what it may differ by."""
+
+    excess: float
+    entry: str
+    got: float
+    wanted: float
+
+
+def gaps(
+    got: Mapping[str, Leaf], wanted: Mapping[str, Leaf], allowed: Mapping[str, float]
+) -> dict[str, Gap]:
+    """The leaves that differ by more than is allowed; NaN differs from everything."""
+    found = {}
+    for path, leaf in wanted.items():
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN
+            excess = np.array(np.abs(got[path] - leaf) / allowed[path])  # no scalar of NumPy's
+        excess[~np.isfinite(excess)] = np.inf
+        if (excess > 1).any():
+            at = np.unravel_index(int(excess.argmax()), leaf.shape)
+            name = f"{path}{list(map(int, at))}" if at else path
+            found[path] = Gap(float(excess[at]), name, float(got[path][at]), float(leaf[at]))
+    return found
+
+
+def worst(found: dict[str, Gap]) -> str:
+    """The largest of the gaps, in words."""
+    gap = max(found.values())
+    others = f" ({len(found) - 1} more leaves differ)" if len(found) > 1 else ""
+    return f"{gap.got:.10g} at {gap.entry}, not {gap.wanted:.10g}{others}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).splitlines() or ["no message"])[0]

@@ -20,7 +20,6 @@ SHORTER = np.array([1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13])
 CLEAR = 2**13
 # A loss is trusted to this many units in the last place: its own sums round too.
 _ULPS = 16
-
 Loss = Callable[[list[Any], list[Any]], Any]
 
 

@@ -6,6 +6,11 @@ the verdict   -> right or wrong, leaf by leaf; each rule inside by itself
 a second one  -> is it right where nothing is 0, 1 or equal to something else?
 laws          -> what a mean over a batch obeys; the gradient's own derivative
 coverage      -> what could not be seen
+
+
+Variables of a library's module that its own gradient leaves out, by their kind.
+
+`flax.nnx.grad` differentiates the `Param`s of a module; its `BatchStat`s are in no gradient.
 """
 
 import dataclasses
@@ -16,20 +21,19 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.verify.arguments import Call
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.coverage import names_of_arrays, warnings
-from jaxnn.verify.each_rule import each_rule
-from jaxnn.verify.generic import second_point
+from jaxnn.verify.coverage import names_of_arrays, too_long, warnings
+from jaxnn.verify.door import check_skip, check_tolerance
 from jaxnn.verify.laws import batch_laws as check_batch_laws
-from jaxnn.verify.limits import too_long
-from jaxnn.verify.options import check_skip, check_tolerance
+from jaxnn.verify.neutral_settings import neutral_settings
 from jaxnn.verify.point import Point
-from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import Problem, bind
 from jaxnn.verify.report import Report
+from jaxnn.verify.returned import WRAPPERS, Expected, Returned
+from jaxnn.verify.rule_laws import each_rule
 from jaxnn.verify.second_order import second_order as check_second_order
-from jaxnn.verify.settings import neutral_settings
-from jaxnn.verify.variables import left_out
+from jaxnn.verify.second_point import second_point
 from jaxnn.verify.verdict import verdict
 
 log = logging.getLogger("jaxnn.verify")
@@ -126,3 +130,29 @@ def judge(
         seconds=time.perf_counter() - started,
     )
     return report, point
+
+
+def left_out(out: Returned, expected: Expected) -> dict[str, str]:
+    """The leaves of which a gradient holds no variable of the same kind, each with the reason.
+
+    A variable is what wraps one array: where some of a kind are there, none may be missing.
+    """
+    kinds = {
+        name: kind
+        for (path, name), kind in zip(expected.names, _innermost(expected.structure), strict=True)
+        if path and getattr(path[-1], "name", None) in WRAPPERS
+    }
+    held = {kind for name, kind in kinds.items() if name in out.leaves}
+    return {
+        name: f"of the kind {kind.__name__}, of which the gradient holds none"
+        for name, kind in kinds.items()
+        if held and kind not in held
+    }
+
+
+def _innermost(tree: Any, holder: Any = None) -> list[Any]:
+    """The container that holds each leaf of a structure."""
+    if tree.num_nodes == 1:
+        return [holder] * tree.num_leaves
+    kind = tree.node_data()[0]
+    return [found for child in tree.children() for found in _innermost(child, kind)]

@@ -15,18 +15,17 @@ import jax
 import numpy as np
 
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
-from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
+from jaxnn.verify.findings import Gap, first_line, gaps, worst
+from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.oracle import stripped
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Program, Programs
-from jaxnn.verify.rounding import plausible_rounding
+from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import ask, largest
-from jaxnn.verify.width import EPSILON
 
 # Rounding alone does not break a law by so much of a leaf's scale in float64.
 RELATIVE_TOLERANCE = 1e-9
 PADDING = 2  # rows
-
 Gradient = dict[str, np.ndarray[Any, Any]]
 Change = Callable[[str, Any], Any]
 

@@ -10,7 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxnn.verify.arguments import kind_of, path_name
-from jaxnn.verify.outside import outside
+from jaxnn.verify.door import outside
 from jaxnn.verify.problem import check_scalar, is_floating, told_apart
 from jaxnn.verify.programs import compiled
 from jaxnn.verify.returned import is_number

@@ -13,11 +13,10 @@ import numpy as np
 
 from jaxnn.calls import call_bwd, call_fwd
 from jaxnn.op import Op
-from jaxnn.verify.arguments import argument_names
-from jaxnn.verify.elsewhere import op_elsewhere
+from jaxnn.verify.arguments import Call, argument_names
+from jaxnn.verify.door import outside
 from jaxnn.verify.judge import judge
-from jaxnn.verify.outside import outside
-from jaxnn.verify.positions import Call
+from jaxnn.verify.other_ways import op_elsewhere
 from jaxnn.verify.report import Report
 
 

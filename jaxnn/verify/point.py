@@ -7,21 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.verify.compare import compare
+from jaxnn.verify.comparison import NEARBY, check_precision, compare
 from jaxnn.verify.derivative import Way, ways_of
 from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.finite_differences import Line
-from jaxnn.verify.jaxprs import draws_of, primitives_of
-from jaxnn.verify.kinks import Nearby
+from jaxnn.verify.nearby import Nearby, apart_of, moved, noise_of, plausible_rounding, rounding_of
 from jaxnn.verify.oracle import rules_in, stripped
-from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Programs
-from jaxnn.verify.rounding import apart_of, moved, noise_of, plausible_rounding, rounding_of
-from jaxnn.verify.trace import Trace, traced_as
-from jaxnn.verify.untraceable import as_it_is, traced_loss
-from jaxnn.verify.values import Values, ask, both_gradients, epsilon_of
-from jaxnn.verify.width import EPSILON, rounded_to
+from jaxnn.verify.trace import EPSILON, Trace, draws_of, primitives_of, rounded_to, traced_as
+from jaxnn.verify.values import Values, as_it_is, ask, both_gradients, epsilon_of, traced_loss
 from jaxnn.verify.witness import Witnesses, testify
 
 # A loop that stops by itself, or its derivative, may be off by so many units in the last place of

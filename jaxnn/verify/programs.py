@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax.extend.core import jaxpr_as_fun
 
-from jaxnn.verify.trace import Trace, traced_as
-from jaxnn.verify.width import EPSILON, rounded_to
+from jaxnn.verify.trace import EPSILON, Trace, rounded_to, traced_as
 
 Kept = TypeVar("Kept")
 

@@ -17,25 +17,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnn.verify.arguments import argument_names
-from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.generic import MOVE, TRIES, moved_off
-from jaxnn.verify.gradients import GradientMismatch
-from jaxnn.verify.options import (
+from jaxnn.verify.comparison import NEARBY
+from jaxnn.verify.door import (
     Declared,
     check_options,
     check_signature,
     check_skip,
     check_tolerance,
+    outside,
 )
-from jaxnn.verify.outside import outside
+from jaxnn.verify.findings import LeafReport
+from jaxnn.verify.gradients import GradientMismatch
+from jaxnn.verify.nearby import moved
 from jaxnn.verify.point import Point
-from jaxnn.verify.precision import NEARBY
 from jaxnn.verify.report import Report
-from jaxnn.verify.rounding import moved
-from jaxnn.verify.side_by_side import SideBySide, Triple
+from jaxnn.verify.second_point import MOVE, TRIES, moved_off
+from jaxnn.verify.side_by_side import SideBySide
+from jaxnn.verify.triples import Triple, judged
 from jaxnn.verify.values import epsilon_of
 from jaxnn.verify.verdict import verdict
-from jaxnn.verify.within import judged
 
 
 def assert_against(

@@ -9,17 +9,14 @@ from typing import Any
 
 import jax
 
-from jaxnn.verify.arguments import argument_names
-from jaxnn.verify.each_rule import wrong_by_themselves
+from jaxnn.verify.arguments import Call, argument_names
+from jaxnn.verify.cotangents import differentiated
+from jaxnn.verify.door import check_options, check_signature, check_surrogate, outside
 from jaxnn.verify.gradients import GradientMismatch
 from jaxnn.verify.judge import judge
-from jaxnn.verify.options import check_options, check_signature, check_surrogate
 from jaxnn.verify.oracle import rules_in
-from jaxnn.verify.outside import outside
-from jaxnn.verify.own_derivative import differentiated
-from jaxnn.verify.positions import Call
 from jaxnn.verify.report import Report
-from jaxnn.verify.rule_laws import alone, disagreement, forward_rules
+from jaxnn.verify.rule_laws import alone, disagreement, forward_rules, wrong_by_themselves
 from jaxnn.verify.weighted import Weighted, check_same_outputs
 
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.elsewhere import first_line, gaps, worst
+from jaxnn.verify.findings import first_line, gaps, worst
 from jaxnn.verify.laws import relative_of
+from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.programs import Program, compiled
-from jaxnn.verify.rounding import plausible_rounding
 from jaxnn.verify.values import by_path, largest
 
 DIRECTIONS = 3

@@ -3,44 +3,24 @@
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.backward import check_cotangents, cotangents
+from jaxnn.verify.cotangents import check_cotangents, cotangents, differentiated
 from jaxnn.verify.derivative import derivative, split, ways_of
+from jaxnn.verify.nearby import DRAWS, moved
 from jaxnn.verify.oracle import rules_in, stripped
-from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import Program, compiled
-from jaxnn.verify.rounding import DRAWS, moved
-from jaxnn.verify.untraceable import as_given, as_it_is, on_numbers
-from jaxnn.verify.values import epsilon_of, largest
+from jaxnn.verify.trace import EPSILON, epsilon_to
+from jaxnn.verify.triples import Triple
+from jaxnn.verify.values import as_given, as_it_is, epsilon_of, largest, on_numbers
 from jaxnn.verify.weighted import Weighted, check_same_outputs
-from jaxnn.verify.width import EPSILON, epsilon_to
 
-Leaf = np.ndarray[Any, Any]
 Compute = Callable[[list[Any], list[Any]], dict[str, Any]]
-
-
-class Triple(NamedTuple):
-    """One array three times.
-
-    Attributes:
-        got: the implementation's.
-        low: the reference's, in the dtypes given.
-        truth: the reference's in float64.
-        dtype: of the implementation's.
-        floating: whether it holds real numbers.
-    """
-
-    got: Leaf
-    low: Leaf
-    truth: Leaf
-    dtype: str
-    floating: bool
 
 
 class SideBySide:

@@ -14,20 +14,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnn.verify.chain import locate
-from jaxnn.verify.coverage import survivors
-from jaxnn.verify.diagnose import explained
-from jaxnn.verify.elsewhere import elsewhere
+from jaxnn.verify.causes.chain import locate
+from jaxnn.verify.causes.diagnose import explained
+from jaxnn.verify.coverage import limits, survivors
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.limits import limits
+from jaxnn.verify.other_ways import elsewhere
 from jaxnn.verify.point import Point
 from jaxnn.verify.report import Report, ratio
 from jaxnn.verify.returned import structure
 from jaxnn.verify.witness import STOPPED
 
 log = logging.getLogger("jaxnn.verify")
-
-
 # So many leaves are witnessed one by one; of more, as many groups along one random line each.
 MOST_WITNESSED = 32
 # Of a group along whose line finite differences do not agree, so many leaves are asked about alone.

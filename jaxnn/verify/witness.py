@@ -6,13 +6,13 @@ gradients close by.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxnn.verify.findings import Disagreement, LeafReport
+from jaxnn.verify.findings import Disagreement, Leaf, LeafReport
 from jaxnn.verify.finite_differences import Slope
-from jaxnn.verify.kinks import Slopes
+from jaxnn.verify.nearby import Slopes
 from jaxnn.verify.values import first_index, largest
 
 # A leaf of up to this many entries is witnessed entry by entry, a larger one along a random line.
@@ -24,9 +24,7 @@ STOPPED = (
     "finite differences could not testify: the loss holds a stop_gradient, and what it holds still "
     "is no part of the derivative"
 )
-
 Guilty = Literal["hand-written", "autodiff", ""]
-Leaf = np.ndarray[Any, Any]
 
 
 class Witnesses(NamedTuple):

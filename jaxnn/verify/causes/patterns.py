@@ -1,0 +1,147 @@
+"""Softmax and its like, found in a trace: what the parts of their Jacobians are called.
+
+softmax       y = e / sum e,  e = exp u        dx = y (dy - sum(y dy))
+log-softmax   y = u - log sum e                dx = dy - exp(y) sum(dy)
+log sum exp   y = log sum e                    dx = e / sum e dy
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import JaxprEqn, Literal, Var
+
+from jaxnn.verify.causes.jaxprs import On
+
+Made = dict[Any, JaxprEqn]
+_THROUGH = {
+    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "convert_element_type", "div", "mul",
+    "add", "sub", "max", "sqrt", "rsqrt", "log", "integer_pow", "pow", "stop_gradient",
+}  # fmt: skip
+_SHAPING = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "abs"}
+
+
+def _source(v: Any, made: Made, *names: str) -> JaxprEqn | None:
+    """The equation of one of these names that a variable comes from, in another shape at most."""
+    while isinstance(v, Var) and v in made:
+        eqn = made[v]
+        if eqn.primitive.name in names:
+            return eqn
+        if eqn.primitive.name not in _SHAPING:
+            return None
+        v = eqn.invars[0]
+    return None
+
+
+def _summed(v: Any, made: Made) -> tuple[JaxprEqn, tuple[int, ...]] | None:
+    """The exponential whose sum a variable is, and the axes of the sum."""
+    total = _source(v, made, "reduce_sum")
+    exponential = total and _source(total.invars[0], made, "exp")
+    return (exponential, tuple(total.params["axes"])) if total and exponential else None
+
+
+def _log_sum_exp(v: Any, z: Any, made: Made) -> tuple[int, ...] | None:
+    """The axes of the sum if a variable is log sum exp z; z's maximum may be taken out of it."""
+    total = _source(v, made, "log", "add")
+    peak: Any = None
+    if total and total.primitive.name == "add":
+        peak = total.invars[1]
+        total = _source(total.invars[0], made, "log")
+    found = _summed(total.invars[0], made) if total else None
+    if not found:
+        return None
+    u = found[0].invars[0]
+    shifted = made[u] if isinstance(u, Var) and u in made else None
+    if peak is None:
+        return found[1] if u is z else None
+    alike = shifted and shifted.primitive.name == "sub" and shifted.invars[0] is z
+    return found[1] if shifted and alike and shifted.invars[1] is peak else None
+
+
+def softmax_of(eqn: JaxprEqn, made: Made) -> tuple[str, Any, tuple[int, ...]] | None:
+    """Whether an equation ends one of the three: which, its u, and the axes of the sum."""
+    name = eqn.primitive.name
+    if name == "div":
+        found = _summed(eqn.invars[1], made)
+        if found and found[0].outvars[0] is eqn.invars[0]:
+            return "softmax", found[0].invars[0], found[1]
+    if name == "sub" and (axes := _log_sum_exp(eqn.invars[1], eqn.invars[0], made)):
+        return "log-softmax", eqn.invars[0], axes
+    if name == "log" and (found := _summed(eqn.invars[0], made)):
+        return "log sum exp", found[0].invars[0], found[1]
+    return None
+
+
+def mistaken_softmax(
+    name: str, s: Array, u: Array, y: Array, axes: tuple[int, ...], on: On
+) -> Array:
+    """What a mistake adds to the tangent of one of the three, of tangents s of its u."""
+
+    def of(v: Array, over: tuple[int, ...] = axes) -> Array:
+        return v * (s - (v * s).sum(over, keepdims=True))
+
+    added = jnp.zeros_like(y)
+    if name == "softmax":
+        words = "only the diagonal of softmax's Jacobian, y (1 - y) dy, is taken at"
+        added += jnp.where(on("missing term", words, None) > 0, y * (1 - y) * s - of(y), 0)
+        log_y = jnp.log(jnp.where(y > 0, y, 1))
+        words = "log-probabilities are taken for probabilities in softmax's Jacobian at"
+        added += jnp.where(on("wrong saved value", words, None) > 0, of(log_y) - of(y), 0)
+        for axis in (a for a in range(y.ndim) if (a,) != axes):
+            words = f"softmax's Jacobian is summed over axis {axis}, not {axes[0]}, at"
+            added += jnp.where(on("wrong axis", words, None) > 0, of(y, (axis,)) - of(y), 0)
+    elif name == "log-softmax":
+        p = jnp.exp(y)
+        right = s - (p * s).sum(axes, keepdims=True)
+        words = "only the diagonal of log-softmax's Jacobian, (1 - exp(y)) dy, is taken at"
+        added += jnp.where(on("missing term", words, None) > 0, (1 - p) * s - right, 0)
+    else:
+        sums = [1 if axis in axes else n for axis, n in enumerate(u.shape)]
+        log_p = u - y.reshape(sums)
+        log_p = jnp.where(jnp.isfinite(log_p), log_p, 0)
+        words = "log-probabilities are taken for probabilities in the derivative of"
+        p = jnp.exp(u - y.reshape(sums))
+        wrong = ((log_p - p) * s).sum(axes).reshape(y.shape)
+        added += jnp.where(on("wrong saved value", words, None) > 0, wrong, 0)
+    return added
+
+
+def end_of(v: Any, users: dict[Any, list[tuple[JaxprEqn, int]]], live: set[Any]) -> Any:
+    """Where what flows through a variable alone meets something else: the equation and operand."""
+    at = None
+    while len(users.get(v, ())) == 1:
+        eqn, _ = at = users[v][0]
+        alone = sum(o in live for o in eqn.invars if isinstance(o, Var)) == 1
+        if not alone or len(eqn.outvars) != 1:
+            break
+        v = eqn.outvars[0]
+    return at
+
+
+def part_of(eqn: JaxprEqn, j: int, made: Made) -> str:
+    """What an operand is to an equation, where it comes of a sum, mean or maximum; else empty."""
+    softmax = softmax_of(eqn, made)
+    if softmax and j == 1:
+        return {
+            "softmax": "only a diagonal of softmax's Jacobian, y dy for y (dy - sum(y dy)): ",
+            "log-softmax": "only a diagonal of log-softmax's Jacobian, no - exp(y) sum(dy): ",
+        }.get(softmax[0], "")
+    if eqn.primitive.name not in ("sub", "div", "mul"):
+        return ""
+    names: list[str] = []
+    v = eqn.invars[j]
+    while isinstance(v, Var) and v in made:
+        producer = made[v]
+        name = producer.primitive.name
+        names.append(name)
+        live = [o for o in producer.invars if not isinstance(o, Literal)]
+        if name.startswith("reduce_") or name not in _THROUGH or len(live) != 1:
+            break
+        v = live[0]
+    if names[-1:] == ["reduce_max"]:
+        return "the maximum's part: "
+    if names[-1:] != ["reduce_sum"]:
+        return ""
+    if "sqrt" in names or "rsqrt" in names:
+        return "the part of the norm or standard deviation: "
+    return "the mean's part: " if "div" in names else "the sum's part: "
