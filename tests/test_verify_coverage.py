@@ -8,7 +8,7 @@ import pytest
 from jaxnn import verify
 from jaxnn.op import Op
 from jaxnn.ops.activations import tanh
-from jaxnn.verify import compare, finite_differences
+from jaxnn.verify import comparison, finite_differences
 
 P = {"w": jax.random.normal(jax.random.key(0), (3, 4)), "b": jnp.arange(1.0, 5.0)}
 X = jax.random.normal(jax.random.key(1), (6, 3))
@@ -56,7 +56,7 @@ def test_a_fault_planted_in_the_comparison_fails_the_verification(
     monkeypatch, name, value, survivors
 ):
     """A comparison that sees nothing, or too little, lets the replayed faults pass: it says so."""
-    monkeypatch.setattr(compare, name, value)
+    monkeypatch.setattr(comparison, name, value)
     report = verify.gradient(loss, manual, P, X)
     assert report.status == "fail"
     assert f"these faults pass it: {survivors}" in report.problems[0]

@@ -10,11 +10,11 @@ import pytest
 from jaxnn.op import Op
 from jaxnn.verify.batch import BatchLaws
 from jaxnn.verify.laws import batch_laws
-from jaxnn.verify.other_ways import elsewhere, op_elsewhere
+from jaxnn.verify.other_ways import run_in_other_ways, run_op_in_other_ways
 from jaxnn.verify.problem import bind, to_float64
 from jaxnn.verify.programs import Programs, compiled
 from jaxnn.verify.second_order import second_order
-from jaxnn.verify.values import Asked, both_gradients, by_path
+from jaxnn.verify.values import Evaluator, both_gradients, by_path
 
 # Whether a gradient is wrong, not why, is asked here.
 pytestmark = pytest.mark.usefixtures("undiagnosed")
@@ -257,7 +257,7 @@ def around(manual_grad, loss=cubes, params=W):
     problem = bind(loss, manual_grad, params, (), {})
     floats, rest = problem.floats, problem.rest
     programs = Programs()
-    first = Asked(programs.get("first", both_gradients(problem), floats, rest)).at(floats, rest)
+    first = Evaluator(programs.get("first", both_gradients(problem), floats, rest)).at(floats, rest)
     truth = dict(zip(problem.paths, first.autodiff, strict=True))
 
     def within(path, values):
@@ -265,7 +265,7 @@ def around(manual_grad, loss=cubes, params=W):
             initial=0
         )
 
-    return elsewhere(problem, floats, rest, first, programs, within)
+    return run_in_other_ways(problem, floats, rest, first, programs, within)
 
 
 def traced(x):
@@ -336,11 +336,11 @@ def test_what_was_compiled_is_not_compiled_again():
     programs = Programs()
     problem = bind(cubes, lambda w: 3 * w**2, W, (), {})
     program = compiled(both_gradients(problem), problem.floats, problem.rest)
-    first = Asked(program).at(problem.floats, problem.rest)
+    first = Evaluator(program).at(problem.floats, problem.rest)
     point = (problem, problem.floats, problem.rest, first, programs, lambda path, values: True)
-    elsewhere(*point)
+    run_in_other_ways(*point)
     with jax.no_tracing():
-        assert elsewhere(*point) == ()
+        assert run_in_other_ways(*point) == ()
 
 
 def op_around(fwd, bwd):
@@ -353,7 +353,7 @@ def op_around(fwd, bwd):
         return np.allclose(values, truth[path], rtol=1e-6)
 
     op = Op(fwd, bwd, example=lambda key: inputs)
-    return op_elsewhere(op, inputs, dout, {}, expected, Programs(), within)
+    return run_op_in_other_ways(op, inputs, dout, {}, expected, Programs(), within)
 
 
 def cube_fwd(w, i):

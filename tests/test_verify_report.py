@@ -242,7 +242,7 @@ def test_in_what_ways_it_was_not_run_comes_last(untried):
     assert "cannot see: x is all one; y is all one; gain=" in str(replace(REPORT, coverage=late))
     page = Balanced(to_html([replace(REPORT, coverage=late)])).text
     assert page.index("y is all one") < page.index(untried)
-    source = (Path(report.__file__).parent / "limits.py").read_text()
+    source = (Path(report.__file__).parent / "coverage.py").read_text()
     assert untried in source  # where they are written
 
 

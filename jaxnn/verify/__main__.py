@@ -37,10 +37,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxnn.verify.find import Check, find
+from jaxnn.verify.findings import described
 from jaxnn.verify.page import to_html
 from jaxnn.verify.report import Report, details, fold, remarks, to_json
 from jaxnn.verify.run import no_exit, progress, run
-from jaxnn.verify.targets import UsageError, described
+from jaxnn.verify.targets import UsageError
 
 LIBRARY = ("jaxnn.ops", "jaxnn.models")
 # The exit status of a run that Ctrl-C ended, as a shell has it.

@@ -1,7 +1,4 @@
-"""The arguments of a call, leaf by leaf: what each is, and what it is called.
-
-`argnums`: which arguments of a loss are the parameters, as `jax.grad` has it.
-"""
+"""Name the arguments of a call, leaf by leaf; put those in front that are differentiated."""
 
 import dataclasses
 import inspect

@@ -1,9 +1,6 @@
-"""What autodiff is asked about: the function that a derivative rule decorates, never the rule.
+"""Tell who wrote a derivative rule, JAX or a person, and where.
 
-`jax.grad` of a function that holds a `jax.custom_vjp` runs its rule, which would be its own judge.
-`stripped(f)` is f with every rule that a person wrote replaced, at whatever depth, by the function
-it decorates; the rules of JAX itself (of `jax.nn.relu`, say) stay. This room alone knows how each
-version of JAX represents a rule in a traced function.
+This room and `oracle` alone know how each version of JAX represents a rule in a traced function.
 """
 
 import contextlib

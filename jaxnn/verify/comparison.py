@@ -1,14 +1,11 @@
-"""Two gradients of one problem, compared: first what they are, then their numbers.
-
-Is a gradient as exact in the working dtype as autodiff's is there?
-"""
+"""Compare two gradients of one leaf: in float64, then in the leaf's own dtype."""
 
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
-from jaxnn.verify.findings import Diagnosis, LeafReport, Precision, filled, heat
+from jaxnn.verify.findings import Diagnosis, LeafReport, Precision, heat, slice_filled
 from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import Values, epsilon_of, first_index, largest
@@ -30,7 +27,7 @@ def allowed_error(autodiff: float, epsilon: float, scale: float) -> float:
     return ERROR_RATIO * autodiff + ERROR_FLOOR * epsilon * scale
 
 
-def compare(
+def compare_in_float64(
     leaf: LeafReport,
     values: Values,
     number: int,
@@ -63,7 +60,7 @@ def compare(
             leaf,
             messages=(message,),
             diagnosis=Diagnosis("not finite", text),
-            where=filled(~np.isfinite(manual)),
+            where=slice_filled(~np.isfinite(manual)),
         )
     comparable = np.isfinite(autodiff)
     differences = np.abs(manual - np.where(comparable, autodiff, manual))
@@ -122,7 +119,7 @@ def compare(
         tolerance=tolerance,
         sees=sees / scale if scale else None,
         wrong=wrong,
-        where=filled(mask),
+        where=slice_filled(mask),
         heat=heat(differences / (scale or 1.0)) if wrong else (),
         messages=(*messages, *relied_on),
     )
@@ -141,10 +138,10 @@ _STOPS = (
     "tolerance={leaf: (1e-6, 'the solver stops at 1e-6')}, or let it go on"
 )
 # Where it is larger at the point given, luck is ruled out at so many more points nearby.
-NEARBY = 4
+NEARBY_POINTS = 4
 
 
-def check_precision(
+def compare_in_own_dtype(
     leaf: LeafReport,
     number: int,
     here: tuple[Values, Values],

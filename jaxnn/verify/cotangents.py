@@ -1,7 +1,4 @@
-"""What JAX gives for a function's derivative, its rules run: what is on trial.
-
-A backward that is given beside a function: what it is called with, and what it must return.
-"""
+"""Compute the cotangents on trial: those JAX gives by a function's own rules, or a backward's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +9,7 @@ import numpy as np
 
 from jaxnn.verify.derivative import derivative
 from jaxnn.verify.problem import Problem, is_floating
-from jaxnn.verify.returned import Returned, structure
+from jaxnn.verify.returned import Returned, structural_faults
 from jaxnn.verify.trace import primitives_of
 from jaxnn.verify.weighted import Weighted, is_array_or_traced, raised_by_jax, refuse_form
 
@@ -20,7 +17,7 @@ from jaxnn.verify.weighted import Weighted, is_array_or_traced, raised_by_jax, r
 _BACKWARD_ONLY = "custom_lin"
 
 
-def differentiated(
+def cotangents_by_rule(
     weighted: Weighted,
     inputs: Any,
     douts: list[Any],
@@ -85,7 +82,7 @@ def _by_tangents(
     return [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, active, strict=True)]
 
 
-def cotangents(
+def cotangents_by_backward(
     backward: Callable[..., Any],
     inputs: tuple[Any, ...],
     outputs: Any,
@@ -120,7 +117,7 @@ def check_cotangents(out: Returned, problem: Problem) -> None:
         ValueError: one is missing, or belongs to none.
     """
     dtypes = {path: x.dtype for path, x in zip(problem.paths, problem.floats, strict=True)}
-    problems, faults = structure(out, problem.expected, dtypes)
+    problems, faults = structural_faults(out, problem.expected, dtypes)
     missing = [m for messages in faults.values() for m in messages if m.startswith("missing")]
     if problems or missing:
         raise ValueError(

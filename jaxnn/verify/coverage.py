@@ -1,7 +1,4 @@
-"""What a verification could not have seen: faults planted in the gradient at hand, and warnings.
-
-What the numbers at a point cannot show, in words, and what was not tried there.
-"""
+"""Say what a verification could not have seen: faults planted in the gradient at hand, warnings."""
 
 import dataclasses
 import inspect
@@ -12,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.comparison import compare
+from jaxnn.verify.comparison import compare_in_float64
 from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.other_ways import MOST_EAGER
@@ -26,7 +23,7 @@ FAULT = 1e-6
 MOST_CLASSES = 1000
 
 
-def survivors(
+def undetected_faults(
     leaf: LeafReport, values: Values, number: int, rounding: Callable[[], list[float]]
 ) -> tuple[str, ...]:
     """That the check itself fails, if a fault planted in this leaf's gradient passes it.
@@ -47,7 +44,7 @@ def survivors(
             return False
         spoilt = dataclasses.replace(values, manual={**values.manual, leaf.path: planted})
         again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail", declared=leaf.declared)
-        return compare(again, spoilt, number, allowed).status == "pass"
+        return compare_in_float64(again, spoilt, number, allowed).status == "pass"
 
     passed = [name for name, planted in _faults(given) if passes(planted)]
     what = f"planted in {leaf.path}, these faults pass it: {', '.join(passed)}"
@@ -200,7 +197,7 @@ def _of_argument(path: str, x: np.ndarray[Any, Any], sizes: set[int]) -> Iterato
             )
 
 
-def limits(point: Point) -> tuple[str, ...]:
+def limits_at(point: Point) -> tuple[str, ...]:
     """What these numbers cannot show, in words."""
     found = []
     if point.obstacle:

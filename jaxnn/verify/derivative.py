@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnn.verify.findings import first_line
 from jaxnn.verify.finite_differences import STEPS, slope_of
 
 Way = Literal["reverse mode", "forward mode", "finite differences"]
@@ -50,14 +51,14 @@ def derivative(loss: Loss, way: Way) -> Callable[[list[Any], list[Any]], tuple[A
         def ladder(number: Any) -> Any:
             unit = _unit(floats, number)
             sizes = [jnp.abs(x * e).sum() for x, e in zip(floats, unit, strict=True)]
-            reach = sum(size.astype(jnp.result_type(float)) for size in sizes)
+            length = sum(size.astype(jnp.result_type(float)) for size in sizes)
 
             def at(step: Any) -> Any:
-                t = step * jnp.maximum(1.0, reach)
+                t = step * jnp.maximum(1.0, length)
                 moved = [x + (t * e).astype(x.dtype) for x, e in zip(floats, unit, strict=True)]
                 return loss(moved, rest)
 
-            return lax.map(at, np.concatenate([[0.0], STEPS, -STEPS])), reach
+            return lax.map(at, np.concatenate([[0.0], STEPS, -STEPS])), length
 
         one = forward if way == "forward mode" else ladder
         return loss(floats, rest), lax.map(one, jnp.arange(sum(x.size for x in floats)))
@@ -74,11 +75,11 @@ def split(flat: Any, floats: list[Any]) -> list[np.ndarray[Any, Any]]:
 
 def measured(ladders: Any, floats: list[Any], epsilon: float) -> Measured:
     """The gradient that the loss along every coordinate shows, rounded to `epsilon` at 1."""
-    values, reaches = (np.asarray(x, np.float64) for x in ladders)
+    values, lengths = (np.asarray(x, np.float64) for x in ladders)
     n = len(STEPS)
     slopes, errors = np.zeros(len(values)), np.zeros(len(values))
-    for i, (f, reach) in enumerate(zip(values, reaches, strict=True)):
-        s = slope_of(STEPS * max(1.0, reach), f[0], f[1 : n + 1], f[n + 1 :], epsilon)
+    for i, (f, length) in enumerate(zip(values, lengths, strict=True)):
+        s = slope_of(STEPS * max(1.0, length), f[0], f[1 : n + 1], f[n + 1 :], epsilon)
         slopes[i], errors[i] = s.centred, np.inf if s.kink else 4 * s.error + 1e-7 * abs(s.centred)
     return Measured(split(slopes, floats), split(errors, floats))
 
@@ -101,7 +102,7 @@ def ways_of(loss: Loss, floats: list[Any], rest: list[Any]) -> tuple[Way, str]:
         try:
             jax.eval_shape(derivative(loss, way), floats, rest)
         except Exception as error:  # each primitive without a rule has an error of its own
-            first = (str(error).splitlines() or [""])[0].partition(". ")[0]
+            first = first_line(error).partition(". ")[0]
             said = said or f"{type(error).__name__}: {first:.160}"
         else:
             return way, said

@@ -1,13 +1,9 @@
-"""The door of every verification: it is entered from outside of JAX's transformations.
+"""Check what a verification is given: called outside of JAX's transformations, its options right.
 
-NumPy arrays that a function holds, in a verification that traces it in two widths.
-
-What JAX makes of such an array it keeps for as long as a trace with it lives, and takes it again
-under another `jax_enable_x64`: a loss over float64 data would meet its own float32 constants when
-it is lifted, and float64 ones when it is used after.
-
-
-What may be said beside a call, checked: options, and exceptions declared with their reasons.
+NumPy arrays that a function holds are converted anew in each width. JAX keeps what it makes of such
+an array for as long as a trace with it lives, and takes it again under another `jax_enable_x64`: a
+loss over float64 data would meet its own float32 constants when it is lifted, and float64 ones when
+it is used after.
 """
 
 import functools
@@ -25,7 +21,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-def outside(function: Callable[Given, Result]) -> Callable[Given, Result]:
+def entrance(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """A function that looks at numbers and compiles, whatever it is called inside of.
 
     Called inside `jax.jit` and the like it refuses, in words; `jax.disable_jit` is lifted, and so
@@ -43,7 +39,7 @@ def outside(function: Callable[Given, Result]) -> Callable[Given, Result]:
                 "scan, where arrays have no values to look at: call it outside of the function "
                 "that is transformed, on plain arrays"
             )
-        by_width()
+        convert_by_width()
         with jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
             return function(*args, **kwargs)
 
@@ -57,7 +53,7 @@ def _is_traced(arguments: Any) -> bool:
 
 
 @functools.cache
-def by_width() -> None:
+def convert_by_width() -> None:
     """Have JAX convert NumPy arrays by the width that is set, and not by one remembered."""
     try:
         from jax._src import dtypes, literals  # no public name registers a conversion

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnn.op import NAMELESS, Op
+from jaxnn.verify.findings import described
 from jaxnn.verify.gradients import MODEL_FUNCTIONS, model
-from jaxnn.verify.ops import drawn, settings, under, words
+from jaxnn.verify.ops import draw_inputs, listed_settings, settings_in_words, verify_under
 from jaxnn.verify.report import Report
 from jaxnn.verify.rules import rule as verify_rule
-from jaxnn.verify.targets import Target, UsageError, described, title
+from jaxnn.verify.targets import Target, UsageError, title
 
 
 class Check(NamedTuple):
@@ -82,7 +83,9 @@ def _add(found: Found, target: Target, module: ModuleType, seed: int, seen: set[
 
     for label, op in _own(module, _is_op, seen):
         for static in _settings(op):
-            name = ", ".join(filter(None, (f"op {_name(label, op)}", words(static or {}))))
+            name = ", ".join(
+                filter(None, (f"op {_name(label, op)}", settings_in_words(static or {})))
+            )
             add(name, partial(_on_example, op, seed, static))
     for label, rule, inputs in _rules(module, seen):
         if inputs is None:
@@ -196,19 +199,19 @@ def _beside(target: Target, run: Callable[[], Report]) -> Report:
 
 
 def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any] | None) -> Report:
-    inputs = drawn(f"example of op {op.name}", op.example, seed)
-    return under(op, inputs, settings(op)[0] if static is None else static)
+    inputs = draw_inputs(f"example of op {op.name}", op.example, seed)
+    return verify_under(op, inputs, listed_settings(op)[0] if static is None else static)
 
 
 def _on_rule(rule: Any, example: Any, what: str, seed: int) -> Report:
-    inputs = drawn(what, example, seed)
+    inputs = draw_inputs(what, example, seed)
     return verify_rule(rule, *inputs, seed=seed)
 
 
 def _settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any] | None]:
     """The settings to verify an op under; None for what is none, which the check then says."""
     try:
-        return settings(op)
+        return listed_settings(op)
     except TypeError:
         return (None,)
 

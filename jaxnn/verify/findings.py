@@ -1,13 +1,4 @@
-"""What a verification found of one leaf: how far off, where, who is wrong, and why.
-
-Where the wrong entries of an array are: in words, and as a coarse picture.
-
-Is a gradient the same however it is run? Eagerly, again, under vmap; an op also inside others.
-
-A difference is no verdict on the formula, which float64 decides. No two ways round alike, so
-`within(path, values)`, given by the caller, says whether a leaf's values are as precise as they
-must be. Only the same program, run again, must give the same bits.
-"""
+"""Hold what was found of one leaf: how far off, where (in words and as a picture), why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,7 +90,7 @@ class LeafReport:
         wrong: the number of entries that differ by more.
         where: the slice that the wrong entries fill, as Python would index it.
         directions: how many directions the finite-difference witness tried.
-        kinks: in how many of them left and right slopes differ, so that it could not testify.
+        kinks: in how many of them left and right slopes differ, so that it could not tell.
         worst: the entry that differs most, where any does by more than the tolerance.
         precision: the errors in the working dtype; None where that is float64.
         diagnosis: a likely cause, where one fits.
@@ -133,7 +124,7 @@ class LeafReport:
 CELLS = 32
 
 
-def filled(mask: np.ndarray[Any, Any]) -> str:
+def slice_filled(mask: np.ndarray[Any, Any]) -> str:
     """The slice that a mask's true entries fill, in words; empty if they fill none, or one entry.
 
     A slice is a product of index sets, one per axis, as in `[:, 3]`; of a square matrix also its
@@ -215,7 +206,7 @@ def gaps(
     return found
 
 
-def worst(found: dict[str, Gap]) -> str:
+def worst_gap(found: dict[str, Gap]) -> str:
     """The largest of the gaps, in words."""
     gap = max(found.values())
     others = f" ({len(found) - 1} more leaves differ)" if len(found) > 1 else ""
@@ -223,5 +214,10 @@ def worst(found: dict[str, Gap]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or ["no message"])[0]
+
+
+def described(error: BaseException, at: str = "") -> str:
+    """Say an error's type, where it was raised, and the first line of its message."""
+    return f"{type(error).__name__}{at}: {first_line(error)}"

@@ -84,7 +84,7 @@ class Line:
         """The slope when these leaves move, each along a direction of its shape."""
         # Steps are relative to the leaves' size along the direction, where that is above 1.
         sizes = [np.abs(np.asarray(self.floats[i])[d != 0]) for i, d in directions.items()]
-        reach = max(1.0, float(np.concatenate([x.ravel() for x in sizes]).mean()))
+        length = max(1.0, float(np.concatenate([x.ravel() for x in sizes]).mean()))
         moved = self._only(directions)
 
         def at(h: np.ndarray[Any, Any]) -> tuple[Any, Any, Any, Any, float]:
@@ -92,7 +92,7 @@ class Line:
             f = np.asarray(self.program.run(self.floats, self.rest, moved, ts), np.float64)
             return h, f[0], f[1 : len(h) + 1], f[len(h) + 1 :], self.program.epsilon
 
-        slope = slope_of(*at(STEPS * reach))
+        slope = slope_of(*at(STEPS * length))
         if slope.kink and _is_bend(slope.right - slope.left, *at(SHORTER)):
             return slope._replace(kink=False, error=np.inf)
         return slope

@@ -1,7 +1,4 @@
-"""Verify a hand-written gradient of a loss: any JAX function of any pytree.
-
-Verify a module that has the model functions, on its own example batch.
-"""
+"""Verify a hand-written gradient of a loss: any JAX function of any pytree, or a model's module."""
 
 import dataclasses
 import time
@@ -13,7 +10,7 @@ import numpy as np
 
 from jaxnn.verify.arguments import parameters_first
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.door import check_options, check_signature, check_surrogate, outside
+from jaxnn.verify.door import check_options, check_signature, check_surrogate, entrance
 from jaxnn.verify.judge import judge
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import compiled
@@ -50,7 +47,7 @@ def assert_gradient(
     return report
 
 
-@outside
+@entrance
 def gradient(
     loss: Callable[..., Any],
     manual_grad: Callable[..., Any],
@@ -146,7 +143,7 @@ def gradient(
     return report
 
 
-@outside
+@entrance
 def model(module: Any, config: Any = None, seed: int = 0) -> Report:
     """Verify a module that has the model functions, on its own example batch.
 

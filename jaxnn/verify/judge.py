@@ -1,4 +1,4 @@
-"""Everything that is asked of a call with its parameters first.
+"""Ask everything that is asked of a call with its parameters first.
 
 bind          -> a problem: two functions of arrays
 a point       -> both gradients there
@@ -6,11 +6,6 @@ the verdict   -> right or wrong, leaf by leaf; each rule inside by itself
 a second one  -> is it right where nothing is 0, 1 or equal to something else?
 laws          -> what a mean over a batch obeys; the gradient's own derivative
 coverage      -> what could not be seen
-
-
-Variables of a library's module that its own gradient leaves out, by their kind.
-
-`flax.nnx.grad` differentiates the `Param`s of a module; its `BatchStat`s are in no gradient.
 """
 
 import dataclasses
@@ -142,11 +137,11 @@ def left_out(out: Returned, expected: Expected) -> dict[str, str]:
         for (path, name), kind in zip(expected.names, _innermost(expected.structure), strict=True)
         if path and getattr(path[-1], "name", None) in WRAPPERS
     }
-    held = {kind for name, kind in kinds.items() if name in out.leaves}
+    there = {kind for name, kind in kinds.items() if name in out.leaves}
     return {
         name: f"of the kind {kind.__name__}, of which the gradient holds none"
         for name, kind in kinds.items()
-        if held and kind not in held
+        if there and kind not in there
     }
 
 

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
-from jaxnn.verify.findings import Gap, first_line, gaps, worst
+from jaxnn.verify.findings import Gap, described, gaps, worst_gap
 from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.oracle import stripped
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Program, Programs
 from jaxnn.verify.trace import EPSILON
-from jaxnn.verify.values import ask, largest
+from jaxnn.verify.values import evaluator_of, largest
 
 # Rounding alone does not break a law by so much of a leaf's scale in float64.
 RELATIVE_TOLERANCE = 1e-9
@@ -59,12 +59,12 @@ def batch_laws(
         problem = problem._replace(loss=stripped(problem.loss))
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         try:
-            asked = ask(problem, programs, f"{len(index)} examples", floats, rest)
-            values = asked.at(floats, rest)
+            evaluator = evaluator_of(problem, programs, f"{len(index)} examples", floats, rest)
+            values = evaluator.at(floats, rest)
         except Exception as error:  # whatever the functions under verification raise
             raise _Refusal(
                 f"on {len(index)} examples, given {size}, {_refuses(problem, floats, rest)} raises "
-                f"{type(error).__name__}: {first_line(error)}; is the batch size a constant?"
+                f"{described(error)}; is the batch size a constant?"
             ) from error
         autodiff = dict(zip(problem.paths, values.autodiff, strict=True))
         manual = {path: leaf for path, leaf in values.manual.items() if path in autodiff}
@@ -75,7 +75,7 @@ def batch_laws(
                     f"{leaf.shape} at {path}, the parameter {autodiff[path].shape}"
                 )
         floor = plausible_rounding(values.loss)
-        return _Both(manual, autodiff, floor, asked.program, problem.tolerances)
+        return _Both(manual, autodiff, floor, evaluator.program, problem.tolerances)
 
     def hidden(name: str, leaf: Any) -> Any:
         if name == laws.mask:
@@ -198,7 +198,7 @@ def _judged(
     manual, autodiff = (_broken(role, parts, weights, whole) for role in ("manual", "autodiff"))
     if not manual:
         return ""
-    values = f"the hand-written one is {worst(manual)}"
+    values = f"the hand-written one is {worst_gap(manual)}"
     if autodiff:
         return f"{blame}: both gradients are {law}; {values}"
     return f"the hand-written gradient is {law}, autodiff's is not: {values}; {cause}"

@@ -1,10 +1,9 @@
-"""How far rounding moves both gradients, measured by moving every input in its last place.
+"""Move to points nearby: how far rounding moves both gradients, and which slopes meet at a kink.
 
-Kinks: where a function has several slopes, which values a subgradient may have.
-
-The gradients at points very close by, on all sides, are what a subgradient is a mixture of. Entry
-by entry it lies between the least and the largest of them; and along a direction in which all of
-them have one and the same slope (the tied entries of a maximum moved together, say) it has that
+Rounding is measured by moving every input in its last place. At a kink a function has several
+slopes: the gradients at points very close by, on all sides, are what a subgradient is a mixture of.
+Entry by entry it lies between the least and the largest of them; and along a direction in which all
+of them have one and the same slope (the tied entries of a maximum moved together, say) it has that
 slope too.
 """
 
@@ -14,9 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnn.verify.findings import Leaf
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.trace import EPSILON
-from jaxnn.verify.values import Leaf, Values, largest
+from jaxnn.verify.values import Values, largest
 
 # What is a small part of the scale, and how much further a move goes to tell rounding from a kink.
 SMALL, FURTHER = 1e-3, 64
@@ -45,7 +45,7 @@ def rounding_of(problem: Problem, here: Values, floats: list[Any], rest: list[An
 
     def moves(sign: int) -> list[float]:
         near = (moved(leaves, sign * 2.0**-51, rng) for leaves in (floats, rest))
-        there = here.asked.at(*near)
+        there = here.evaluator.at(*near)
         autodiff = [
             largest(g - g_here) for g, g_here in zip(there.autodiff, here.autodiff, strict=True)
         ]
@@ -84,7 +84,7 @@ def apart_of(
         before, moves = apart(here), []
         for sign in (1, -1, 1, -1):
             near = (moved(leaves, sign * epsilon, rng) for leaves in (floats, rest))
-            there = here.asked.at(*near)
+            there = here.evaluator.at(*near)
             moves.append([largest(b - a) for a, b in zip(before, apart(there), strict=True)])
     scales = map(largest, here.autodiff)
     return [
@@ -110,7 +110,7 @@ def noise_of(here: Values, floats: list[Any], rest: list[Any], epsilon: float) -
         draws = []
         for k in range(DRAWS):
             near = (moved(leaves, (-1) ** k * size, rng) for leaves in (floats, rest))
-            there = here.asked.at(*near)
+            there = here.evaluator.at(*near)
             with np.errstate(invalid="ignore"):
                 pairs = zip(there.autodiff, here.autodiff, strict=True)
                 draws.append([largest(g - now) for g, now in pairs])
@@ -131,7 +131,7 @@ def plausible_rounding(loss: float) -> float:
 
 # How far away the gradients close by are taken, relative to an entry (to 1 where it is smaller):
 # what they differ by is a kink, as no bend shows so close.
-REACH = 1e-7
+CLOSE = 1e-7
 # So many of them find either side of a kink, and each of up to some twenty tied entries.
 SAMPLES = 128
 # So many entries at kinks are looked at together, at twice as many points and a few more.
@@ -158,7 +158,7 @@ class Slopes(NamedTuple):
         return (self.low - slack <= gradient) & (gradient <= self.high + slack)
 
 
-class Nearby:
+class SlopesCloseBy:
     """Autodiff's gradients at points close to the one given, as far as they are finite."""
 
     def __init__(self, floats: list[Any], at: Evaluate):
@@ -176,7 +176,7 @@ class Nearby:
 
     def _sample(self) -> list[Leaf]:
         steps = [
-            REACH * np.maximum(1.0, np.abs(x)) * self._rng.normal(size=x.shape)
+            CLOSE * np.maximum(1.0, np.abs(x)) * self._rng.normal(size=x.shape)
             for x in self._floats
         ]
         return self._at([x + h for x, h in zip(self._floats, steps, strict=True)]).autodiff

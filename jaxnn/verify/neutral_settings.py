@@ -15,12 +15,13 @@ import jax
 import numpy as np
 
 from jaxnn.verify.arguments import is_array
+from jaxnn.verify.findings import first_line
 from jaxnn.verify.oracle import stripped
 from jaxnn.verify.problem import Problem, to_float64
 from jaxnn.verify.programs import Programs
 from jaxnn.verify.second_point import MOVE, moved_off
-from jaxnn.verify.slots import Held, held, is_number
-from jaxnn.verify.values import ask, largest
+from jaxnn.verify.slots import Slot, is_scalar, slots_in
+from jaxnn.verify.values import evaluator_of, largest
 
 # What differs by less of a leaf's scale does not.
 SAME = 1e-6
@@ -36,19 +37,19 @@ class Place(NamedTuple):
     """Where in a call a number or an array is.
 
     Attributes:
-        held: its name, what it is, and how it is replaced in its argument.
+        slot: its name, what it is, and how it is replaced in its argument.
         of: the argument's position, or its name.
         argument: the argument.
         why: why it cannot be moved; else empty.
     """
 
-    held: Held
+    slot: Slot
     of: int | str
     argument: Any
     why: str = ""
 
 
-class _Call(NamedTuple):
+class _MovedCall(NamedTuple):
     """A call whose numbers are moved."""
 
     problem_of: ProblemOf
@@ -64,13 +65,13 @@ class _Call(NamedTuple):
         try:
             for place, new in moves:
                 if isinstance(place.of, int):
-                    args[place.of] = place.held.put(args[place.of], new)
+                    args[place.of] = place.slot.put(args[place.of], new)
                 else:
                     argument = kwargs.get(place.of, place.argument)
-                    kwargs[place.of] = place.held.put(argument, new)
+                    kwargs[place.of] = place.slot.put(argument, new)
             return _difference(self.problem_of(tuple(args), kwargs))
         except Exception as error:  # whatever a class or function raises for what it is not given
-            return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.100}"
+            return f"{type(error).__name__}: {first_line(error):.100}"
 
 
 def neutral_settings(
@@ -90,23 +91,23 @@ def neutral_settings(
         args: those given by position, after the parameters.
         kwargs: those given by name.
     """
-    call = _Call(problem_of, args, kwargs)
+    call = _MovedCall(problem_of, args, kwargs)
     places = list(itertools.islice(_places(*functions, args, kwargs), MOST_FOUND))
     found = [
-        f"{p.held.name} is {p.held.value:g}{p.why}: what it multiplies or adds would not show"
+        f"{p.slot.name} is {p.slot.value:g}{p.why}: what it multiplies or adds would not show"
         for p in places
         if p.why
     ]
     free = [p for p in places if not p.why]
-    whole = [p for p in free if _is_whole(p.held.value)]
-    floats = [p for p in free if not _is_whole(p.held.value)]
+    whole = [p for p in free if _is_whole(p.slot.value)]
+    floats = [p for p in free if not _is_whole(p.slot.value)]
     if floats:
-        together = call.differ([(p, _ways(p.held.value, k)[0]) for k, p in enumerate(floats)])
+        together = call.differ([(p, _ways(p.slot.value, k)[0]) for k, p in enumerate(floats)])
         if together:
             one_by_one = _each(call, floats[:MOST])
             found += one_by_one
             if not one_by_one and not isinstance(together, str):
-                names = ", ".join(p.held.name for p in floats)
+                names = ", ".join(p.slot.name for p in floats)
                 found.append(
                     f"{names}: where they are moved together, the two gradients differ by "
                     f"{together:.1e} of the scale: is one left out?"
@@ -114,25 +115,25 @@ def neutral_settings(
     return (*found, *_each(call, whole[:MOST]))
 
 
-def _each(call: _Call, places: list[Place]) -> list[str]:
+def _each(call: _MovedCall, places: list[Place]) -> list[str]:
     """What is seen where numbers and arrays are moved one by one."""
     found = []
     for place in places:
-        name, value = place.held[:2]
+        name, value = place.slot[:2]
         differs: float | str = 0.0
         for new in _ways(value):
             differs = call.differ([(place, new)])
             if not isinstance(differs, str):
                 break
-        is_what = f" is {value:g}" if is_number(value) else ""
+        is_what = f" is {value:g}" if is_scalar(value) else ""
         if isinstance(differs, str):
-            if is_number(value) and not _is_whole(value):
+            if is_scalar(value) and not _is_whole(value):
                 found.append(
                     f"{name}{is_what} and cannot be moved ({differs}): what it multiplies or adds "
                     "would not show"
                 )
         elif differs:
-            at = f"at {new:g}" if is_number(value) else "where it is moved,"
+            at = f"at {new:g}" if is_scalar(value) else "where it is moved,"
             found.append(
                 f"{name}{is_what}: {at} the two gradients differ by {differs:.1e} of the scale: is "
                 "it left out, or relied on?"
@@ -142,7 +143,7 @@ def _each(call: _Call, places: list[Place]) -> list[str]:
 
 def _ways(value: Any, k: int = 0) -> list[Any]:
     """What a number or an array is moved to, the best first; one of several by its number."""
-    if not is_number(value):
+    if not is_scalar(value):
         rng = np.random.default_rng(k)
         return [moved_off(value, size, rng) for size in (MOVE, -MOVE)]
     ways = MOVED.get(float(value), (1.3 * value, 0.7 * value))
@@ -160,8 +161,8 @@ def _difference(problem: Problem) -> float | str:
     problem = problem._replace(loss=stripped(problem.loss))
     with jax.enable_x64(True):
         floats, rest = to_float64(problem.floats), to_float64(problem.rest)
-        asked = ask(problem, Programs(), "moved", floats, rest)
-        values = asked.at(floats, rest)
+        evaluator = evaluator_of(problem, Programs(), "moved", floats, rest)
+        values = evaluator.at(floats, rest)
     worst = 0.0
     for path, autodiff in zip(problem.paths, values.autodiff, strict=True):
         manual = values.manual.get(path)
@@ -170,7 +171,7 @@ def _difference(problem: Problem) -> float | str:
         if not (np.isfinite(autodiff).all() and np.isfinite(manual).all()):
             return "a gradient is not finite there"
         scale = max(largest(autodiff), largest(manual)) or 1.0
-        allowed = max(SAME, 64 * asked.width)
+        allowed = max(SAME, 64 * evaluator.width)
         difference = largest(manual - autodiff) / scale
         worst = max(worst, difference if difference > allowed else 0.0)
     return worst
@@ -199,20 +200,20 @@ def _places(
     places = [
         Place(inner, of, argument, why)
         for of, name, argument, why in arguments
-        for inner in held(name, argument)
+        for inner in slots_in(name, argument)
         if id(inner.value) not in leaves
     ]
-    values = Counter(float(p.held.value) for p in places if _is_float(p.held.value))
+    values = Counter(float(p.slot.value) for p in places if _is_float(p.slot.value))
     for place in places:
-        value = place.held.value
-        neutral = is_number(value) and float(value) in MOVED
+        value = place.slot.value
+        neutral = is_scalar(value) and float(value) in MOVED
         equal = _is_float(value) and values[float(value)] > 1 and not place.why
-        if neutral or equal or (not is_number(value) and not place.why):
+        if neutral or equal or (not is_scalar(value) and not place.why):
             yield place
 
 
 def _is_float(value: Any) -> bool:
-    return is_number(value) and not _is_whole(value)
+    return is_scalar(value) and not _is_whole(value)
 
 
 def _names(function: Callable[..., Any]) -> list[str]:

@@ -10,14 +10,14 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxnn.verify.arguments import kind_of, path_name
-from jaxnn.verify.door import outside
-from jaxnn.verify.problem import check_scalar, is_floating, told_apart
+from jaxnn.verify.door import entrance
+from jaxnn.verify.problem import check_scalar, is_floating, raised_by
 from jaxnn.verify.programs import compiled
 from jaxnn.verify.returned import is_number
 from jaxnn.verify.trace import NotTraceable
 
 
-@outside
+@entrance
 def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e-6) -> Any:
     """The gradient by centred differences, coordinate by coordinate, in float64.
 
@@ -51,7 +51,7 @@ def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e
             )
 
     def scalar(params: Any) -> Any:
-        with told_apart("function", params):
+        with raised_by("function", params):
             out = f(params)
         check_scalar(out)
         return out

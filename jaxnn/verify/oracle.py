@@ -2,8 +2,8 @@
 
 `jax.grad` of a function that holds a `jax.custom_vjp` runs its rule, which would be its own judge.
 `stripped(f)` is f with every rule that a person wrote replaced, at whatever depth, by the function
-it decorates; the rules of JAX itself (of `jax.nn.relu`, say) stay. This room alone knows how each
-version of JAX represents a rule in a traced function.
+it decorates; the rules of JAX itself (of `jax.nn.relu`, say) stay. See `authors` for
+whose is whose.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,11 @@
-"""Is a gradient the same however it is run? Eagerly, again, under vmap; an op also inside others.
+"""Run a gradient in other ways: eagerly, again, under vmap; an op also in scan and checkpoint.
 
 A difference is no verdict on the formula, which float64 decides. No two ways round alike, so
-`within(path, values)`, given by the caller, says whether a leaf's values are as precise as they
-must be. Only the same program, run again, must give the same bits.
+`precise_enough(path, values)`, given by the caller, says whether a leaf's values are as precise as
+they must be. Only the same program, run again, must give the same bits.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,26 +13,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.op import Op
-from jaxnn.verify.findings import Leaf, first_line, gaps, worst
+from jaxnn.verify.findings import Leaf, LeafReport, described, gaps, worst_gap
+from jaxnn.verify.nearby import plausible_rounding
+from jaxnn.verify.point import Point
 from jaxnn.verify.problem import Problem, bind, is_floating
 from jaxnn.verify.programs import Programs
 from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import Values, by_path, largest
 
-Within = Callable[[str, Leaf], bool]
+PreciseEnough = Callable[[str, Leaf], bool]
 # Eagerly every operation is compiled by itself: a gradient of more than so many is not run so.
 MOST_EAGER = 100
 # Of leaves known to differ, an entry that differs by less of their scale does not.
 TINY = 2.0**-60
 
 
-def elsewhere(
+def run_in_other_ways(
     problem: Problem,
     floats: list[Any],
     rest: list[Any],
     first: Values,
     programs: Programs,
-    within: Within,
+    precise_enough: PreciseEnough,
 ) -> tuple[str, ...]:
     """How the hand-written gradient differs where it is run in another way, a sentence each.
 
@@ -42,12 +44,12 @@ def elsewhere(
         rest: the other arrays, likewise.
         first: both gradients there, as they were computed first; its program is run again.
         programs: where what is compiled here is kept.
-        within: `within(path, values)` is whether a leaf, as float64, is as precise as it must be.
+        precise_enough: whether a leaf's values, as float64, are as precise as they must be.
     """
     expected = _floating(by_path(first.out), problem.paths)
 
     def again() -> dict[str, Any]:
-        return by_path(first.asked.at(floats, rest).out)
+        return by_path(first.evaluator.at(floats, rest).out)
 
     def eagerly() -> dict[str, Any]:
         return by_path(problem.manual_grad(floats, rest))
@@ -60,7 +62,7 @@ def elsewhere(
         program = programs.get("vmap", both, floats, rest, number)
         return by_path(program.run(floats, rest, number))
 
-    alike = _alike(within, expected)
+    alike = _alike(precise_enough, expected)
     if problem.as_it_is or programs.long:
         return _differs("run again, it", again, expected, _same_numbers)
     few = programs.operations <= MOST_EAGER
@@ -71,14 +73,14 @@ def elsewhere(
     )
 
 
-def op_elsewhere(
+def run_op_in_other_ways(
     op: Op[..., Any],
     inputs: tuple[Any, ...],
     dout: Any,
     static: Mapping[str, Any],
     expected: Any,
     programs: Programs,
-    within: Within,
+    precise_enough: PreciseEnough,
     names: tuple[str, ...] | None = None,
 ) -> tuple[str, ...]:
     """How `jax.grad` through a called op differs inside scan and under checkpoint.
@@ -90,7 +92,7 @@ def op_elsewhere(
         static: its static settings.
         expected: what `op.bwd` returned for these, compiled.
         programs: where what is compiled here is kept.
-        within: as for `elsewhere`.
+        precise_enough: as for `run_in_other_ways`.
         names: what the inputs are called in `expected`; by position if it is not given.
     """
 
@@ -125,11 +127,28 @@ def op_elsewhere(
         return dict(zip(problem.paths, leaves, strict=True))
 
     wanted = _floating(by_path(expected), problem.paths)
-    alike = _alike(within, wanted)
+    alike = _alike(precise_enough, wanted)
     return (
         *_both_rows("called inside lax.scan, it", scanned, wanted, alike),
         *_differs("called under jax.checkpoint, it", rematerialised, wanted, alike),
     )
+
+
+def precise_enough_at(point: Point, leaves: Sequence[LeafReport]) -> PreciseEnough:
+    """Return what tells whether values of a leaf, however computed, are precise enough."""
+    by_path = {leaf.path: (leaf, point.here.autodiff[i]) for i, leaf in enumerate(leaves)}
+
+    def precise_enough(path: str, values: Leaf) -> bool:
+        leaf, truth = by_path[path]
+        # Another order of the same sums is off by as much again.
+        allowed = 4 * max(
+            leaf.precision.allowed if leaf.precision else 0.0,
+            leaf.tolerance,
+            plausible_rounding(point.here.loss),
+        )
+        return values.shape == truth.shape and bool((np.abs(values - truth) <= allowed).all())
+
+    return precise_enough
 
 
 Alike = Callable[[str, Leaf, Leaf], bool]
@@ -154,12 +173,12 @@ def _same_numbers(_: str, got: Leaf, wanted: Leaf) -> bool:
     return np.array_equal(got, wanted)
 
 
-def _alike(within: Within, leaves: dict[str, Any]) -> Alike:
+def _alike(precise_enough: PreciseEnough, leaves: dict[str, Any]) -> Alike:
     """Whether a leaf is as precise as the first one was; if that was not, whether they are near."""
 
     def alike(path: str, got: Leaf, wanted: Leaf) -> bool:
-        if within(path, wanted):
-            return within(path, got)
+        if precise_enough(path, wanted):
+            return precise_enough(path, got)
         # Half the digits.
         allowed = EPSILON[str(leaves[path].dtype)] ** 0.5 * largest(wanted)
         return np.allclose(got, wanted, rtol=0, atol=allowed, equal_nan=True)
@@ -183,7 +202,7 @@ def _differs(
     try:
         got = jax.block_until_ready(_floating(run(), wanted))
     except Exception as error:  # whatever the function under verification raises
-        return (f"{way} raises {type(error).__name__}: {first_line(error)}",)
+        return (f"{way} raises {described(error)}",)
     changed = [p for p in wanted if p not in got or _kind(got[p]) != _kind(wanted[p])]
     if changed:
         path = changed[0]
@@ -199,7 +218,7 @@ def _differs(
             now[path], first[path] = (np.where(both_nan, 0.0, x) for x in (ours, theirs))
     tiny = {path: TINY * (largest(leaf) or 1.0) for path, leaf in first.items()}
     found = gaps(now, first, tiny)
-    return (f"{way} gives {worst(found)} as compiled",) if found else ()
+    return (f"{way} gives {worst_gap(found)} as compiled",) if found else ()
 
 
 def _kind(leaf: Any) -> str:

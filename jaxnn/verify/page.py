@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from jaxnn.verify.findings import Disagreement, LeafReport
-from jaxnn.verify.report import HEADINGS, Report, extent, row, shared_cause, unseen, values
+from jaxnn.verify.report import HEADINGS, Report, extent, row, shared_cause, sides_of, unseen
 
 # Plots in SVG units: the drawing, and the margins for ticks and labels.
 _WIDTH, _HEIGHT = 380, 230
@@ -82,7 +82,7 @@ def _leaf(leaf: LeafReport) -> str:
     figures = [_heat_map(leaf)] if leaf.heat else []
     if w:
         at = f"at {list(w.index)}" if w.index else "value"
-        facts += [(f"{label} {at}", value) for label, value in values(w)]
+        facts += [(f"{label} {at}", value) for label, value in sides_of(w)]
         facts.append(("verdict", w.verdict))
         figures += [_convergence(w), _ladder(w)]
     return (

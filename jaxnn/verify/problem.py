@@ -24,7 +24,7 @@ from jaxnn.verify.arguments import (
     path_name,
     settings_of,
 )
-from jaxnn.verify.forms import taken_out
+from jaxnn.verify.forms import extract_gradient
 from jaxnn.verify.returned import Expected, expected_of, has_foreign, is_number, is_real_number
 
 
@@ -125,7 +125,7 @@ def bind(
         return bound
 
     def scalar_loss(*args: Any, **kwargs: Any) -> Any:
-        with told_apart("loss", args[0]):
+        with raised_by("loss", args[0]):
             out = loss(*args, **kwargs)
         if has_aux:
             out = _without_extra(out)
@@ -135,9 +135,9 @@ def bind(
     expected = expected_of(params, paths, floating, (params, *args), has_aux)
 
     def gradient_of_arrays(*args: Any, **kwargs: Any) -> Any:
-        with told_apart("hand-written gradient", args[0]):
+        with raised_by("hand-written gradient", args[0]):
             out = manual_grad(*args, **kwargs)
-        return taken_out(out, expected)
+        return extract_gradient(out, expected)
 
     kept = [
         (f, leaf, given)
@@ -164,7 +164,7 @@ def bind(
 
 
 @contextlib.contextmanager
-def told_apart(role: str, params: Any) -> Iterator[None]:
+def raised_by(role: str, params: Any) -> Iterator[None]:
     """Add to what a function raises which of the two it was, and what its first argument is.
 
     Raises:

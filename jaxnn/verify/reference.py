@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnn.verify.arguments import argument_names
-from jaxnn.verify.comparison import NEARBY
+from jaxnn.verify.comparison import NEARBY_POINTS
 from jaxnn.verify.door import (
     Declared,
     check_options,
     check_signature,
     check_skip,
     check_tolerance,
-    outside,
+    entrance,
 )
-from jaxnn.verify.findings import LeafReport
+from jaxnn.verify.findings import LeafReport, described
 from jaxnn.verify.gradients import GradientMismatch
 from jaxnn.verify.nearby import moved
 from jaxnn.verify.point import Point
 from jaxnn.verify.report import Report
 from jaxnn.verify.second_point import MOVE, TRIES, moved_off
 from jaxnn.verify.side_by_side import SideBySide
-from jaxnn.verify.triples import Triple, judged
+from jaxnn.verify.triples import Triple, compare_with_reference
 from jaxnn.verify.values import epsilon_of
 from jaxnn.verify.verdict import verdict
 
@@ -53,7 +53,7 @@ def assert_against(
     return report
 
 
-@outside
+@entrance
 def against(
     f: Callable[..., Any],
     reference: Callable[..., Any],
@@ -158,7 +158,7 @@ class _Judge(NamedTuple):
             if not near:
                 rng = np.random.default_rng(0)
                 epsilon = max(epsilon_of(x.dtype) for x in floats)
-                for _ in range(NEARBY):
+                for _ in range(NEARBY_POINTS):
                     near.append(self.both.at(moved(floats, 4 * epsilon, rng), self.both.rest))
             return [there[name] for there in near]
 
@@ -170,7 +170,7 @@ class _Judge(NamedTuple):
                 reason = f"not judged: {self.skip[name]}"
                 leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
             else:
-                leaf = judged(
+                leaf = compare_with_reference(
                     leaf,
                     triple,
                     self.both.epsilon_of(triple.dtype) if triple.floating else 0.0,
@@ -208,7 +208,7 @@ def _explained(
     try:
         report = verdict(Point(both.problem, functions), {}, seed)
     except Exception as error:
-        said = f"the cause could not be looked for: {type(error).__name__}: {error}".splitlines()[0]
+        said = f"the cause could not be looked for: {described(error)}"
         return [
             dataclasses.replace(leaf, messages=(*leaf.messages, said))
             if leaf.path in wrong

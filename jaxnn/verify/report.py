@@ -138,7 +138,7 @@ def details(leaf: LeafReport) -> list[str]:
     if w := leaf.worst:
         at = f"at {list(w.index)}: " if w.index else ""
         lines.append(f"{leaf.path}: {extent(leaf)}")
-        for i, (label, value) in enumerate(values(w)):
+        for i, (label, value) in enumerate(sides_of(w)):
             lines.append(f"    {' ' * len(at) if i else at}{label:<18}  {value}")
         lines.append(f"    {w.verdict}")
     elif leaf.where:
@@ -155,7 +155,7 @@ def extent(leaf: LeafReport) -> str:
     return f"{leaf.wrong} of {size} entries differ by more than {leaf.tolerance:.1e}{fill}"
 
 
-def values(w: Disagreement) -> list[tuple[str, str]]:
+def sides_of(w: Disagreement) -> list[tuple[str, str]]:
     """What each side says of one entry, labelled, with digits enough to see that they differ."""
     digits = 10 if f"{w.manual:.10g}" != f"{w.autodiff:.10g}" else 17
     sides = f" (a kink: left {w.left:.6g}, right {w.right:.6g})" if w.kink else ""

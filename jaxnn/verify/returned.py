@@ -94,7 +94,7 @@ def expected_of(
     )
 
 
-def structure(
+def structural_faults(
     out: Returned, expected: Expected, dtypes: dict[str, Any]
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """What is wrong with a gradient before any number: as a whole, and by the parameter's name."""
@@ -197,7 +197,7 @@ def _own(path: str, names: Iterable[str]) -> str:
     return path if short in names else short
 
 
-def named(tree: Any, expected: Expected, form: str = "") -> Returned:
+def by_name(tree: Any, expected: Expected, form: str = "") -> Returned:
     """A gradient by the names of the parameters.
 
     Raises:

@@ -1,7 +1,6 @@
-"""Each derivative rule inside a function, judged by itself, with all others replaced.
+"""Hold derivative rules to what they must keep beside the cotangents for all outputs at once.
 
-What a derivative rule must keep beside its cotangents for all outputs at once.
-
+each rule      right by itself, with all others replaced
 value          its forward returns what the function does
 each output    the cotangents are right for the cotangent of one output alone
 forward mode   a custom_jvp gives the tangents of the function
@@ -17,7 +16,8 @@ import numpy as np
 from jaxnn.verify.arguments import Call
 from jaxnn.verify.authors import Rule
 from jaxnn.verify.comparison import RELATIVE_TOLERANCE, allowed_error
-from jaxnn.verify.cotangents import differentiated
+from jaxnn.verify.cotangents import cotangents_by_rule
+from jaxnn.verify.findings import described
 from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.oracle import stripped
 from jaxnn.verify.point import Point
@@ -26,7 +26,7 @@ from jaxnn.verify.programs import Programs
 from jaxnn.verify.report import Report
 from jaxnn.verify.second_point import differing
 from jaxnn.verify.trace import EPSILON, traced_as
-from jaxnn.verify.values import ask, both_gradients, largest
+from jaxnn.verify.values import both_gradients, evaluator_of, largest
 from jaxnn.verify.weighted import Weighted
 
 # So many rules are judged one by one, in one program.
@@ -46,8 +46,7 @@ def each_rule(point: Point) -> tuple[str, ...]:
         try:
             verdicts |= dict(zip(rules, _judged_rules(point, rules), strict=True))
         except Exception as error:  # whatever a rule raises where it runs
-            first = (str(error).splitlines() or [""])[0]
-            verdicts |= dict.fromkeys(rules, f"could not be run: {type(error).__name__}: {first}")
+            verdicts |= dict.fromkeys(rules, f"could not be run: {described(error)}")
     return tuple(f"{rule}: {said}" for rule, said in verdicts.items())
 
 
@@ -102,7 +101,7 @@ SAME, ULPS = 1e-9, 64
 DIRECTIONS = 3
 
 
-def disagreement(
+def value_disagreement(
     point: Point, of_rule: Weighted, of_base: Weighted, name: str, reference: str
 ) -> list[str]:
     """Whether what comes out beside the derivative is the function's value.
@@ -120,7 +119,7 @@ def disagreement(
         plain, _ = of_base.of_floating(inputs, settings)
         try:
             by_rule = jax.vjp(outputs, active)[0]
-        except Exception:  # without reverse mode there is no forward rule to be asked
+        except Exception:  # without reverse mode there is no forward rule to be evaluator
             by_rule = outputs(active)
         return by_rule, stripped(plain)(active)
 
@@ -166,7 +165,7 @@ def forward_rules(point: Point, of_rule: Weighted, of_base: Weighted, seed: int)
     return []
 
 
-def alone(
+def each_output_alone(
     point: Point, call: Call, report: Report, of_rule: Weighted, of_base: Weighted, name: str
 ) -> list[str]:
     """Whether the cotangents are right where one output alone has a cotangent."""
@@ -176,7 +175,7 @@ def alone(
     for k in range(len(outputs)):
         problem = bind(
             functools.partial(of_base.loss, only=k),
-            functools.partial(differentiated, of_rule, only=k, name=name),
+            functools.partial(cotangents_by_rule, of_rule, only=k, name=name),
             call.params,
             call.args,
             {},
@@ -186,7 +185,7 @@ def alone(
         with point.precisely():
             arrays = point.floats, point.rest
             trace = traced_as(both_gradients(problem, point.way), arrays)
-            asked = ask(
+            evaluator = evaluator_of(
                 problem,
                 Programs(),
                 "alone",
@@ -195,7 +194,7 @@ def alone(
                 trace=trace,
                 as_narrow_as=point.as_narrow_as,
             )
-            there = asked.at(point.floats, point.rest)
+            there = evaluator.at(point.floats, point.rest)
             leaves = report.leaves
             found = differing(problem, there, point.floats, point.rest, leaves, point.stops_at)
         if found:

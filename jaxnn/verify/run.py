@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxnn.verify.find import Check
+from jaxnn.verify.findings import described
 from jaxnn.verify.report import Report
-from jaxnn.verify.targets import described, own_frames
+from jaxnn.verify.targets import own_frames
 
 # Seconds of one check before its progress is shown; then between lines, on a terminal and off it.
 PATIENCE, REWRITE, REPEAT = 2.0, 0.5, 30.0

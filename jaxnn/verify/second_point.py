@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.comparison import compare
+from jaxnn.verify.comparison import compare_in_float64
 from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.nearby import apart_of, noise_of, rounding_of
 from jaxnn.verify.point import Point
@@ -145,7 +145,7 @@ def _blamed(
 
 def _values(point: Point, floats: list[Any], rest: list[Any]) -> Values | None:
     """Both gradients there; None where the loss or one of them is not finite."""
-    found = point.here.asked.at(floats, rest)
+    found = point.here.evaluator.at(floats, rest)
     arrays = (*found.autodiff, *found.manual.values())
     finite = np.isfinite(found.loss) and all(np.isfinite(x).all() for x in arrays)
     return found if finite else None
@@ -184,7 +184,7 @@ def differing(
     for i, leaf in enumerate(leaves):
         if leaf.status == "pass" and leaf.difference is not None:
             again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail", declared=leaf.declared)
-            if compare(again, there, i, rounding, stops_at, apart).status == "fail":
+            if compare_in_float64(again, there, i, rounding, stops_at, apart).status == "fail":
                 found.append(leaf.path)
     return found
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.cotangents import check_cotangents, cotangents, differentiated
+from jaxnn.verify.cotangents import check_cotangents, cotangents_by_backward, cotangents_by_rule
 from jaxnn.verify.derivative import derivative, split, ways_of
 from jaxnn.verify.nearby import DRAWS, moved
 from jaxnn.verify.oracle import rules_in, stripped
@@ -93,8 +93,8 @@ class SideBySide:
 
         Given float64, a kernel may compute in float32 all the same, and is held to that.
         """
-        held = self.width == EPSILON["float32"] and dtype == "float64"
-        return EPSILON["float32"] if held else epsilon_of(dtype)
+        narrower = self.width == EPSILON["float32"] and dtype == "float64"
+        return EPSILON["float32"] if narrower else epsilon_of(dtype)
 
     def at(self, floats: list[Any], rest: list[Any]) -> dict[str, Triple]:
         """Every output, then every cotangent of a floating input, by its name."""
@@ -203,12 +203,12 @@ class SideBySide:
         return lambda floats, rest: run(floats, rest).leaves
 
     def _by_rule(self, inputs: Any, douts: list[Any], settings: Any) -> Any:
-        return differentiated(self._of_f, inputs, douts, settings, name=self.name)
+        return cotangents_by_rule(self._of_f, inputs, douts, settings, name=self.name)
 
     def _by_backward(self, inputs: Any, douts: list[Any], settings: Any) -> Any:
         assert self._backward is not None
         outputs = self._of_reference.outputs
-        return cotangents(self._backward, inputs, outputs, douts, vars(settings))
+        return cotangents_by_backward(self._backward, inputs, outputs, douts, vars(settings))
 
     def _compiled_reference(self, floats: list[Any], rest: list[Any]) -> Program:
         """The reference's outputs, and the gradient of their weighted sum."""

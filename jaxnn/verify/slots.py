@@ -1,4 +1,4 @@
-"""Numbers and arrays that arguments hold, wherever in them: each found, and put back as another.
+"""Find numbers and arrays inside arguments, and put others in their places.
 
 A configuration may be a dataclass, a mapping, a tuple, a namespace or an object of a class of the
 caller's, with others inside. What is changed is a copy: the caller's own stays as it is.
@@ -21,7 +21,7 @@ DEEPEST = 4
 _LIBRARIES = {"builtins", "functools", "jax", "jaxlib", "numpy"}
 
 
-class Held(NamedTuple):
+class Slot(NamedTuple):
     """A number or an array in an argument.
 
     Attributes:
@@ -45,20 +45,20 @@ class _Item(NamedTuple):
     put: Callable[[Any, Any], Any]
 
 
-def held(name: str, value: Any, depth: int = 0) -> Iterator[Held]:
+def slots_in(name: str, value: Any, depth: int = 0) -> Iterator[Slot]:
     """Every number and floating array in an argument, the argument itself if it is one."""
-    if is_number(value) or _is_array(value):
-        yield Held(name, value, lambda _, new: new)
+    if is_scalar(value) or _is_array(value):
+        yield Slot(name, value, lambda _, new: new)
     elif depth < DEEPEST:
         # What was handed over by name is called by that name alone.
         start = "" if depth == 0 and isinstance(value, SimpleNamespace) else name
         for item in _items(value):
             path = item.path if start else item.path.removeprefix(".")
-            for inner in held(start + path, item.value, depth + 1):
-                yield Held(inner.name, inner.value, _through(item, inner))
+            for inner in slots_in(start + path, item.value, depth + 1):
+                yield Slot(inner.name, inner.value, _through(item, inner))
 
 
-def is_number(value: Any) -> bool:
+def is_scalar(value: Any) -> bool:
     """Whether this is a number of Python's or NumPy's, and no truth value."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
@@ -67,7 +67,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array | np.ndarray) and jnp.issubdtype(value.dtype, np.floating)
 
 
-def _through(item: _Item, inner: Held) -> Callable[[Any, Any], Any]:
+def _through(item: _Item, inner: Slot) -> Callable[[Any, Any], Any]:
     return lambda holder, new: item.put(holder, inner.put(item.get(holder), new))
 
 

@@ -143,21 +143,16 @@ def _dotted(name: str) -> Iterator[ModuleType]:
             yield importlib.import_module(info.name)
 
 
-def described(error: BaseException, at: str = "") -> str:
-    """An error's type and the first line of its message."""
-    return f"{type(error).__name__}{at}: {error}".partition("\n")[0]
-
-
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The frames of an error that are the user's: not of Python's importing, JAX's or ours."""
     foreign = [Path(str(module.__file__)).parent for module in (jax, importlib)]
     ours = [Path(__file__).parent, Path(__file__).parent.parent / "op.py"]
 
-    def within(frame: traceback.FrameSummary, places: list[Path]) -> bool:
+    def is_in(frame: traceback.FrameSummary, places: list[Path]) -> bool:
         file = Path(frame.filename)
         return any(place == file or place in file.parents for place in places)
 
     frames = traceback.extract_tb(error.__traceback__)
-    if error.__cause__ and frames and within(frames[-1], ours):  # said in our words
+    if error.__cause__ and frames and is_in(frames[-1], ours):  # said in our words
         return own_frames(error.__cause__)
-    return [f for f in frames if not (f.filename.startswith("<") or within(f, foreign + ours))]
+    return [f for f in frames if not (f.filename.startswith("<") or is_in(f, foreign + ours))]

@@ -1,8 +1,6 @@
-"""What a function does with arrays, as JAX traces it: two of equal traces do the same.
+"""Trace functions: what they do with arrays, and what they are rounded to, whatever they are given.
 
-Traced functions, equation by equation: what there is to walk into, and how to say where.
-
-How narrow a function computes, whatever it is given: what its results are rounded to.
+Two functions of equal traces do the same.
 """
 
 import contextlib
@@ -14,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from jaxnn.verify.findings import first_line
 
 # A function of more equations runs operation by operation.
 MOST_COMPILED = 2_500
@@ -70,30 +70,22 @@ def _digest(closed: ClosedJaxpr) -> str:
     """A hash of every constant in a trace, which its text does not show."""
     digest = hashlib.blake2b()
 
-    def walk(jaxpr: Jaxpr) -> None:
-        for eqn in jaxpr.eqns:
-            for operand in eqn.invars:
-                if isinstance(operand, Literal):
-                    add(operand.val)
-            for value in jax.tree.leaves(
-                list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
-            ):
-                if isinstance(value, ClosedJaxpr):
-                    enter(value)
-                elif isinstance(value, Jaxpr):
-                    walk(value)
-
     def add(value: Any) -> None:
         if jnp.issubdtype(jnp.result_type(value), jax.dtypes.extended):
             value = jax.random.key_data(value)
         digest.update(np.asarray(value).tobytes())
 
-    def enter(closed: ClosedJaxpr) -> None:
-        for constant in closed.consts:
+    def walk(jaxpr: ClosedJaxpr | Jaxpr) -> None:
+        for constant in jaxpr.consts if isinstance(jaxpr, ClosedJaxpr) else ():
             add(constant)
-        walk(closed.jaxpr)
+        for eqn in jaxpr.eqns:
+            for operand in eqn.invars:
+                if isinstance(operand, Literal):
+                    add(operand.val)
+            for inner in inner_jaxprs(eqn):
+                walk(inner)
 
-    enter(closed)
+    walk(closed)
     return digest.hexdigest()
 
 
@@ -106,7 +98,7 @@ def _in_words() -> Iterator[None]:
         raise NotTraceable(
             "a function under verification looks at the values of its arrays (NumPy calls, `if` or "
             f"`float` on an array); it must be traceable by jax.jit: use jax.numpy, jnp.where and "
-            f"lax.cond. JAX says: {str(error).splitlines()[0]}"
+            f"lax.cond. JAX says: {first_line(error)}"
         ) from error
 
 
@@ -119,30 +111,34 @@ def count_of(jaxpr: Jaxpr) -> int:
     return total
 
 
-def equations_of(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """Every equation of a jaxpr, with those of the functions, loops and branches inside."""
+def inner_jaxprs(eqn: JaxprEqn) -> list[Any]:
+    """Return the functions, loops and branches inside an equation, as jaxprs, closed or not."""
+
+    def is_jaxpr(value: Any) -> bool:
+        return isinstance(value, ClosedJaxpr | Jaxpr)
+
+    return list(filter(is_jaxpr, jax.tree.leaves([*eqn.params.values()], is_leaf=is_jaxpr)))
+
+
+def equations_of(jaxpr: ClosedJaxpr | Jaxpr) -> Iterator[JaxprEqn]:
+    """Yield every equation of a jaxpr, with those of the functions, loops and branches inside."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for value in jax.tree.leaves(
-            list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
-        ):
-            if isinstance(value, ClosedJaxpr):
-                yield from equations_of(value.jaxpr)
-            elif isinstance(value, Jaxpr):
-                yield from equations_of(value)
+        for inner in inner_jaxprs(eqn):
+            yield from equations_of(inner)
 
 
 def primitives_of(closed: ClosedJaxpr) -> set[str]:
     """The names of all primitives in a traced function."""
-    return {eqn.primitive.name for eqn in equations_of(closed.jaxpr)}
+    return {eqn.primitive.name for eqn in equations_of(closed)}
 
 
 def draws_of(closed: ClosedJaxpr) -> list[str]:
     """The random bits that a traced function draws, by shape and width, in order."""
     return [
         str([v.aval for v in eqn.outvars])
-        for eqn in equations_of(closed.jaxpr)
-        if eqn.primitive.name in ("random_bits", "threefry2x32", "rng_bit_generator")
+        for eqn in equations_of(closed)
+        if eqn.primitive.name in _DRAWS
     ]
 
 
@@ -216,14 +212,8 @@ def _depends(jaxpr: Jaxpr, eqns: Any, depends: list[bool], found: set[str]) -> l
         if not inputs or eqn.primitive.name in _DRAWS:
             continue
         outs = [True] * len(eqn.outvars)
-        inner = [
-            value.jaxpr if isinstance(value, ClosedJaxpr) else value
-            for value in jax.tree.leaves(
-                list(eqn.params.values()), is_leaf=lambda v: isinstance(v, ClosedJaxpr | Jaxpr)
-            )
-            if isinstance(value, ClosedJaxpr | Jaxpr)
-        ]
-        for value in inner:
+        inner = inner_jaxprs(eqn)
+        for value in (getattr(value, "jaxpr", value) for value in inner):
             called = eqn.primitive.name in _CALLS and len(value.invars) == len(own)
             given = own if called else [True] * len(value.invars)
             through = _depends(value, value.eqns, given, found)

@@ -1,7 +1,4 @@
-"""An implementation and its reference, at one point: as they are, and the reference in float64.
-
-Whether what was computed is as near to the truth as a reference of the same width is.
-"""
+"""Compare an array with a reference of the same width and the truth in float64."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnn.verify.comparison import RELATIVE_TOLERANCE, allowed_error
-from jaxnn.verify.findings import Leaf, LeafReport, Precision, Status, filled, heat
+from jaxnn.verify.findings import Leaf, LeafReport, Precision, Status, heat, slice_filled
 from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import first_index, largest
 
@@ -33,7 +30,7 @@ class Triple(NamedTuple):
     floating: bool
 
 
-def judged(
+def compare_with_reference(
     leaf: LeafReport,
     here: Triple,
     epsilon: float,
@@ -64,7 +61,7 @@ def judged(
         at = first_index(off)
         message = f"{here.got[at]} at {list(at)}, the reference {here.truth[at]}"
         return dataclasses.replace(
-            leaf, messages=(message,), where=filled(off), wrong=int(off.sum()), difference=1.0
+            leaf, messages=(message,), where=slice_filled(off), wrong=int(off.sum()), difference=1.0
         )
     lost = ~np.isfinite(here.got) & np.isfinite(here.truth)
     if lost.any():
@@ -73,7 +70,7 @@ def judged(
             f"{here.got[at]} at {list(at)} ({lost.sum()} such entries), where the reference gives "
             f"{here.truth[at]:.6g}: a masked place, or an overflow?"
         )
-        return dataclasses.replace(leaf, messages=(message,), where=filled(lost))
+        return dataclasses.replace(leaf, messages=(message,), where=slice_filled(lost))
     scale = largest(here.truth)
 
     def errors(triple: Triple) -> tuple[float, float]:
@@ -123,7 +120,7 @@ def judged(
     return dataclasses.replace(
         leaf,
         wrong=int(mask.sum()),
-        where=filled(mask),
+        where=slice_filled(mask),
         heat=heat(differences / (scale or 1.0)) if differences.size else (),
         messages=tuple(messages),
     )

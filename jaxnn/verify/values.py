@@ -1,9 +1,7 @@
-"""Both gradients at one point, and how far rounding moves them.
+"""Evaluate both gradients at a point; a gradient that cannot be traced is run as it is.
 
-Functions that cannot be traced: a gradient in NumPy is run as it is, a loss is refused.
-
-NumPy cannot be called on what JAX traces, and need not be: a gradient has only to return numbers.
-A loss must be differentiated, and so traced.
+NumPy cannot be called on what JAX traces, and need not be: a gradient has only to return numbers. A
+loss must be differentiated, and so traced; one that cannot be is refused.
 """
 
 import dataclasses
@@ -17,7 +15,7 @@ import numpy as np
 
 from jaxnn.verify.arguments import path_name
 from jaxnn.verify.derivative import Way, derivative, measured, split
-from jaxnn.verify.findings import Leaf
+from jaxnn.verify.findings import Leaf, first_line
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.programs import Program, Programs
 from jaxnn.verify.trace import NotTraceable, Trace, epsilon_to, rounded_to, traced_as
@@ -29,7 +27,7 @@ class Values:
 
     Attributes:
         loss: its value.
-        asked: what computed them.
+        evaluator: what computed them.
         autodiff: the gradient of the loss.
         manual: the hand-written gradient.
         out: the same as it was returned.
@@ -38,7 +36,7 @@ class Values:
     """
 
     loss: float
-    asked: "Asked"
+    evaluator: "Evaluator"
     autodiff: list[Leaf]
     manual: dict[str, Leaf]
     out: Any
@@ -47,12 +45,12 @@ class Values:
     @property
     def program(self) -> Program:
         """What computed the gradient of the loss."""
-        return self.asked.program
+        return self.evaluator.program
 
     @property
     def width(self) -> float:
         """The spacing at 1 of the dtype that both are held to; 0 for float64."""
-        return self.asked.width
+        return self.evaluator.width
 
     @property
     def size(self) -> float:
@@ -72,7 +70,7 @@ def both_gradients(
     return both
 
 
-class Asked(NamedTuple):
+class Evaluator(NamedTuple):
     """What is asked for both gradients, at any point.
 
     Attributes:
@@ -93,7 +91,7 @@ class Asked(NamedTuple):
     def at(self, floats: list[Any], rest: list[Any]) -> Values:
         """Both gradients, in the dtype of what is given."""
         value, found, out = self.program.run(floats, rest)
-        uncertainty, asked = None, self
+        uncertainty, evaluator = None, self
         if self.way == "forward mode":
             found = split(found, floats)
         elif self.way == "finite differences":
@@ -104,10 +102,10 @@ class Asked(NamedTuple):
         if self.by_hand is not None:
             # No trace says what it rounds to; what it returns does.
             returned = max((epsilon_to(str(leaf.dtype)) for leaf in leaves.values()), default=0.0)
-            asked = self._replace(width=max(self.width, min(returned, self.as_narrow_as)))
+            evaluator = self._replace(width=max(self.width, min(returned, self.as_narrow_as)))
         return Values(
             float(value),
-            asked,
+            evaluator,
             [np.asarray(leaf, np.float64) for leaf in found],
             {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items()},
             out,
@@ -115,7 +113,7 @@ class Asked(NamedTuple):
         )
 
 
-def ask(
+def evaluator_of(
     problem: Problem,
     programs: Programs,
     name: str,
@@ -126,7 +124,7 @@ def ask(
     hastily: bool = True,
     trace: Trace | None = None,
     as_narrow_as: float = 0.0,
-) -> Asked:
+) -> Evaluator:
     """What is asked for both gradients of a problem, compiled under this name.
 
     Given its trace, the hand-written gradient is held to the width of the loss, or may be as narrow
@@ -140,7 +138,7 @@ def ask(
         outputs = 1 + {"reverse mode": len(floats), "forward mode": 1, "finite differences": 2}[way]
         of_loss = epsilon_to(rounded_to(trace.jaxpr, outputs))
         width = max(of_loss, min(width, as_narrow_as))
-    return Asked(program, way, by_hand, width, as_narrow_as)
+    return Evaluator(program, way, by_hand, width, as_narrow_as)
 
 
 def by_path(tree: Any) -> dict[str, Any]:
@@ -201,11 +199,10 @@ def traced_loss(problem: Problem) -> Trace:
             problem.loss(*as_given(problem, problem.floats, problem.rest))
         except Exception:  # then what tracing raised is the loss's own
             raise error from error.__cause__
-        first = (str(error.__cause__ or error).splitlines() or [""])[0]
         raise NotTraceable(
             "the loss runs on numbers but cannot be traced, as it must be to be differentiated "
             "(NumPy calls, `if` or `float` on an array, writing into one): write it with "
-            f"jax.numpy, jnp.where and lax.cond. JAX says: {first}"
+            f"jax.numpy, jnp.where and lax.cond. JAX says: {first_line(error.__cause__ or error)}"
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""What JAX refuses of a function with derivative rules: said of the rule, and what to do.
+"""Make a loss of any function: its outputs times random cotangents, summed.
 
-A function of any inputs and outputs as a loss: its outputs times random cotangents, summed.
+What JAX refuses of a function with derivative rules is said of the rule, and what to do.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.arguments import is_array
+from jaxnn.verify.findings import first_line
 from jaxnn.verify.problem import is_floating
 
 # What JAX's complaints begin with or hold, and what a rule must be instead.
@@ -68,7 +69,7 @@ def in_words(name: str) -> Iterator[None]:
         raise TypeError(
             f"{name} looks at the values of its arrays (NumPy calls, `if` or `float` on an array); "
             "it must be traceable by jax.jit: use jax.numpy, jnp.where and lax.cond. JAX says: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     except Exception as error:
         refuse_form(name, error)

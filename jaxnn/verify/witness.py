@@ -21,7 +21,7 @@ FEW_ENTRIES = 8
 MOST_ASKED = 64
 # Why finite differences were not heard: it is no part of the derivative, which is what it is for.
 STOPPED = (
-    "finite differences could not testify: the loss holds a stop_gradient, and what it holds still "
+    "finite differences could not tell: the loss holds a stop_gradient, and what it holds still "
     "is no part of the derivative"
 )
 Guilty = Literal["hand-written", "autodiff", ""]
@@ -45,7 +45,7 @@ class Witnesses(NamedTuple):
     loops: bool
 
 
-def testify(
+def ask_witnesses(
     leaf: LeafReport, manual: Leaf, autodiff: Leaf, witnesses: Witnesses, seed: int
 ) -> LeafReport:
     """Ask the witnesses: of the whole leaf, of entries that differ, of those autodiff has not.
@@ -94,7 +94,7 @@ def _confirm(leaf: LeafReport, autodiff: Leaf, witnesses: Witnesses, seed: int) 
         messages.append(STOPPED)
     elif silent == len(directions) > 0:
         messages.append(
-            "finite differences could not testify: in every direction they meet a kink, a loss "
+            "finite differences could not tell: in every direction they meet a kink, a loss "
             "that is not finite, or a slope too small for them"
         )
     return dataclasses.replace(
@@ -201,8 +201,8 @@ def _ask(
     m, a = float(manual[at]), float(autodiff[at])
     verdict, guilty = _vote(s, f, m, a, leaf.tolerance)
     # A convention of autodiff's, which its values close by do not follow, is nothing held still.
-    held = guilty == "autodiff" and witnesses.stopped
-    if held and not witnesses.close_by().admit(manual, leaf.scale)[at]:
+    stopped = guilty == "autodiff" and witnesses.stopped
+    if stopped and not witnesses.close_by().admit(manual, leaf.scale)[at]:
         verdict = "the loss holds still by stop_gradient what the hand-written gradient moves"
         guilty = "hand-written"
     return Disagreement(

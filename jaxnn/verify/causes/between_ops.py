@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.causes.calls import Calls, floating, position, true_douts
+from jaxnn.verify.causes.calls import Calls, floating, nth_call, true_douts
 from jaxnn.verify.comparison import EXACT
 from jaxnn.verify.problem import Problem
 from jaxnn.verify.programs import compiled
@@ -48,7 +48,7 @@ def wrong_chain(
         if reason := _first_off(f.out, k, results, relative):
             return (
                 f"{start}: already in its forward pass, the result of op {f.op.name} "
-                f"({position(k, calls.forwards, 'forward')}) is not the loss's: it {reason}"
+                f"({nth_call(k, calls.forwards, 'forward')}) is not the loss's: it {reason}"
             )
     truths = true_douts(problem, floats, rest, results)
     unused = set(range(len(truths)))
@@ -61,7 +61,7 @@ def wrong_chain(
         unused.discard((right or free)[-1])
         if not right:
             after = f", after op {calls.backwards[k - 1].op.name}'s" if k else ""
-            where = f"{position(k, calls.backwards, 'backward')}{after}"
+            where = f"{nth_call(k, calls.backwards, 'backward')}{after}"
             return (
                 f", but the cotangent that arrives at op {backward.op.name} ({where}) "
                 f"{reasons[free[-1]]}: the chain between them is wrong (a term left out, as of a "
@@ -84,12 +84,14 @@ def _first_off(got: Any, number: int, truths: list[dict[str, Any]], relative: fl
     here = by_path(got)
     for path, true in truths[number].items():
         allowed = relative * largest(np.asarray(true)) + SUMS * EPSILON["float64"] * scale
-        if reason := off(here.get(path, jnp.zeros_like(true)), [np.asarray(true)], allowed):
+        if reason := difference_in_words(
+            here.get(path, jnp.zeros_like(true)), [np.asarray(true)], allowed
+        ):
             return reason
     return ""
 
 
-def off(got: Any, true: list[np.ndarray[Any, Any]], allowed: float) -> str:
+def difference_in_words(got: Any, true: list[np.ndarray[Any, Any]], allowed: float) -> str:
     """How an array differs from whatever lies between the true ones, if by more than allowed.
 
     Entries without a finite true value are not judged.

@@ -78,7 +78,7 @@ class Calls:
         return call
 
 
-def pairs(calls: Calls) -> list[list[int]]:
+def forwards_of_backwards(calls: Calls) -> list[list[int]]:
     """For each backward call the forward calls of its op that returned its residuals, by value.
 
     By value, since a scan stacks and slices what passes through it. A rule that is right gives the
@@ -179,7 +179,7 @@ def _by_position(
     return args, kwargs
 
 
-def position(k: int, calls: Sequence[Any], kind: str) -> str:
+def nth_call(k: int, calls: Sequence[Any], kind: str) -> str:
     """Which of the calls one is, in words, counting from 0."""
     n = k + 1
     ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")

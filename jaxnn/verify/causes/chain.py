@@ -15,18 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.arguments import path_name
-from jaxnn.verify.causes.between_ops import SUMS, off, wrong_chain
+from jaxnn.verify.causes.between_ops import SUMS, difference_in_words, wrong_chain
 from jaxnn.verify.causes.calls import (
     Backward,
     Calls,
     Forward,
     floating,
+    forwards_of_backwards,
     misshapen,
-    pairs,
-    position,
+    nth_call,
     traced,
 )
 from jaxnn.verify.comparison import EXACT
+from jaxnn.verify.findings import described
 from jaxnn.verify.nearby import moved
 from jaxnn.verify.problem import Problem
 from jaxnn.verify.programs import compiled
@@ -52,7 +53,7 @@ def locate(problem: Problem, floats: list[Any], rest: list[Any]) -> str:
         calls.run(problem.manual_grad, floats, rest)
         if not calls.backwards:
             return ""
-        found = pairs(calls)
+        found = forwards_of_backwards(calls)
         lost = [k for k, forwards in enumerate(found) if not forwards]
         unchecked = _unchecked(calls.backwards, lost)
         if len(lost) == len(found):
@@ -85,8 +86,7 @@ def _tried(look: Callable[[], str], otherwise: str) -> str:
     try:
         return look()
     except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        return f"{otherwise}: {type(error).__name__}: {first}"
+        return f"{otherwise}: {described(error)}"
 
 
 def _unchecked(backwards: list[Backward], lost: list[int]) -> str:
@@ -99,7 +99,7 @@ def _unchecked(backwards: list[Backward], lost: list[int]) -> str:
         why = "runs inside jax.vmap, jax.checkpoint or the like, where no values can be seen"
     else:
         why = "is given residuals that no forward call of that op returned"
-    where = position(lost[0], backwards, "backward")
+    where = nth_call(lost[0], backwards, "backward")
     return f"; op {first.op.name} ({where}){more} was not checked: it {why}"
 
 
@@ -109,7 +109,7 @@ def _wrong_rule(calls: Calls, found: list[list[int]]) -> str:
         if not candidates:
             continue
         forward = calls.forwards[candidates[-1]]
-        where = f"op {backward.op.name} ({position(k, calls.backwards, 'backward')})"
+        where = f"op {backward.op.name} ({nth_call(k, calls.backwards, 'backward')})"
         if reason := misshapen(forward, backward):
             return f"the cotangent that arrives at {where} {reason}: the chain is wrong there"
         if reason := _wrong_cotangent(forward, backward):
@@ -182,7 +182,7 @@ def _first_wrong(
             here, *nearby = (np.asarray(truth[path], np.float64) for truth in truths)
             rounding = min((SUMS * largest(there - here) for there in nearby), default=0.0)
             allowed = relative * largest(here) + min(rounding, 1e-12 * scale)
-            if reason := off(got[path], [here, *nearby], allowed):
+            if reason := difference_in_words(got[path], [here, *nearby], allowed):
                 return f"its cotangent of {name} {reason}"
         elif path not in got and returned[int(first)] is not None:
             return f"it returns no cotangent of {name}"

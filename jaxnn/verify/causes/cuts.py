@@ -1,13 +1,4 @@
-"""The mistakes that can be made in the derivative of one equation.
-
-Each is a value that an operand wrongly had, or another linear map of its tangent, beside the words
-for it. `on(cause, words, operand)` registers a mistake and is 1 if it is the one to make, else 0.
-
-
-Cotangents that may be left out at an operand, a carry or a broadcast, wholly or in part.
-
-Linear scans, whose derivative is the transpose of their own map.
-"""
+"""Leave cotangents out, wholly or in part: at an operand, a carry, a broadcast, a linear scan."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -84,7 +75,7 @@ def inner_left_out(x: Any, u: Any, on: Any) -> Any:
     return weigh(x, weight) + (on * shadow(u)).astype(x.dtype)
 
 
-def carried(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> Any:
+def cut_carry(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> Any:
     """A carry whose cotangent may be lost: always, every few steps, or before one of them.
 
     `step` is the number of the step in the order in which they run, and of all of them.
@@ -114,7 +105,7 @@ def carried(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> 
     return weigh(c, jnp.broadcast_to(1.0 - on, c.shape).astype(c.dtype))
 
 
-def one_slice(x: Any, eqn: JaxprEqn, site: Site, plant: Plant) -> Any:
+def cut_broadcast(x: Any, eqn: JaxprEqn, site: Site, plant: Plant) -> Any:
     """What is broadcast has a cotangent that is summed over an axis: or is one slice of it."""
     shape = eqn.outvars[0].aval.shape  # type: ignore[attr-defined]
     trailing = range(len(shape) - jnp.ndim(x), len(shape))
@@ -155,7 +146,7 @@ _LINEAR = {
 _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 
 
-def turned(eqn: JaxprEqn, alive: list[bool]) -> Iterator[tuple[int, int]]:
+def linear_outputs(eqn: JaxprEqn, alive: list[bool]) -> Iterator[tuple[int, int]]:
     """The outputs of a scan that have a slice for every step and are linear in one operand alone.
 
     Each by its number among those outputs, with the operand, of the same shape.
@@ -189,7 +180,7 @@ def _is_linear(jaxpr: Jaxpr, live: set[Any]) -> bool:
     return True
 
 
-def forwards(eqn: JaxprEqn, xs: list[Any], ends: tuple[int, int], on: Any) -> Any:
+def forward_map_applied(eqn: JaxprEqn, xs: list[Any], ends: tuple[int, int], on: Any) -> Any:
     """What a mistake adds to an output's tangent if its own map is applied to its cotangent.
 
     `ends` are the output and the operand.

@@ -13,16 +13,18 @@ import numpy as np
 
 from jaxnn.verify.causes.evidence import Gradients, Numbers, away_from_kinks, gradients_of
 from jaxnn.verify.causes.first_difference import Found, first_difference
-from jaxnn.verify.causes.one_leaf import explanations, factor, is_setting, told
+from jaxnn.verify.causes.one_leaf import explanations, factor, is_setting, readings_of
 from jaxnn.verify.causes.other_inputs import other_inputs
 from jaxnn.verify.causes.pointwise import pointwise
 from jaxnn.verify.causes.replay import Match, replay
 from jaxnn.verify.comparison import EXACT
-from jaxnn.verify.findings import Diagnosis, LeafReport
+from jaxnn.verify.findings import Diagnosis, LeafReport, described
 from jaxnn.verify.point import Point
 
 
-def explained(leaves: list[LeafReport], point: Point) -> tuple[list[LeafReport], tuple[str, ...]]:
+def explain_leaves(
+    leaves: list[LeafReport], point: Point
+) -> tuple[list[LeafReport], tuple[str, ...]]:
     """The leaves, the wrong ones with what explains them, and why the cause was not looked for.
 
     One mistake in the backward pass that explains every leaf is believed before several, unless
@@ -88,8 +90,7 @@ def _tried(
     try:
         return look(*args), ()
     except Exception as error:  # the verdict stands without
-        first = (str(error).splitlines() or ["no message"])[0]
-        return otherwise, (f"{what} in the loss's backward pass: {type(error).__name__}: {first}",)
+        return otherwise, (f"{what} in the loss's backward pass: {described(error)}",)
 
 
 def _ranked(match: Match, found: Gradients, settings: Numbers) -> tuple[int, Diagnosis] | None:
@@ -117,7 +118,7 @@ def _ranked(match: Match, found: Gradients, settings: Numbers) -> tuple[int, Dia
     diagnosis = factor(c, found.numbers, found.exact)
     if diagnosis is None:
         return None
-    rank = 6 if told(c, found.numbers, found.exact) else 8
+    rank = 6 if readings_of(c, found.numbers, found.exact) else 8
     return rank, Diagnosis(diagnosis.cause, f"{diagnosis.text}, the cotangent at {what}")
 
 

@@ -1,8 +1,4 @@
-"""What explains one leaf of a wrong gradient by itself, with no look at how it was computed.
-
-What a factor may be, in words: a setting, a size, or what is made of them in haste.
-
-What of two gradients can be compared, and how closely, where a cause is looked for.
+"""Gather what a cause is looked for in: what of two gradients can be compared, and how closely.
 
 An entry whose right value is unknown (autodiff has none, or it lies at a kink) is NaN.
 """

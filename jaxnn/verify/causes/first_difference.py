@@ -1,6 +1,4 @@
-"""Every number computed on the way by a traced function, each with what it was made from.
-
-Where the cotangents of a hand-written gradient begin to differ, if no cause explains it.
+"""Find where the cotangents of a hand-written gradient begin to differ, if no cause explains it.
 
     the loss, equation by equation    ->  every variable's true value and cotangent
     the hand-written gradient         ->  every number that it computes on its way

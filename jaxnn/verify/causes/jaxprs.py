@@ -1,6 +1,6 @@
-"""Traced functions, equation by equation: what there is to walk into, and how to say where.
+"""Walk traced functions equation by equation, and say where; run while loops as scans.
 
-While loops as scans of as many steps as they take: of those reverse mode has a derivative.
+Of scans, of as many steps as a loop takes, reverse mode has a derivative.
 """
 
 import math

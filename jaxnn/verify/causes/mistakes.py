@@ -25,13 +25,13 @@ from jaxnn.verify.causes.saved_values import (
     BILINEAR,
     TAKING,
     Plain,
-    alike,
     cause_of,
     cuts,
     rearranged,
     saved_values,
+    values_alike,
 )
-from jaxnn.verify.causes.slopes import OF_OUTPUT, SLIPS, others
+from jaxnn.verify.causes.slopes import OF_OUTPUT, SLIPS, other_slopes
 
 # Solutions of a linear system: linear in one operand, and of its shape.
 LINEAR = {"custom_linear_solve", "triangular_solve"}
@@ -175,7 +175,7 @@ def _coefficients(
     """What may wrongly be written for the derivative of y = f(x): cause, words, value."""
     name = eqn.primitive.name
     if name in OF_OUTPUT:
-        for words, value in (("the input", x), *alike(eqn, j, x, plain)):
+        for words, value in (("the input", x), *values_alike(eqn, j, x, plain)):
             words = f"the derivative in terms of the output is given {words} of"
             yield "wrong saved value", words, OF_OUTPUT[name](value)
     right, slips = SLIPS.get(name, ("", {}))
@@ -191,7 +191,7 @@ def _coefficients(
         words = f"the exponent {n:.6g} is left out of {n:.6g} x^{n - 1:.6g}, the derivative of"
         yield "derivative left out", words, x ** (n - 1)
     if name in ("tanh", "logistic") or cuts(eqn):
-        yield from others("max" if cuts(eqn) else name, x, few)
+        yield from other_slopes("max" if cuts(eqn) else name, x, few)
 
 
 def _other_tangents(eqn: JaxprEqn, tangents: list[Any], alive: list[bool], on: On) -> list[Any]:

@@ -1,6 +1,6 @@
-"""What a factor may be, in words: a setting, a size, or what is made of them in haste.
+"""Explain one leaf of a wrong gradient by itself, with no look at how it was computed.
 
-What explains one leaf of a wrong gradient by itself, with no look at how it was computed.
+A factor in words is a setting, a size, or what is made of them in haste.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxnn.verify.causes.evidence import Gradients, Numbers
 from jaxnn.verify.comparison import EXACT
-from jaxnn.verify.findings import Diagnosis, Leaf, filled
+from jaxnn.verify.findings import Diagnosis, Leaf, slice_filled
 from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import largest
 
@@ -37,7 +37,7 @@ def factor(c: float, numbers: Numbers, exact: float = EXACT) -> Diagnosis | None
     if abs(abs(c) - 1) <= 2 * exact:
         return None
     text = f"{c:.6g}" if abs(abs(c) - 1) > 1e-5 else f"{c:.10g}"
-    text, readings = f"{text} times the right one", told(c, numbers, exact)
+    text, readings = f"{text} times the right one", readings_of(c, numbers, exact)
     if not readings:
         return Diagnosis("factor", text)
     causes, words = zip(*readings, strict=True)
@@ -47,7 +47,7 @@ def factor(c: float, numbers: Numbers, exact: float = EXACT) -> Diagnosis | None
     )
 
 
-def told(c: float, numbers: Numbers, exact: float = EXACT) -> list[tuple[str, str]]:
+def readings_of(c: float, numbers: Numbers, exact: float = EXACT) -> list[tuple[str, str]]:
     """What a factor may be: a setting or size, its inverse, 2, root, n - 1 for n: cause, words.
 
     One number may be several of these, and be it by chance: only what is true of it is said.
@@ -98,7 +98,11 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
     # One number is always a multiple of another: only a telling multiple of it says something.
     c = ratio(m, a)
     telling = np.count_nonzero(a) > 1
-    if c is not None and same(c * a) and (telling or c in (-1.0, 2.0) or told(c, found.numbers)):
+    if (
+        c is not None
+        and same(c * a)
+        and (telling or c in (-1.0, 2.0) or readings_of(c, found.numbers))
+    ):
         yield from _told(factor(c, found.numbers, found.exact))
     complete = bool(np.isfinite(a).all())
     if m.ndim >= 2 and complete:
@@ -129,7 +133,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
     narrow = found.narrow
     if narrow != "float64" and largest(m - a) <= 64 * EPSILON[narrow] * largest(a):
         yield Diagnosis("rounding", f"rounded to {narrow} inside, by a cast of its own")
-    place = filled(wrong)
+    place = slice_filled(wrong)
     if wrong.sum() > 1:
         c = ratio(m[wrong], a[wrong])
         if not m[wrong].any():

@@ -47,7 +47,7 @@ def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
     """
     arrays = [*point.floats, *point.rest]
     paths, ours = point.problem.paths, len(point.floats)
-    asked = point.here.asked._replace(by_hand=None)
+    asked = point.here.evaluator._replace(by_hand=None)
     # One number, as often as need be, and zeros come of many other inputs.
     known = {path: np.isfinite(a) for path, a in found.autodiff.items()}
     wrong = [path for path, mask in found.wrong.items() if (mask & known[path]).any()]

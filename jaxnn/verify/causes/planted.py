@@ -14,12 +14,12 @@ from jaxnn.verify.causes.cuts import (
     PICKING,
     Mistake,
     Site,
-    carried,
-    forwards,
+    cut_broadcast,
+    cut_carry,
+    forward_map_applied,
     inner_left_out,
-    one_slice,
+    linear_outputs,
     shadow,
-    turned,
     weigh,
 )
 from jaxnn.verify.causes.jaxprs import (
@@ -131,12 +131,12 @@ class Planted:
                             end = end_of(eqn.outvars[0], users, flowing) or end
                         xs[j] = self._cut(eqn, xs[j], site.operand(j, eqn), step, end, made)
                     if alive[j] and eqn.primitive.name in BROADCASTING:
-                        xs[j] = one_slice(xs[j], eqn, site.operand(j, eqn), self._on)
+                        xs[j] = cut_broadcast(xs[j], eqn, site.operand(j, eqn), self._on)
                 if eqn.primitive.name == "select_n" and any(alive[1:]):
                     xs[0] = other_mask(xs[0], alive, on)
                 outs = bind_equation(eqn, xs)
                 if eqn.primitive.name == "broadcast_in_dim" and alive[0]:
-                    outs = [one_slice(xs[0], eqn, site, self._on)]
+                    outs = [cut_broadcast(xs[0], eqn, site, self._on)]
                 if is_opened(eqn, alive):
                     outs = self._opened(eqn, xs, alive, outs, site)
                 elif any(alive) and len(outs) == 1 and eqn.primitive.name != "custom_vjp_call":
@@ -228,7 +228,7 @@ class Planted:
         n, k = scan_ends(eqn)
         length = eqn.params["length"]
         # A carry that any input reaches may depend on the parameters from the second step on.
-        within = [a or (any(alive) and n <= i < k) for i, a in enumerate(alive)]
+        inside = [a or (any(alive) and n <= i < k) for i, a in enumerate(alive)]
 
         def shared(c: Any, number: Any) -> Any:
             """What every step uses: its cotangent is summed over the steps, or over some."""
@@ -244,19 +244,19 @@ class Planted:
         def body(carry: Any, x: Any) -> Any:
             number, *given = x
             turn = length - 1 - number if eqn.params["reverse"] else number
-            carry = [carried(c, i, (turn, length), site, self._on) for i, c in enumerate(carry)]
+            carry = [cut_carry(c, i, (turn, length), site, self._on) for i, c in enumerate(carry)]
             consts = [
                 shared(c, number) if a and is_floating(c) else c
                 for c, a in zip(xs[:n], alive, strict=False)
             ]
             args = [*consts, *carry, *given]
-            outs, _ = self._run(inner, args, within, Site(site.path, ""), (number, length))
+            outs, _ = self._run(inner, args, inside, Site(site.path, ""), (number, length))
             return outs[: k - n], outs[k - n :]
 
         carry, ys = lax.scan(
             body, xs[n:k], (jnp.arange(length), *xs[k:]), length, reverse=eqn.params["reverse"]
         )
-        for i, j in turned(eqn, alive):
+        for i, j in linear_outputs(eqn, alive):
             words = "the forward's own map is applied to the cotangent, time not reversed, at"
-            ys[i] += forwards(eqn, xs, (k - n + i, j), self._on("flip", words, site))
+            ys[i] += forward_map_applied(eqn, xs, (k - n + i, j), self._on("flip", words, site))
         return [*carry, *ys], [any(alive)] * len(eqn.outvars)

@@ -46,7 +46,7 @@ class Pointwise:
         floats[i] = np.asarray(x, floats[i].dtype)
         rest[self._weights] = np.asarray(dout, self._given.dtype)
         floats, rest = ([jnp.asarray(v) for v in values] for values in (floats, rest))
-        there = point.here.asked.at(floats, rest)
+        there = point.here.evaluator.at(floats, rest)
         return there.loss, there.autodiff[i], there.manual[self._path]
 
     def holds(self) -> bool:

@@ -1,6 +1,4 @@
-"""Mistakes in what carries cotangents to the entries chosen: maxima, orders, the largest few.
-
-Running sums and products, and what goes wrong in their derivatives.
+"""Plant mistakes in sums, maxima, orders, the largest few, and in running sums and products.
 
 cumsum        y_t = x_1 + ... + x_t              dy_t = sum over s <= t of dx_s
 cumprod       y_t = x_1 ... x_t                  dy_t = y_t sum over s <= t of dx_s / x_s

@@ -46,7 +46,7 @@ def saved_values(
     for words, value in rearranged(eqn, j, x) if name not in TAKING else ():
         yield cause_of(words), words, value
     if name in BILINEAR:
-        for words, value in alike(eqn, j, x, plain):
+        for words, value in values_alike(eqn, j, x, plain):
             yield "wrong saved value", f"{words} was saved instead of", value
 
 
@@ -100,7 +100,7 @@ def cause_of(words: str) -> str:
     return next((c for c in ("flip", "index") if c in words), "transpose")
 
 
-def alike(eqn: JaxprEqn, j: int, x: Any, plain: Plain) -> list[tuple[str, Any]]:
+def values_alike(eqn: JaxprEqn, j: int, x: Any, plain: Plain) -> list[tuple[str, Any]]:
     """Other values of an operand's shape and dtype, those made nearest to it first."""
     order = {v: i for i, v in enumerate(plain)}
     here = order.get(eqn.invars[j], len(order))

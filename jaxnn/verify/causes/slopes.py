@@ -69,7 +69,7 @@ _CURVED = {
 }  # fmt: skip
 
 
-def others(name: str, x: Any, few: bool) -> Iterator[tuple[str, str, Any]]:
+def other_slopes(name: str, x: Any, few: bool) -> Iterator[tuple[str, str, Any]]:
     """The derivatives of other activations than the one of this name: cause, words, value.
 
     A few, for what is in a loop, where each takes long to compile.
@@ -178,7 +178,7 @@ def at_input(jaxpr: Jaxpr, u: Any, v: Any, env: dict[Any, Any]) -> tuple[Any, An
 def mistaken_slopes(s: Any, x: Any, y: Any, slope: Any, on: On, few: bool) -> Any:
     """What a mistake adds to the tangent of an elementwise function, of tangents s of its input."""
     wrong = [
-        *others("", x, few),
+        *other_slopes("", x, few),
         ("derivative left out", "the derivative is taken as 1 in what ends in", jnp.ones_like(x)),
         ("wrong saved value", "the value is taken for the derivative of what ends in", y),
     ]
