@@ -14,8 +14,7 @@ from jaxnn.models import mlp
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.verify import trace, verdict
-from jaxnn.verify.page import to_html
-from jaxnn.verify.report import to_json
+from jaxnn.verify.report import to_html, to_json
 
 
 class Pair(NamedTuple):

@@ -13,8 +13,7 @@ import pytest
 
 from jaxnn.verify import report
 from jaxnn.verify.findings import Diagnosis, Disagreement, LeafReport, Precision
-from jaxnn.verify.page import to_html
-from jaxnn.verify.report import UNTRIED, Report, to_json
+from jaxnn.verify.report import UNTRIED, Report, to_html, to_json
 
 LADDER = tuple((10.0**-k, 0.25 + 100.0**-k) for k in range(2, 8))
 WORST = Disagreement(

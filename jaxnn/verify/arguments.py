@@ -15,12 +15,12 @@ from jaxnn.verify.returned import is_number
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
+    """Return a leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
     return jax.tree_util.keystr(path).removeprefix(".") or "params"
 
 
 def argument_names(function: Any, count: int) -> tuple[str, ...]:
-    """What a function calls its first arguments given by position; `argument 2` if it cannot say.
+    """Return what a function calls its first positional arguments; `argument 2` if it cannot say.
 
     Those that it takes together, as `*xs`, are `xs[0]`, `xs[1]`.
     """
@@ -39,7 +39,7 @@ def argument_names(function: Any, count: int) -> tuple[str, ...]:
 
 
 def displayed(path: tuple[Any, ...], names: tuple[str, ...] | None, first: str) -> str:
-    """What a leaf of the parameters is called."""
+    """Say what a leaf of the parameters is called."""
     if names is not None:
         return f"{names[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
     if path:
@@ -48,7 +48,7 @@ def displayed(path: tuple[Any, ...], names: tuple[str, ...] | None, first: str) 
 
 
 def further_names(loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """What each leaf of the arguments after the first is called, in order."""
+    """Return what each leaf of the arguments after the first is called, in order."""
     names = argument_names(loss, 1 + len(args))[1:]
     by_position = jax.tree_util.tree_leaves_with_path(args)
     by_name = jax.tree_util.tree_leaves_with_path(kwargs)
@@ -59,7 +59,7 @@ def further_names(loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
 
 
 def own_copy(leaf: Any) -> Any:
-    """An array of the caller's as a copy that may be written into and donated."""
+    """Return an array of the caller's as a copy that may be written into and donated."""
     concrete = isinstance(leaf, np.ndarray) or (
         isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
     )
@@ -67,14 +67,14 @@ def own_copy(leaf: Any) -> Any:
 
 
 def kind_of(leaf: Any) -> str:
-    """What a leaf is, in a few words."""
+    """Say what a leaf is, in a few words."""
     if not is_number(leaf):
         return type(leaf).__name__
     return str(jax.typeof(leaf)) if isinstance(leaf, jax.Array) else str(jnp.result_type(leaf))
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether an argument is traced: arrays of numbers, and NumPy's floating scalars."""
+    """Tell whether an argument is traced: arrays of numbers, and NumPy's floating scalars."""
     if isinstance(leaf, np.generic):
         return isinstance(leaf, np.floating)
     return isinstance(leaf, jax.Array) or (
@@ -83,7 +83,7 @@ def is_array(leaf: Any) -> bool:
 
 
 def as_array(name: str, leaf: Any, module: bool) -> Any:
-    """A leaf of the parameters as an array that can be lifted; as it is where it is no number.
+    """Return a leaf of the parameters as an array to be lifted; as it is if it is no number.
 
     Raises:
         TypeError: it is complex.
@@ -103,7 +103,7 @@ def as_array(name: str, leaf: Any, module: bool) -> Any:
 
 
 def settings_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[float, str]]:
-    """Python's numbers among the arguments, and among the fields of configurations there."""
+    """List Python's numbers among the arguments, and in the fields of configurations there."""
     named = {f"argument {i}": arg for i, arg in enumerate(args, 2)} | kwargs
     found: list[tuple[float, str]] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(named):
@@ -145,7 +145,7 @@ def parameters_first(
     arguments: tuple[Any, ...],
     argnums: Any,
 ) -> Call:
-    """A call of two functions as one with the arguments at `argnums` in front, together.
+    """Return a call of two functions as one with the arguments at `argnums` in front, together.
 
     Raises:
         TypeError: `argnums` is neither an integer nor a sequence of them.

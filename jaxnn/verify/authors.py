@@ -42,7 +42,7 @@ class Rule(NamedTuple):
 
 
 def author_of(eqn: JaxprEqn, decorated: ClosedJaxpr) -> tuple[str, int] | None:
-    """The file and line where a person wrote a rule, or what it decorates; None for JAX's own.
+    """Return the file and line where a person wrote a rule, or what it decorates; None for JAX's.
 
     A rule for `jnp.sin` is a person's, though `jnp.sin` is not; so is one that JAX wraps in a
     function of its own, as `defjvps` does.
@@ -102,19 +102,19 @@ def _info_of(value: Any) -> str:
 
 
 def file_of(value: Any) -> str:
-    """The file of a function or of a traced one."""
+    """Return the file of a function or of a traced one."""
     if isinstance(code := getattr(value, "__code__", None), CodeType):
         return code.co_filename
     return _info_of(value).partition(" at ")[2].rpartition(":")[0]
 
 
 def is_of_jax(file: str) -> bool:
-    """Whether a file is JAX's own."""
+    """Tell whether a file is JAX's own."""
     return not file or file.startswith(_JAX)
 
 
 def rule_in(eqn: JaxprEqn, decorated: ClosedJaxpr) -> Rule | None:
-    """The rule in an equation, by the name and place of the function that a person wrote.
+    """Return the rule in an equation, by the name and place of the function that a person wrote.
 
     None where nobody did: Equinox has guards of its own around the functions that it wraps.
     """

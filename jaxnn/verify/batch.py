@@ -57,7 +57,7 @@ class BatchLaws:
 def shown_by(
     laws: BatchLaws, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> np.ndarray[Any, Any]:
-    """How much of each example can be seen: 1, or the sum of its mask.
+    """Return how much of each example can be seen: 1, or the sum of its mask.
 
     Raises:
         ValueError: an argument or the mask is not there, the arrays have not all the same leading
@@ -105,7 +105,7 @@ def replaced(
     kwargs: dict[str, Any],
     change: Callable[[str, Any], Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with every array of the batch, as NumPy's, changed, given its name."""
+    """Return the arguments with every array of the batch, as NumPy's, changed, given its name."""
 
     def inside(argument: int | str, value: Any) -> Any:
         if argument not in laws.arguments:
@@ -128,6 +128,6 @@ def replaced(
 
 
 def listed(arguments: tuple[int | str, ...]) -> str:
-    """The arguments in words."""
+    """Return the arguments in words."""
     plural = "s" if len(arguments) > 1 else ""
     return f"argument{plural} {', '.join(map(repr, arguments))}"

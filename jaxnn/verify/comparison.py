@@ -23,7 +23,7 @@ EXACT = 1e-9
 
 
 def allowed_error(autodiff: float, epsilon: float, scale: float) -> float:
-    """What a gradient may be off by where autodiff is off by so much: ratio error + floor eps."""
+    """Return what a gradient may be off by if autodiff is off so much: ratio error + floor eps."""
     return ERROR_RATIO * autodiff + ERROR_FLOOR * epsilon * scale
 
 
@@ -35,7 +35,7 @@ def compare_in_float64(
     stops_at: float = 0.0,
     apart: Callable[[], list[float]] | None = None,
 ) -> LeafReport:
-    """The two float64 gradients of one leaf, entry by entry.
+    """Compare the two float64 gradients of one leaf, entry by entry.
 
     The status is "inconclusive" where rounding might explain the difference, where autodiff is not
     finite but the hand-written gradient is, and where it was measured too coarsely to tell.
@@ -148,7 +148,7 @@ def compare_in_own_dtype(
     nearby: Callable[[], list[tuple[Values, Values]]],
     noise: Callable[[], list[float]] | None = None,
 ) -> LeafReport:
-    """Whether the hand-written gradient is as exact in the working dtype as autodiff's there.
+    """Judge whether the hand-written gradient is as exact in the working dtype as autodiff's there.
 
         error <= 8 (autodiff's error + epsilon scale),   errors against float64
 

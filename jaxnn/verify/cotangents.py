@@ -25,7 +25,7 @@ def cotangents_by_rule(
     only: int | None = None,
     name: str = "f",
 ) -> Any:
-    """What JAX gives for a function's derivative: its rules run. None for what is not floating.
+    """Return what JAX gives for a function's derivative, its rules run; None if not floating.
 
     Raises:
         TypeError: a rule has not the form that JAX asks for.
@@ -89,7 +89,7 @@ def cotangents_by_backward(
     douts: list[Any],
     settings: dict[str, Any],
 ) -> tuple[Any, ...]:
-    """What a backward returns for cotangents of the floating outputs; zeros where it is None.
+    """Return a backward's cotangents for those of the floating outputs; zeros where it has None.
 
     Raises:
         TypeError: it returns another number of them.

@@ -26,7 +26,7 @@ MOST_CLASSES = 1000
 def undetected_faults(
     leaf: LeafReport, values: Values, number: int, rounding: Callable[[], list[float]]
 ) -> tuple[str, ...]:
-    """That the check itself fails, if a fault planted in this leaf's gradient passes it.
+    """Say that the check itself fails, if a fault planted in this leaf's gradient passes it.
 
     Zeroed, doubled, negated, its largest entry or row zeroed, transposed. The gradient at hand is
     spoilt and compared again, with all the rounding allowed that may ever be. A fault that hardly
@@ -80,7 +80,7 @@ def warnings(
     given: dict[str, np.ndarray[Any, Any]],
     moved: bool = False,
 ) -> tuple[str, ...]:
-    """What these parameters (by name, `given`) and arguments cannot show, one sentence each.
+    """Return what these parameters (by name, `given`) and arguments cannot show, one sentence each.
 
     Where the gradients were compared at a second point too, whose arrays were `moved`, values of 0
     or 1 hide nothing.
@@ -115,7 +115,7 @@ def names_of_arrays(
     kwargs: dict[str, Any],
     arrays: list[Any],
 ) -> dict[int, str]:
-    """What the loss calls these arrays of its call, by their place in the list."""
+    """Return what the loss calls these arrays of its call, by their place in the list."""
     named, found = list(_named_leaves(loss, params, args, kwargs)), dict[int, str]()
     for k, array in enumerate(arrays):
         # An array that is handed over twice has a name for each place.
@@ -198,7 +198,7 @@ def _of_argument(path: str, x: np.ndarray[Any, Any], sizes: set[int]) -> Iterato
 
 
 def limits_at(point: Point) -> tuple[str, ...]:
-    """What these numbers cannot show, in words."""
+    """Return what these numbers cannot show, in words."""
     found = []
     if point.obstacle:
         found.append(
@@ -225,7 +225,7 @@ def limits_at(point: Point) -> tuple[str, ...]:
 
 
 def too_long(point: Point) -> str:
-    """What of the other ways to run it was not looked at, and why; empty where all were."""
+    """Say what of the other ways to run it was not looked at, and why; empty where all were."""
     if point.problem.as_it_is:
         return (
             "how it does under jit or vmap: the hand-written gradient cannot be traced and was "

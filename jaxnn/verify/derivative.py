@@ -36,7 +36,7 @@ class Measured(NamedTuple):
 
 
 def derivative(loss: Loss, way: Way) -> Callable[[list[Any], list[Any]], tuple[Any, Any]]:
-    """A function of the same arrays that returns the loss and its gradient, a leaf each.
+    """Return a function of the same arrays that returns the loss and its gradient, a leaf each.
 
     By finite differences it returns the loss along every coordinate, for `measured` to read.
     """
@@ -67,14 +67,14 @@ def derivative(loss: Loss, way: Way) -> Callable[[list[Any], list[Any]], tuple[A
 
 
 def split(flat: Any, floats: list[Any]) -> list[np.ndarray[Any, Any]]:
-    """One number per coordinate, as the leaves have them."""
+    """Return one number per coordinate, as the leaves have them."""
     ends = np.cumsum([x.size for x in floats])[:-1]
     parts = np.split(np.asarray(flat, np.float64), ends)
     return [part.reshape(x.shape) for part, x in zip(parts, floats, strict=True)]
 
 
 def measured(ladders: Any, floats: list[Any], epsilon: float) -> Measured:
-    """The gradient that the loss along every coordinate shows, rounded to `epsilon` at 1."""
+    """Return the gradient that the loss along every coordinate shows, rounded to `epsilon` at 1."""
     values, lengths = (np.asarray(x, np.float64) for x in ladders)
     n = len(STEPS)
     slopes, errors = np.zeros(len(values)), np.zeros(len(values))
@@ -85,7 +85,7 @@ def measured(ladders: Any, floats: list[Any], epsilon: float) -> Measured:
 
 
 def ways_of(loss: Loss, floats: list[Any], rest: list[Any]) -> tuple[Way, str]:
-    """The first way in which a loss that can be traced has a derivative, and what JAX said before.
+    """Return the first way in which a traced loss has a derivative, and what JAX said before.
 
     Raises:
         ValueError: only a way by coordinates is left, and they are too many.

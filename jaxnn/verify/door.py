@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def entrance(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """A function that looks at numbers and compiles, whatever it is called inside of.
+    """Make a function that looks at numbers and compiles the entrance of a verification.
 
     Called inside `jax.jit` and the like it refuses, in words; `jax.disable_jit` is lifted, and so
     is the search for NaN of `jax.debug_nans`: what is not finite is evidence here.
@@ -115,7 +115,7 @@ def check_skip(skip: Any, paths: list[str]) -> Mapping[str, str]:
 
 
 def check_tolerance(tolerance: Any, paths: list[str]) -> dict[str, Declared]:
-    """The tolerances declared, refusing leaves that are not there, and what has no reason.
+    """Return the tolerances declared, refusing leaves that are not there, and what has no reason.
 
     Raises:
         TypeError: it is no mapping to pairs of a number and words.
@@ -152,7 +152,7 @@ def check_tolerance(tolerance: Any, paths: list[str]) -> dict[str, Declared]:
 
 
 def check_surrogate(surrogate: Any) -> tuple[Callable[..., Any], str]:
-    """A function to be judged against instead, and the reason.
+    """Return a function to be judged against instead, and the reason.
 
     Raises:
         TypeError: it is no pair of a function and words.

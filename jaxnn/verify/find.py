@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 
 def find(name: str, seed: int = 0) -> Found:
-    """Everything to verify in a target.
+    """Find everything to verify in a target.
 
     Raises:
         UsageError: the target cannot be imported, holds nothing to verify, or holds a part of a
@@ -60,7 +60,7 @@ def find(name: str, seed: int = 0) -> Found:
 
 
 def find_ops(name: str) -> list[Op[..., Any]]:
-    """The ops that `find` would verify.
+    """Return the ops that `find` would verify.
 
     Raises:
         UsageError: the target cannot be imported.

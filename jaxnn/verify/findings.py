@@ -125,7 +125,7 @@ CELLS = 32
 
 
 def slice_filled(mask: np.ndarray[Any, Any]) -> str:
-    """The slice that a mask's true entries fill, in words; empty if they fill none, or one entry.
+    """Name the slice that a mask's true entries fill; empty if they fill none, or one entry.
 
     A slice is a product of index sets, one per axis, as in `[:, 3]`; of a square matrix also its
     diagonal, or one side of it.
@@ -173,7 +173,7 @@ def _indices(found: np.ndarray[Any, Any], size: int) -> str:
 
 
 def heat(values: np.ndarray[Any, Any]) -> tuple[tuple[float, ...], ...]:
-    """A coarse picture of an array as a matrix: the largest value of each cell."""
+    """Return a coarse picture of an array as a matrix: the largest value of each cell."""
     matrix = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
     for axis in (0, 1):
         starts = np.unique(np.linspace(0, matrix.shape[axis], CELLS, endpoint=False).astype(int))
@@ -193,7 +193,7 @@ class Gap(NamedTuple):
 def gaps(
     got: Mapping[str, Leaf], wanted: Mapping[str, Leaf], allowed: Mapping[str, float]
 ) -> dict[str, Gap]:
-    """The leaves that differ by more than is allowed; NaN differs from everything."""
+    """Return the leaves that differ by more than is allowed; NaN differs from everything."""
     found = {}
     for path, leaf in wanted.items():
         with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN
@@ -207,7 +207,7 @@ def gaps(
 
 
 def worst_gap(found: dict[str, Gap]) -> str:
-    """The largest of the gaps, in words."""
+    """Return the largest of the gaps, in words."""
     gap = max(found.values())
     others = f" ({len(found) - 1} more leaves differ)" if len(found) > 1 else ""
     return f"{gap.got:.10g} at {gap.entry}, not {gap.wanted:.10g}{others}"

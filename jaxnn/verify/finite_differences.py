@@ -43,16 +43,16 @@ class Slope(NamedTuple):
     ladder: tuple[tuple[float, float], ...]
 
     def resolves(self, value: float) -> bool:
-        """Whether this slope is accurate enough to say anything about `value`; never at a kink."""
+        """Tell whether this slope is accurate enough to judge `value`; never at a kink."""
         large_enough = value == 0 or 4 * self.error <= max(abs(value), abs(self.centred))
         return not self.kink and large_enough and self.error < np.inf
 
     def agrees_with(self, value: float) -> bool:
-        """Whether `value` lies within the accuracy of this slope; never at a kink."""
+        """Tell whether `value` lies within the accuracy of this slope; never at a kink."""
         return not self.kink and abs(value - self.centred) <= 4 * self.error + 1e-7 * abs(value)
 
     def admits(self, value: float) -> bool:
-        """Whether `value` is a subgradient at a kink: between the slopes on both sides."""
+        """Tell whether `value` is a subgradient at a kink: between the slopes on both sides."""
         low, high = sorted((self.left, self.right))
         slack = 1e-5 * max(abs(low), abs(high)) + (self.error if self.error < np.inf else 0.0)
         return self.kink and low - slack <= value <= high + slack
@@ -77,11 +77,11 @@ class Line:
         self._loss, self._programs = loss, programs
 
     def slope(self, leaf: int, direction: np.ndarray[Any, Any]) -> Slope:
-        """The slope when leaf number `leaf` alone moves along `direction` (of its shape)."""
+        """Return the slope when leaf number `leaf` alone moves along `direction` (of its shape)."""
         return self.along({leaf: direction})
 
     def along(self, directions: Mapping[int, np.ndarray[Any, Any]]) -> Slope:
-        """The slope when these leaves move, each along a direction of its shape."""
+        """Return the slope when these leaves move, each along a direction of its shape."""
         # Steps are relative to the leaves' size along the direction, where that is above 1.
         sizes = [np.abs(np.asarray(self.floats[i])[d != 0]) for i, d in directions.items()]
         length = max(1.0, float(np.concatenate([x.ravel() for x in sizes]).mean()))
@@ -98,7 +98,7 @@ class Line:
         return slope
 
     def forward(self, leaf: int, direction: np.ndarray[Any, Any]) -> float | None:
-        """The same slope by forward-mode differentiation; None where JAX has no rule for it."""
+        """Return the slope by forward-mode differentiation; None where JAX has no rule for it."""
 
         def slope(floats: list[Any], rest: list[Any], direction: list[Any]) -> Any:
             at = functools.partial(_along, floats, direction)

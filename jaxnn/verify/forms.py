@@ -21,7 +21,7 @@ from jaxnn.verify.returned import (
 
 
 def extract_gradient(out: Any, expected: Expected) -> Returned:
-    """The gradient in what a function returned.
+    """Extract the gradient from what a function returned.
 
     Raises:
         TypeError: nothing is returned, or a leaf of the gradient is no array.

@@ -35,7 +35,7 @@ def assert_gradient(
     *args: Any,
     **kwargs: Any,
 ) -> Report:
-    """As `gradient`, for tests.
+    """Assert that `gradient` passes, in a test.
 
     Raises:
         GradientMismatch: the status is not "pass".

@@ -45,7 +45,7 @@ def judge(
     second_order: bool = False,
     seed: int = 0,
 ) -> tuple[Report, Point]:
-    """What `gradient` reports of a call with its parameters first, and the point looked at.
+    """Report, as `gradient` does, of a call with its parameters first, and the point looked at.
 
     Raises:
         TypeError, ValueError: as `gradient`.
@@ -128,7 +128,7 @@ def judge(
 
 
 def left_out(out: Returned, expected: Expected) -> dict[str, str]:
-    """The leaves of which a gradient holds no variable of the same kind, each with the reason.
+    """Return the leaves of which a gradient holds no variable of the same kind, with the reason.
 
     A variable is what wraps one array: where some of a kind are there, none may be missing.
     """

@@ -37,7 +37,7 @@ def batch_laws(
     kwargs: dict[str, Any],
     seed: int,
 ) -> tuple[str, ...]:
-    """The laws that the hand-written gradient breaks, a sentence each. Call under `enable_x64`.
+    """List the laws that the hand-written gradient breaks, in words. Call under `enable_x64`.
 
     Args:
         laws: which arguments carry the batch.
@@ -227,5 +227,5 @@ def _broken(role: str, parts: Sequence[_Both], weights: Any, whole: _Both) -> di
 
 
 def relative_of(programs: Iterable[Program]) -> float:
-    """What rounding may change, of a leaf's scale: where it is to a narrower dtype, more."""
+    """Return what rounding may change, of a leaf's scale: where it is to a narrower dtype, more."""
     return max(RELATIVE_TOLERANCE, *(64 * EPSILON[p.rounded_to] for p in programs))

@@ -23,7 +23,7 @@ SMALL, FURTHER = 1e-3, 64
 
 
 def moved(leaves: list[Any], size: float, rng: np.random.Generator) -> list[Any]:
-    """The floating arrays moved at random, by up to `size` of each entry (of 1 where it is 0)."""
+    """Move the floating arrays at random, by up to `size` of each entry (of 1 where it is 0)."""
 
     def move(x: Any) -> Any:
         if not is_floating(x):
@@ -35,7 +35,7 @@ def moved(leaves: list[Any], size: float, rng: np.random.Generator) -> list[Any]
 
 
 def rounding_of(problem: Problem, here: Values, floats: list[Any], rest: list[Any]) -> list[float]:
-    """How far the gradients of each leaf move if every input moves in its last place, in float64.
+    """Measure how far each leaf's gradients move if all inputs move in their last place (float64).
 
     The larger of the two gradients' moves, and the smaller for two random moves in opposite
     directions: a kink on one side is not rounding. Times 64, for sums of many terms; bounded by the
@@ -61,7 +61,7 @@ def rounding_of(problem: Problem, here: Values, floats: list[Any], rest: list[An
 def apart_of(
     here: Values, floats: list[Any], rest: list[Any], paths: list[str], epsilon: float
 ) -> list[float]:
-    """How far the two gradients of each leaf move apart if what was given moves in its last place.
+    """Measure how far the two gradients of a leaf move apart if inputs move in their last place.
 
     Rows that sum to 1 and unit vectors are so only to the last place of the dtype that they were
     given in, and a gradient that relies on it is off by as much in float64. A gradient that is
@@ -98,7 +98,7 @@ DRAWS = 5
 
 
 def noise_of(here: Values, floats: list[Any], rest: list[Any], epsilon: float) -> list[float]:
-    """How far autodiff's gradient of each leaf is off where it is rounded to `epsilon` at 1.
+    """Measure how far autodiff's gradient of each leaf is off if it is rounded to `epsilon` at 1.
 
     Every input is moved in its last place of that width: the largest change of an entry, as the
     median of several draws. A change that is no small part of the scale is rounding only if it
@@ -125,7 +125,7 @@ def noise_of(here: Values, floats: list[Any], rest: list[Any], epsilon: float) -
 
 
 def plausible_rounding(loss: float) -> float:
-    """What float64 may round away in numbers of the size of the loss, or of 1."""
+    """Return what float64 may round away in numbers of the size of the loss, or of 1."""
     return 64 * 2.0**-52 * max(1.0, abs(loss))
 
 
@@ -149,11 +149,11 @@ class Slopes(NamedTuple):
     high: Leaf
 
     def kinks(self, scale: float) -> Leaf:
-        """Which entries lie at a kink."""
+        """Return which entries lie at a kink."""
         return self.high - self.low > SAME * scale
 
     def admit(self, gradient: Leaf, scale: float) -> Leaf:
-        """Which entries of a gradient lie between the slopes."""
+        """Return which entries of a gradient lie between the slopes."""
         slack = SAME * scale
         return (self.low - slack <= gradient) & (gradient <= self.high + slack)
 
@@ -182,7 +182,7 @@ class SlopesCloseBy:
         return self._at([x + h for x, h in zip(self._floats, steps, strict=True)]).autodiff
 
     def conflict(self, manual: dict[str, Leaf], autodiff: list[Leaf], paths: list[str]) -> str:
-        """What no subgradient could have along some direction; empty where nothing is.
+        """Say what no subgradient could have along some direction; empty where nothing is.
 
         Args:
             manual: the hand-written gradient by path; every entry of it alone is admitted.

@@ -57,7 +57,7 @@ class _MovedCall(NamedTuple):
     kwargs: dict[str, Any]
 
     def differ(self, moves: list[tuple[Place, Any]]) -> float | str:
-        """How far the gradients differ with other values, of the scale; 0 where they do not.
+        """Return how far the gradients differ with other values, of the scale; 0 where they do not.
 
         What is raised, in words, or that something is not finite, where nothing can be learned.
         """
@@ -80,7 +80,7 @@ def neutral_settings(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[str, ...]:
-    """The numbers that are neutral and with which the two gradients differ where they are moved.
+    """List the numbers that are neutral and with which the gradients differ if they are moved.
 
     Floats are moved together at first; whole numbers, which may choose an axis or a count, one by
     one, to another whole number where a fraction is not allowed.

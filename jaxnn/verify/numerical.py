@@ -19,7 +19,7 @@ from jaxnn.verify.trace import NotTraceable
 
 @entrance
 def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e-6) -> Any:
-    """The gradient by centred differences, coordinate by coordinate, in float64.
+    """Return the gradient by centred differences, coordinate by coordinate, in float64.
 
         df/dx_i = (f(x + h e_i) - f(x - h e_i)) / 2h
 

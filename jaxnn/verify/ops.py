@@ -52,7 +52,7 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
 
 
 def listed_settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
-    """The settings to verify an op under.
+    """Return the settings to verify an op under.
 
     Raises:
         TypeError: they are no tuple of mappings, or there is none.
@@ -71,7 +71,7 @@ def listed_settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
 def draw_inputs(
     what: str, example: Callable[[jax.Array], tuple[Any, ...]] | None, seed: int = 0
 ) -> tuple[Any, ...]:
-    """The inputs that a person's `example(key)` returns.
+    """Draw the inputs that a person's `example(key)` returns.
 
     Args:
         what: its name in messages.
@@ -169,12 +169,12 @@ def _neutral(op: Op[..., Any], given: int, static: Mapping[str, Any]) -> tuple[s
 
 
 def settings_in_words(static: Mapping[str, Any]) -> str:
-    """Settings as they are written in a call; empty for none."""
+    """Write settings as in a call; empty for none."""
     return ", ".join(f"{name}={value!r}" for name, value in static.items())
 
 
 def combine(op: Op[..., Any], reports: Mapping[str, Report]) -> Report:
-    """One report of those on an op under each of its settings; what they all say is said once."""
+    """Combine the reports on an op under each of its settings; what all say is said once."""
     first_way, first = next(iter(reports.items()))
     if len(reports) == 1:
         return first

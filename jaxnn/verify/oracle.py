@@ -18,7 +18,7 @@ Keep = Callable[[Rule], bool]
 
 
 def stripped(function: Callable[..., Any], keep: Keep = lambda rule: False) -> Callable[..., Any]:
-    """A function of the same values, in which the rules that a person wrote are no more.
+    """Return a function of the same values, in which the rules that a person wrote are no more.
 
     Args:
         function: of pytrees of arrays; traced at every call.
@@ -34,7 +34,7 @@ def stripped(function: Callable[..., Any], keep: Keep = lambda rule: False) -> C
 
 
 def rules_in(closed: ClosedJaxpr) -> list[Rule]:
-    """The rules that a person wrote in a traced function, each once, in the order of execution.
+    """List the rules that a person wrote in a traced function, once each, in order of execution.
 
     Those inside the function that another one decorates are found too.
     """

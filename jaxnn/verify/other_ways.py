@@ -36,7 +36,7 @@ def run_in_other_ways(
     programs: Programs,
     precise_enough: PreciseEnough,
 ) -> tuple[str, ...]:
-    """How the hand-written gradient differs where it is run in another way, a sentence each.
+    """Say how the hand-written gradient differs where it is run in another way, a sentence each.
 
     Args:
         problem: the two functions.
@@ -83,7 +83,7 @@ def run_op_in_other_ways(
     precise_enough: PreciseEnough,
     names: tuple[str, ...] | None = None,
 ) -> tuple[str, ...]:
-    """How `jax.grad` through a called op differs inside scan and under checkpoint.
+    """Say how `jax.grad` through a called op differs inside scan and under checkpoint.
 
     Args:
         op: called as a function, in `sum(op(*inputs) * dout)`.

@@ -132,7 +132,7 @@ class Point:
         )
 
     def precisely(self) -> Any:
-        """The context in which `floats` keep their dtype."""
+        """Return the context in which `floats` keep their dtype."""
         return jax.enable_x64(self._x64)
 
     @functools.cached_property
@@ -205,13 +205,13 @@ class Point:
         return STOPS * self.as_narrow_as if self.loops else 0.0
 
     def compare_in_float64(self, leaf: LeafReport, number: int) -> LeafReport:
-        """The two gradients of one leaf in float64, entry by entry."""
+        """Compare the two gradients of one leaf in float64, entry by entry."""
         return compare_in_float64(
             leaf, self.here, number, lambda: self.rounding, self.stops_at, lambda: self.apart
         )
 
     def ask_witnesses(self, leaf: LeafReport, number: int, seed: int) -> LeafReport:
-        """What the witnesses say of a leaf that was compared."""
+        """Ask the witnesses of a leaf that was compared."""
         slope, forward = (
             self._precise(functools.partial(f, number))
             for f in (self.line.slope, self.line.forward)
@@ -223,7 +223,7 @@ class Point:
         return ask_witnesses(leaf, manual, autodiff, witnesses, seed)
 
     def agrees_along_a_line(self, numbers: list[int], seed: int) -> bool:
-        """Whether finite differences agree with autodiff where several leaves move at once."""
+        """Tell whether finite differences agree with autodiff where several leaves move at once."""
         rng = np.random.default_rng(seed)
         shapes = {i: self.here.autodiff[i].shape for i in numbers}
         directions = {i: np.asarray(rng.normal(size=shape)) for i, shape in shapes.items()}
@@ -233,7 +233,7 @@ class Point:
         return slope.agrees_with(value) and slope.resolves(value)
 
     def compare_in_own_dtype(self, leaf: LeafReport, number: int) -> LeafReport:
-        """Whether a leaf is as exact in its own dtype as autodiff is."""
+        """Judge whether a leaf is as exact in its own dtype as autodiff is."""
         alone = self.draws_differ or self.here.width >= epsilon_of(leaf.dtype)
         return compare_in_own_dtype(
             leaf,

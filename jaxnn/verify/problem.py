@@ -224,12 +224,12 @@ def _without_extra(out: Any) -> Any:
 
 
 def is_floating(leaf: Any) -> bool:
-    """Whether an array holds real floating numbers of any width."""
+    """Tell whether an array holds real floating numbers of any width."""
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def to_float64(leaves: list[Any]) -> list[Any]:
-    """The floating arrays in float64, the others as they are. Call under `jax.enable_x64`."""
+    """Return the floating arrays in float64, the others as they are. Call under `enable_x64`."""
     return [
         jax.device_put(np.asarray(leaf).astype(np.float64)) if is_floating(leaf) else leaf
         for leaf in leaves

@@ -41,7 +41,7 @@ from jaxnn.verify.verdict import verdict
 def assert_against(
     f: Callable[..., Any], reference: Callable[..., Any], /, *inputs: Any, **options: Any
 ) -> Report:
-    """As `against`, for tests.
+    """Assert that `against` passes, in a test.
 
     Raises:
         GradientMismatch: the status is not "pass".
@@ -151,7 +151,7 @@ class _Judge(NamedTuple):
     noise: Mapping[str, float]
 
     def leaves(self, here: dict[str, Triple], floats: list[Any]) -> list[LeafReport]:
-        """A report of each, at a point."""
+        """Report on each, at a point."""
         near: list[dict[str, Triple]] = []
 
         def nearby(name: str) -> list[Triple]:

@@ -34,7 +34,7 @@ MOST_RULES = 16
 
 
 def each_rule(point: Point) -> tuple[str, ...]:
-    """Every rule in the loss of a point, in order of execution, and whether it is right there.
+    """List every rule in the loss of a point, in order of execution, and whether it is right.
 
     A rule is right where the loss has the same gradient with it as with the function it decorates.
     """
@@ -51,7 +51,7 @@ def each_rule(point: Point) -> tuple[str, ...]:
 
 
 def wrong_by_themselves(rules: tuple[str, ...]) -> list[str]:
-    """The first of the rules that `each_rule` found wrong, where all of them together are right."""
+    """Name the first rule that `each_rule` found wrong, if all of them together are right."""
     wrong = [line for line in rules if ": wrong" in line]
     return [f"right as a whole, but not by itself: {line}" for line in wrong[:1] if rules[1:]]
 
@@ -104,7 +104,7 @@ DIRECTIONS = 3
 def value_disagreement(
     point: Point, of_rule: Weighted, of_base: Weighted, name: str, reference: str
 ) -> list[str]:
-    """Whether what comes out beside the derivative is the function's value.
+    """Say whether what comes out beside the derivative is the function's value.
 
     Args:
         point: looked at already.
@@ -137,7 +137,7 @@ def value_disagreement(
 
 
 def forward_rules(point: Point, of_rule: Weighted, of_base: Weighted, seed: int) -> list[str]:
-    """Whether forward mode, which a custom_jvp rules, gives the tangents of the function."""
+    """Say whether forward mode, which a custom_jvp rules, gives the tangents of the function."""
     if not any(rule.kind == "custom_jvp" for rule in point.rules):
         return []
     rng = np.random.default_rng(seed)
@@ -168,7 +168,7 @@ def forward_rules(point: Point, of_rule: Weighted, of_base: Weighted, seed: int)
 def each_output_alone(
     point: Point, call: Call, report: Report, of_rule: Weighted, of_base: Weighted, name: str
 ) -> list[str]:
-    """Whether the cotangents are right where one output alone has a cotangent."""
+    """Say whether the cotangents are right where one output alone has a cotangent."""
     outputs = of_rule.floating()
     if len(outputs) < 2:
         return []

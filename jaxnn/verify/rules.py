@@ -26,7 +26,7 @@ from jaxnn.verify.weighted import Weighted, check_same_outputs
 
 
 def assert_rule(f: Callable[..., Any], /, *inputs: Any, **options: Any) -> Report:
-    """As `rule`, for tests.
+    """Assert that `rule` passes, in a test.
 
     Raises:
         GradientMismatch: the status is not "pass".

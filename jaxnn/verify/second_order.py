@@ -23,7 +23,7 @@ DIRECTIONS = 3
 def second_order(
     problem: Problem, floats: list[Any], rest: list[Any], seed: int
 ) -> tuple[str, ...]:
-    """What is wrong with the hand-written gradient's own derivative, along random directions.
+    """Say what is wrong with the hand-written gradient's own derivative, along random lines.
 
     Args:
         problem: the two functions.

@@ -160,7 +160,7 @@ def differing(
     stops_at: float = 0.0,
     epsilon: float = 0.0,
 ) -> list[str]:
-    """The leaves that passed, and whose gradients differ there.
+    """Return the leaves that passed, and whose gradients differ there.
 
     Args:
         problem: the two functions.
@@ -190,7 +190,7 @@ def differing(
 
 
 def moved_off(x: Any, size: float, rng: np.random.Generator) -> Any:
-    """A floating array at a generic point close by, of the same kind.
+    """Return a floating array at a generic point close by, of the same kind.
 
     Masks and one-hot rows stay; what is symmetric, sorted, a row of probabilities, not negative,
     or between 0 and 1 stays so.

@@ -89,7 +89,7 @@ class SideBySide:
         return all(x.dtype == np.float64 for x in self.floats)
 
     def epsilon_of(self, dtype: str) -> float:
-        """The spacing at 1 that an array of f's is held to: its dtype's.
+        """Return the spacing at 1 that an array of f's is held to: its dtype's.
 
         Given float64, a kernel may compute in float32 all the same, and is held to that.
         """
@@ -97,7 +97,7 @@ class SideBySide:
         return EPSILON["float32"] if narrower else epsilon_of(dtype)
 
     def at(self, floats: list[Any], rest: list[Any]) -> dict[str, Triple]:
-        """Every output, then every cotangent of a floating input, by its name."""
+        """Return every output, then every cotangent of a floating input, by its name."""
         got = {**self._values(floats, rest), **self._gradient(floats, rest)}
         low = self._reference(self._low, floats, rest)
         with jax.enable_x64(True):
@@ -114,13 +114,13 @@ class SideBySide:
         }
 
     def loss(self) -> float:
-        """The reference's outputs times the cotangents, in float64."""
+        """Return the reference's outputs times the cotangents, in float64."""
         with jax.enable_x64(True):
             arrays = to_float64(self.floats), to_float64(self.rest)
             return float(self._high.run(*arrays)[1])
 
     def noise(self) -> dict[str, float]:
-        """How far rounding moves each array of the reference, in the dtypes given.
+        """Return how far rounding moves each array of the reference, in the dtypes given.
 
         Every input is moved in its last place: the largest change, as the median of several draws.
         """
@@ -135,7 +135,7 @@ class SideBySide:
         return dict(zip(here, np.median(draws, axis=0).tolist(), strict=True))
 
     def differs_again(self) -> str:
-        """What is not the same, to the bit, when f is run twice; empty where all is."""
+        """Say what is not the same, to the bit, when f is run twice; empty where all is."""
         first, second = (
             {**self._values(self.floats, self.rest), **self._gradient(self.floats, self.rest)}
             for _ in range(2)

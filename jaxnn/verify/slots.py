@@ -46,7 +46,7 @@ class _Item(NamedTuple):
 
 
 def slots_in(name: str, value: Any, depth: int = 0) -> Iterator[Slot]:
-    """Every number and floating array in an argument, the argument itself if it is one."""
+    """Yield every number and floating array in an argument, the argument itself if it is one."""
     if is_scalar(value) or _is_array(value):
         yield Slot(name, value, lambda _, new: new)
     elif depth < DEEPEST:
@@ -59,7 +59,7 @@ def slots_in(name: str, value: Any, depth: int = 0) -> Iterator[Slot]:
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether this is a number of Python's or NumPy's, and no truth value."""
+    """Tell whether this is a number of Python's or NumPy's, and no truth value."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 

@@ -34,11 +34,11 @@ class Target:
         self.siblings = _Siblings(file) if name.endswith(".py") or file.is_file() else None
 
     def importable(self) -> AbstractContextManager[None]:
-        """Inside, what lies beside a file can be imported, as when Python runs that file."""
+        """Make what lies beside a file importable, as when Python runs that file."""
         return self.siblings.importable() if self.siblings else nullcontext()
 
     def modules(self) -> list[ModuleType]:
-        """The module named and, if it is a package, those below it.
+        """Return the module named and, if it is a package, those below it.
 
         Raises:
             UsageError: it is not there, or cannot be imported.
@@ -70,7 +70,7 @@ class _Siblings(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a sibling; None for what Python is to find."""
+        """Return the spec of a sibling; None for what Python is to find."""
         if path is not None or name == self.file.stem or name in sys.stdlib_module_names:
             return None
         spec = PathFinder.find_spec(name, [self.folder])
@@ -81,7 +81,7 @@ class _Siblings(MetaPathFinder):
 
     @contextmanager
     def importable(self) -> Iterator[None]:
-        """Inside, the siblings can be imported; those that were are there again."""
+        """Make what lies beside a file importable, as when Python runs that file."""
         hidden = {name: sys.modules[name] for name in self.modules if name in sys.modules}
         sys.modules.update(self.modules)
         sys.meta_path.insert(0, self)
@@ -99,7 +99,7 @@ class _Siblings(MetaPathFinder):
 
 
 def title(module: ModuleType) -> str:
-    """A module's name; a file's without its folder and suffix."""
+    """Return a module's name; a file's without its folder and suffix."""
     return module.__name__.partition(_MARK)[0]
 
 
@@ -144,7 +144,7 @@ def _dotted(name: str) -> Iterator[ModuleType]:
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of an error that are the user's: not of Python's importing, JAX's or ours."""
+    """Return the frames of an error that are the user's: not Python's importing, JAX's or ours."""
     foreign = [Path(str(module.__file__)).parent for module in (jax, importlib)]
     ours = [Path(__file__).parent, Path(__file__).parent.parent / "op.py"]
 

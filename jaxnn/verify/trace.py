@@ -48,7 +48,7 @@ class Trace(NamedTuple):
 
 
 def traced_as(function: Callable[..., Any], arrays: Any) -> Trace:
-    """What a function does with arrays such as these.
+    """Return what a function does with arrays such as these.
 
     Raises:
         NotTraceable: it looks at their values.
@@ -103,7 +103,7 @@ def _in_words() -> Iterator[None]:
 
 
 def count_of(jaxpr: Jaxpr) -> int:
-    """The equations of a jaxpr, those of the functions that it calls included."""
+    """Return the equations of a jaxpr, those of the functions that it calls included."""
     total = 0
     for eqn in jaxpr.eqns:
         inner = eqn.params.get("jaxpr") if eqn.primitive.name in ("jit", "pjit") else None
@@ -129,12 +129,12 @@ def equations_of(jaxpr: ClosedJaxpr | Jaxpr) -> Iterator[JaxprEqn]:
 
 
 def primitives_of(closed: ClosedJaxpr) -> set[str]:
-    """The names of all primitives in a traced function."""
+    """Return the names of all primitives in a traced function."""
     return {eqn.primitive.name for eqn in equations_of(closed)}
 
 
 def draws_of(closed: ClosedJaxpr) -> list[str]:
-    """The random bits that a traced function draws, by shape and width, in order."""
+    """Return the random bits that a traced function draws, by shape and width, in order."""
     return [
         str([v.aval for v in eqn.outvars])
         for eqn in equations_of(closed)
@@ -164,12 +164,12 @@ _CALLS = {"jit", "pjit", "closed_call", "remat", "checkpoint", "custom_jvp_call"
 
 
 def epsilon_to(name: str) -> float:
-    """The spacing at 1 of a dtype that something is rounded to; 0 for float64."""
+    """Return the spacing at 1 of a dtype that something is rounded to; 0 for float64."""
     return 0.0 if name == "float64" else EPSILON[name]
 
 
 def rounded_to(closed: ClosedJaxpr, outputs: int | None = None) -> str:
-    """The narrowest dtype of any arithmetic on the inputs, or of a cast from a wider one.
+    """Return the narrowest dtype of any arithmetic on the inputs, or of a cast from a wider one.
 
     Constants do not round a result; nor do integers and masks that become floating, or the bits of
     a random draw.

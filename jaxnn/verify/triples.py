@@ -37,7 +37,7 @@ def compare_with_reference(
     noise: float,
     nearby: Callable[[], list[Triple]],
 ) -> LeafReport:
-    """One array against the truth.
+    """Compare one array with the truth.
 
         error <= 8 (the reference's error + epsilon scale)
 

@@ -61,7 +61,7 @@ class Values:
 def both_gradients(
     problem: Problem, way: Way = "reverse mode"
 ) -> Callable[[list[Any], list[Any]], Any]:
-    """The loss, autodiff's gradient and, if it can be traced, the hand-written one."""
+    """Return a function of the loss, autodiff's gradient and, if traced, the hand-written one."""
     of_loss = derivative(problem.loss, way)
 
     def both(floats: list[Any], rest: list[Any]) -> Any:
@@ -89,7 +89,7 @@ class Evaluator(NamedTuple):
     as_narrow_as: float = 0.0
 
     def at(self, floats: list[Any], rest: list[Any]) -> Values:
-        """Both gradients, in the dtype of what is given."""
+        """Return both gradients, in the dtype of what is given."""
         value, found, out = self.program.run(floats, rest)
         uncertainty, evaluator = None, self
         if self.way == "forward mode":
@@ -125,7 +125,7 @@ def evaluator_of(
     trace: Trace | None = None,
     as_narrow_as: float = 0.0,
 ) -> Evaluator:
-    """What is asked for both gradients of a problem, compiled under this name.
+    """Compile what evaluates both gradients of a problem, under this name.
 
     Given its trace, the hand-written gradient is held to the width of the loss, or may be as narrow
     as said; else to that of both.
@@ -142,27 +142,27 @@ def evaluator_of(
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by the names of their paths."""
+    """Return the leaves of a pytree by the names of their paths."""
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def epsilon_of(dtype: Any) -> float:
-    """The spacing of a dtype's numbers at 1."""
+    """Return the spacing of a dtype's numbers at 1."""
     return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 def largest(values: Leaf) -> float:
-    """The largest finite absolute entry; 0 where there is none."""
+    """Return the largest finite absolute entry; 0 where there is none."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
 def first_index(mask: np.ndarray[Any, Any]) -> tuple[int, ...]:
-    """Where a mask is first true."""
+    """Return where a mask is first true."""
     return tuple(int(i) for i in np.argwhere(mask)[0])
 
 
 def on_numbers(problem: Problem, floats: list[Any], rest: list[Any]) -> Any:
-    """The hand-written gradient, called as it is: not traced, in NumPy where that was given.
+    """Return the hand-written gradient, called as it is: not traced, in NumPy where that was given.
 
     In the dtypes of `floats` and `rest`; what it returns becomes JAX's arrays.
     """
@@ -170,7 +170,7 @@ def on_numbers(problem: Problem, floats: list[Any], rest: list[Any]) -> Any:
 
 
 def as_it_is(problem: Problem, error: Exception) -> Problem:
-    """The problem with its hand-written gradient to be called on numbers, as tracing it raised.
+    """Return the problem with its gradient to be called on numbers, as tracing it raised.
 
     Raises:
         Exception: it cannot be called on numbers either.
@@ -186,7 +186,7 @@ def as_it_is(problem: Problem, error: Exception) -> Problem:
 
 
 def traced_loss(problem: Problem) -> Trace:
-    """The trace of the loss, in the dtypes given.
+    """Return the trace of the loss, in the dtypes given.
 
     Raises:
         NotTraceable: it cannot be traced, but called: it must be written in something else.
@@ -207,6 +207,6 @@ def traced_loss(problem: Problem) -> Trace:
 
 
 def as_given(problem: Problem, floats: list[Any], rest: list[Any]) -> list[list[Any]]:
-    """The arrays in NumPy where they were given so."""
+    """Return the arrays in NumPy where they were given so."""
     numpy = iter(problem.in_numpy)
     return [[np.array(x) if next(numpy) else x for x in leaves] for leaves in (floats, rest)]

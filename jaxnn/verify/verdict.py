@@ -17,9 +17,10 @@ import numpy as np
 from jaxnn.verify.causes import find_causes
 from jaxnn.verify.coverage import limits_at, undetected_faults
 from jaxnn.verify.findings import LeafReport
+from jaxnn.verify.lines import ratio
 from jaxnn.verify.other_ways import precise_enough_at, run_in_other_ways
 from jaxnn.verify.point import Point
-from jaxnn.verify.report import Report, ratio
+from jaxnn.verify.report import Report
 from jaxnn.verify.returned import structural_faults
 from jaxnn.verify.witness import STOPPED
 
@@ -31,7 +32,7 @@ MOST_IN_DOUBT = 4
 
 
 def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
-    """What there is to say of a problem at a point, whatever its functions are.
+    """Judge a problem at a point, whatever its functions are.
 
     Args:
         point: both gradients there.

@@ -58,7 +58,7 @@ def refuse_form(name: str, error: Exception) -> None:
 
 @contextlib.contextmanager
 def in_words(name: str) -> Iterator[None]:
-    """What JAX raises when it traces a function for its outputs, in words.
+    """Yield what JAX raises when it traces a function for its outputs, in words.
 
     Raises:
         TypeError: JAX refuses the form of a rule in it, or cannot trace it.
@@ -77,7 +77,7 @@ def in_words(name: str) -> Iterator[None]:
 
 
 def raised_by_jax(error: Exception) -> bool:
-    """Whether an exception comes from inside JAX, and not from the function that it runs."""
+    """Tell whether an exception comes from inside JAX, and not from the function that it runs."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return Path(jax.__file__).parent in Path(last.filename).parents
 
@@ -107,14 +107,14 @@ class Weighted:
             return jax.eval_shape(self.of_arrays, [self.leaves[i] for i in self.arrays])
 
     def of_arrays(self, arrays: list[Any]) -> Any:
-        """The outputs, of the arrays among the inputs alone."""
+        """Return the outputs, of the arrays among the inputs alone."""
         leaves = list(self.leaves)
         for i, x in zip(self.arrays, arrays, strict=True):
             leaves[i] = x
         return self.f(*jax.tree.unflatten(self.tree, leaves), **self.settings)
 
     def trace(self) -> ClosedJaxpr:
-        """The traced function."""
+        """Return the traced function."""
         with in_words(self.name):
             return jax.make_jaxpr(self.of_arrays)([self.leaves[i] for i in self.arrays])
 
@@ -134,11 +134,11 @@ class Weighted:
             )
 
     def floating(self) -> list[int]:
-        """Which of the outputs' leaves are floating."""
+        """Return which of the outputs' leaves are floating."""
         return [i for i, x in enumerate(jax.tree.leaves(self.outputs)) if is_floating(x)]
 
     def cotangents(self, seed: int) -> list[Any]:
-        """Random cotangents of the floating outputs.
+        """Draw random cotangents of the floating outputs.
 
         Random, because ones hide what sums to zero, as in softmax; large, because a rule must be
         linear in them.
@@ -155,18 +155,18 @@ class Weighted:
     def loss(
         self, inputs: Any, cotangents: list[Any], settings: Any, only: int | None = None
     ) -> Any:
-        """The outputs times their cotangents, summed: of all outputs, or of one."""
+        """Return the outputs times their cotangents, summed: of all outputs, or of one."""
         outputs = jax.tree.leaves(self.f(*inputs, **vars(settings)))
         return self.summed([outputs[i] for i in self.floating()], cotangents, only)
 
     @staticmethod
     def summed(outputs: list[Any], douts: list[Any], only: int | None = None) -> Any:
-        """Outputs times cotangents, summed."""
+        """Return outputs times cotangents, summed."""
         terms = [(o * d).sum() for o, d in zip(outputs, douts, strict=True)]
         return sum(terms) if only is None else terms[only]
 
     def of_floating(self, inputs: Any, settings: Any) -> tuple[Callable[..., Any], list[Any]]:
-        """The floating outputs as a function of the floating inputs, and these."""
+        """Return the floating outputs as a function of the floating inputs, and these."""
         leaves, tree = jax.tree.flatten(inputs)
         chosen = [i for i, x in enumerate(leaves) if is_array_or_traced(x) and is_floating(x)]
 
@@ -201,5 +201,5 @@ def check_same_outputs(ours: Any, theirs: Any, name: str) -> None:
 
 
 def is_array_or_traced(leaf: Any) -> bool:
-    """Whether a leaf is an array, traced or not."""
+    """Tell whether a leaf is an array, traced or not."""
     return isinstance(leaf, jax.core.Tracer) or is_array(leaf)

@@ -20,7 +20,7 @@ SUMS = 64
 def wrong_chain(
     problem: Problem, floats: list[Any], rest: list[Any], calls: Calls, found: list[list[int]]
 ) -> str:
-    """Where the cotangents that flow between right rules are not the loss's; begins with a comma.
+    """Say where cotangents between right rules are not the loss's; the words begin with a comma.
 
     The loss is run with zeros added to every op's result: its derivatives in them are the truth.
     """
@@ -92,7 +92,7 @@ def _first_off(got: Any, number: int, truths: list[dict[str, Any]], relative: fl
 
 
 def difference_in_words(got: Any, true: list[np.ndarray[Any, Any]], allowed: float) -> str:
-    """How an array differs from whatever lies between the true ones, if by more than allowed.
+    """Say how an array differs from whatever lies between the true ones, if by more than allowed.
 
     Entries without a finite true value are not judged.
     """

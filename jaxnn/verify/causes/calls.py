@@ -79,7 +79,7 @@ class Calls:
 
 
 def forwards_of_backwards(calls: Calls) -> list[list[int]]:
-    """For each backward call the forward calls of its op that returned its residuals, by value.
+    """List for each backward call the forward calls of its op that returned its residuals.
 
     By value, since a scan stacks and slices what passes through it. A rule that is right gives the
     same for equal residuals, whichever call they came from; where residuals say little, those of
@@ -100,7 +100,7 @@ def forwards_of_backwards(calls: Calls) -> list[list[int]]:
 
 
 def misshapen(forward: Forward, backward: Backward) -> str:
-    """How the shape of a cotangent differs from that of the result it belongs to."""
+    """Say how the shape of a cotangent differs from that of the result it belongs to."""
     got = by_path(backward.dout)
     for path, out in floating(forward.out).items():
         if path in got and jnp.shape(got[path]) != out.shape:
@@ -111,7 +111,7 @@ def misshapen(forward: Forward, backward: Backward) -> str:
 def true_douts(
     problem: Problem, floats: list[Any], rest: list[Any], results: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The loss's derivative in the result of every forward call, in call order."""
+    """Return the loss's derivative in the result of every forward call, in call order."""
 
     def moved_loss(steps: list[dict[str, Any]]) -> Any:
         following = iter(steps)
@@ -141,7 +141,7 @@ def true_douts(
 
 
 def floating(tree: Any) -> dict[str, Any]:
-    """The floating arrays of a pytree, by path."""
+    """Return the floating arrays of a pytree, by path."""
     return {
         path: leaf
         for path, leaf in by_path(tree).items()
@@ -150,7 +150,7 @@ def floating(tree: Any) -> dict[str, Any]:
 
 
 def traced(tree: Any) -> bool:
-    """Whether a pytree holds abstract values."""
+    """Tell whether a pytree holds abstract values."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
@@ -180,7 +180,7 @@ def _by_position(
 
 
 def nth_call(k: int, calls: Sequence[Any], kind: str) -> str:
-    """Which of the calls one is, in words, counting from 0."""
+    """Say which of the calls one is, in words, counting from 0."""
     n = k + 1
     ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{ending} of {len(calls)} {kind} call{'s' if len(calls) > 1 else ''}"

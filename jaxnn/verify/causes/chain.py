@@ -35,7 +35,7 @@ from jaxnn.verify.values import by_path, largest
 
 
 def locate(problem: Problem, floats: list[Any], rest: list[Any]) -> str:
-    """What is wrong with a gradient that is chained from ops, in a sentence or two.
+    """Say what is wrong with a gradient that is chained from ops, in a sentence or two.
 
     Args:
         problem: a problem whose hand-written gradient was found wrong.

@@ -16,7 +16,7 @@ from jaxnn.verify.problem import is_floating
 
 @jax.custom_vjp
 def shadow(x: Any) -> Any:
-    """Zeros, whose cotangent is x's: what is linear in them has a derivative and no value."""
+    """Return zeros whose cotangent is x's: linear in them is a derivative without a value."""
     return jnp.zeros_like(x)
 
 
@@ -42,7 +42,7 @@ class Site(NamedTuple):
     text: str
 
     def operand(self, j: int, eqn: JaxprEqn) -> "Site":
-        """One operand of the equation."""
+        """Return one operand of the equation."""
         words = f"operand {j + 1} of {self.text}" if len(eqn.invars) > 1 else self.text
         return Site((*self.path, j), words)
 
@@ -62,7 +62,7 @@ class Mistake(NamedTuple):
 
 @jax.custom_vjp
 def weigh(x: Any, weight: Any) -> Any:
-    """x, whose cotangent is multiplied by a weight."""
+    """Return x, its cotangent multiplied by a weight."""
     return x
 
 
@@ -70,13 +70,13 @@ weigh.defvjp(lambda x, w: (x, w), lambda w, dx: (dx * w, jnp.zeros_like(w)))
 
 
 def inner_left_out(x: Any, u: Any, on: Any) -> Any:
-    """x, a function of u entry by entry, whose derivative may be taken as 1."""
+    """Return x, a function of u entry by entry, its derivative perhaps taken as 1."""
     weight = jnp.broadcast_to(1.0 - on, x.shape).astype(x.dtype)
     return weigh(x, weight) + (on * shadow(u)).astype(x.dtype)
 
 
 def cut_carry(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> Any:
-    """A carry whose cotangent may be lost: always, every few steps, or before one of them.
+    """Return a carry whose cotangent may be lost: always, every few steps, or before one of them.
 
     `step` is the number of the step in the order in which they run, and of all of them.
     """
@@ -106,7 +106,7 @@ def cut_carry(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -
 
 
 def cut_broadcast(x: Any, eqn: JaxprEqn, site: Site, plant: Plant) -> Any:
-    """What is broadcast has a cotangent that is summed over an axis: or is one slice of it."""
+    """Return x broadcast, its cotangent summed over an axis, or perhaps one slice of it."""
     shape = eqn.outvars[0].aval.shape  # type: ignore[attr-defined]
     trailing = range(len(shape) - jnp.ndim(x), len(shape))
     kept = eqn.params.get("broadcast_dimensions", trailing)
@@ -147,7 +147,7 @@ _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 
 
 def linear_outputs(eqn: JaxprEqn, alive: list[bool]) -> Iterator[tuple[int, int]]:
-    """The outputs of a scan that have a slice for every step and are linear in one operand alone.
+    """Yield the outputs of a scan with a slice for each step, linear in one operand alone.
 
     Each by its number among those outputs, with the operand, of the same shape.
     """
@@ -181,7 +181,7 @@ def _is_linear(jaxpr: Jaxpr, live: set[Any]) -> bool:
 
 
 def forward_map_applied(eqn: JaxprEqn, xs: list[Any], ends: tuple[int, int], on: Any) -> Any:
-    """What a mistake adds to an output's tangent if its own map is applied to its cotangent.
+    """Return what a mistake adds to an output's tangent if its own map is applied to its cotangent.
 
     `ends` are the output and the operand.
     """

@@ -25,7 +25,7 @@ from jaxnn.verify.point import Point
 def explain_leaves(
     leaves: list[LeafReport], point: Point
 ) -> tuple[list[LeafReport], tuple[str, ...]]:
-    """The leaves, the wrong ones with what explains them, and why the cause was not looked for.
+    """Return the leaves, the wrong ones explained, and why the cause was not looked for.
 
     One mistake in the backward pass that explains every leaf is believed before several, unless
     one cause explains each leaf by itself; that only one index is wrong is the last resort. Where

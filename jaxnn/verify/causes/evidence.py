@@ -48,7 +48,7 @@ class Gradients(NamedTuple):
 
 
 def numbers_of(settings: Numbers, shapes: Any, params: dict[str, Leaf]) -> Numbers:
-    """Settings first; then each size once, batches first, then dimensions, numbers of entries."""
+    """List settings; then each size once, batches first, then dimensions, numbers of entries."""
     sizes: dict[int, str] = {}
     for shape in shapes:
         if shape:
@@ -77,7 +77,7 @@ COARSE = 1e-4
 
 
 def gradients_of(leaves: list[LeafReport], point: Point) -> Gradients:
-    """What there is to explain: the leaves that have numbers on both sides."""
+    """Return what there is to explain: the leaves that have numbers on both sides."""
     numbers = {path: i for i, path in enumerate(point.problem.paths)}
     compared = [
         leaf
@@ -148,7 +148,7 @@ def _weighs(point: Point, number: int) -> bool:
 
 
 def away_from_kinks(found: Gradients, point: Point) -> Gradients | None:
-    """The same gradients without their entries at kinks; None where there is nothing to gain."""
+    """Return the same gradients without their entries at kinks; None if that gains nothing."""
     if point.programs.long:
         return None
     slopes = dict(zip(point.problem.paths, point.close_by.slopes, strict=True))

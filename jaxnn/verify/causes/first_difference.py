@@ -45,7 +45,7 @@ class Tapped:
         self.values: list[Any] = []
 
     def tap(self, words: str, sources: set[int], value: Any) -> tuple[Any, set[int]]:
-        """The value with its step added, and its number."""
+        """Return the value with its step added, and its number."""
         if self.steps is not None:
             value = value + self.steps[len(self.taps)]
         self.taps.append(Tap(words, tuple(sorted(sources))))
@@ -53,7 +53,7 @@ class Tapped:
         return value, {len(self.taps) - 1}
 
     def run(self, closed: ClosedJaxpr, args: Any, origins: Any, outer: str) -> Any:
-        """The outputs of a jaxpr, each with the taps that it comes from."""
+        """Evaluate a jaxpr: its outputs, each with the taps that it comes from."""
         jaxpr = closed.jaxpr
         env = dict(zip(jaxpr.constvars, [(c, set[int]()) for c in closed.consts], strict=True))
         env.update(zip(jaxpr.invars, zip(args, origins, strict=True), strict=True))
@@ -78,7 +78,7 @@ class Tapped:
 
 
 def backwards(taps: list[Tap], last: set[int]) -> list[int]:
-    """The taps that the loss comes from, in backward order."""
+    """Return the taps that the loss comes from, in backward order."""
     found, todo = set(last), list(last)
     while todo:
         new = set(taps[todo.pop()].sources) - found
@@ -88,7 +88,7 @@ def backwards(taps: list[Tap], last: set[int]) -> list[int]:
 
 
 def needed_by(number: int, taps: list[Tap], last: int, leaves: list[int]) -> bool:
-    """Whether every way from the loss back to each of the leaves passes through a tap."""
+    """Tell whether every way from the loss back to each of the leaves passes through a tap."""
     if number == last:
         return True
     found, todo = {last}, [last]
@@ -119,7 +119,7 @@ class Found(NamedTuple):
 def first_difference(
     point: Point, manual: dict[str, Leaf], wrong: list[str], exact: float
 ) -> Found:
-    """Where a wrong gradient begins to differ, and which wrong leaves are values of the forward.
+    """Find where a wrong gradient begins to differ, and wrong leaves that are forward values.
 
     Args:
         point: the problem, and the right gradient.

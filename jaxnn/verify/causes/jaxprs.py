@@ -22,7 +22,7 @@ _JAX = str(Path(jax.__file__).parent)
 
 
 def live_in(jaxpr: Jaxpr, live: set[Any], stopped: frozenset[str] = frozenset()) -> set[Any]:
-    """The variables that depend on live ones, and not only through the primitives stopped."""
+    """Return the variables that depend on live ones not only through the primitives stopped."""
     found = set(live)
     for eqn in jaxpr.eqns:
         if eqn.primitive.name not in stopped and any(
@@ -33,7 +33,7 @@ def live_in(jaxpr: Jaxpr, live: set[Any], stopped: frozenset[str] = frozenset())
 
 
 def work_of(jaxpr: Jaxpr) -> float:
-    """The numbers that a jaxpr computes, scans counted as often as they run."""
+    """Return the numbers that a jaxpr computes, scans counted as often as they run."""
     total = 0.0
     for eqn in jaxpr.eqns:
         total += sum(math.prod(getattr(v.aval, "shape", ())) for v in eqn.outvars)
@@ -43,7 +43,7 @@ def work_of(jaxpr: Jaxpr) -> float:
 
 
 def plain_values(closed: ClosedJaxpr, args: Any, outer: str) -> dict[Any, tuple[str, Any]]:
-    """All variables of a jaxpr: what each is, in words, and its value, with no derivative."""
+    """Return for all variables what each is, in words, and its value, with no derivative."""
     jaxpr = closed.jaxpr
     given = zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *args], strict=True)
     found = {v: (f"input {i + 1}", lax.stop_gradient(x)) for i, (v, x) in enumerate(given)}
@@ -56,7 +56,7 @@ def plain_values(closed: ClosedJaxpr, args: Any, outer: str) -> dict[Any, tuple[
 
 
 def bind_equation(eqn: JaxprEqn, xs: Any) -> list[Any]:
-    """An equation's outputs for operands that may differ where it names one variable twice."""
+    """Return an equation's outputs for operands that may differ where it has a variable twice."""
     operands, outs = [Var(jax.typeof(x)) for x in xs], [Var(v.aval) for v in eqn.outvars]
     alone = eqn.replace(invars=list(operands), outvars=outs)
     jaxpr = Jaxpr((), operands, outs, [alone], eqn.effects, DebugInfo("replay", "", None, None))
@@ -64,7 +64,7 @@ def bind_equation(eqn: JaxprEqn, xs: Any) -> list[Any]:
 
 
 def inner_of(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """The jaxpr to walk into, where an equation holds one and its own rule is not needed."""
+    """Return the jaxpr to walk into, where an equation holds one and its own rule is not needed."""
     name = eqn.primitive.name
     if name not in _CALLS | {"custom_jvp_call", "scan"}:
         return None
@@ -77,7 +77,7 @@ def inner_of(eqn: JaxprEqn) -> ClosedJaxpr | None:
 
 
 def scan_ends(eqn: JaxprEqn) -> tuple[int, int]:
-    """Where among a scan's inputs its constants end, which come first, and where its carry does."""
+    """Return where among a scan's inputs its constants end, which come first, and its carry."""
     if "num_consts" in eqn.params:
         consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
     else:  # from JAX 0.11 on
@@ -94,12 +94,12 @@ def _reduces(jaxpr: Jaxpr) -> bool:
 
 
 def is_foreign(jaxpr: Jaxpr) -> bool:
-    """Whether JAX itself wrote the traced function: then its caller's line says more."""
+    """Tell whether JAX itself wrote the traced function: then its caller's line says more."""
     return _JAX in jaxpr.debug_info.func_src_info.rsplit(" at ", 1)[-1]
 
 
 def name_of(eqn: JaxprEqn) -> str:
-    """What an equation does: its primitive, or the function that JAX has a rule or a jit for."""
+    """Name what an equation does: its primitive, or the function that JAX has a rule or jit for."""
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     if eqn.primitive.name in _CALLS | {"custom_jvp_call"} and isinstance(inner, ClosedJaxpr):
         return str(inner.jaxpr.debug_info.func_src_info.split(" at ")[0].split(" ")[0])
@@ -107,7 +107,7 @@ def name_of(eqn: JaxprEqn) -> str:
 
 
 def words_of(eqn: JaxprEqn, outer: str) -> str:
-    """An equation by its name and its line in the loss."""
+    """Return an equation by its name and its line in the loss."""
     name = name_of(eqn)
     if outer:
         return f"{name} in {outer}"
@@ -126,7 +126,7 @@ On = Callable[[str, str, int | None], Any]
 def unrolled(
     closed: ClosedJaxpr, floats: list[Any], rest: list[Any], programs: Programs
 ) -> ClosedJaxpr:
-    """A traced function of the same values at these arrays, its while loops run as scans.
+    """Return a traced function of the same values at these arrays, its while loops run as scans.
 
     Those inside scans and branches, whose number of steps may vary, are left.
     """

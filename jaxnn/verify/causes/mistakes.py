@@ -59,7 +59,7 @@ def mistaken(
     on: On,
     step: tuple[Any, int] | None,
 ) -> Any:
-    """An equation's output, its derivative perhaps taken at other values or left out.
+    """Return an equation's output, its derivative perhaps taken at other values or left out.
 
     Args:
         eqn: with one output.
@@ -215,14 +215,14 @@ def _paddings(eqn: JaxprEqn) -> Iterator[tuple[JaxprEqn, str]]:
 
 
 def is_opened(eqn: JaxprEqn, alive: list[bool]) -> bool:
-    """Whether an equation's derivative is made of several, in which mistakes may be made."""
+    """Tell whether an equation's derivative is made of several, in which mistakes may be made."""
     name = eqn.primitive.name
     several = name == "custom_linear_solve" and any(alive[:-1])
     return several or (name in ("cholesky", "eigh", "qr") and any(alive))
 
 
 def other_mask(mask: Any, alive: list[bool], on: On) -> Any:
-    """The mask by which select_n chooses: perhaps another one, as if the forward had had that."""
+    """Return the mask by which select_n chooses, perhaps another, as if the forward had that."""
     if mask.dtype != bool or mask.ndim == 0:
         return mask
     found = mask

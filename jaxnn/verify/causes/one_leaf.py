@@ -20,7 +20,7 @@ READINGS = 4  # of one factor, at most: a configuration may hold a number many t
 
 
 def ratio(m: Leaf, a: Leaf) -> float | None:
-    """The c that makes c a closest to m, where both are known; None where a is zero."""
+    """Return the c that makes c a closest to m, where both are known; None where a is zero."""
     known = np.isfinite(m) & np.isfinite(a)
     m, a = m[known], a[known]
     norm = float((a * a).sum())
@@ -28,7 +28,7 @@ def ratio(m: Leaf, a: Leaf) -> float | None:
 
 
 def factor(c: float, numbers: Numbers, exact: float = EXACT) -> Diagnosis | None:
-    """A constant factor, in words; one of -1 is a sign, one that cannot be told from 1 nothing.
+    """Put a constant factor in words; -1 is a sign, what cannot be told from 1 is nothing.
 
     `exact` is how well it is known.
     """
@@ -48,7 +48,7 @@ def factor(c: float, numbers: Numbers, exact: float = EXACT) -> Diagnosis | None
 
 
 def readings_of(c: float, numbers: Numbers, exact: float = EXACT) -> list[tuple[str, str]]:
-    """What a factor may be: a setting or size, its inverse, 2, root, n - 1 for n: cause, words.
+    """List what a factor may be: a setting or size, its inverse, root: cause, words.
 
     One number may be several of these, and be it by chance: only what is true of it is said.
     """
@@ -74,7 +74,7 @@ def readings_of(c: float, numbers: Numbers, exact: float = EXACT) -> list[tuple[
 
 
 def is_setting(c: float, settings: Numbers) -> bool:
-    """Whether a factor is a setting, or one's inverse."""
+    """Tell whether a factor is a setting, or one's inverse."""
     return any(
         abs(abs(c) - value) <= EXACT * value for n, _ in settings if n for value in (n, 1 / n)
     )
@@ -84,7 +84,7 @@ MOST_KEPT = 24  # sets of axes that slices are taken along
 
 
 def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
-    """The explanations of one leaf, most specific first."""
+    """Yield the explanations of one leaf, most specific first."""
     m, a, p, wrong = (
         getattr(found, name)[path] for name in ("manual", "autodiff", "params", "wrong")
     )

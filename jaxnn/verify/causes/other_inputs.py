@@ -41,13 +41,13 @@ class Other(NamedTuple):
 
 
 def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
-    """The wrong leaves that are the right gradient of other inputs, each with which.
+    """Return the wrong leaves that are the right gradient of other inputs, each with which.
 
     Inputs that explain more leaves come first.
     """
     arrays = [*point.floats, *point.rest]
     paths, ours = point.problem.paths, len(point.floats)
-    asked = point.here.evaluator._replace(by_hand=None)
+    evaluator = point.here.evaluator._replace(by_hand=None)
     # One number, as often as need be, and zeros come of many other inputs.
     known = {path: np.isfinite(a) for path, a in found.autodiff.items()}
     wrong = [path for path, mask in found.wrong.items() if (mask & known[path]).any()]
@@ -59,7 +59,7 @@ def other_inputs(point: Point, found: Gradients) -> dict[str, Diagnosis]:
     matches: list[tuple[Diagnosis, list[str]]] = []
     for other in others:
         given = [other.arrays.get(i, x) for i, x in enumerate(arrays)]
-        gradient = asked.at(given[:ours], given[ours:]).autodiff
+        gradient = evaluator.at(given[:ours], given[ours:]).autodiff
         explained = [
             path
             for path in telling

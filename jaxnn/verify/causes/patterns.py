@@ -59,7 +59,7 @@ def _log_sum_exp(v: Any, z: Any, made: Made) -> tuple[int, ...] | None:
 
 
 def softmax_of(eqn: JaxprEqn, made: Made) -> tuple[str, Any, tuple[int, ...]] | None:
-    """Whether an equation ends one of the three: which, its u, and the axes of the sum."""
+    """Say whether an equation ends one of the three: which, its u, and the axes of the sum."""
     name = eqn.primitive.name
     if name == "div":
         found = _summed(eqn.invars[1], made)
@@ -75,7 +75,7 @@ def softmax_of(eqn: JaxprEqn, made: Made) -> tuple[str, Any, tuple[int, ...]] | 
 def mistaken_softmax(
     name: str, s: Array, u: Array, y: Array, axes: tuple[int, ...], on: On
 ) -> Array:
-    """What a mistake adds to the tangent of one of the three, of tangents s of its u."""
+    """Return what a mistake adds to the tangent of one of the three, of tangents s of its u."""
 
     def of(v: Array, over: tuple[int, ...] = axes) -> Array:
         return v * (s - (v * s).sum(over, keepdims=True))
@@ -107,7 +107,7 @@ def mistaken_softmax(
 
 
 def end_of(v: Any, users: dict[Any, list[tuple[JaxprEqn, int]]], live: set[Any]) -> Any:
-    """Where what flows through a variable alone meets something else: the equation and operand."""
+    """Find where what flows through a variable alone meets something else: equation, operand."""
     at = None
     while len(users.get(v, ())) == 1:
         eqn, _ = at = users[v][0]
@@ -119,7 +119,7 @@ def end_of(v: Any, users: dict[Any, list[tuple[JaxprEqn, int]]], live: set[Any])
 
 
 def part_of(eqn: JaxprEqn, j: int, made: Made) -> str:
-    """What an operand is to an equation, where it comes of a sum, mean or maximum; else empty."""
+    """Say what an operand is to an equation, if it comes of a sum, mean or maximum; else empty."""
     softmax = softmax_of(eqn, made)
     if softmax and j == 1:
         return {

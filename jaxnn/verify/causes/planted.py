@@ -54,7 +54,7 @@ class Planted:
         self.mistakes: dict[Mistake, int] = {}
 
     def loss(self, closed: ClosedJaxpr, floats: list[Any], rest: list[Any]) -> Any:
-        """The loss, of parameters that are differentiated and arrays that are not."""
+        """Return the loss, of parameters that are differentiated and arrays that are not."""
         alive = [True] * len(floats) + [False] * (len(closed.jaxpr.invars) - len(floats))
         args = jax.tree.leaves((floats, rest))
         outs, _ = self._run(closed, args, alive, Site((), ""), None)

@@ -50,7 +50,7 @@ class Pointwise:
         return there.loss, there.autodiff[i], there.manual[self._path]
 
     def holds(self) -> bool:
-        """Whether it is so: with another cotangent, both slopes are the same."""
+        """Tell whether it is so: with another cotangent, both slopes are the same."""
         rng = np.random.default_rng(0)
         other = rng.uniform(1, 2, size=self._dout.shape)
         _, a, m = self._run(self.x, other)
@@ -58,7 +58,7 @@ class Pointwise:
         return same and bool(self._known.any())
 
     def alike(self, *pairs: Leaf) -> bool:
-        """Whether each second array is the first, where slopes are known."""
+        """Tell whether each second array is the first, where slopes are known."""
         return all(
             np.isfinite(x[self._known]).all()
             and largest((x - y)[self._known]) <= self._exact * largest(y[self._known])
@@ -66,12 +66,12 @@ class Pointwise:
         )
 
     def slopes_at(self, x: Leaf) -> tuple[Leaf, Leaf]:
-        """The right slope and the one written, at other inputs."""
+        """Return the right slope and the one written, at other inputs."""
         ones = np.ones_like(self._dout)
         return self._run(x, ones)[1:]
 
     def outputs(self) -> Leaf:
-        """The outputs: the loss is linear in the cotangent, and each is what its entry counts."""
+        """Return the outputs: the loss is linear in the cotangent, whose entries weigh them."""
         zeros = np.zeros_like(self._dout)
         base = self._run(self.x, zeros)[0]
         found = np.zeros_like(zeros)
@@ -82,7 +82,7 @@ class Pointwise:
         return found
 
     def masks(self) -> Iterator[Diagnosis]:
-        """Two slopes, exchanged."""
+        """Yield that two slopes are exchanged, if they are."""
         low, high = np.nanmin(self.right), np.nanmax(self.right)
         s = self.right[self._known]
         two = np.minimum(np.abs(s - low), np.abs(s - high)).max() <= self._exact * largest(s)
@@ -91,7 +91,7 @@ class Pointwise:
             yield Diagnosis("mask", f"{text}the other way round")
 
     def causes(self, settings: Numbers) -> Iterator[Diagnosis]:
-        """What was taken for the derivative f'(x) of y = f(x), where that can be told."""
+        """Yield what was taken for the derivative f'(x) of y = f(x), where that can be told."""
         for cause, words, value in self._others(settings):
             finite = np.isfinite(value[self._known])
             c = ratio(self.written, np.where(self._known, value, np.nan)) if finite.all() else None
@@ -152,7 +152,7 @@ class Pointwise:
 
 
 def pointwise(point: Point, path: str, found: Gradients) -> Diagnosis | None:
-    """What explains a leaf of an elementwise function, where it is one and something does."""
+    """Explain a leaf of an elementwise function, where it is one and something does."""
     m = found.manual[path]
     for weights, d in enumerate(point.rest):
         if not is_floating(d) or d.shape != m.shape or m.size < FEWEST_VALUES:

@@ -27,7 +27,7 @@ EXTREMES = {"reduce_max": jnp.min, "reduce_min": jnp.max}
 
 
 def mistaken_extreme(eqn: JaxprEqn, s: Array, x: Array, y: Array, on: On) -> Any:
-    """What a mistake adds to the tangent of a maximum y of x over axes, of tangents s of x."""
+    """Return what a mistake adds to the tangent of a maximum y of x over axes, s being x's."""
     name = eqn.primitive.name
     axes = tuple(eqn.params["axes"])
 
@@ -49,7 +49,7 @@ def mistaken_extreme(eqn: JaxprEqn, s: Array, x: Array, y: Array, on: On) -> Any
 
 
 def mistaken_order(eqn: JaxprEqn, s: Array, x: Array, on: On) -> Any:
-    """What a mistake adds to the tangent of what is sorted, of tangents s of x.
+    """Return what a mistake adds to the tangent of what is sorted, of tangents s of x.
 
     The entries kept go to places of their own, and their cotangents back.
     """
@@ -99,7 +99,7 @@ FACTORS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
 
 
 def mistaken_running(eqn: JaxprEqn, s: Any, x: Any, y: Any, on: On) -> Any:
-    """What a mistake adds to the tangent of a running sum or product, of tangents s of x."""
+    """Return what a mistake adds to the tangent of a running sum or product, of tangents s of x."""
     if eqn.primitive.name not in FACTORS:
         return 0
     axis, reverse = eqn.params["axis"], eqn.params["reverse"]
@@ -128,7 +128,7 @@ def mistaken_running(eqn: JaxprEqn, s: Any, x: Any, y: Any, on: On) -> Any:
 
 
 def other_axes(eqn: JaxprEqn, s: Array, out: Array, on: On) -> Any:
-    """What is added to the slope of a sum if it were over other axes of equal size."""
+    """Return what is added to the slope of a sum if it were over other axes of equal size."""
     right, added = tuple(eqn.params["axes"]), jnp.zeros_like(out)
     for axes in itertools.islice(itertools.combinations(range(s.ndim), len(right)), MOST_OTHERS):
         left = tuple(n for axis, n in enumerate(s.shape) if axis not in axes)

@@ -43,7 +43,7 @@ class Match(NamedTuple):
 
 
 def replay(point: Point, found: Gradients) -> list[Match]:
-    """The mistakes that give the hand-written gradient, each by itself.
+    """Return the mistakes that give the hand-written gradient, each by itself.
 
     Args:
         point: the problem, and the right gradient.

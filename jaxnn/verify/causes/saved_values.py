@@ -20,7 +20,7 @@ TAKING = {"gather", "slice", "dynamic_slice"}
 def saved_values(
     eqn: JaxprEqn, j: int, x: Any, pointwise: bool, plain: Plain
 ) -> Iterator[tuple[str, str, Any]]:
-    """Values that operand j may wrongly have had in the backward pass: cause, words, value."""
+    """Yield values operand j may wrongly have had in the backward pass: cause, words, value."""
     name = eqn.primitive.name
     predicate = name == "select_n" and j == 0
     if predicate and x.dtype == bool:
@@ -77,7 +77,7 @@ def _indices(x: Any, plain: Plain) -> Iterator[tuple[str, str, Any]]:
 
 
 def rearranged(eqn: JaxprEqn, j: int, x: Any) -> Iterator[tuple[str, Any]]:
-    """A matrix transposed (or reshaped to look so), a kernel flipped or with its channels swapped.
+    """Yield a matrix transposed (or reshaped to look so), a kernel flipped, its channels swapped.
 
     Of the same shape; the map of x is linear, so that tangents may be rearranged too.
     """
@@ -96,12 +96,12 @@ def rearranged(eqn: JaxprEqn, j: int, x: Any) -> Iterator[tuple[str, Any]]:
 
 
 def cause_of(words: str) -> str:
-    """The cause that a rearrangement is, by its words."""
+    """Return the cause that a rearrangement is, by its words."""
     return next((c for c in ("flip", "index") if c in words), "transpose")
 
 
 def values_alike(eqn: JaxprEqn, j: int, x: Any, plain: Plain) -> list[tuple[str, Any]]:
-    """Other values of an operand's shape and dtype, those made nearest to it first."""
+    """List other values of an operand's shape and dtype, those made nearest to it first."""
     order = {v: i for i, v in enumerate(plain)}
     here = order.get(eqn.invars[j], len(order))
     same = [
@@ -113,10 +113,10 @@ def values_alike(eqn: JaxprEqn, j: int, x: Any, plain: Plain) -> list[tuple[str,
 
 
 def cuts(eqn: JaxprEqn) -> bool:
-    """Whether an equation is a maximum, whose derivative is a mask."""
+    """Tell whether an equation is a maximum, whose derivative is a mask."""
     return eqn.primitive.name == "max" or name_of(eqn) == "relu"
 
 
 def axes_in_words(axes: tuple[int, ...]) -> str:
-    """Axes as one says them."""
+    """Name axes as one says them."""
     return f"axis {axes[0]}" if len(axes) == 1 else f"axes {axes}"

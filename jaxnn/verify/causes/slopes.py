@@ -70,7 +70,7 @@ _CURVED = {
 
 
 def other_slopes(name: str, x: Any, few: bool) -> Iterator[tuple[str, str, Any]]:
-    """The derivatives of other activations than the one of this name: cause, words, value.
+    """Yield the derivatives of other activations than the one of this name: cause, words, value.
 
     A few, for what is in a loop, where each takes long to compile.
     """
@@ -82,7 +82,7 @@ def other_slopes(name: str, x: Any, few: bool) -> Iterator[tuple[str, str, Any]]
 
 
 def written_out(jaxpr: Jaxpr, live: set[Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Elementwise functions of several equations: where each ends, and its only live input.
+    """Find elementwise functions of several equations: where each ends, its only live input.
 
     Then what is handed to an activation after a formula that is not linear, and the only live
     input of that.
@@ -156,7 +156,7 @@ def _elementwise(eqn: JaxprEqn) -> bool:
 
 
 def at_input(jaxpr: Jaxpr, u: Any, v: Any, env: dict[Any, Any]) -> tuple[Any, Any, Any]:
-    """An elementwise function from u to v: its input, its output, its derivative."""
+    """Return an elementwise function from u to v: its input, its output, its derivative."""
 
     def function(x: Any) -> Any:
         values = {**{k: lax.stop_gradient(value) for k, value in env.items()}, u: x}
@@ -176,7 +176,7 @@ def at_input(jaxpr: Jaxpr, u: Any, v: Any, env: dict[Any, Any]) -> tuple[Any, An
 
 
 def mistaken_slopes(s: Any, x: Any, y: Any, slope: Any, on: On, few: bool) -> Any:
-    """What a mistake adds to the tangent of an elementwise function, of tangents s of its input."""
+    """Return what a mistake adds to the tangent of an elementwise function, s being its input's."""
     wrong = [
         *other_slopes("", x, few),
         ("derivative left out", "the derivative is taken as 1 in what ends in", jnp.ones_like(x)),
