@@ -1,7 +1,6 @@
 """Say what a verification could not have seen: faults planted in the gradient at hand, warnings."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -70,22 +69,21 @@ def _without(g: np.ndarray[Any, Any], index: Any) -> np.ndarray[Any, Any]:
     return spoilt
 
 
-def warnings(
-    loss: Callable[..., Any],
-    params: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    leaves: Iterable[LeafReport],
-    autodiff: dict[str, np.ndarray[Any, Any]],
-    given: dict[str, np.ndarray[Any, Any]],
-    moved: bool = False,
-) -> tuple[str, ...]:
-    """Return what these parameters (by name, `given`) and arguments cannot show, one sentence each.
+def warnings(point: Point, leaves: Iterable[LeafReport], moved: bool = False) -> tuple[str, ...]:
+    """Say what the parameters and arguments at a point cannot show, one sentence each.
 
     Where the gradients were compared at a second point too, whose arrays were `moved`, values of 0
     or 1 hide nothing.
     """
-    arrays = _arguments(loss, params, args, kwargs)
+    problem = point.problem
+    autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
+    given = {p: np.asarray(x) for p, x in zip(problem.paths, problem.floats, strict=True)}
+    arguments = list(zip(problem.others, problem.rest, strict=True))[problem.own :]
+    arrays = {
+        name: np.asarray(x)
+        for name, x in arguments
+        if x.size > 0 and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    }
     found = [*_of_gradients(leaves, autodiff), *([] if moved else _of_parameters(given))]
     batches = {path: x.shape[0] for path, x in arrays.items() if x.ndim}
     sizes = {size for p in given.values() for size in p.shape}
@@ -106,51 +104,6 @@ def warnings(
     for path, x in arrays.items():
         found += _of_argument(path, x, sizes)
     return tuple(found)
-
-
-def names_of_arrays(
-    loss: Callable[..., Any],
-    params: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    arrays: list[Any],
-) -> dict[int, str]:
-    """Return what the loss calls these arrays of its call, by their place in the list."""
-    named, found = list(_named_leaves(loss, params, args, kwargs)), dict[int, str]()
-    for k, array in enumerate(arrays):
-        # An array that is handed over twice has a name for each place.
-        names = [name for name, leaf in named if leaf is array]
-        free = [name for name in names if name not in found.values()]
-        if names:
-            found[k] = (free or names)[0]
-    return found
-
-
-def _named_leaves(
-    loss: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterator[tuple[str, Any]]:
-    """The leaves among the arguments, by the names that the loss has for them."""
-    try:
-        bound = inspect.signature(loss).bind(params, *args, **kwargs).arguments
-        named = dict(list(bound.items())[1:])
-    except ValueError:  # a built-in callable without a signature
-        named = {**{f"argument {i + 2}": a for i, a in enumerate(args)}, **kwargs}
-    for name, value in named.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-            yield name + jax.tree_util.keystr(path), leaf
-
-
-def _arguments(
-    loss: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays among the arguments, by the names that the loss has for them."""
-    return {
-        name: np.asarray(leaf)
-        for name, leaf in _named_leaves(loss, params, args, kwargs)
-        if isinstance(leaf, jax.Array | np.ndarray)
-        and leaf.size > 0
-        and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-    }
 
 
 def _of_gradients(

@@ -41,8 +41,7 @@ def find(name: str, seed: int = 0) -> Found:
     """
     target = Target(name)
     modules = target.modules()
-    found = Found([], [])
-    seen: set[int] = set()
+    found, seen = Found([], []), set[int]()
     with target.importable():
         for module in modules:
             _add(found, target, module, seed, seen)

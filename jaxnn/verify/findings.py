@@ -1,7 +1,7 @@
 """Hold what was found of one leaf: how far off, where (in words and as a picture), why."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -118,6 +118,10 @@ class LeafReport:
     heat: tuple[tuple[float, ...], ...] = ()
     messages: tuple[str, ...] = ()
     declared: float = 0.0
+
+    def saying(self, *messages: str, **changes: Any) -> "LeafReport":
+        """Return it with further messages, and with other changes."""
+        return replace(self, messages=(*self.messages, *messages), **changes)
 
 
 # A picture of a leaf's differences has at most so many rows and columns.

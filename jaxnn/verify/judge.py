@@ -14,11 +14,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxnn.verify.arguments import Call
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.coverage import names_of_arrays, too_long, warnings
+from jaxnn.verify.coverage import too_long, warnings
 from jaxnn.verify.door import check_skip, check_tolerance
 from jaxnn.verify.laws import batch_laws as check_batch_laws
 from jaxnn.verify.neutral_settings import neutral_settings
@@ -91,7 +89,6 @@ def judge(
         report, said, seen = second_point(
             point,
             report,
-            names_of_arrays(loss, params, args, kwargs, problem.rest),
             lambda there: verdict(there, skip, seed),
             also,
         )
@@ -105,9 +102,7 @@ def judge(
         if second_order:
             log.debug("second order")
             problems += check_second_order(problem, point.floats, point.rest, seed)
-    autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
-    given = {p: np.asarray(x) for p, x in zip(problem.paths, problem.floats, strict=True)}
-    cannot = warnings(loss, params, args, kwargs, report.leaves, autodiff, given, seen)
+    cannot = warnings(point, report.leaves, seen)
     form = point.working.out.form
     taken = (f"what manual_grad returns beside its gradient, in {form}",) if form else ()
     last = (too_long(point),) if too_long(point) else ()
@@ -115,9 +110,7 @@ def judge(
         report,
         name=getattr(manual_grad, "__qualname__", repr(manual_grad)),
         leaves=tuple(
-            dataclasses.replace(leaf, messages=(*leaf.messages, str(declared[leaf.path])))
-            if leaf.path in declared
-            else leaf
+            leaf.saying(str(declared[leaf.path])) if leaf.path in declared else leaf
             for leaf in report.leaves
         ),
         problems=tuple(problems),

@@ -17,11 +17,10 @@ import numpy as np
 from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
 from jaxnn.verify.findings import Gap, described, gaps, worst_gap
 from jaxnn.verify.nearby import plausible_rounding
-from jaxnn.verify.oracle import stripped
-from jaxnn.verify.problem import Problem, is_floating, to_float64
+from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.programs import Program, Programs
 from jaxnn.verify.trace import EPSILON
-from jaxnn.verify.values import evaluator_of, largest
+from jaxnn.verify.values import in_float64, largest
 
 # Rounding alone does not break a law by so much of a leaf's scale in float64.
 RELATIVE_TOLERANCE = 1e-9
@@ -56,14 +55,11 @@ def batch_laws(
     def gradients(index: np.ndarray[Any, Any], change: Change = lambda _, leaf: leaf) -> _Both:
         chosen = replaced(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
         problem = problem_of(*chosen)
-        problem = problem._replace(loss=stripped(problem.loss))
-        floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         try:
-            evaluator = evaluator_of(problem, programs, f"{len(index)} examples", floats, rest)
-            values = evaluator.at(floats, rest)
+            values = in_float64(problem, programs, f"{len(index)} examples")
         except Exception as error:  # whatever the functions under verification raise
             raise _Refusal(
-                f"on {len(index)} examples, given {size}, {_refuses(problem, floats, rest)} raises "
+                f"on {len(index)} examples, given {size}, {_refuses(problem)} raises "
                 f"{described(error)}; is the batch size a constant?"
             ) from error
         autodiff = dict(zip(problem.paths, values.autodiff, strict=True))
@@ -75,7 +71,7 @@ def batch_laws(
                     f"{leaf.shape} at {path}, the parameter {autodiff[path].shape}"
                 )
         floor = plausible_rounding(values.loss)
-        return _Both(manual, autodiff, floor, evaluator.program, problem.tolerances)
+        return _Both(manual, autodiff, floor, values.program, problem.tolerances)
 
     def hidden(name: str, leaf: Any) -> Any:
         if name == laws.mask:
@@ -182,10 +178,10 @@ _HINTS = {
 }
 
 
-def _refuses(problem: Problem, floats: list[Any], rest: list[Any]) -> str:
+def _refuses(problem: Problem) -> str:
     """Which of the two functions cannot be traced."""
     try:
-        jax.eval_shape(jax.grad(problem.loss), floats, rest)
+        jax.eval_shape(jax.grad(problem.loss), problem.floats, problem.rest)
     except Exception:  # it was seen already; only whose it is was not
         return "the loss"
     return "the hand-written gradient"

@@ -16,12 +16,11 @@ import numpy as np
 
 from jaxnn.verify.arguments import is_array
 from jaxnn.verify.findings import first_line
-from jaxnn.verify.oracle import stripped
-from jaxnn.verify.problem import Problem, to_float64
+from jaxnn.verify.problem import Problem
 from jaxnn.verify.programs import Programs
 from jaxnn.verify.second_point import MOVE, moved_off
 from jaxnn.verify.slots import Slot, is_scalar, slots_in
-from jaxnn.verify.values import evaluator_of, largest
+from jaxnn.verify.values import in_float64, largest
 
 # What differs by less of a leaf's scale does not.
 SAME = 1e-6
@@ -158,11 +157,8 @@ def _is_whole(value: Any) -> bool:
 
 def _difference(problem: Problem) -> float | str:
     """How far the gradients differ, of the scale; 0 where they do not, words where not finite."""
-    problem = problem._replace(loss=stripped(problem.loss))
     with jax.enable_x64(True):
-        floats, rest = to_float64(problem.floats), to_float64(problem.rest)
-        evaluator = evaluator_of(problem, Programs(), "moved", floats, rest)
-        values = evaluator.at(floats, rest)
+        values = in_float64(problem, Programs(), "moved")
     worst = 0.0
     for path, autodiff in zip(problem.paths, values.autodiff, strict=True):
         manual = values.manual.get(path)
@@ -171,7 +167,7 @@ def _difference(problem: Problem) -> float | str:
         if not (np.isfinite(autodiff).all() and np.isfinite(manual).all()):
             return "a gradient is not finite there"
         scale = max(largest(autodiff), largest(manual)) or 1.0
-        allowed = max(SAME, 64 * evaluator.width)
+        allowed = max(SAME, 64 * values.width)
         difference = largest(manual - autodiff) / scale
         worst = max(worst, difference if difference > allowed else 0.0)
     return worst

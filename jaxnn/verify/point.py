@@ -235,13 +235,9 @@ class Point:
     def compare_in_own_dtype(self, leaf: LeafReport, number: int) -> LeafReport:
         """Judge whether a leaf is as exact in its own dtype as autodiff is."""
         alone = self.draws_differ or self.here.width >= epsilon_of(leaf.dtype)
-        return compare_in_own_dtype(
-            leaf,
-            number,
-            (self.working, self.here),
-            lambda: self.nearby,
-            (lambda: self.noise) if alone else None,
-        )
+        noise = (lambda: self.noise) if alone else None
+        both = self.working, self.here
+        return compare_in_own_dtype(leaf, number, both, lambda: self.nearby, noise)
 
     def _precise(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:

@@ -40,7 +40,8 @@ class Problem(NamedTuple):
         call: `call(function)` is any function of the same arguments as one of the two lists.
         paths: the name of each floating parameter, in the order of `floats`.
         floats: the floating leaves of the parameters.
-        rest: every other array of the call, and `others` the names of these.
+        rest: every other array of the call, and `others` the names of these; the first `own` of
+            them are the parameters' own.
         in_numpy: which of `floats` and `rest`, one after the other, were given in NumPy.
         expected: what a gradient must look like.
         settings: the numbers among the rest of the call, in configurations too, by what each is.
@@ -55,6 +56,7 @@ class Problem(NamedTuple):
     floats: list[Any]
     rest: list[Any]
     others: list[str]
+    own: int
     in_numpy: list[bool]
     expected: Expected
     settings: list[tuple[float, str]]
@@ -148,6 +150,7 @@ def bind(
     others += [name for name, d in zip(other_names, dynamic, strict=True) if d]
     floats = [(leaf, given) for f, leaf, given in kept if f]
     rest = [(leaf, given) for f, leaf, given in kept if not f]
+    own = len(rest)
     rest += [(leaf, leaf) for leaf, d in zip(other_leaves, dynamic, strict=True) if d]
     return Problem(
         loss=call(scalar_loss),
@@ -157,6 +160,7 @@ def bind(
         floats=[leaf for leaf, _ in floats],
         rest=[leaf for leaf, _ in rest],
         others=others,
+        own=own,
         in_numpy=[isinstance(given, np.ndarray | np.generic) for _, given in (*floats, *rest)],
         expected=expected,
         settings=settings_of(args, kwargs),

@@ -179,7 +179,7 @@ class _Judge(NamedTuple):
                 )
             if name in self.declared:
                 said = str(self.declared[name])
-                leaf = dataclasses.replace(leaf, messages=(*leaf.messages, said))
+                leaf = leaf.saying(said)
             found.append(leaf)
         return found
 
@@ -209,24 +209,12 @@ def _explained(
         report = verdict(Point(both.problem, functions), {}, seed)
     except Exception as error:
         said = f"the cause could not be looked for: {described(error)}"
-        return [
-            dataclasses.replace(leaf, messages=(*leaf.messages, said))
-            if leaf.path in wrong
-            else leaf
-            for leaf in leaves
-        ]
+        return [leaf.saying(said) if leaf.path in wrong else leaf for leaf in leaves]
     found = {leaf.path: leaf for leaf in report.leaves if leaf.status == "fail"}
+    kept = ("wrong", "tolerance", "where", "worst", "diagnosis", "heat")
     return [
-        dataclasses.replace(
-            leaf,
-            wrong=found[leaf.path].wrong,
-            tolerance=found[leaf.path].tolerance,
-            where=found[leaf.path].where,
-            worst=found[leaf.path].worst,
-            diagnosis=found[leaf.path].diagnosis,
-            heat=found[leaf.path].heat,
-        )
-        if leaf.path in wrong and leaf.path in found
+        dataclasses.replace(leaf, **{name: getattr(found[leaf.path], name) for name in kept})
+        if leaf.path in wrong & {*found}
         else leaf
         for leaf in leaves
     ]

@@ -7,7 +7,7 @@ be right for all parameters; that the other arguments are what they are may be w
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +47,6 @@ class Second(NamedTuple):
 def second_point(
     point: Point,
     report: Report,
-    names: Mapping[int, str],
     judge: Callable[[Point], Report],
     functions: tuple[Any, ...],
 ) -> Second:
@@ -56,7 +55,6 @@ def second_point(
     Args:
         point: the one given, where they agree.
         report: of that point.
-        names: what the other arrays are called, by their place in `point.rest`.
         judge: gives the report at a point.
         functions: as for `Point`.
     """
@@ -75,7 +73,7 @@ def second_point(
             )
             return Second(report, (said,), False)
         also = point.stops_at, point.epsilon
-        of_whole = tuple(_blamed(point, *_counted_on(point.rest), names, leaves))
+        of_whole = tuple(_blamed(point, *_counted_on(point.rest), leaves))
         if not differing(point.problem, there, floats, rest, leaves, *also):
             return Second(report, of_whole)
         here = _values(point, floats, given[1])
@@ -83,7 +81,7 @@ def second_point(
             point.problem, here, floats, given[1], leaves, *also
         )
         floating = [k for k, x in enumerate(rest) if is_floating(x)]
-        found = () if of_parameters else tuple(_blamed(point, rest, floating, names, leaves))
+        found = () if of_parameters else tuple(_blamed(point, rest, floating, leaves))
     if not of_parameters:
         unnamed = "the two gradients differ where all arguments are moved off 0, 1 and equal values"
         return Second(report, of_whole + (found or (unnamed,)))
@@ -115,7 +113,6 @@ def _blamed(
     point: Point,
     rest: list[Any],
     chosen: list[int],
-    names: Mapping[int, str],
     leaves: tuple[LeafReport, ...],
 ) -> list[str]:
     """The arguments that make the two gradients differ where they are moved, each by itself.
@@ -133,7 +130,7 @@ def _blamed(
             x = np.asarray(point.rest[k])
             everywhere = " everywhere" if x.size > 1 else ""
             is_what = f" is {x.flat[0]:g}{everywhere}" if x.size and np.ptp(x) == 0 else ""
-            name = names.get(k, "an argument") + is_what
+            name = point.problem.others[k] + is_what
             alike.setdefault((x.shape, x.tobytes()), ([], found_in))[0].append(name)
     return [
         f"{' and '.join(named)}{' (equal)' if named[1:] else ''}: where "

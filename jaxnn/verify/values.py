@@ -16,7 +16,8 @@ import numpy as np
 from jaxnn.verify.arguments import path_name
 from jaxnn.verify.derivative import Way, derivative, measured, split
 from jaxnn.verify.findings import Leaf, first_line
-from jaxnn.verify.problem import Problem, is_floating
+from jaxnn.verify.oracle import stripped
+from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Program, Programs
 from jaxnn.verify.trace import NotTraceable, Trace, epsilon_to, rounded_to, traced_as
 
@@ -139,6 +140,13 @@ def evaluator_of(
         of_loss = epsilon_to(rounded_to(trace.jaxpr, outputs))
         width = max(of_loss, min(width, as_narrow_as))
     return Evaluator(program, way, by_hand, width, as_narrow_as)
+
+
+def in_float64(problem: Problem, programs: Programs, name: str) -> Values:
+    """Evaluate both gradients in float64, the loss without its rules. Call under `enable_x64`."""
+    problem = problem._replace(loss=stripped(problem.loss))
+    floats, rest = to_float64(problem.floats), to_float64(problem.rest)
+    return evaluator_of(problem, programs, name, floats, rest).at(floats, rest)
 
 
 def by_path(tree: Any) -> dict[str, Any]:

@@ -61,18 +61,22 @@ class Mistake(NamedTuple):
 
 
 @jax.custom_vjp
-def weigh(x: Any, weight: Any) -> Any:
-    """Return x, its cotangent multiplied by a weight."""
+def _weighed(x: Any, weight: Any) -> Any:
+    """x, its cotangent multiplied by a weight of its shape."""
     return x
 
 
-weigh.defvjp(lambda x, w: (x, w), lambda w, dx: (dx * w, jnp.zeros_like(w)))
+_weighed.defvjp(lambda x, w: (x, w), lambda w, dx: (dx * w, jnp.zeros_like(w)))
+
+
+def weigh(x: Any, weight: Any) -> Any:
+    """Return x, its cotangent multiplied by a weight."""
+    return _weighed(x, jnp.broadcast_to(weight, jnp.shape(x)).astype(x.dtype))
 
 
 def inner_left_out(x: Any, u: Any, on: Any) -> Any:
     """Return x, a function of u entry by entry, its derivative perhaps taken as 1."""
-    weight = jnp.broadcast_to(1.0 - on, x.shape).astype(x.dtype)
-    return weigh(x, weight) + (on * shadow(u)).astype(x.dtype)
+    return weigh(x, 1.0 - on) + (on * shadow(u)).astype(x.dtype)
 
 
 def cut_carry(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -> Any:
@@ -102,7 +106,19 @@ def cut_carry(c: Any, i: int, step: tuple[Any, int], site: Site, plant: Plant) -
         words = f"nothing flows back from step {at_step} to step {at_step - 1} through "
         words += f"carry {i + 1} of"
         on += (number == at_step) * plant("detached", words, at)
-    return weigh(c, jnp.broadcast_to(1.0 - on, c.shape).astype(c.dtype))
+    return weigh(c, 1.0 - on)
+
+
+def cut_sum_over_steps(c: Any, number: Any, length: int, site: Site, plant: Plant) -> Any:
+    """Return what every step uses, its cotangent summed over the steps, or perhaps over some."""
+    weight = jnp.ones(())
+    for at, when in ((0, "first"), (length - 1, "last")):
+        there = number == at
+        words = f"the {when} step is left out of every sum over the steps of"
+        weight -= there * plant("missing term", words, site)
+        words = f"only the {when} step is kept, not the sum over the steps, of"
+        weight -= ~there * plant("not summed", words, site)
+    return weigh(c, weight)
 
 
 def cut_broadcast(x: Any, eqn: JaxprEqn, site: Site, plant: Plant) -> Any:

@@ -4,7 +4,7 @@ Of scans, of as many steps as a loop takes, reverse mode has a derivative.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,19 @@ from jaxnn.verify.problem import is_floating
 from jaxnn.verify.programs import Programs
 from jaxnn.verify.trace import primitives_of
 
+# Registers a mistake by its cause, words and operand; 1 if it is the one to make, else 0.
+On = Callable[[str, str, int | None], Any]
+# Mistakes: the cause and words of each, and what is wrong.
+Wrong = Iterable[tuple[str, str, Any]]
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 _JAX = str(Path(jax.__file__).parent)
+
+
+def with_mistake(right: Any, wrong: Wrong, on: On, operand: int | None = None) -> Any:
+    """Return what is right, or the wrong one that is to be planted."""
+    for cause, words, value in wrong:
+        right = jnp.where(on(cause, words, operand) > 0, value, right)
+    return right
 
 
 def live_in(jaxpr: Jaxpr, live: set[Any], stopped: frozenset[str] = frozenset()) -> set[Any]:
@@ -119,8 +130,6 @@ def words_of(eqn: JaxprEqn, outer: str) -> str:
 
 
 Loop = Callable[[JaxprEqn, list[Any]], list[Any]]
-# Registers a mistake by its cause, words and operand; 1 if it is the one to make, else 0.
-On = Callable[[str, str, int | None], Any]
 
 
 def unrolled(

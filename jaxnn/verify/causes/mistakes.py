@@ -13,13 +13,13 @@ from jax import Array, lax
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxnn.verify.causes.cuts import shadow
-from jaxnn.verify.causes.jaxprs import On, bind_equation
+from jaxnn.verify.causes.jaxprs import On, bind_equation, with_mistake
 from jaxnn.verify.causes.reductions import (
     EXTREMES,
     FACTORS,
-    mistaken_extreme,
-    mistaken_running,
-    other_axes,
+    wrong_axes,
+    wrong_extremes,
+    wrong_running,
 )
 from jaxnn.verify.causes.saved_values import (
     BILINEAR,
@@ -72,17 +72,17 @@ def mistaken(
     """
     name, j = eqn.primitive.name, alive.index(True)
     if name == "transpose":
-        which = on("transpose", "reshaped where it should be transposed: the cotangent of", None)
-        s = shadow(xs[0])
-        slopes = s.reshape(out.shape), bind_equation(eqn, [s])[0]
-        return lax.stop_gradient(out) + jnp.where(which > 0, *slopes)
+        s, words = shadow(xs[0]), "reshaped where it should be transposed: the cotangent of"
+        wrong = [("transpose", words, s.reshape(out.shape))]
+        return lax.stop_gradient(out) + with_mistake(bind_equation(eqn, [s])[0], wrong, on)
     elementwise = sum(alive) == 1 and out.shape == jnp.shape(xs[j]) != ()
     nonlinear = elementwise and name in _NONLINEAR
     weighted = elementwise and name == "mul" and jnp.shape(xs[1 - j]) == out.shape
     masked = weighted or (elementwise and name == "select_n" and j > 0)
     if name in EXTREMES:
         x, y = lax.stop_gradient((xs[0], out))
-        return out + mistaken_extreme(eqn, shadow(xs[0]), x, y, on).astype(out.dtype)
+        wrong_ones = wrong_extremes(eqn, shadow(xs[0]), x, y)
+        return out + with_mistake(jnp.zeros_like(out), wrong_ones, on).astype(out.dtype)
     others = {"div", "select_n", "reduce_sum"}
     if not (nonlinear or masked or name in BILINEAR | TAKING | LINEAR | set(FACTORS) | others):
         return out
@@ -90,12 +90,10 @@ def mistaken(
     for i, (v, x) in enumerate(zip(eqn.invars, at, strict=True)):
         if isinstance(v, Literal) or jnp.ndim(x) == 0:
             continue
-        for cause, words, value in saved_values(eqn, i, x, nonlinear or weighted, plain):
-            at[i] = jnp.where(on(cause, words, i) > 0, value, at[i])
+        at[i] = with_mistake(x, saved_values(eqn, i, x, nonlinear or weighted, plain), on, i)
     if nonlinear:
         words = "the derivative is taken at the output, not the input, of"
-        which = on("wrong saved value", words, None)
-        at[j] = jnp.where(which > 0, lax.stop_gradient(out), at[j])
+        at[j] = with_mistake(at[j], [("wrong saved value", words, lax.stop_gradient(out))], on)
 
     def linear(tangents: list[Any], eqn: JaxprEqn = eqn) -> Any:
         """The equation's linear map at the operands `at`, of tangents of the live ones."""
@@ -121,8 +119,8 @@ def mistaken(
             left_out += on("mask", words, None) * (step[0] == 0)
         slope = jnp.where(left_out > 0, 0, slope) + left_out * s
         if cuts(eqn):
-            which = on("mask", "the cotangent's own sign is taken for the mask of", None)
-            slope = jnp.where(which > 0, 0, slope) + which * _positive(s)
+            words = "the cotangent's own sign is taken for the mask of"
+            slope = with_mistake(slope, [("mask", words, _positive(s))], on)
         x, y = lax.stop_gradient((xs[j], out))
         for cause, words, value in _coefficients(eqn, j, x, y, plain, step is not None):
             which = on(cause, words, None)
@@ -139,20 +137,19 @@ def mistaken(
             slope = slope * jnp.where(which > 0, at[1], 1)
     if name in LINEAR and sum(alive) == 1 and jnp.shape(xs[j]) == out.shape:
         words = "the forward's own map is applied to the cotangent, not its transpose, at"
-        which = on("transpose", words, None)
         turned = jax.linear_transpose(lambda s: linear([*at[:j], s, *at[j + 1 :]]), tangents[j])
-        slope = jnp.where(which > 0, turned(tangents[j])[0], slope)
+        slope = with_mistake(slope, [("transpose", words, turned(tangents[j])[0])], on)
     if name in FACTORS:
-        slope += mistaken_running(eqn, tangents[0], at[0], lax.stop_gradient(out), on)
+        running = wrong_running(eqn, tangents[0], at[0], lax.stop_gradient(out))
+        slope += with_mistake(jnp.zeros_like(out), running, on)
     if name == "reduce_sum":
-        slope += other_axes(eqn, tangents[0], out, on)
+        slope += with_mistake(jnp.zeros_like(out), wrong_axes(eqn, tangents[0], out), on)
     if name == "dot_general" and out.ndim >= 2 and out.shape[-2] == out.shape[-1] > 1:
         for i in (i for i, a in enumerate(alive) if a):
             words = "the cotangent of the product is not transposed as it should be, for"
-            which = on("transpose", words, i)
-            alone = [t if k == i else jnp.zeros_like(t) for k, t in enumerate(tangents)]
-            right = linear(alone)
-            slope += jnp.where(which > 0, jnp.swapaxes(right, -1, -2) - right, 0)
+            right = linear([t if k == i else jnp.zeros_like(t) for k, t in enumerate(tangents)])
+            wrong = [("transpose", words, jnp.swapaxes(right, -1, -2) - right)]
+            slope += with_mistake(jnp.zeros_like(right), wrong, on, i)
     if name == "conv_general_dilated":
         for padded, words in _paddings(eqn):
             for i in (i for i, a in enumerate(alive) if a):
@@ -198,9 +195,9 @@ def _other_tangents(eqn: JaxprEqn, tangents: list[Any], alive: list[bool], on: O
     """The tangents, those of matrices and kernels perhaps rearranged: so are their cotangents."""
     found = list(tangents)
     for j, (t, a) in enumerate(zip(tangents, alive, strict=True)):
-        for words, value in rearranged(eqn, j, t) if a else ():
-            cause = cause_of(words)
-            found[j] = jnp.where(on(cause, f"{words} the cotangent of", j) > 0, value, found[j])
+        others = rearranged(eqn, j, t) if a else ()
+        wrong = ((cause_of(words), f"{words} the cotangent of", value) for words, value in others)
+        found[j] = with_mistake(t, wrong, on, j)
     return found
 
 
@@ -221,15 +218,12 @@ def is_opened(eqn: JaxprEqn, alive: list[bool]) -> bool:
     return several or (name in ("cholesky", "eigh", "qr") and any(alive))
 
 
-def other_mask(mask: Any, alive: list[bool], on: On) -> Any:
-    """Return the mask by which select_n chooses, perhaps another, as if the forward had that."""
+def other_masks(mask: Any, alive: list[bool]) -> Iterator[tuple[str, str, Any]]:
+    """Yield other masks for select_n to choose by, as if the forward had had them."""
     if mask.dtype != bool or mask.ndim == 0:
-        return mask
-    found = mask
-    words = "it is the derivative with the mask ignored in"
-    found = jnp.where(on("mask", words, None) > 0, alive[2], found)
+        return
+    yield "mask", "it is the derivative with the mask ignored in", jnp.full_like(mask, alive[2])
     for axis, shift in ((a, s) for a in range(mask.ndim) for s in (1, -1) if mask.shape[a] > 2):
         at = (jnp.arange(mask.shape[axis]) - shift).clip(0, mask.shape[axis] - 1)
         words = f"it is the derivative with the mask shifted by {shift} along axis {axis} in"
-        found = jnp.where(on("mask", words, None) > 0, mask.take(at, axis), found)
-    return found
+        yield "mask", words, mask.take(at, axis)

@@ -5,13 +5,12 @@ log-softmax   y = u - log sum e                dx = dy - exp(y) sum(dy)
 log sum exp   y = log sum e                    dx = e / sum e dy
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import JaxprEqn, Literal, Var
-
-from jaxnn.verify.causes.jaxprs import On
 
 Made = dict[Any, JaxprEqn]
 _THROUGH = {
@@ -72,38 +71,33 @@ def softmax_of(eqn: JaxprEqn, made: Made) -> tuple[str, Any, tuple[int, ...]] | 
     return None
 
 
-def mistaken_softmax(
-    name: str, s: Array, u: Array, y: Array, axes: tuple[int, ...], on: On
-) -> Array:
-    """Return what a mistake adds to the tangent of one of the three, of tangents s of its u."""
+def wrong_softmaxes(
+    name: str, s: Array, u: Array, y: Array, axes: tuple[int, ...]
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield mistakes in one of the three, of tangents s of its u, as added to y's: cause, words."""
 
     def of(v: Array, over: tuple[int, ...] = axes) -> Array:
         return v * (s - (v * s).sum(over, keepdims=True))
 
-    added = jnp.zeros_like(y)
+    diagonal, logs = "only the diagonal of {} dy, is taken at", "log-probabilities are taken for"
     if name == "softmax":
-        words = "only the diagonal of softmax's Jacobian, y (1 - y) dy, is taken at"
-        added += jnp.where(on("missing term", words, None) > 0, y * (1 - y) * s - of(y), 0)
+        words = diagonal.format("softmax's Jacobian, y (1 - y)")
+        yield "missing term", words, y * (1 - y) * s - of(y)
         log_y = jnp.log(jnp.where(y > 0, y, 1))
-        words = "log-probabilities are taken for probabilities in softmax's Jacobian at"
-        added += jnp.where(on("wrong saved value", words, None) > 0, of(log_y) - of(y), 0)
+        words = f"{logs} probabilities in softmax's Jacobian at"
+        yield "wrong saved value", words, of(log_y) - of(y)
         for axis in (a for a in range(y.ndim) if (a,) != axes):
             words = f"softmax's Jacobian is summed over axis {axis}, not {axes[0]}, at"
-            added += jnp.where(on("wrong axis", words, None) > 0, of(y, (axis,)) - of(y), 0)
+            yield "wrong axis", words, of(y, (axis,)) - of(y)
     elif name == "log-softmax":
         p = jnp.exp(y)
-        right = s - (p * s).sum(axes, keepdims=True)
-        words = "only the diagonal of log-softmax's Jacobian, (1 - exp(y)) dy, is taken at"
-        added += jnp.where(on("missing term", words, None) > 0, (1 - p) * s - right, 0)
+        words = diagonal.format("log-softmax's Jacobian, (1 - exp(y))")
+        yield "missing term", words, (1 - p) * s - (s - (p * s).sum(axes, keepdims=True))
     else:
-        sums = [1 if axis in axes else n for axis, n in enumerate(u.shape)]
-        log_p = u - y.reshape(sums)
-        log_p = jnp.where(jnp.isfinite(log_p), log_p, 0)
-        words = "log-probabilities are taken for probabilities in the derivative of"
-        p = jnp.exp(u - y.reshape(sums))
-        wrong = ((log_p - p) * s).sum(axes).reshape(y.shape)
-        added += jnp.where(on("wrong saved value", words, None) > 0, wrong, 0)
-    return added
+        log_p = u - y.reshape([1 if axis in axes else n for axis, n in enumerate(u.shape)])
+        finite = jnp.where(jnp.isfinite(log_p), log_p, 0)
+        wrong = ((finite - jnp.exp(log_p)) * s).sum(axes).reshape(y.shape)
+        yield "wrong saved value", f"{logs} probabilities in the derivative of", wrong
 
 
 def end_of(v: Any, users: dict[Any, list[tuple[JaxprEqn, int]]], live: set[Any]) -> Any:

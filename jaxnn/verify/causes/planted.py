@@ -1,6 +1,5 @@
 """A traced loss, evaluated equation by equation with one mistake planted in its derivative."""
 
-from collections import Counter
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jaxnn.verify.causes.cuts import (
     Site,
     cut_broadcast,
     cut_carry,
+    cut_sum_over_steps,
     forward_map_applied,
     inner_left_out,
     linear_outputs,
@@ -29,11 +29,12 @@ from jaxnn.verify.causes.jaxprs import (
     live_in,
     plain_values,
     scan_ends,
+    with_mistake,
     words_of,
 )
-from jaxnn.verify.causes.mistakes import is_opened, mistaken, other_mask
-from jaxnn.verify.causes.patterns import end_of, mistaken_softmax, part_of, softmax_of
-from jaxnn.verify.causes.reductions import ORDERING, mistaken_order
+from jaxnn.verify.causes.mistakes import is_opened, mistaken, other_masks
+from jaxnn.verify.causes.patterns import end_of, part_of, softmax_of, wrong_softmaxes
+from jaxnn.verify.causes.reductions import ORDERING, wrong_orders
 from jaxnn.verify.causes.slopes import at_input, mistaken_slopes, written_out
 from jaxnn.verify.problem import is_floating
 
@@ -56,8 +57,7 @@ class Planted:
     def loss(self, closed: ClosedJaxpr, floats: list[Any], rest: list[Any]) -> Any:
         """Return the loss, of parameters that are differentiated and arrays that are not."""
         alive = [True] * len(floats) + [False] * (len(closed.jaxpr.invars) - len(floats))
-        args = jax.tree.leaves((floats, rest))
-        outs, _ = self._run(closed, args, alive, Site((), ""), None)
+        outs, _ = self._run(closed, jax.tree.leaves((floats, rest)), alive, Site((), ""), None)
         return outs[0]
 
     def _on(
@@ -96,9 +96,9 @@ class Planted:
             for j, v in enumerate(eqn.invars):
                 if isinstance(v, Var):
                     users.setdefault(v, []).append((eqn, j))
+        uses = {v: len(at) for v, at in users.items()}
         for v in jaxpr.outvars:
             users.pop(v, None)
-        uses = Counter(v for eqn in jaxpr.eqns for v in eqn.invars if not isinstance(v, Literal))
         # To cut the only use of what has one live operand is to cut that operand.
         series: set[Any] = set()
 
@@ -133,7 +133,7 @@ class Planted:
                     if alive[j] and eqn.primitive.name in BROADCASTING:
                         xs[j] = cut_broadcast(xs[j], eqn, site.operand(j, eqn), self._on)
                 if eqn.primitive.name == "select_n" and any(alive[1:]):
-                    xs[0] = other_mask(xs[0], alive, on)
+                    xs[0] = with_mistake(xs[0], other_masks(xs[0], alive), on)
                 outs = bind_equation(eqn, xs)
                 if eqn.primitive.name == "broadcast_in_dim" and alive[0]:
                     outs = [cut_broadcast(xs[0], eqn, site, self._on)]
@@ -144,15 +144,16 @@ class Planted:
                     if (softmax := softmax_of(eqn, made)) and lives(softmax[1]):
                         which, u, axes = softmax
                         x, y = lax.stop_gradient((env[u], outs[0]))
-                        outs[0] += mistaken_softmax(which, shadow(env[u]), x, y, axes, on)
+                        wrong = wrong_softmaxes(which, shadow(env[u]), x, y, axes)
+                        outs[0] += with_mistake(jnp.zeros_like(y), wrong, on)
                 if eqn.primitive.name in ORDERING and alive[0] and sum(alive) == 1:
-                    outs[0] += mistaken_order(eqn, shadow(xs[0]), lax.stop_gradient(xs[0]), on)
+                    wrong = wrong_orders(eqn, shadow(xs[0]), lax.stop_gradient(xs[0]))
+                    outs[0] += with_mistake(jnp.zeros_like(outs[0]), wrong, on)
                 outs_live = [any(alive)] * len(outs)
             elif eqn.primitive.name == "scan":
                 outs, outs_live = self._scan(eqn, inner, xs, alive, site)
             else:
-                foreign = is_foreign(inner.jaxpr)
-                called = Site(site.path, site.text if foreign else outer.text)
+                called = Site(site.path, site.text if is_foreign(inner.jaxpr) else outer.text)
                 outs, outs_live = self._run(inner, xs, alive, called, step)
             env.update(zip(eqn.outvars, outs, strict=True))
             for v in eqn.outvars:
@@ -162,15 +163,14 @@ class Planted:
                         shadow(env[ends[v]]), x, y, slope, on, step is not None
                     )
             if step is None:
-                words = f"the output of {site.text}"
-                plain.update((v, (words, env[v])) for v in eqn.outvars)
+                plain.update((v, (f"the output of {site.text}", env[v])) for v in eqn.outvars)
             live |= {
                 v
                 for v, out, a in zip(eqn.outvars, outs, outs_live, strict=True)
                 if a and is_floating(out)
             }
             if inner is None and sum(alive) == 1:
-                series |= {v for v in eqn.outvars if uses[v] == 1}
+                series |= {v for v in eqn.outvars if uses.get(v) == 1}
         return [read(v) for v in jaxpr.outvars], [lives(v) for v in jaxpr.outvars]
 
     def _cut(
@@ -195,7 +195,7 @@ class Planted:
             for k in range(x.shape[-1]):
                 on = self._on("index", f"index {k} of the last axis is left out of", site)
                 weight -= on * (jnp.arange(x.shape[-1]) == k)
-        return weigh(x, jnp.broadcast_to(weight, x.shape).astype(x.dtype))
+        return weigh(x, weight)
 
     def _opened(
         self, eqn: JaxprEqn, xs: list[Any], alive: list[bool], outs: list[Any], site: Site
@@ -225,28 +225,16 @@ class Planted:
         self, eqn: JaxprEqn, inner: ClosedJaxpr, xs: list[Any], alive: list[bool], site: Site
     ) -> tuple[list[Any], list[bool]]:
         """A scan, with the mistakes inside its steps and between them."""
-        n, k = scan_ends(eqn)
-        length = eqn.params["length"]
+        (n, k), length = scan_ends(eqn), eqn.params["length"]
         # A carry that any input reaches may depend on the parameters from the second step on.
         inside = [a or (any(alive) and n <= i < k) for i, a in enumerate(alive)]
-
-        def shared(c: Any, number: Any) -> Any:
-            """What every step uses: its cotangent is summed over the steps, or over some."""
-            weight = jnp.ones(())
-            for at, when in ((0, "first"), (length - 1, "last")):
-                there = number == at
-                words = f"the {when} step is left out of every sum over the steps of"
-                weight -= there * self._on("missing term", words, site)
-                words = f"only the {when} step is kept, not the sum over the steps, of"
-                weight -= ~there * self._on("not summed", words, site)
-            return weigh(c, jnp.broadcast_to(weight, c.shape).astype(c.dtype))
 
         def body(carry: Any, x: Any) -> Any:
             number, *given = x
             turn = length - 1 - number if eqn.params["reverse"] else number
             carry = [cut_carry(c, i, (turn, length), site, self._on) for i, c in enumerate(carry)]
             consts = [
-                shared(c, number) if a and is_floating(c) else c
+                cut_sum_over_steps(c, number, length, site, self._on) if a and is_floating(c) else c
                 for c, a in zip(xs[:n], alive, strict=False)
             ]
             args = [*consts, *carry, *given]

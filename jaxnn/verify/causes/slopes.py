@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from jaxnn.verify.causes.jaxprs import On, bind_equation, name_of
+from jaxnn.verify.causes.jaxprs import On, bind_equation, name_of, with_mistake
 
 Slope = Callable[[Any], Any]
 # A derivative written in terms of the output: f'(x) at y = f(x).
@@ -182,11 +182,11 @@ def mistaken_slopes(s: Any, x: Any, y: Any, slope: Any, on: On, few: bool) -> An
         ("derivative left out", "the derivative is taken as 1 in what ends in", jnp.ones_like(x)),
         ("wrong saved value", "the value is taken for the derivative of what ends in", y),
     ]
-    coefficient = jnp.zeros_like(x)
-    for cause, words, value in wrong:
-        words = words.replace("that of", "that of what ends in")
-        coefficient = jnp.where(on(cause, words, None) > 0, value - slope, coefficient)
-    return coefficient * s
+    added = (
+        (cause, words.replace("that of", "that of what ends in"), value - slope)
+        for cause, words, value in wrong
+    )
+    return with_mistake(jnp.zeros_like(x), added, on) * s
 
 
 def _derivative(function: Slope, x: Any) -> Any:
