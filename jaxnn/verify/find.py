@@ -14,7 +14,7 @@ from jaxnn.verify.gradients import MODEL_FUNCTIONS, model
 from jaxnn.verify.ops import draw_inputs, listed_settings, settings_in_words, verify_under
 from jaxnn.verify.report import Report
 from jaxnn.verify.rules import rule as verify_rule
-from jaxnn.verify.targets import Target, UsageError, title
+from jaxnn.verify.targets import Target, UsageError, module_title
 
 
 class Check(NamedTuple):
@@ -94,7 +94,7 @@ def _add(found: Found, target: Target, module: ModuleType, seed: int, seen: set[
     missing = [name for name in MODEL_FUNCTIONS if not hasattr(module, name)]
     if not missing:
         for config in _configs(module):
-            add(f"model {title(module)}, {config}", partial(model, module, config, seed))
+            add(f"model {module_title(module)}, {config}", partial(model, module, config, seed))
     elif hasattr(module, "manual_grad") or hasattr(module, "manual_value_and_grad"):
         raise UsageError(
             f"{target.name} has some of the model functions but lacks {', '.join(missing)}; "
@@ -223,8 +223,8 @@ def _configs(module: ModuleType) -> Sequence[Any]:
         return (module.Config(),)
     except Exception as error:
         raise UsageError(
-            f"{title(module)}.Config() raised {described(error)}; give every field a default, "
-            "or list configurations in EXAMPLE_CONFIGS"
+            f"{module_title(module)}.Config() raised {described(error)}; give every field a "
+            "default, or list configurations in EXAMPLE_CONFIGS"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
+from jaxnn.verify.batch import BatchLaws, arguments_in_words, replace_batch, visible_parts
 from jaxnn.verify.findings import Gap, described, gaps, worst_gap
 from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.problem import Problem, is_floating
@@ -46,14 +46,15 @@ def batch_laws(
         seed: of the permutation.
 
     Raises:
-        ValueError: as `shown_by`.
+        ValueError: as `visible_parts`.
     """
-    shown = shown_by(laws, args, kwargs)
+    of_arguments = f"the examples of {arguments_in_words(laws.arguments)}"
+    shown = visible_parts(laws, args, kwargs)
     size, seen = len(shown), np.flatnonzero(shown)
     programs = Programs()
 
     def gradients(index: np.ndarray[Any, Any], change: Change = lambda _, leaf: leaf) -> _Both:
-        chosen = replaced(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
+        chosen = replace_batch(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
         problem = problem_of(*chosen)
         try:
             values = in_float64(problem, programs, f"{len(index)} examples")
@@ -110,7 +111,7 @@ def batch_laws(
             f"not additive over micro-batches of {cut} and {size - cut} examples, as a "
             f"{laws.reduction} over them is",
             _HINTS[instead("manual")],
-            f"the loss is no {laws.reduction} over the examples of {listed(laws.arguments)}"
+            f"the loss is no {laws.reduction} over {of_arguments}"
             + (f" but, it seems, a {instead('autodiff')}" if instead("autodiff") else ""),
         )
 

@@ -98,7 +98,7 @@ class _Siblings(MetaPathFinder):
             sys.modules.update(hidden)
 
 
-def title(module: ModuleType) -> str:
+def module_title(module: ModuleType) -> str:
     """Return a module's name; a file's without its folder and suffix."""
     return module.__name__.partition(_MARK)[0]
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.causes.calls import Calls, floating, nth_call, true_douts
+from jaxnn.verify.causes.calls import Calls, floating_leaves, nth_call, true_douts
 from jaxnn.verify.comparison import EXACT
 from jaxnn.verify.problem import Problem
 from jaxnn.verify.programs import compiled
@@ -43,7 +43,7 @@ def wrong_chain(
     if any(f.op is not g.op or _shapes(f.out) != _shapes(g.out) for f, g in both):
         return f"{start}; its forward pass calls the ops in another order than the loss"
     relative = max(EXACT, SUMS * compiled(problem.loss, floats, rest).epsilon)
-    results = [floating(g.out) for g in lost.forwards]
+    results = [floating_leaves(g.out) for g in lost.forwards]
     for k, (f, _) in enumerate(both):
         if reason := _first_off(f.out, k, results, relative):
             return (
@@ -117,7 +117,7 @@ def difference_in_words(got: Any, true: list[np.ndarray[Any, Any]], allowed: flo
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {path: leaf.shape for path, leaf in floating(tree).items()}
+    return {path: leaf.shape for path, leaf in floating_leaves(tree).items()}
 
 
 def _times(count: int) -> str:

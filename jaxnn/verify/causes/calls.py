@@ -69,7 +69,7 @@ class Calls:
             if role == "bwd":
                 residuals, dout = args
                 self.backwards.append(Backward(op, residuals, dout, static, result))
-            elif traced((args, result)):
+            elif is_traced((args, result)):
                 self.unseen.append(op.name)
             else:
                 self.forwards.append(Forward(op, args, static, *result))
@@ -91,18 +91,18 @@ def forwards_of_backwards(calls: Calls) -> list[list[int]]:
     found = []
     for backward in calls.backwards:
         same: list[int] = []
-        if not traced((backward.residuals, backward.dout, backward.cotangents)):
+        if not is_traced((backward.residuals, backward.dout, backward.cotangents)):
             same = returned.get((backward.op, _fingerprint(backward.residuals)), [])
-        fit = [i for i in same if not misshapen(calls.forwards[i], backward)] or same
+        fit = [i for i in same if not shape_fault(calls.forwards[i], backward)] or same
         settings = repr(backward.static)
         found.append([i for i in fit if repr(calls.forwards[i].static) == settings] or fit)
     return found
 
 
-def misshapen(forward: Forward, backward: Backward) -> str:
+def shape_fault(forward: Forward, backward: Backward) -> str:
     """Say how the shape of a cotangent differs from that of the result it belongs to."""
     got = by_path(backward.dout)
-    for path, out in floating(forward.out).items():
+    for path, out in floating_leaves(forward.out).items():
         if path in got and jnp.shape(got[path]) != out.shape:
             return f"has shape {jnp.shape(got[path])}, the op's result {out.shape}"
     return ""
@@ -140,7 +140,7 @@ def true_douts(
     return douts
 
 
-def floating(tree: Any) -> dict[str, Any]:
+def floating_leaves(tree: Any) -> dict[str, Any]:
     """Return the floating arrays of a pytree, by path."""
     return {
         path: leaf
@@ -149,7 +149,7 @@ def floating(tree: Any) -> dict[str, Any]:
     }
 
 
-def traced(tree: Any) -> bool:
+def is_traced(tree: Any) -> bool:
     """Tell whether a pytree holds abstract values."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 

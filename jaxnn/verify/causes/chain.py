@@ -20,11 +20,11 @@ from jaxnn.verify.causes.calls import (
     Backward,
     Calls,
     Forward,
-    floating,
+    floating_leaves,
     forwards_of_backwards,
-    misshapen,
+    is_traced,
     nth_call,
-    traced,
+    shape_fault,
 )
 from jaxnn.verify.comparison import EXACT
 from jaxnn.verify.findings import described
@@ -95,7 +95,7 @@ def _unchecked(backwards: list[Backward], lost: list[int]) -> str:
         return ""
     first = backwards[lost[0]]
     more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-    if traced((first.residuals, first.dout, first.cotangents)):
+    if is_traced((first.residuals, first.dout, first.cotangents)):
         why = "runs inside jax.vmap, jax.checkpoint or the like, where no values can be seen"
     else:
         why = "is given residuals that no forward call of that op returned"
@@ -110,7 +110,7 @@ def _wrong_rule(calls: Calls, found: list[list[int]]) -> str:
             continue
         forward = calls.forwards[candidates[-1]]
         where = f"op {backward.op.name} ({nth_call(k, calls.backwards, 'backward')})"
-        if reason := misshapen(forward, backward):
+        if reason := shape_fault(forward, backward):
             return f"the cotangent that arrives at {where} {reason}: the chain is wrong there"
         if reason := _wrong_cotangent(forward, backward):
             settings = ""
@@ -122,7 +122,7 @@ def _wrong_rule(calls: Calls, found: list[list[int]]) -> str:
 
 def _wrong_cotangent(forward: Forward, backward: Backward) -> str:
     """How what a backward returned differs from autodiff's cotangents of its forward."""
-    returned, chosen = backward.cotangents, floating(forward.inputs)
+    returned, chosen = backward.cotangents, floating_leaves(forward.inputs)
     if not isinstance(returned, tuple | list):
         return f"it returns no tuple of cotangents but one {type(returned).__name__}"
     if len(returned) != len(forward.inputs):
@@ -137,14 +137,14 @@ def _wrong_cotangent(forward: Forward, backward: Backward) -> str:
             inputs = jax.tree_util.tree_map_with_path(
                 lambda path, leaf: given.get(path_name(path), leaf), forward.inputs
             )
-            return floating(forward.op.fwd(*inputs, **forward.static)[0])
+            return floating_leaves(forward.op.fwd(*inputs, **forward.static)[0])
 
         return jax.vjp(outputs, floats)[1](douts)[0]
 
     incoming = by_path(backward.dout)
     douts = {
         path: jnp.asarray(incoming.get(path, jnp.zeros_like(out)), out.dtype)
-        for path, out in floating(forward.out).items()
+        for path, out in floating_leaves(forward.out).items()
     }
     program = compiled(cotangents, chosen, douts, others)
     truth = program.run(chosen, douts, others)
@@ -173,7 +173,7 @@ def _first_wrong(
     names = list(inspect.signature(forward.op.fwd).parameters)
     named = jax.tree_util.tree_leaves_with_path(returned, is_leaf=lambda leaf: leaf is None)
     got = {path_name(path): leaf for path, leaf in named}
-    values = (*truths[0].values(), *floating(backward.dout).values())
+    values = (*truths[0].values(), *floating_leaves(backward.dout).values())
     scale = max((largest(np.asarray(x)) for x in values), default=0.0)
     for path in truths[0]:
         first, rest = path[1:].split("]", 1)
