@@ -158,7 +158,7 @@ def _rules(module: ModuleType, seen: set[int]) -> Iterator[tuple[str, Any, Input
     ops = [op for _, op in _values(module) if isinstance(op, Op)]
     for label, rule in _own(module, _is_rule, seen):
         halves = [half for half in (getattr(rule, "fwd", None), getattr(rule, "bwd", None)) if half]
-        of_op = [op for op in ops if any(half in (op.fwd, op.bwd) for half in halves)]
+        of_op = [op for op in ops if any(half in op.plain for half in halves)]
         if (example := _example_of(label)) in beside:
             yield label, rule, (beside[example], example)
         elif of_op:

@@ -146,7 +146,8 @@ def _dotted(name: str) -> Iterator[ModuleType]:
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the frames of an error that are the user's: not Python's importing, JAX's or ours."""
     foreign = [Path(str(module.__file__)).parent for module in (jax, importlib)]
-    ours = [Path(__file__).parent, Path(__file__).parent.parent / "op.py"]
+    library = Path(__file__).parents[1]
+    ours = [Path(__file__).parent, library / "op.py", library / "calls.py"]
 
     def is_in(frame: traceback.FrameSummary, places: list[Path]) -> bool:
         file = Path(frame.filename)
