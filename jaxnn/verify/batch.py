@@ -1,4 +1,4 @@
-"""Which of a call's arguments carry a batch, and their arrays."""
+"""Say which of a call's arguments carry a batch, and find their arrays."""
 
 import dataclasses
 from collections.abc import Callable

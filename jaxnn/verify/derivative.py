@@ -1,4 +1,4 @@
-"""The derivative of a loss that autodiff is asked for: in reverse mode, or how else JAX allows it.
+"""Differentiate a loss in reverse mode, or how else JAX allows it.
 
 reverse mode         jax.value_and_grad
 forward mode         one tangent per coordinate: through `while`, which reverse mode refuses

@@ -1,4 +1,4 @@
-"""What there is to verify in a module, a package or a file."""
+"""Find what there is to verify in a module, a package or a file."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

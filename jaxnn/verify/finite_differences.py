@@ -1,4 +1,4 @@
-"""Slopes from function values alone: the witness that shares nothing with either gradient."""
+"""Measure slopes from function values alone: the witness that shares nothing with gradients."""
 
 import functools
 from collections.abc import Callable, Mapping

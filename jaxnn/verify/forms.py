@@ -1,4 +1,4 @@
-"""The forms in which a function returns a gradient: it is taken out of what is around it.
+"""Extract a gradient from what a function returns around it, in any of four forms.
 
 gradient   (gradient,)   (value, gradient)   ((value, extra), gradient)   (gradient, extra)
 """

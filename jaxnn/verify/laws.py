@@ -1,4 +1,4 @@
-"""What the gradient of a mean or a sum over a batch obeys.
+"""Hold a gradient to what that of a mean or a sum over a batch obeys.
 
     g(batch) = sum_k w_k g(part_k)      w_k = n_k / N for a mean, 1 for a sum
     g(batch permuted) = g(batch)

@@ -1,4 +1,4 @@
-"""Numbers among the arguments that are 0, 1 or equal, where what they multiply or add is not seen.
+"""Move numbers among the arguments that are 0, 1 or equal, which hide what is wrong there.
 
 They are moved, in the call of both functions, and the gradients are compared again: in an argument,
 wherever a configuration holds them, and in a default that was left as it is. So are the arrays in

@@ -1,4 +1,4 @@
-"""The plain centred differences, coordinate by coordinate: they need values only."""
+"""Compute plain centred differences, coordinate by coordinate: they need values only."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What autodiff is asked about: the function that a derivative rule decorates, never the rule.
+"""Strip a function of its derivative rules: autodiff is asked about what a rule decorates.
 
 `jax.grad` of a function that holds a `jax.custom_vjp` runs its rule, which would be its own judge.
 `stripped(f)` is f with every rule that a person wrote replaced, at whatever depth, by the function

@@ -1,4 +1,4 @@
-"""Both gradients and the loss at the arrays given: in float64, in their own dtype, and nearby."""
+"""Evaluate both gradients and the loss at a point: in float64, in their own dtype, and nearby."""
 
 import functools
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""From somebody's call to a problem that can be evaluated in float64.
+"""Make a problem that can be evaluated in float64 of somebody's call.
 
 A call `f(params, *args, **kwargs)` holds floating parameters (what is differentiated), other
 arrays, and everything else (configurations, strings, Python numbers), which stays as it is.

@@ -1,4 +1,4 @@
-"""Functions compiled as fast as can be, and found again by all that their results depend on."""
+"""Compile functions as fast as can be; find them again by all that their results depend on."""
 
 import functools
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""A gradient as it was returned, its leaves by the names of the parameters they belong to.
+"""Name the leaves of a gradient that was returned by the parameters they belong to.
 
 By their paths; or, where a tree holds containers of a library (modules, states), by what those
 paths have in common: `bias` for `.bias`, `['bias']` and `['bias'].value`.

@@ -1,4 +1,4 @@
-"""The gradient's own derivative: along a direction it is autodiff's Hessian-vector product.
+"""Compare the gradient's own derivative with autodiff's Hessian-vector product.
 
 Dg(x) v = H(x) v
 """

@@ -1,4 +1,4 @@
-"""A second point, where coincidences are gone: nothing is 0, 1 or equal to something else there.
+"""Compare again at a second point, where nothing is 0, 1 or equal to something else.
 
 A factor of 1, a term of 0 and two equal inputs hide a mistake. Both gradients are compared again
 where the floating arrays are moved, and where the numbers among the arguments are. A gradient must

@@ -1,4 +1,4 @@
-"""An implementation and its reference, at one point: as they are, and the reference in float64."""
+"""Evaluate an implementation and its reference at one point, and the reference in float64."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The modules that a target on the command line names: imported, or refused in words."""
+"""Import the modules that a target on the command line names, or refuse in words."""
 
 import importlib
 import importlib.util

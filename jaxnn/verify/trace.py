@@ -1,4 +1,4 @@
-"""Trace functions: what they do with arrays, and what they are rounded to, whatever they are given.
+"""Trace functions: what they do with arrays, and how narrow they compute, whatever is given.
 
 Two functions of equal traces do the same.
 """

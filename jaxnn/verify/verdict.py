@@ -1,4 +1,4 @@
-"""The verdict on a problem at a point, whatever its functions are.
+"""Judge a problem at a point, whatever its functions are.
 
 both gradients                -> structure, shapes, dtypes; finite?
 in float64                    -> hand-written against autodiff, every entry

@@ -1,4 +1,4 @@
-"""Finite differences in the witness box: do they confirm both gradients, or one, or neither?
+"""Ask finite differences whether they confirm both gradients, or one, or neither.
 
 Forward-mode differentiation is heard beside them where the two gradients differ, and at kinks the
 gradients close by.

@@ -1,4 +1,4 @@
-"""Whether the chain between the ops of a wrong gradient is wrong, and where."""
+"""Find where the chain between the ops of a wrong gradient is wrong, if it is."""
 
 from collections import Counter
 from typing import Any

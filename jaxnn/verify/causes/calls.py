@@ -1,4 +1,4 @@
-"""The calls of ops while a function runs: which op, on what, with what result.
+"""Note the calls of ops while a function runs: which op, on what, with what result.
 
 Everything runs op by op, on numbers: compiled functions, scans and branches included. Under
 `jax.vmap`, `jax.checkpoint` and `jax.grad` there are no numbers to see, and a function taken from

@@ -1,4 +1,4 @@
-"""Which op of a wrong gradient is wrong, or whether the chain between the ops is.
+"""Find which op of a wrong gradient is wrong, or whether the chain between the ops is.
 
 manual_grad, watched  ->  every op.fwd(...) and op.bwd(...), with the values that flowed
 each rule             ->  bwd(residuals, dout) against jax.vjp of its fwd, at that dout

@@ -1,4 +1,4 @@
-"""Why a hand-written gradient is wrong, where one of the usual mistakes explains every entry.
+"""Explain a wrong gradient where one of the usual mistakes gives every entry of it.
 
 Each explanation predicts the wrong gradient from the right one; it is given only where the
 prediction is exact to rounding. Where none is, the place where the cotangents begin to differ is

@@ -1,4 +1,4 @@
-"""The mistakes that can be made in the derivative of one equation.
+"""Plant the mistakes that can be made in the derivative of one equation.
 
 Each is a value that an operand wrongly had, or another linear map of its tangent, beside the words
 for it. `on(cause, words, operand)` registers a mistake and is 1 if it is the one to make, else 0.

@@ -1,4 +1,4 @@
-"""Whether a wrong gradient is the right one of other inputs: one transposed, shifted, left out.
+"""Find the other inputs, transposed, shifted or left out, of which a wrong gradient is right.
 
 Autodiff's gradient is taken again where one array of the call is another one, and compared. That
 says of an input what a replay says of an operation, and needs no more compiling.

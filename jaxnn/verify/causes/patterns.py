@@ -1,4 +1,4 @@
-"""Softmax and its like, found in a trace: what the parts of their Jacobians are called.
+"""Find softmax and its like in a trace, and name the parts of their Jacobians.
 
 softmax       y = e / sum e,  e = exp u        dx = y (dy - sum(y dy))
 log-softmax   y = u - log sum e                dx = dy - exp(y) sum(dy)

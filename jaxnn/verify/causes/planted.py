@@ -1,4 +1,4 @@
-"""A traced loss, evaluated equation by equation with one mistake planted in its derivative."""
+"""Evaluate a traced loss, equation by equation, with one mistake planted in its derivative."""
 
 from typing import Any
 

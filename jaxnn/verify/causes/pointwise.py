@@ -1,4 +1,4 @@
-"""What was written for the derivative of a whole elementwise function, where it is another.
+"""Find what was written for the derivative of an elementwise function, where it is another.
 
     a = f'(x) dout,  m = q(x) dout   ->  the two slopes f'(x) and q(x), entry by entry
 

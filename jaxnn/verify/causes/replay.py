@@ -1,4 +1,4 @@
-"""Why a hand-written gradient is wrong: honest mistakes, replayed in autodiff's own backward pass.
+"""Replay honest mistakes in autodiff's own backward pass, to find the one that was made.
 
 The loss is traced, and evaluated equation by equation with one mistake at a time planted in the
 derivative of one equation (its value stays right):

@@ -1,4 +1,4 @@
-"""Values that an operand may wrongly have had in a backward pass, and rearrangements of it."""
+"""List values that an operand may wrongly have had in a backward pass, and rearrangements."""
 
 import itertools
 from collections.abc import Iterator

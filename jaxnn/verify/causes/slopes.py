@@ -1,4 +1,4 @@
-"""Derivatives of elementwise functions: the usual ones, and what is written for them in haste."""
+"""Hold derivatives of elementwise functions: the usual ones, and what is written in haste."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
