@@ -260,12 +260,12 @@ def around(manual_grad, loss=cubes, params=W):
     first = Evaluator(programs.get("first", both_gradients(problem), floats, rest)).at(floats, rest)
     truth = dict(zip(problem.paths, first.autodiff, strict=True))
 
-    def within(path, values):
+    def precise_enough(path, values):
         return np.abs(values - truth[path]).max(initial=0) <= 1e-6 * np.abs(truth[path]).max(
             initial=0
         )
 
-    return run_in_other_ways(problem, floats, rest, first, programs, within)
+    return run_in_other_ways(problem, first, programs, precise_enough)
 
 
 def traced(x):
@@ -349,11 +349,11 @@ def op_around(fwd, bwd):
     expected = jax.jit(lambda w, i, d: ((3 * w**2 * d)[i], None))(*inputs, dout)
     truth = by_path(expected)
 
-    def within(path, values):
+    def precise_enough(path, values):
         return np.allclose(values, truth[path], rtol=1e-6)
 
     op = Op(fwd, bwd, example=lambda key: inputs)
-    return run_op_in_other_ways(op, inputs, dout, {}, expected, Programs(), within)
+    return run_op_in_other_ways(op, inputs, dout, {}, expected, Programs(), precise_enough)
 
 
 def cube_fwd(w, i):

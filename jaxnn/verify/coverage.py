@@ -19,7 +19,7 @@ from jaxnn.verify.values import Values, largest
 # A planted fault must change some entry by so much of its leaf's scale to be one.
 FAULT = 1e-6
 # Integers are taken for classes where they stay below some dimension of the parameters.
-MOST_CLASSES = 1000
+MOST_COUNTED = 1000
 
 
 def undetected_faults(
@@ -140,7 +140,7 @@ def _of_argument(path: str, x: np.ndarray[Any, Any], sizes: set[int]) -> Iterato
     if zero_or_one and x.size > 1 and (x == x.flat[0]).all():
         yield f"{path} is {x.flat[0]} everywhere: what it should hide or keep would not show"
     if x.dtype.kind in "iu" and x.ndim and x.min() >= 0:
-        counts = [size for size in sizes if x.max() < size <= MOST_CLASSES and size > 1]
+        counts = [size for size in sizes if x.max() < size <= MOST_COUNTED and size > 1]
         missing = sorted(set(range(min(counts, default=0))) - set(np.unique(x).tolist()))
         if missing:
             values = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")

@@ -14,13 +14,12 @@ import numpy as np
 from jax import lax
 
 from jaxnn.verify.findings import first_line
-from jaxnn.verify.finite_differences import STEPS, slope_of
+from jaxnn.verify.finite_differences import STEPS, Loss, slope_of
 
 Way = Literal["reverse mode", "forward mode", "finite differences"]
 WAYS: tuple[Way, ...] = ("reverse mode", "forward mode", "finite differences")
 # Forward mode and finite differences take a pass or more for every coordinate.
 MOST_COORDINATES = 2048
-Loss = Callable[[list[Any], list[Any]], Any]
 
 
 class Measured(NamedTuple):

@@ -25,14 +25,14 @@ class Check(NamedTuple):
     run: Callable[[], Report]
 
 
-class Found(NamedTuple):
+class ToVerify(NamedTuple):
     """What there is to verify, and the rules that cannot be: a line on each, with the fix."""
 
     checks: list[Check]
     without_inputs: list[str]
 
 
-def find(name: str, seed: int = 0) -> Found:
+def find(name: str, seed: int = 0) -> ToVerify:
     """Find everything to verify in a target.
 
     Raises:
@@ -41,7 +41,7 @@ def find(name: str, seed: int = 0) -> Found:
     """
     target = Target(name)
     modules = target.modules()
-    found, seen = Found([], []), set[int]()
+    found, seen = ToVerify([], []), set[int]()
     with target.importable():
         for module in modules:
             _add(found, target, module, seed, seen)
@@ -70,7 +70,7 @@ def find_ops(name: str) -> list[Op[..., Any]]:
         return [op for module in modules for _, op in _own(module, _is_op, seen)]
 
 
-def _add(found: Found, target: Target, module: ModuleType, seed: int, seen: set[int]) -> None:
+def _add(found: ToVerify, target: Target, module: ModuleType, seed: int, seen: set[int]) -> None:
     """Add what is at home in a module to what was found.
 
     Raises:

@@ -23,7 +23,7 @@ from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import in_float64, largest
 
 # Rounding alone does not break a law by so much of a leaf's scale in float64.
-RELATIVE_TOLERANCE = 1e-9
+LAW_TOLERANCE = 1e-9
 PADDING = 2  # rows
 Gradient = dict[str, np.ndarray[Any, Any]]
 Change = Callable[[str, Any], Any]
@@ -225,4 +225,4 @@ def _broken(role: str, parts: Sequence[_Both], weights: Any, whole: _Both) -> di
 
 def relative_of(programs: Iterable[Program]) -> float:
     """Return what rounding may change, of a leaf's scale: where it is to a narrower dtype, more."""
-    return max(RELATIVE_TOLERANCE, *(64 * EPSILON[p.rounded_to] for p in programs))
+    return max(LAW_TOLERANCE, *(64 * EPSILON[p.rounded_to] for p in programs))

@@ -13,7 +13,7 @@ HEADINGS = ("leaf", "shape", "status", "scale", "diff/scale", "sees", "error (au
 _FOLD = textwrap.TextWrapper(WIDTH, "  ", " " * 6, break_long_words=False, break_on_hyphens=False)
 
 
-def ratio(leaf: LeafReport) -> float:
+def relative_difference(leaf: LeafReport) -> float:
     """Return the difference as a fraction of the scale; as it is where the scale is 0."""
     difference = leaf.difference or 0.0
     return difference / leaf.scale if leaf.scale else difference
@@ -30,7 +30,7 @@ def row(leaf: LeafReport) -> tuple[str, ...]:
         f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]",
         leaf.status,
         f"{leaf.scale:.2e}" if compared else "-",
-        f"{ratio(leaf):.1e}" if compared else "-",
+        f"{relative_difference(leaf):.1e}" if compared else "-",
         f"{leaf.sees:.1e}" if leaf.sees is not None and leaf.sees < 1 else "-",
         "-" if p is None else f"{p.manual:.0e} ({p.autodiff:.0e})",
     )

@@ -138,7 +138,7 @@ SAMPLES = 128
 TOGETHER = 192
 MORE = 64
 # What differs by less of the scale is the same slope.
-SAME = 1e-4
+SAME_SLOPE = 1e-4
 Evaluate = Callable[[list[Any]], Values]
 
 
@@ -150,11 +150,11 @@ class Slopes(NamedTuple):
 
     def kinks(self, scale: float) -> Leaf:
         """Return which entries lie at a kink."""
-        return self.high - self.low > SAME * scale
+        return self.high - self.low > SAME_SLOPE * scale
 
     def admit(self, gradient: Leaf, scale: float) -> Leaf:
         """Return which entries of a gradient lie between the slopes."""
-        slack = SAME * scale
+        slack = SAME_SLOPE * scale
         return (self.low - slack <= gradient) & (gradient <= self.high + slack)
 
 
@@ -194,7 +194,7 @@ class SlopesCloseBy:
         for k, (path, s) in enumerate(zip(paths, self.slopes, strict=True)):
             if path not in manual or manual[path].shape != s.low.shape:
                 continue
-            differs = np.abs(manual[path] - autodiff[k]) > SAME * scale
+            differs = np.abs(manual[path] - autodiff[k]) > SAME_SLOPE * scale
             for flat in np.flatnonzero(s.kinks(scale)):
                 at = np.unravel_index(flat, s.low.shape)
                 chosen.append((not differs[at], k, flat))
@@ -215,9 +215,9 @@ class SlopesCloseBy:
             return ""
         mean = samples.mean(axis=0)
         _, sizes, rows = np.linalg.svd((samples - mean) / np.sqrt(len(samples)))
-        one_slope = rows[np.append(sizes, np.zeros(len(rows) - len(sizes))) <= SAME * scale]
+        one_slope = rows[np.append(sizes, np.zeros(len(rows) - len(sizes))) <= SAME_SLOPE * scale]
         off = one_slope.T @ (one_slope @ (np.array([values[i] for i in order]) - mean))
-        if np.abs(off).max(initial=0.0) <= 10 * SAME * scale:
+        if np.abs(off).max(initial=0.0) <= 10 * SAME_SLOPE * scale:
             return ""
         direction = off / np.abs(off).max()
         direction[np.abs(direction) < 1e-3] = 0.0

@@ -23,7 +23,7 @@ from jaxnn.verify.slots import Slot, is_scalar, slots_in
 from jaxnn.verify.values import in_float64, largest
 
 # What differs by less of a leaf's scale does not.
-SAME = 1e-6
+SAME_GRADIENT = 1e-6
 # So many numbers are tried one by one, and so many are looked for.
 MOST, MOST_FOUND = 16, 256
 # What a number becomes; the second where the first is not allowed.
@@ -167,7 +167,7 @@ def _difference(problem: Problem) -> float | str:
         if not (np.isfinite(autodiff).all() and np.isfinite(manual).all()):
             return "a gradient is not finite there"
         scale = max(largest(autodiff), largest(manual)) or 1.0
-        allowed = max(SAME, 64 * values.width)
+        allowed = max(SAME_GRADIENT, 64 * values.width)
         difference = largest(manual - autodiff) / scale
         worst = max(worst, difference if difference > allowed else 0.0)
     return worst

@@ -29,23 +29,17 @@ TINY = 2.0**-60
 
 
 def run_in_other_ways(
-    problem: Problem,
-    floats: list[Any],
-    rest: list[Any],
-    first: Values,
-    programs: Programs,
-    precise_enough: PreciseEnough,
+    problem: Problem, first: Values, programs: Programs, precise_enough: PreciseEnough
 ) -> tuple[str, ...]:
     """Say how the hand-written gradient differs where it is run in another way, a sentence each.
 
     Args:
-        problem: the two functions.
-        floats: the parameters, in the dtypes given.
-        rest: the other arrays, likewise.
+        problem: the two functions, and the arrays as they were given.
         first: both gradients there, as they were computed first; its program is run again.
         programs: where what is compiled here is kept.
         precise_enough: whether a leaf's values, as float64, are as precise as they must be.
     """
+    floats, rest = problem.floats, problem.rest
     expected = _floating(by_path(first.out), problem.paths)
 
     def again() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jaxnn.verify.findings import Diagnosis, LeafReport, Status
-from jaxnn.verify.lines import WIDTH, details, fold, ratio, table
+from jaxnn.verify.lines import WIDTH, details, fold, relative_difference, table
 from jaxnn.verify.page import Section, fragment, page
 
 JSON_VERSION = 3
@@ -117,7 +117,7 @@ class Report:
         else:
             # A gradient of 0 has no scale but rounding's.
             scaled = [x for x in self.leaves if x in bad or x.scale > x.tolerance] or self.leaves
-            found = f"largest difference {max(map(ratio, scaled)):.1e} of the scale"
+            found = f"largest difference {max(map(relative_difference, scaled)):.1e} of the scale"
         leaves = "leaf" if len(self.leaves) == 1 else "leaves"
         start = f"{self.status.upper():<12} {self.name}: {f'{len(bad)} of ' if bad else ''}"
         start += f"{len(self.leaves)} {leaves}, {f'{skipped} skipped, ' if skipped else ''}"

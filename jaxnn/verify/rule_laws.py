@@ -97,7 +97,7 @@ def _said(point: Point, leaves: list[Any]) -> str:
 
 
 # Two values of one function in float64, or in the width that something inside is rounded to.
-SAME, ULPS = 1e-9, 64
+SAME_VALUE, ULPS = 1e-9, 64
 DIRECTIONS = 3
 
 
@@ -216,7 +216,7 @@ def _run(point: Point, name: str, function: Any) -> Any:
 def _first_off(point: Point, ours: Any, theirs: Any) -> str:
     """Where two arrays differ most, by more than rounding; empty where none does."""
     a, b = (np.asarray(x, np.float64) for x in (ours, theirs))
-    allowed = max(SAME, ULPS * point.here.width, point.stops_at) * (largest(b) or 1.0)
+    allowed = max(SAME_VALUE, ULPS * point.here.width, point.stops_at) * (largest(b) or 1.0)
     with np.errstate(invalid="ignore"):
         off = ~((np.abs(a - b) <= allowed) | (a == b) | (np.isnan(a) & np.isnan(b)))
     if not off.any():

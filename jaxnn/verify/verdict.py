@@ -17,7 +17,7 @@ import numpy as np
 from jaxnn.verify.causes import find_causes
 from jaxnn.verify.coverage import limits_at, undetected_faults
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.lines import ratio
+from jaxnn.verify.lines import relative_difference
 from jaxnn.verify.other_ways import precise_enough_at, run_in_other_ways
 from jaxnn.verify.point import Point
 from jaxnn.verify.report import Report
@@ -88,14 +88,8 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
     if any(leaf.status == "fail" and leaf.wrong for leaf in leaves):
         report = find_causes(point, report)
     log.debug("running it in other ways")
-    others = run_in_other_ways(
-        problem,
-        problem.floats,
-        problem.rest,
-        point.working,
-        point.programs,
-        precise_enough_at(point, report.leaves),
-    )
+    precise_enough = precise_enough_at(point, report.leaves)
+    others = run_in_other_ways(problem, point.working, point.programs, precise_enough)
     return dataclasses.replace(report, elsewhere=others)
 
 
@@ -110,7 +104,7 @@ def _witnessed(point: Point, leaves: list[LeafReport], seed: int) -> list[LeafRe
     # One by one only those that are in question, the worst first; the others in groups.
     found = list(leaves)
     doubtful = [i for i in asked if leaves[i].status != "pass"]
-    for i in sorted(doubtful, key=lambda i: -ratio(leaves[i]))[:MOST_WITNESSED]:
+    for i in sorted(doubtful, key=lambda i: -relative_difference(leaves[i]))[:MOST_WITNESSED]:
         found[i] = point.ask_witnesses(leaves[i], i, seed)
     alike = [i for i in asked if leaves[i].status == "pass"]
     for k in range(min(MOST_WITNESSED, len(alike))):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.verify.causes.evidence import Gradients, Numbers, away_from_kinks, gradients_of
-from jaxnn.verify.causes.first_difference import Found, first_difference
+from jaxnn.verify.causes.first_difference import FirstDifference, first_difference
 from jaxnn.verify.causes.one_leaf import explanations, factor, is_setting, readings_of
 from jaxnn.verify.causes.other_inputs import other_inputs
 from jaxnn.verify.causes.pointwise import pointwise
@@ -48,7 +48,7 @@ def explain_leaves(
     if left:
         beside, reason = _tried(
             "where it begins to differ could not be looked for",
-            Found(None, {}),
+            FirstDifference(None, {}),
             first_difference,
             point,
             found.manual,

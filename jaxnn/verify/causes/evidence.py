@@ -67,7 +67,7 @@ def numbers_of(settings: Numbers, shapes: Any, params: dict[str, Leaf]) -> Numbe
 
 
 # A leaf is explained where the right value of more than this part of its entries is known.
-KNOWN = 0.5
+KNOWN_PART = 0.5
 # What rounding to a narrower dtype leaves of an exact prediction, in the dtype's epsilons.
 ROUNDING = 32
 # An error of fewer times what that leaves says too little to be explained.
@@ -83,7 +83,7 @@ def gradients_of(leaves: list[LeafReport], point: Point) -> Gradients:
         leaf
         for leaf in leaves
         if leaf.difference is not None
-        and np.isfinite(point.here.autodiff[numbers[leaf.path]]).mean() > KNOWN
+        and np.isfinite(point.here.autodiff[numbers[leaf.path]]).mean() > KNOWN_PART
     ]
     manual = {leaf.path: point.here.manual[leaf.path] for leaf in compared}
     autodiff = {
@@ -161,7 +161,8 @@ def away_from_kinks(found: Gradients, point: Point) -> Gradients | None:
         np.isnan(smooth[path]).sum() > np.isnan(a).sum() for path, a in found.autodiff.items()
     )
     few = any(
-        mask.any() and np.isfinite(smooth[path]).mean() <= KNOWN for path, mask in wrong.items()
+        mask.any() and np.isfinite(smooth[path]).mean() <= KNOWN_PART
+        for path, mask in wrong.items()
     )
     if few or not gained or not any(mask.any() for mask in wrong.values()):
         return None

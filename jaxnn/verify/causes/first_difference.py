@@ -28,7 +28,7 @@ MOST_NUMBERS = 1_000_000
 MOST_ORDERS = 24  # of an array's axes
 
 
-class Found(NamedTuple):
+class FirstDifference(NamedTuple):
     """What was found out beside the usual mistakes.
 
     Attributes:
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
 def first_difference(
     point: Point, manual: dict[str, Leaf], wrong: list[str], exact: float
-) -> Found:
+) -> FirstDifference:
     """Find where a wrong gradient begins to differ, and wrong leaves that are forward values.
 
     Args:
@@ -90,7 +90,7 @@ def first_difference(
     taps, last = structure
     size = sum(x.size for x in (*shapes, *jax.eval_shape(computed, floats, rest)))
     if size > MOST_NUMBERS or len(last) != 1:
-        return Found(None, {})
+        return FirstDifference(None, {})
     zeros = [jnp.zeros(x.shape, x.dtype) for x in shapes]
     program = point.programs_of_loss.get("cotangents", cotangents, floats, rest, zeros)
     truth, forward = ([np.asarray(x) for x in xs] for xs in program.run(floats, rest, zeros))
@@ -126,7 +126,7 @@ def first_difference(
             if same and largest(x - m) <= exact * largest(m):
                 words = f"it is the output of {tap.words}, a value of the forward, not a gradient"
                 named.setdefault(path, Diagnosis("forward value", words))
-    return Found(place, named)
+    return FirstDifference(place, named)
 
 
 def _in_words(

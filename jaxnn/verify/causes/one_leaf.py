@@ -15,11 +15,11 @@ from jaxnn.verify.findings import Diagnosis, Leaf, slice_filled
 from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import largest
 
-KNOWN = 1e-5  # a factor that is known less well is many of these by chance
+WELL_KNOWN = 1e-5  # a factor that is known less well is many of these by chance
 READINGS = 4  # of one factor, at most: a configuration may hold a number many times
 
 
-def ratio(m: Leaf, a: Leaf) -> float | None:
+def closest_multiple(m: Leaf, a: Leaf) -> float | None:
     """Return the c that makes c a closest to m, where both are known; None where a is zero."""
     known = np.isfinite(m) & np.isfinite(a)
     m, a = m[known], a[known]
@@ -69,7 +69,7 @@ def readings_of(c: float, numbers: Numbers, exact: float = EXACT) -> list[tuple[
                 (n / (n - 1), against, f"{k}/{one_less}, which is n / (n - 1) for n = {k}, {what}"),
                 ((n - 1) / n, against, f"{one_less}/{k}, which is (n - 1) / n for n = {k}, {what}"),
             ]
-    close = min(exact, KNOWN)
+    close = min(exact, WELL_KNOWN)
     return [(cause, words) for value, cause, words in forms if abs(abs(c) - value) <= close * value]
 
 
@@ -96,7 +96,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
     if not m.any():
         yield Diagnosis("zeroed slice", "every entry is zero")
     # One number is always a multiple of another: only a telling multiple of it says something.
-    c = ratio(m, a)
+    c = closest_multiple(m, a)
     telling = np.count_nonzero(a) > 1
     if (
         c is not None
@@ -120,7 +120,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
     yield from _of_another_leaf(path, found)
     yield from _handed_back(path, found)
     for what, value in (("itself", p), ("'s signs", np.sign(p))):
-        c = ratio(m - a, value)
+        c = closest_multiple(m - a, value)
         if m.size > 1 and np.ptp(value) > 0 and c and same(a + c * value):
             name = f"the parameter{' ' * (what == 'itself')}{what}"
             kind = "a regulariser" if what == "itself" else "an L1 regulariser"
@@ -135,7 +135,7 @@ def explanations(path: str, found: Gradients) -> Iterator[Diagnosis]:
         yield Diagnosis("rounding", f"rounded to {narrow} inside, by a cast of its own")
     place = slice_filled(wrong)
     if wrong.sum() > 1:
-        c = ratio(m[wrong], a[wrong])
+        c = closest_multiple(m[wrong], a[wrong])
         if not m[wrong].any():
             yield Diagnosis("zeroed slice", f"the wrong entries are zero: {place or 'a mask?'}")
         elif c is not None and same(c * a, wrong):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.causes.evidence import Gradients, Numbers
-from jaxnn.verify.causes.one_leaf import ratio
+from jaxnn.verify.causes.one_leaf import closest_multiple
 from jaxnn.verify.causes.slopes import ACTIVATIONS
 from jaxnn.verify.findings import Diagnosis, Leaf
 from jaxnn.verify.point import Point
@@ -94,7 +94,11 @@ class Pointwise:
         """Yield what was taken for the derivative f'(x) of y = f(x), where that can be told."""
         for cause, words, value in self._others(settings):
             finite = np.isfinite(value[self._known])
-            c = ratio(self.written, np.where(self._known, value, np.nan)) if finite.all() else None
+            c = (
+                closest_multiple(self.written, np.where(self._known, value, np.nan))
+                if finite.all()
+                else None
+            )
             if c and len(np.unique(np.round(value[self._known], 12))) >= FEWEST_VALUES:
                 if self.alike(value, self.written):
                     yield Diagnosis(cause, words)
