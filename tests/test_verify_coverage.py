@@ -218,3 +218,15 @@ def test_a_witness_that_sides_with_the_wrong_is_caught(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(finite_differences.Slope, "agrees_with", lambda self, value: False)
     assert verify.gradient(loss, manual, P, X).status == "inconclusive"
+
+
+def test_what_belongs_to_the_parameters_is_none_of_the_arguments():
+    params = {"n": jnp.arange(4), "w": jnp.linspace(0.1, 0.9, 12).reshape(4, 3)}
+    x = jnp.linspace(-1.0, 1.0, 20).reshape(5, 4)
+
+    def by_hand(p, x):
+        return {"n": None, "w": x.T @ jnp.cos(x @ p["w"])}
+
+    report = verify.gradient(lambda p, x: jnp.sin(x @ p["w"]).sum(), by_hand, params, x)
+    assert report
+    assert not any("['n']" in line for line in report.coverage)
