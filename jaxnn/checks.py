@@ -5,7 +5,7 @@ Every message has the name and the value, the rule, and the fix. Settings are ch
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -204,6 +204,8 @@ def check_key(name: str, key: Any, hint: str = "") -> None:
     """
     array = isinstance(key, jax.Array | np.ndarray)
     untyped = array and key.dtype == np.uint32 and key.ndim == 1
+    if untyped:  # of as many words as a key of the generator in force
+        untyped = key.shape == jax.eval_shape(jax.random.PRNGKey, 0).shape
     typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
     if not untyped and not typed:
         raise TypeError(
@@ -228,10 +230,43 @@ def check_kind(name: str, value: Any, kind: type) -> None:
 _ORDER = "pass the parameters, then the batch (or the inputs), then the configuration"
 
 
+def parameter_shapes(init_params: Init, config: Any) -> Any:
+    """Return the shapes of what a model's `init_params` makes, worked out once for a configuration.
+
+    Of the dtypes that are JAX's default the first time.
+
+    Raises:
+        TypeError, ValueError: as `init_params`.
+    """
+    shapes = _shapes if isinstance(config, Hashable) else _shapes.__wrapped__
+    return shapes(init_params, config)
+
+
 @cache
-def _made(init_params: Init, config: Any) -> Any:
-    """The shapes of what a model's `init_params` makes."""
+def _shapes(init_params: Init, config: Any) -> Any:
     return jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+
+
+def check_config(config: Any, kind: type) -> None:
+    """Refuse a configuration of another kind.
+
+    Raises:
+        TypeError: it is not of this kind.
+    """
+    if not isinstance(config, kind):
+        raise TypeError(
+            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {_ORDER}"
+        )
+
+
+def check_init(key: Any, config: Any, kind: type) -> None:
+    """Refuse what a model's `init_params` cannot draw from, or with.
+
+    Raises:
+        TypeError: the key is none of `jax.random`, or the configuration not of this kind.
+    """
+    check_key("init_params: key", key)
+    check_config(config, kind)
 
 
 def check_model(params: Any, config: Any, kind: type, init_params: Init) -> Any:
@@ -245,11 +280,8 @@ def check_model(params: Any, config: Any, kind: type, init_params: Init) -> Any:
             `init_params` makes, or not all floating arrays of one dtype.
         ValueError: an array is missing, too many, or has another shape than `init_params` makes.
     """
-    if not isinstance(config, kind):
-        raise TypeError(
-            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {_ORDER}"
-        )
-    made = _made(init_params, config)
+    check_config(config, kind)
+    made = parameter_shapes(init_params, config)
     if not isinstance(params, type(made)):
         raise TypeError(
             f"params is a {type(params).__name__}; it must be the {type(made).__module__}."

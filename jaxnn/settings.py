@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+LARGEST = 2**31 - 1
+
 
 def check_number(
     name: str, value: Any, rule: str = "finite", holds: Callable[[float], bool] = math.isfinite
@@ -41,12 +43,14 @@ def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
 
     Raises:
         TypeError: it is no integer.
-        ValueError: it is smaller.
+        ValueError: it is smaller, or beyond 32 bits, which is what JAX counts in.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
     if value < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}{hint}")
+        raise ValueError(f"{name} is {value!s:.50}; it must be at least {least}{hint}")
+    if value > LARGEST:
+        raise ValueError(f"{name} is {value!s:.50}; it must be at most {LARGEST}: choose less")
     return int(value)
 
 

@@ -12,8 +12,8 @@ import pytest
 from conftest import assert_leaves_close, run
 
 from jaxnn import train, verify
+from jaxnn.data import KeyedBatch as Batch
 from jaxnn.models import rnn
-from jaxnn.text import Batch
 
 RNN, LSTM, GRU = rnn.EXAMPLE_CONFIGS
 SETTINGS = {
@@ -116,8 +116,8 @@ def test_what_is_drawn_follows_the_models_own_distribution(x64, strict_dtypes):
 
 def test_no_token_sees_the_one_after_it():
     params, batch = draw(LSTM)
-    other = batch.tokens.at[:, 4].set((batch.tokens[:, 4] + 1) % LSTM.vocabulary)
-    ours, theirs = (rnn.forward(params, tokens, LSTM) for tokens in (batch.tokens, other))
+    other = batch.inputs.at[:, 4].set((batch.inputs[:, 4] + 1) % LSTM.vocabulary)
+    ours, theirs = (rnn.forward(params, tokens, LSTM) for tokens in (batch.inputs, other))
     np.testing.assert_array_equal(ours[:, :4], theirs[:, :4])
     assert (ours[:, 4:] != theirs[:, 4:]).any(-1).all()
 
