@@ -11,9 +11,10 @@ if sys.argv[:1] == ["-m"] and _first == [os.getcwd()]:
 try:
     from jaxnn import data, models, ops, train, verify
     from jaxnn.models import mlp
-    from jaxnn.op import Op
+    from jaxnn.op import Op, plain_forms
 finally:
     if sys.path[:1] != _first:
         sys.path[:0] = _first
 
-__all__ = ["Op", "data", "mlp", "models", "ops", "train", "verify"]
+__version__ = "0.2.0"
+__all__ = ["Op", "data", "mlp", "models", "ops", "plain_forms", "train", "verify"]

@@ -85,6 +85,22 @@ def bound(
     return given
 
 
+def check_leaves(op: str, names: Sequence[str], inputs: tuple[Any, ...]) -> None:
+    """Refuse inputs that hold what JAX cannot trace, as words and objects.
+
+    Raises:
+        TypeError: one does.
+    """
+    for place, given in enumerate(inputs):
+        for leaf in jax.tree.leaves(given):
+            if not _is_array(leaf) or (isinstance(leaf, int) and abs(leaf) >= 2**63):
+                name = ", ".join(names[place : place + 1]) or f"number {place}"
+                raise TypeError(
+                    f"op {op}: its input {name} has {leaf!r:.50}; inputs must be arrays, or "
+                    "numbers of 64 bits: give what is none as a setting, by keyword"
+                )
+
+
 def call_fwd(
     op: str, fwd: Callable[..., Any], inputs: tuple[Any, ...], settings: Mapping[str, Any]
 ) -> tuple[Any, Any]:

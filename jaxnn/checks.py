@@ -360,7 +360,7 @@ def check_tokens(name: str, tokens: Any, vocabulary: int) -> None:
             "step: add the missing dimension with tokens[None]"
         )
     rule = "encode the text with the vocabulary that the model was made for"
-    check_range(f"{name}:", tokens, vocabulary, rule)
+    check_range(f"{name}: token", tokens, vocabulary, rule)
 
 
 def _leaves(params: Any) -> dict[str, Any]:

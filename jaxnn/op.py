@@ -151,21 +151,27 @@ class Op(Generic[Inputs, Out]):
         """
         return calls.arranged(self.name, self.inputs, inputs, settings)
 
-    def admit(
-        self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Run the door: the inputs as JAX's arrays, the settings as Python's numbers.
-
-        A scalar of NumPy's would widen bfloat16; Python's does not.
+    def admit(self, inputs: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
+        """Run the door alone; of the inputs it may be given the shapes and dtypes only.
 
         Raises:
             TypeError, ValueError: as `check`.
         """
-        settings = _as_python(settings)
         if self.check is not None:
             given = calls.bound(f"fwd of op {self.name}", self.plain.fwd, inputs, settings)
             self.check(*given.args, **given.kwargs)
-        return jax.tree.map(_as_jax, inputs), settings
+
+    def _entered(
+        self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs in their places as JAX's arrays, the settings by name as Python's numbers."""
+        placed, static = self.arranged(inputs, settings)
+        if not _inside.get():
+            static = _as_python(static)
+            self.admit(placed, static)
+            calls.check_leaves(self.name, [*self.inputs], placed)
+            placed = jax.tree.map(_as_jax, placed)
+        return placed, static
 
     def __call__(self, *inputs: Inputs.args, **settings: Inputs.kwargs) -> Out:
         """The forward's result; its derivative is the hand-written rule.
@@ -175,9 +181,7 @@ class Op(Generic[Inputs, Out]):
                 shape and dtype of its input.
             TypeError, ValueError: as `check`.
         """
-        form, (placed, static) = self.form, self.arranged(inputs, settings)
-        if not _inside.get():
-            placed, static = self.admit(placed, static)
+        form, (placed, static) = self.form, self._entered(inputs, settings)
         avals = jax.tree.map(jax.typeof, placed)
 
         def primal(*args: Any) -> Out:
@@ -265,7 +269,7 @@ def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
     @functools.wraps(getattr(op.plain, role))
     def entered(*args: Any, **settings: Any) -> Any:
         if role == "fwd":
-            args, settings = op.admit(*op.arranged(args, settings))
+            args, settings = op._entered(args, settings)
         return getattr(op.form, role)(*jax.tree.map(_as_jax, args), **_as_python(settings))
 
     return entered
@@ -277,5 +281,5 @@ def _as_jax(leaf: Any) -> Any:
 
 
 def _as_python(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy's numbers as Python's."""
+    """NumPy's numbers as Python's: theirs would widen bfloat16."""
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}

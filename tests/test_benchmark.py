@@ -24,7 +24,6 @@ from experiments.benchmark.arms import (
     compiled,
     cores,
     cotangent,
-    peers,
     precision,
     product,
 )
@@ -336,60 +335,3 @@ def test_gpt2_in_bfloat16_agrees_and_a_wrong_gradient_of_it_does_not(monkeypatch
         assert result.left_out[f"jax.grad, {form}"].startswith("cuDNN is for GPUs, JAX is on")
     assert products == [jnp.bfloat16]
     assert result.share > 0
-
-
-def test_pytorch_does_the_same_work(monkeypatch):
-    pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'")
-    monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
-    known = cases(16)
-    for name in ("gru-b4", "conv-stride2", "digits"):
-        result = measure.measure(known[name], 1, random.Random(0), 16, {"PyTorch compiled"})
-        assert not result.left_out
-        assert {"by hand", "jax.grad", "PyTorch", "PyTorch, one thread"} <= set(result.seconds)
-
-
-@pytest.mark.parametrize(
-    ("backend", "has_cuda", "device"),
-    [("cpu", True, "cpu"), ("gpu", True, "cuda"), ("gpu", False, None), ("tpu", True, None)],
-)
-def test_pytorch_computes_where_jax_does_or_is_left_out(monkeypatch, backend, has_cuda, device):
-    torch = pytest.importorskip(
-        "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
-    )
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
-    assert torch_peer.device() == device
-    if device is None:
-        with pytest.raises(LeftOutError, match="it would run on the CPU, JAX on"):
-            peers("torch_ops", lambda torch: torch.product(1, 2))["PyTorch"]()
-
-
-def test_on_a_gpu_pytorch_has_no_threads_to_choose_and_is_waited_for(monkeypatch):
-    torch = pytest.importorskip(
-        "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
-    )
-    from experiments.benchmark import in_torch
-
-    waited = []
-    monkeypatch.setattr(in_torch, "DEVICE", "cuda")
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
-    x = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
-    builds = in_torch.builds({"": in_torch.Work(lambda: (x * x).sum(), [x])})
-    assert list(builds) == ["PyTorch", "PyTorch compiled"]
-    arm = builds["PyTorch"]()
-    assert not waited
-    result, gradient = map(arm.read, arm.run())
-    assert len(waited) == 1
-    assert result == 3
-    assert gradient.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(gradient, jnp.full(3, 2, jnp.bfloat16))
-
-
-def test_pytorch_takes_and_gives_arrays_of_bfloat16():
-    pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'")
-    from experiments.benchmark import in_torch
-
-    x = jnp.arange(5, dtype=jnp.bfloat16) / 3
-    tensor = in_torch.learned(x)
-    assert str(tensor.dtype) == "torch.bfloat16"
-    np.testing.assert_array_equal(in_torch._read(tensor), x)

@@ -28,7 +28,8 @@ def test_parameters_and_batch_exchanged_are_refused(made, name):
     with pytest.raises(TypeError) as refused:
         getattr(model, name)(batch, params, config)
     said = str(refused.value)
-    assert said.startswith(("params is a Batch; it must be", "batch is a Params; it must be"))
+    kind = type(batch).__name__
+    assert said.startswith((f"params is a {kind}; it must be", "batch is a Params; it must be"))
     assert said.endswith(ORDER)
 
 

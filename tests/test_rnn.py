@@ -61,8 +61,7 @@ def test_a_fault_in_a_layers_backward_is_caught(monkeypatch):
     right = rnn.layer_bwd
 
     def without_dropout(residuals, dout, config):
-        _, saved = residuals
-        return right((None, saved), dout, config)
+        return right(residuals._replace(kept=None), dout, config)
 
     monkeypatch.setattr(rnn, "layer_bwd", without_dropout)
     report = verify.gradient(rnn.loss, rnn.manual_grad, params, batch, config)
@@ -184,7 +183,7 @@ def test_bad_data_is_refused_before_anything_is_compiled(tokens, targets, error,
 
 def test_parameters_of_another_configuration_are_refused():
     params = rnn.init_params(jax.random.key(0), RNN)
-    with pytest.raises(ValueError, match=r"layers\[1\]\.w_x \(6 such .* None"):
+    with pytest.raises(ValueError, match=r"layers\[1\]\.w_x .* None"):
         rnn.forward(params, GOOD, dataclasses.replace(RNN, layers=3))
     with pytest.raises(ValueError, match=r"w_x .* \(2, 5\).* needs \(2, 20\)"):
         rnn.forward(params, GOOD, dataclasses.replace(RNN, cell="lstm"))
@@ -193,12 +192,12 @@ def test_parameters_of_another_configuration_are_refused():
 def test_generate_compiles_once_and_takes_numpys_integers():
     params = rnn.init_params(jax.random.key(0), RNN)
     prompt = np.asarray(GOOD, np.int64)
-    before = rnn._generated._cache_size()
+    before = rnn._generated.__wrapped__._cache_size()
     texts = [
         rnn.generate(params, prompt, RNN, jax.random.key(seed), length=2, top_k=3)
         for seed in range(3)
     ]
-    assert rnn._generated._cache_size() == before + 1
+    assert rnn._generated.__wrapped__._cache_size() == before + 1
     assert texts[0].shape == (2, 5)
 
 

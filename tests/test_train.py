@@ -233,7 +233,7 @@ def test_runs_go_on_where_they_stopped_and_repeat_by_seed():
         ({"epochs": 0}, ValueError, "epochs is 0"),
         ({"epochs": 2.5}, TypeError, "epochs is 2.5; it must be an integer"),
         ({"batch_size": True}, TypeError, "batch_size is True"),
-        ({"gradient": "numeric"}, ValueError, "'numeric'.*'manual' or 'autodiff'"),
+        ({"gradient": "numeric"}, ValueError, "'numeric'.*'manual', 'autodiff'"),
         ({"data": make_data(0)}, ValueError, r"\(0, 3\), \(0,\)"),
         ({"data": Batch(jnp.ones((4, 3)), jnp.zeros(5, int))}, ValueError, r"\(4, 3\), \(5,\)"),
         ({"data": Batch(jnp.ones((4, 2)), jnp.zeros(4, int))}, ValueError, "the size"),

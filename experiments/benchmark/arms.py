@@ -3,21 +3,19 @@
 The inputs are the same for all, and so is the work: forward and backward, for a result and all its
 gradients. By hand, that is `op.fwd` and `op.bwd` or a model's `manual_value_and_grad`; by
 `jax.grad`, `jax.vjp` of the same forward or `jax.value_and_grad` of the model's loss. Arms called
-"jax.grad, ..." are stronger forms for autodiff of the same function. What PyTorch does is in
-`experiments.benchmark.in_torch`. No arm donates, all compute in the case's dtype.
+"jax.grad, ..." are stronger forms for autodiff of the same function. PyTorch's are in
+`experiments.benchmark.peers`. No arm donates, all compute in the case's dtype.
 
 On a GPU, JAX multiplies matrices of float32 in TF32 unless it is told not to, PyTorch only if it is
 told to: here both are told not to. `jax.grad`'s results are then known to 1e-3 and better, and an
 arm that is off by more is wrong.
 """
 
-import importlib
 import math
 import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -126,28 +124,6 @@ def product(size: int, dtype: Any = jnp.float32) -> Arm:
 def copy(size: int) -> Arm:
     """So many numbers read and written again: what the memory can do, 8 bytes for each."""
     return compiled(lambda x: (x + 1, ()), normal(0, size))
-
-
-def peers(room: str, works: Callable[[Any], Any]) -> Builds:
-    """PyTorch's arms, which import it no earlier than this.
-
-    Args:
-        room: the module beside this one that has the work.
-        works: what PyTorch does, given that module.
-    """
-    from experiments import torch_peer
-
-    def missing(reason: str) -> Arm:
-        raise LeftOutError(reason)
-
-    if not torch_peer.installed:
-        return {PYTORCH: partial(missing, torch_peer.MISSING)}
-    if torch_peer.device() is None:
-        reason = f"it would run on the CPU, JAX on {jax.devices()[0]}: it finds no such device"
-        return {PYTORCH: partial(missing, reason)}
-    from experiments.benchmark import in_torch
-
-    return in_torch.builds(works(importlib.import_module(f"experiments.benchmark.{room}")))
 
 
 def named(arm: str, form: str) -> str:

@@ -19,9 +19,9 @@ from experiments.benchmark.arms import (
     integers,
     named,
     normal,
-    peers,
 )
 from experiments.benchmark.ops import cross_entropy, lstm_step, unrolled
+from experiments.benchmark.peers import peers
 from jaxnn import data
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
 from jaxnn.models.transformer import NORMS, Config, feed_forward_fwd

@@ -19,8 +19,8 @@ from experiments.benchmark.arms import (
     integers,
     named,
     normal,
-    peers,
 )
+from experiments.benchmark.peers import peers
 from jaxnn.op import Op
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm

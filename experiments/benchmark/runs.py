@@ -18,8 +18,8 @@ from experiments.benchmark.arms import (
     Case,
     compiled,
     normal,
-    peers,
 )
+from experiments.benchmark.peers import peers
 from jaxnn import data, train
 from jaxnn.models import mlp
 from jaxnn.ops.matmul import LADDER
