@@ -138,7 +138,8 @@ def check_not_empty(name: str, value: Any, why: str) -> None:
     """
     if value.size == 0:
         raise ValueError(
-            f"{name} has shape {value.shape}, no element; {why}: pass at least one example"
+            f"{name} has shape {value.shape}, no element; it must have some, for {why}: pass at "
+            "least one example"
         )
 
 
@@ -361,6 +362,25 @@ def check_tokens(name: str, tokens: Any, vocabulary: int) -> None:
         )
     rule = "encode the text with the vocabulary that the model was made for"
     check_range(f"{name}: token", tokens, vocabulary, rule)
+
+
+def check_targets(targets: Any, tokens: Any, vocabulary: int) -> None:
+    """Refuse what are no tokens to predict, one for each of these sequences' tokens.
+
+    Raises:
+        TypeError: the targets are no array of integers.
+        ValueError: their shape is another than the tokens', or (outside jit) one is outside
+            [0, vocabulary).
+    """
+    check_integers("targets", targets, "encode the text, or cast with astype(int)")
+    words = (
+        f"targets have shape {targets.shape}, tokens {tokens.shape}; there must be one target for "
+        "each token: check that both are of the same windows"
+    )
+    with said(words):
+        chex.assert_shape(targets, tokens.shape)
+    rule = "encode the text with the vocabulary that the model was made for"
+    check_range("targets: token", targets, vocabulary, rule)
 
 
 def _leaves(params: Any) -> dict[str, Any]:

@@ -166,10 +166,10 @@ GOOD = jnp.array([[0, 1, 2], [3, 0, 1]])
     ("tokens", "targets", "error", "message"),
     [
         (GOOD.at[1, 0].set(7), GOOD, ValueError, r"token 7 at index \(1, 0\).*\[0, 7\)"),
-        (GOOD, GOOD.at[0, 2].set(-1), ValueError, r"label -1 at index \(0, 2\)"),
-        (GOOD, GOOD[:, 1:], ValueError, r"\(2, 2\).*\(2, 3, 7\)"),
+        (GOOD, GOOD.at[0, 2].set(-1), ValueError, r"targets: token -1 at index \(0, 2\)"),
+        (GOOD, GOOD[:, 1:], ValueError, r"\(2, 2\).*\(2, 3\).*one target for each"),
         (GOOD[0], GOOD[0], ValueError, r"\(3,\).*tokens\[None\]"),
-        (GOOD[:0], GOOD[:0], ValueError, r"\(0, 3\).*at least one"),
+        (GOOD[:0], GOOD[:0], ValueError, r"\(0, 3\).*at least one example"),
         (jnp.ones((2, 3)), GOOD, TypeError, "float32.*integers"),
         ([[0, 1]], GOOD, TypeError, "tokens is a list"),
     ],

@@ -323,8 +323,8 @@ GOOD = jnp.zeros((2, 3), int)
     [
         (GOOD.at[1, 2].set(7), GOOD, ValueError, r"token 7 at index \(1, 2\).*\[0, 7\)"),
         (GOOD.at[0, 0].set(-1), GOOD, ValueError, r"token -1.*\[0, 7\)"),
-        (GOOD, GOOD.at[1, 2].set(7), ValueError, r"label 7 at index \(1, 2\).*\[0, 7\)"),
-        (GOOD, GOOD[:1], ValueError, r"\(1, 3\).*one label per row"),
+        (GOOD, GOOD.at[1, 2].set(7), ValueError, r"targets: token 7 at index \(1, 2\).*\[0, 7\)"),
+        (GOOD, GOOD[:1], ValueError, r"\(1, 3\).*\(2, 3\).*one target for each"),
         (jnp.ones((2, 3)), GOOD, TypeError, "float32.*integers"),
         ([[0, 1]], GOOD, TypeError, "tokens is a list.*jnp.asarray"),
         (GOOD[0], GOOD[0], ValueError, r"\(3,\).*tokens\[None\]"),

@@ -19,12 +19,12 @@ from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
 from jaxnn.checks import (
-    check_array,
     check_batch,
     check_init,
     check_key,
     check_model,
     check_not_empty,
+    check_targets,
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
@@ -203,22 +203,19 @@ def network_bwd(
     return Params(dembedding, tuple(reversed(dlayers)), doutput), tuple(reversed(dstates))
 
 
-def _check(params: Params, tokens: Array, config: Config) -> Any:
-    """Refuse what `forward` says it raises; the dtype of the parameters."""
-    dtype = check_model(params, config, Config, init_params)
+def _check(params: Params, tokens: Array, config: Config) -> None:
+    """Refuse what `forward` says it raises."""
+    check_model(params, config, Config, init_params)
     check_tokens("tokens", tokens, config.vocabulary)
-    return dtype
 
 
 def _check_batch(params: Params, batch: Batch, config: Config) -> None:
     """Refuse what `loss` says it raises."""
     check_batch(batch, Batch)
     tokens, targets, key = Batch(*batch)
-    dtype = _check(params, tokens, config)
+    _check(params, tokens, config)
     check_not_empty("tokens", tokens, "the loss is a mean over them")
-    check_array("targets", targets)
-    logits = jax.ShapeDtypeStruct((*tokens.shape, config.vocabulary), dtype)
-    softmax_cross_entropy.admit((logits, targets), {})
+    check_targets(targets, tokens, config.vocabulary)
     if key is not None:
         check_key("batch: key", key, ", or None to evaluate")
 

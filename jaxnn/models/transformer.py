@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import (
-    check_array,
     check_batch,
     check_key,
     check_model,
     check_not_empty,
+    check_targets,
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
@@ -41,7 +41,6 @@ from jaxnn.models.transformer_params import (
 )
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import gelu
-from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.dropout import dropout
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
 from jaxnn.ops.gated import Halves, swiglu
@@ -362,39 +361,28 @@ def output_weights(params: Params) -> Array:
     return params.tokens.table.T if params.output is None else params.output
 
 
-def check_sequences(params: Params, tokens: Array, config: Config) -> Any:
+def check_sequences(params: Params, tokens: Array, config: Config) -> None:
     """Refuse parameters of another configuration, and tokens that the model cannot read.
-
-    Returns:
-        The dtype of the parameters.
 
     Raises:
         TypeError, ValueError: as `forward`.
     """
-    dtype = check_model(params, config, Config, init_params)
+    check_model(params, config, Config, init_params)
     check_tokens("tokens", tokens, config.vocabulary)
     if tokens.shape[1] > config.positions:
         raise ValueError(
             f"tokens have shape {tokens.shape}, sequences of {tokens.shape[1]}; there are "
             f"{config.positions} positions: cut the sequences, or give the model more positions"
         )
-    return dtype
-
-
-def _check(params: Params, tokens: Array, config: Config) -> None:
-    """Refuse what `forward` says it raises."""
-    check_sequences(params, tokens, config)
 
 
 def _check_batch(params: Params, batch: Batch, config: Config) -> None:
     """Refuse what `loss` says it raises."""
     check_batch(batch, Batch)
     tokens, targets, key = Batch(*batch)
-    dtype = check_sequences(params, tokens, config)
+    check_sequences(params, tokens, config)
     check_not_empty("tokens", tokens, "the loss is a mean over them")
-    check_array("targets", targets)
-    logits = jax.ShapeDtypeStruct((*tokens.shape, config.vocabulary), dtype)
-    softmax_cross_entropy.admit((logits, targets), {})
+    check_targets(targets, tokens, config.vocabulary)
     if key is not None:
         check_key("batch: key", key, ", or None to evaluate")
 
@@ -406,7 +394,7 @@ class LossResiduals(NamedTuple):
     cross_entropy: LinearCrossEntropyResiduals
 
 
-@door(_check)
+@door(check_sequences)
 def forward(params: Params, tokens: Array, config: Config) -> Array:
     """Return logits (N, T, V) of the token after each of tokens (N, T), in evaluation.
 
