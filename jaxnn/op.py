@@ -189,10 +189,13 @@ class Op(Generic[Inputs, Out]):
             return out
 
         def forward(*args: Any) -> tuple[Out, Any]:
-            return calls.call_fwd(self.name, form.fwd, args, static)
+            with _behind_door_of(self):
+                return calls.call_fwd(self.name, form.fwd, args, static)
 
         def backward(residuals: Any, dout: Any) -> tuple[Any, ...]:
-            cotangents = calls.call_bwd(self.name, form.bwd, residuals, dout, static, len(avals))
+            n = len(avals)
+            with _behind_door_of(self):
+                cotangents = calls.call_bwd(self.name, form.bwd, residuals, dout, static, n)
             return calls.check_cotangents(self.name, [*self.inputs], cotangents, avals)
 
         # In what JAX says of the program, this is the forward, at its line; by position only.
@@ -276,9 +279,16 @@ def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
     def entered(*args: Any, **settings: Any) -> Any:
         if role == "fwd":
             args, settings = op._entered(args, settings)
-        return getattr(op.form, role)(*jax.tree.map(_as_jax, args), **_as_python(settings))
+        args, settings = jax.tree.map(_as_jax, args), _as_python(settings)
+        with _behind_door_of(op):
+            return getattr(op.form, role)(*args, **settings)
 
     return entered
+
+
+def _behind_door_of(op: Op[..., Any]) -> contextlib.AbstractContextManager[None]:
+    """Where an op has a door, the ops that it is made of run none."""
+    return contextlib.nullcontext() if op.check is None else _as(_inside, True)
 
 
 def _as_jax(leaf: Any) -> Any:
