@@ -364,14 +364,15 @@ def check_tokens(name: str, tokens: Any, vocabulary: int) -> None:
     check_range(f"{name}: token", tokens, vocabulary, rule)
 
 
-def check_targets(targets: Any, tokens: Any, vocabulary: int) -> None:
-    """Refuse what are no tokens to predict, one for each of these sequences' tokens.
+def check_targets(tokens: Any, targets: Any, key: Any = None, *, vocabulary: int) -> None:
+    """Refuse what is no batch of a language model with these sequences (N, T), which were checked.
 
     Raises:
-        TypeError: the targets are no array of integers.
-        ValueError: their shape is another than the tokens', or (outside jit) one is outside
-            [0, vocabulary).
+        TypeError: the targets are no array of integers, or the key is none of `jax.random`.
+        ValueError: there is no token; the targets' shape is another, or (outside jit) one is
+            outside [0, vocabulary).
     """
+    check_not_empty("tokens", tokens, "the loss is a mean over them")
     check_integers("targets", targets, "encode the text, or cast with astype(int)")
     words = (
         f"targets have shape {targets.shape}, tokens {tokens.shape}; there must be one target for "
@@ -381,6 +382,17 @@ def check_targets(targets: Any, tokens: Any, vocabulary: int) -> None:
         chex.assert_shape(targets, tokens.shape)
     rule = "encode the text with the vocabulary that the model was made for"
     check_range("targets: token", targets, vocabulary, rule)
+    check_batch_key(key)
+
+
+def check_batch_key(key: Any) -> None:
+    """Refuse a batch's key that is neither None nor a key.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if key is not None:
+        check_key("batch: key", key, ", or None to evaluate")
 
 
 def _leaves(params: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from jax import Array, lax
 
 from jaxnn.checks import (
     check_batch,
+    check_batch_key,
     check_init,
     check_inputs,
     check_key,
@@ -178,8 +179,7 @@ def _check_batch(params: Params, batch: Batch, config: Config) -> None:
     inputs, key = Batch(*batch)
     _check(params, inputs, config)
     check_not_empty("inputs", inputs, "the loss is a mean over them")
-    if key is not None:
-        check_key("batch: key", key, ", or None to evaluate")
+    check_batch_key(key)
 
 
 @door(_check)

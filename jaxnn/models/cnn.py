@@ -27,9 +27,9 @@ from jax.nn.initializers import variance_scaling
 
 from jaxnn.checks import (
     check_batch,
+    check_batch_key,
     check_init,
     check_inputs,
-    check_key,
     check_model,
     check_not_empty,
 )
@@ -336,8 +336,8 @@ def _check_batch(params: Params, batch: Batch, config: Config) -> None:
     """Refuse what `loss` says it raises."""
     _check_labelled(params, batch, config)
     inputs, _, key = Batch(*batch)
+    check_batch_key(key)
     if key is not None:
-        check_key("batch: key", key, ", or None to evaluate")
         _check_variance(inputs, config)
 
 

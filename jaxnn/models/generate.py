@@ -18,14 +18,12 @@ from jaxnn.checks import check_key, check_kind, check_shapes
 from jaxnn.models.sampling import draw_settings, sample
 from jaxnn.models.transformer import (
     NORMS,
-    Block,
-    Config,
-    Params,
     check_sequences,
     embed_fwd,
     feed_forward_fwd,
     output_weights,
 )
+from jaxnn.models.transformer_params import Block, Config, Params
 from jaxnn.op import door
 from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import Linear, linear
@@ -180,15 +178,7 @@ def _check_generate(
 @door(_check_generate)
 @partial(jax.jit, static_argnames=("config", "length", "temperature", "top_k", "top_p"))
 def _generated(
-    params: Params,
-    prompt: Array,
-    config: Config,
-    key: Array,
-    *,
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    params: Params, prompt: Array, config: Config, key: Array, *, length: int, **settings: Any
 ) -> Array:
     """`generate`, its settings Python's, as one program."""
     n, read = prompt.shape
@@ -196,8 +186,7 @@ def _generated(
     logits, cache = cached_forward(params, cache, prompt, 0, config)
 
     def draw(logits: Array, key: Array) -> Array:
-        token = sample(logits[:, -1], key, temperature=temperature, top_k=top_k, top_p=top_p)
-        return token.astype(prompt.dtype)
+        return sample(logits[:, -1], key, **settings).astype(prompt.dtype)
 
     def step(before: tuple[Array, Cache], at: tuple[Array, Array]) -> tuple[Any, Array]:
         token, cache = before

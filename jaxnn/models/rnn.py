@@ -23,7 +23,6 @@ from jaxnn.checks import (
     check_init,
     check_key,
     check_model,
-    check_not_empty,
     check_targets,
     check_tokens,
 )
@@ -212,12 +211,8 @@ def _check(params: Params, tokens: Array, config: Config) -> None:
 def _check_batch(params: Params, batch: Batch, config: Config) -> None:
     """Refuse what `loss` says it raises."""
     check_batch(batch, Batch)
-    tokens, targets, key = Batch(*batch)
-    _check(params, tokens, config)
-    check_not_empty("tokens", tokens, "the loss is a mean over them")
-    check_targets(targets, tokens, config.vocabulary)
-    if key is not None:
-        check_key("batch: key", key, ", or None to evaluate")
+    _check(params, batch[0], config)
+    check_targets(*batch, vocabulary=config.vocabulary)
 
 
 class LossResiduals(NamedTuple):
@@ -339,15 +334,7 @@ def _check_generate(
 @door(_check_generate)
 @partial(jax.jit, static_argnames=("config", "length", "temperature", "top_k", "top_p"))
 def _generated(
-    params: Params,
-    prompt: Array,
-    config: Config,
-    key: Array,
-    *,
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    params: Params, prompt: Array, config: Config, key: Array, *, length: int, **settings: Any
 ) -> Array:
     """`generate`, its settings Python's, as one program."""
     states = zero_states(len(prompt), params.embedding.table.dtype, config)
@@ -355,8 +342,7 @@ def _generated(
 
     def step(before: tuple[Array, States], key: Array) -> tuple[tuple[Array, States], Array]:
         logits, states = before
-        token = sample(logits, key, temperature=temperature, top_k=top_k, top_p=top_p)
-        token = token.astype(prompt.dtype)
+        token = sample(logits, key, **settings).astype(prompt.dtype)
         (logits, states), _ = network_fwd(params, states, token[:, None], None, config)
         return (logits[:, -1], states), token
 
