@@ -43,12 +43,14 @@ def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
 
     Raises:
         TypeError: it is no integer.
-        ValueError: it is smaller.
+        ValueError: it is smaller, or beyond 32 bits, which is what JAX counts in.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
     if value < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}{hint}")
+        raise ValueError(f"{name} is {value!s:.50}; it must be at least {least}{hint}")
+    if value >= MOST:
+        raise ValueError(f"{name} is {value!s:.50}; it must be below {MOST}: choose less")
     return int(value)
 
 
@@ -119,8 +121,7 @@ def check_per_axis(name: str, value: Any, axes: int, least: int = 1, hint: str =
     if len(entries) != axes:
         raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
     for entry in entries:
-        if check_integer(name, entry, least, hint) >= MOST:
-            raise ValueError(f"{name} has {entry.bit_length()} bits; it must be below 2^31{hint}")
+        check_integer(name, entry, least, hint)
 
 
 def check_windows(name: str, axes: int, padding: Any, **others: Any) -> None:

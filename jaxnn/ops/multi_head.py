@@ -187,7 +187,7 @@ def _check_multi_head(params: Any, x: Any, positions: Any, mask: Any, **settings
     check_one_dtype("multi_head", **params._asdict(), x=x)
     if sizes.Q % heads:
         raise ValueError(
-            f"multi_head: wq has {sizes.Q} outputs for {heads} heads; they must divide it: change one"
+            f"multi_head: wq has {sizes.Q} outputs; {heads} heads must divide them: change one"
         )
     size, kv_heads = sizes.Q // heads, heads if kv_heads is None else kv_heads
     if kv_heads * size != sizes.K:

@@ -1,12 +1,33 @@
-"""The settings of `jaxnn.models.transformer`, each checked, and its two usual kinds."""
+"""The settings and the parameters of `jaxnn.models.transformer`: checked, drawn, of two kinds.
+
+`gpt2` and `llama` are the two usual choices among the settings (Radford et al., 2019, "Language
+models are unsupervised multitask learners"; Touvron et al., 2023, "LLaMA").
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-from jaxnn.models.inputs import check_dropout
-from jaxnn.ops.attention import check_heads
-from jaxnn.settings import check_choice, check_coefficient, check_flag, check_integer, check_number
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn.initializers import normal
+
+from jaxnn.checks import check_init
+from jaxnn.op import door
+from jaxnn.ops.experts import Experts
+from jaxnn.ops.linear import Embedding
+from jaxnn.ops.multi_head import MultiHead
+from jaxnn.ops.normalisation import Scale
+from jaxnn.settings import (
+    check_choice,
+    check_coefficient,
+    check_flag,
+    check_integer,
+    check_number,
+    check_rate,
+)
 
 NORMS = ("layer", "rms")
 FEED_FORWARDS = ("gelu", "swiglu")
@@ -54,7 +75,7 @@ class Config:
             layer, in [0, 1).
         recompute: whether training saves no more than the input of each layer, and computes the
             layer a second time on the way back.
-        block: how many queries attend at a time; None for a whole run of them, see `attention_fwd`.
+        block: how many queries attend at a time; None for a whole run, see `attention_fwd`.
         window: how many tokens one sees, itself and those before it; None for all.
         rotary_base: see `rotary_fwd`.
         eps: of the norms.
@@ -105,9 +126,11 @@ class Config:
                 f"width is {self.width} for {self.heads} heads; the heads must divide the width, "
                 "so that each has as many features: change one"
             )
-        check_heads(
-            "transformer", self.heads, self.heads if self.kv_heads is None else self.kv_heads
-        )
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(
+                f"kv_heads is {self.kv_heads} for {self.heads} heads; the heads of keys and values "
+                "must divide those of queries, so that each serves as many: change one"
+            )
         if self.position == "rotary" and self.head_size % 2:
             raise ValueError(
                 f"width {self.width} and {self.heads} heads make heads of size {self.head_size}; "
@@ -123,7 +146,7 @@ class Config:
                 f"experts_per_token is {self.experts_per_token} of {self.experts} experts; it must "
                 "be at most as many: choose fewer per token, or more experts"
             )
-        object.__setattr__(self, "dropout", check_dropout(self.dropout))
+        object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
         object.__setattr__(self, "balance", check_coefficient("balance", self.balance))
         for field in ("rotary_base", "eps"):
             value = check_number(
@@ -138,12 +161,99 @@ class Config:
 
 
 def gpt2(**settings: Any) -> Config:
-    """A configuration of GPT-2's kind; sizes, or any other setting, as `Config` has them."""
+    """Return a configuration of GPT-2's kind; sizes, or any other setting, as `Config` has them."""
     kind: dict[str, Any] = {"norm": "layer", "feed_forward": "gelu", "position": "learned"}
     return Config(**kind | {"tied": True, "biases": True} | settings)
 
 
 def llama(**settings: Any) -> Config:
-    """A configuration of Llama's kind; sizes, or any other setting, as `Config` has them."""
+    """Return a configuration of Llama's kind; sizes, or any other setting, as `Config` has them."""
     kind: dict[str, Any] = {"norm": "rms", "feed_forward": "swiglu", "position": "rotary"}
     return Config(**kind | {"tied": False, "biases": False} | settings)
+
+
+class FeedForward(NamedTuple):
+    """Parameters: `up` and `gate` (D, F), `down` (F, D); biases (outputs,) or None.
+
+    The gate is "swiglu"'s only.
+    """
+
+    up: Array
+    down: Array
+    gate: Array | None = None
+    bup: Array | None = None
+    bdown: Array | None = None
+    bgate: Array | None = None
+
+
+class Block(NamedTuple):
+    """Parameters of one layer, or of all, stacked along a first axis."""
+
+    attention_norm: Scale
+    attention: MultiHead
+    feed_forward_norm: Scale
+    feed_forward: FeedForward | Experts
+
+
+class Params(NamedTuple):
+    """The tables (V, D) and (positions, D), the stacked layers, the last norm, the output (D, V).
+
+    `positions` is None with rotary positions, `output` in a tied model.
+    """
+
+    tokens: Embedding
+    positions: Embedding | None
+    blocks: Block
+    norm: Scale
+    output: Array | None
+
+
+@door(partial(check_init, kind=Config))
+def init_params(key: Array, config: Config) -> Params:
+    """Draw weights from N(0, 2 / (5 D)), smaller where they lead back to the residual stream.
+
+    The smaller ones, `wo` and `down`, have 1 / sqrt(2 layers) of the others' deviation: so many
+    such terms are added up (GPT-2). The others' is that of Nguyen and Salazar (2019, "Transformers
+    without tears", section 2.2): GPT-2's own 0.02 where D is 1,000, and enough to learn from where
+    it is far smaller. Biases and shifts are 0, scales 1.
+
+    Raises:
+        TypeError: the key is none of `jax.random`, or the configuration another model's.
+    """
+    d, h, n = config.width, config.hidden or 4 * config.width, config.layers
+    inner = (config.kv_heads or config.heads) * config.head_size
+    keys = iter(jax.random.split(key, 11))
+
+    std = math.sqrt(2 / (5 * d))
+
+    def draw(*shape: int, std: float = std) -> Array:
+        return normal(std)(next(keys), shape)
+
+    def bias(*shape: int) -> Array | None:
+        return jnp.zeros(shape) if config.biases else None
+
+    def scale(*shape: int) -> Scale:
+        return Scale(jnp.ones(shape), bias(*shape) if config.norm == "layer" else None)
+
+    back = partial(draw, std=std / math.sqrt(2 * n))
+    attention = MultiHead(
+        draw(n, d, d), draw(n, d, inner), draw(n, d, inner), back(n, d, d),
+        bias(n, d), bias(n, inner), bias(n, inner), bias(n, d),
+    )  # fmt: skip
+    feed_forward: FeedForward | Experts
+    if config.experts:
+        e = config.experts
+        feed_forward = Experts(draw(n, d, e), draw(n, e, d, h), draw(n, e, d, h), back(n, e, h, d))
+    elif config.feed_forward == "swiglu":
+        feed_forward = FeedForward(
+            draw(n, d, h), back(n, h, d), draw(n, d, h), bias(n, h), bias(n, d), bias(n, h)
+        )
+    else:
+        feed_forward = FeedForward(draw(n, d, h), back(n, h, d), None, bias(n, h), bias(n, d))
+    return Params(
+        Embedding(draw(config.vocabulary, d)),
+        Embedding(draw(config.positions, d)) if config.position == "learned" else None,
+        Block(scale(n, d), attention, scale(n, d), feed_forward),
+        scale(d),
+        None if config.tied else draw(d, config.vocabulary),
+    )
