@@ -25,8 +25,8 @@ from jaxnn.op import Op
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, conv2d
+from jaxnn.ops.cross_entropy import linear_cross_entropy
 from jaxnn.ops.linear import Embedding, embedding
-from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
 from jaxnn.ops.pooling import average_pool, max_pool
 from jaxnn.ops.recurrent import Output, gru, lstm
