@@ -45,7 +45,8 @@ def softmax_fwd(x: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[
     """
     wide = widen(x)
     largest = lax.stop_gradient(wide.max(axis, keepdims=True))
-    exp = jnp.exp((wide - largest) / temperature)
+    shifted = wide - largest
+    exp = jnp.exp(shifted / temperature)
     total = exp.sum(axis, keepdims=True)
     y = (exp / total).astype(x.dtype)
     return y, y
