@@ -22,8 +22,7 @@ from jaxnn.models.transformer_block import NORMS, Block, block_fwd
 from jaxnn.models.transformer_config import Config
 from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import embedding
-from jaxnn.ops.multi_head import MultiHead
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.multi_head import MultiHead, rotary
 from jaxnn.settings import check_integer, check_number
 
 

@@ -25,14 +25,14 @@ from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.linear import Embedding, Linear, embedding, linear
-from jaxnn.ops.recurrent import gru, init_gru, init_lstm, init_rnn, lstm, rnn
-from jaxnn.ops.sequence import Output, Recurrent, State
+from jaxnn.ops.recurrent import Output, gru, lstm, rnn
+from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm, init_rnn
 from jaxnn.settings import check_choice, check_integer
 from jaxnn.text import Batch
 
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
 INITIALISERS = {"rnn": init_rnn, "lstm": init_lstm, "gru": init_gru}
-States = tuple[State, ...]
+States = tuple[CellState, ...]
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ def init_params(key: Array, config: Config) -> Params:
 def initial_states(params: Params, n: int, config: Config) -> States:
     """The state of every layer before the first step: 0, for N sequences."""
     zeros = jnp.zeros((n, config.hidden), params.embedding.table.dtype)
-    return (State(zeros, zeros if config.cell == "lstm" else None),) * config.layers
+    return (CellState(zeros, zeros if config.cell == "lstm" else None),) * config.layers
 
 
 def layer_fwd(
-    layer: Recurrent, state: State, x: Array, key: Array | None, config: Config
+    layer: Recurrent, state: CellState, x: Array, key: Array | None, config: Config
 ) -> tuple[Output, Any]:
     """Dropout, then the cell over all steps: (h (N, T, H), final state), residuals."""
     x, kept = drop_fwd(x, key, config.dropout)
@@ -125,7 +125,7 @@ def layer_fwd(
     return out, (kept, saved)
 
 
-def layer_bwd(residuals: Any, dout: Output, config: Config) -> tuple[Recurrent, State, Array]:
+def layer_bwd(residuals: Any, dout: Output, config: Config) -> tuple[Recurrent, CellState, Array]:
     """The cell, then the dropout: gradients of parameters, first state and input."""
     kept, saved = residuals
     dlayer, dstate, dx, _ = CELLS[config.cell].bwd(saved, dout, truncate=config.truncate)

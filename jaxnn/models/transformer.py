@@ -34,10 +34,10 @@ from jaxnn.models.transformer_block import (
     self_attention,
 )
 from jaxnn.models.transformer_config import Config, gpt2, llama
+from jaxnn.ops.cross_entropy import linear_cross_entropy
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.experts import Experts
 from jaxnn.ops.linear import Embedding, embedding
-from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.normalisation import Scale
 from jaxnn.text import Batch

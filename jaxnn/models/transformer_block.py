@@ -20,10 +20,9 @@ from jax import Array
 
 from jaxnn.models.transformer_config import Config
 from jaxnn.op import Op
-from jaxnn.ops.activations import gelu
 from jaxnn.ops.dropout import drop_bwd, drop_fwd
 from jaxnn.ops.experts import Experts, experts
-from jaxnn.ops.gated import swiglu
+from jaxnn.ops.gated import gelu, swiglu
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.multi_head import MultiHead, multi_head
 from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
