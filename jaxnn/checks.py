@@ -143,7 +143,7 @@ def check_not_empty(name: str, value: Any, why: str) -> None:
         )
 
 
-def check_pair(op: str, reduction: str, **arrays: Array) -> None:
+def check_pair(op: str, reduction: str, **arrays: Any) -> None:
     """Refuse two inputs, given by name, that do not pair up element by element.
 
     Raises:
