@@ -7,13 +7,14 @@ import pytest
 from conftest import assert_leaves_close, run
 from rows.losses import nll
 
+from jaxnn.numerics import REDUCTIONS
 from jaxnn.op import plain_forms
 from jaxnn.ops import losses
 from jaxnn.ops.cross_entropy import linear_cross_entropy, softmax_cross_entropy
 from jaxnn.ops.fast import linear_cross_entropy as fast
 from jaxnn.ops.hinge import multiclass_hinge
 from jaxnn.ops.linear import Embedding, embedding, unembed
-from jaxnn.ops.reductions import REDUCTIONS, weighted_mean
+from jaxnn.ops.weighted_mean import weighted_mean
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

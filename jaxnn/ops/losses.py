@@ -8,7 +8,7 @@ With l the loss of one element (of one distribution for the KL divergence) and d
     KL divergence         l = sum_j t_j (log t_j - log q_j)     dlog q = -t dl
 
 How they become one loss, and where dl comes from, is the `reduction`, "mean", "sum" or "none": see
-`jaxnn.ops.reductions`. All is computed in float32 or wider, and handed out in the inputs' dtype.
+`jaxnn.numerics`. All is computed in float32 or wider, and handed out in the inputs' dtype.
 """
 
 import math
@@ -20,9 +20,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_one_dtype, check_pair, check_shapes
-from jaxnn.numerics import widen
+from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_choice, check_number
 
 

@@ -1,11 +1,6 @@
-"""From many losses to one, and back.
+"""The weighted mean: of some losses only, or one that counts some more than others.
 
-    "mean"  loss = sum_i l_i / size         dl_i = dloss / size
-    "sum"   loss = sum_i l_i                dl_i = dloss
-    "none"  loss_i = l_i                    dl_i = dloss_i
-
-A mean of some losses only, or one that counts some more than others, is the `weighted_mean` of the
-"none" of any of them.
+m = sum_i w_i v_i / sum_i w_i        dv_i = w_i dm / sum w,  dw_i = (v_i - m) dm / sum w
 """
 
 from typing import NamedTuple
@@ -17,20 +12,6 @@ from jax import Array
 from jaxnn.checks import check_pair
 from jaxnn.numerics import divide, widen
 from jaxnn.op import Op
-
-REDUCTIONS = ("mean", "sum", "none")
-
-
-def reduce_fwd(losses: Array, reduction: str) -> Array:
-    """The mean of the losses, their sum or, for "none", each by itself."""
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
-
-
-def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
-    """The cotangent of each of `size` losses, widened; a scalar where it is the same for all."""
-    return widen(dloss) / size if reduction == "mean" else widen(dloss)
 
 
 class WeightedMeanResiduals(NamedTuple):
