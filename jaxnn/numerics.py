@@ -1,4 +1,6 @@
-"""What the arithmetic of all ops shares: the width of sums, and division where there may be a 0."""
+"""What the arithmetic of all ops shares: the width of sums, division by 0, labels."""
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,3 +23,13 @@ def divide(a: Array, b: Array) -> Array:
     The 0 is taken out of the division before it: chosen after it, its derivative would be NaN.
     """
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
+def valid_labels(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
+    """Return the labels, wide enough to be compared with any class; 1 or, where none is meant, NaN.
+
+    A label that marks no class would count as a certain success: its row is multiplied by NaN.
+    """
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)
+    return labels, jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)

@@ -18,7 +18,7 @@ from rows.losses import nll
 
 import jaxnn.ops
 from jaxnn import verify
-from jaxnn.op import Op
+from jaxnn.op import Op, plain_forms
 from jaxnn.ops import activations, cross_entropy, losses, softmax
 from jaxnn.ops import linear as linear_module
 from jaxnn.ops.matmul import LADDER, matmul_operator
@@ -35,7 +35,14 @@ def modules(package):
 
 
 ROWS = dict(itertools.chain(*(module.ROWS.items() for module in modules(rows))))
-each_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+TWO_FORMS = {name: row for name, row in ROWS.items() if row.op.fast is not row.op.plain}
+# The laws hold for each form: these are the rows of ops whose pair is the plain one.
+PLAIN = {
+    f"{name}, plain": row._replace(op=row.op.replace(**row.op.plain._asdict()))
+    for name, row in TWO_FORMS.items()
+}
+FORMS = ROWS | PLAIN
+each_row = pytest.mark.parametrize("row", FORMS.values(), ids=FORMS.keys())
 shapes = st.lists(st.sampled_from([1, 2, 3, 5, 8]), min_size=2, max_size=3).map(tuple)
 
 
@@ -118,6 +125,31 @@ def test_at_any_shape_forward_equals_a_reference_and_backward_autodiff(row, shap
         assert_leaves_close(out, row.reference(*drawn, **row.static), 1e-12, floor=1e-15)
         # Where softmax has one class the truth is 0 and autodiff's own rounding is all there is.
         assert_leaves_close(hand, auto, 1e-10, floor=1e-15)
+
+
+@pytest.mark.parametrize("row", TWO_FORMS.values(), ids=TWO_FORMS.keys())
+@hypothesis.settings(max_examples=4)
+@hypothesis.given(shape=shapes, seed=st.integers(0, 99))
+@hypothesis.example(shape=(8, 8), seed=0)
+def test_the_fast_form_equals_the_plain_one(row, shape, seed):
+    """Under the settings of the row and under all that the op is verified with."""
+    with jax.enable_x64(True):
+        inputs = as_jax(row.draw(np.random.default_rng(seed), shape), jnp.float64)
+        of_row = [row._replace(static=static) for static in (row.static, *row.op.settings)]
+        douts = [cotangent(each, inputs, seed) for each in of_row]
+
+        def under_all(inputs, douts):
+            return [
+                (each.op.fwd(*inputs, **each.static)[0], by_hand(each, inputs, dout))
+                for each, dout in zip(of_row, douts, strict=True)
+            ]
+
+        def plainly(inputs, douts):
+            with plain_forms():
+                return under_all(inputs, douts)
+
+        fast, plain = run(lambda *x: (under_all(*x), plainly(*x)), inputs, douts)
+        assert_leaves_close(fast, plain, 1e-10, floor=1e-14)
 
 
 @each_row
@@ -228,8 +260,8 @@ FAULTS = {
 @pytest.mark.usefixtures("undiagnosed")
 @pytest.mark.parametrize(
     ("row", "fault"),
-    list(zip(ROWS.values(), itertools.cycle(FAULTS.values()), strict=False)),
-    ids=ROWS.keys(),
+    list(zip(FORMS.values(), itertools.cycle(FAULTS.values()), strict=False)),
+    ids=FORMS.keys(),
 )
 def test_the_verifier_passes_the_rule_and_catches_a_fault_in_it(row, fault):
     report = verify.op(row.op, **row.static)

@@ -9,10 +9,10 @@ import pytest
 from conftest import assert_leaves_close, run
 from rows.attention import attend
 
-from jaxnn.ops import attention_passes, attention_reach
+from jaxnn.op import plain_forms
 from jaxnn.ops.attention import attention
-from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.fast import attention as fast
+from jaxnn.ops.multi_head import MultiHead, multi_head, rotary
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -48,21 +48,25 @@ def both(q, k, v, mask, **static):
 )
 @pytest.mark.parametrize("run_unit", [1, 2, 64])
 @pytest.mark.parametrize("of_keys", [False, True])
-def test_blocks_and_the_plain_path_agree(t, s, block, static, run_unit, of_keys, x64, monkeypatch):
+def test_runs_and_blocks_agree_with_the_plain_form(
+    t, s, block, static, run_unit, of_keys, x64, monkeypatch
+):
     """However long the runs of causal queries are, and whatever the mask depends on."""
-    monkeypatch.setattr(attention_reach, "RUN", run_unit)
+    monkeypatch.setattr(fast, "RUN", run_unit)
     inputs = draw(t, s)
     mask = jnp.asarray(np.random.default_rng(1).random((2, 1, t, s if of_keys else 1)) < 0.8)
 
     def all_ways(*inputs):
-        plain = both(*inputs, mask, **static)
-        return plain, both(*inputs, mask, block=block, **static)
+        with plain_forms():
+            plain = both(*inputs, mask, **static)
+        return plain, [both(*inputs, mask, block=size, **static) for size in (None, block)]
 
-    (y, hand, auto), blocks = run(all_ways, *inputs)
+    (y, hand, auto), in_parts = run(all_ways, *inputs)
     expected = attend(*map(np.asarray, inputs), np.asarray(mask), **static)
     assert_leaves_close(y, expected, 1e-12, floor=1e-15)
     assert_leaves_close(hand, auto, 1e-10, floor=1e-14)
-    assert_leaves_close(blocks, (y, hand, auto), 1e-10, floor=1e-14)
+    for part in in_parts:
+        assert_leaves_close(part, (y, hand, auto), 1e-10, floor=1e-14)
 
 
 @pytest.mark.parametrize("block", [None, 2])
@@ -97,43 +101,6 @@ def test_one_new_query_on_a_cache_is_the_last_of_a_whole_pass(x64):
     assert_leaves_close(last, whole[:, -2:], 1e-12)
 
 
-@pytest.mark.parametrize("heads_at_a_time", [1, 2, 4])
-@pytest.mark.parametrize("masked", ["11", "1H", "N1", "NH"])
-@pytest.mark.parametrize("block", [None, 2])
-def test_groups_of_heads_are_as_all_at_once(heads_at_a_time, masked, block, x64, monkeypatch):
-    """Of 2 examples and 6 heads of keys: groups of 1 and 1, 2 and 1, 2 and 2."""
-    q, k, v = draw(5, 6, heads=12, kv_heads=6)
-    sizes = {"1": 1, "N": 2, "H": 12}
-    mask = np.random.default_rng(1).random((*(sizes[c] for c in masked), 5, 6)) < 0.7
-    rows = 5 if block is None else block
-    monkeypatch.setattr(attention_passes, "SCORES", heads_at_a_time * 2 * rows * 6)
-    y, hand, auto = run(lambda *x: both(*x, jnp.asarray(mask), block=block), q, k, v)
-    assert_leaves_close(y, attend(*map(np.asarray, (q, k, v)), mask), 1e-12, floor=1e-15)
-    monkeypatch.setattr(attention_passes, "SCORES", 2**19)
-    once = run(lambda *x: both(*x, jnp.asarray(mask), block=block), q, k, v)
-    assert_leaves_close((hand, auto), once[1:], 1e-10, floor=1e-14)
-
-
-@pytest.mark.parametrize(("n", "block", "examples"), [(2, None, 2), (3, None, 1), (2, 5, 1)])
-def test_two_groups_become_one_unless_in_blocks(n, block, examples, monkeypatch):
-    monkeypatch.setattr(attention_passes, "SCORES", 5 * 6)
-    q, k, v = (jnp.zeros((n, 1, *shape)) for shape in ((1, 5, 2), (6, 2), (6, 2)))
-    heads, reach = attention_reach.Heads(q, k, v, None), attention_reach.Reach(False, None, block)
-    assert attention_passes._group(heads, reach) == (examples, 1)
-
-
-def test_a_group_is_as_large_as_may_be_and_divides_the_whole():
-    divisors = [attention_passes._largest_divisor(*pair) for pair in ((6, 4), (7, 4), (4, 9))]
-    assert divisors == [3, 1, 4]
-
-
-def test_long_runs_go_back_as_short_ones(x64):
-    q, k, v = draw(256, 256)
-    y, hand, auto = run(lambda *x: both(*x, None), q, k, v)
-    assert_leaves_close(y, attend(*map(np.asarray, (q, k, v)), np.ones((1, 1, 1, 1), bool)), 1e-12)
-    assert_leaves_close(hand, auto, 1e-11)
-
-
 def test_small_cotangents_of_long_rows_do_not_vanish_in_float16():
     q, k, v = (0.1 * x for x in draw(1024, 1024, heads=1, n=1, size=8))
     dy = 1e-4 * (1.5 + jnp.cos(jnp.arange(q.size)).reshape(q.shape))
@@ -153,15 +120,17 @@ def temporary(f, *shapes):
     return jax.jit(f).lower(*inputs).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_no_pass_holds_all_scores_and_a_block_the_least():
+def test_runs_hold_less_than_all_scores_and_blocks_the_least():
     shape = n, t, h, _ = 4, 1024, 4, 8
-    memory = {
-        block: temporary(lambda *x, b=block: both(*x, None, causal=True, block=b)[:2], *[shape] * 3)
-        for block in (None, 16)
-    }
+
+    def memory(block):
+        return temporary(lambda *x: both(*x, None, causal=True, block=block)[:2], *[shape] * 3)
+
+    with plain_forms():
+        plain = memory(None)
     scores = 4 * n * h * t * t
-    assert memory[None] < scores / 3, memory
-    assert memory[16] < scores / 8, memory
+    assert memory(16) < scores / 8
+    assert 2 * scores < plain > 1.4 * memory(None)
 
 
 def test_of_hidden_scores_a_causal_pass_computes_few():
@@ -261,8 +230,20 @@ HEADS = {"heads": 4, "kv_heads": 2}
     ("op", "inputs", "static", "error", "message"),
     [
         (attention, (Q[0], KV, KV, None), {}, ValueError, "(5, 4, 6).*(N, T, H, D)"),
-        (attention, (Q[..., :5], KV, KV, None), {}, ValueError, "(2, 5, 4, 5), (2, 7, 2, 6)"),
-        (attention, (Q, KV, KV[:, :6], None), {}, ValueError, "all but the size by k and v"),
+        (
+            attention,
+            (Q[..., :5], KV, KV, None),
+            {},
+            ValueError,
+            "k has shape (2, 7, 2, 6), beside q (2, 5, 4, 5).*k (N, S, G, D)",
+        ),
+        (
+            attention,
+            (Q, KV, KV[:, :6], None),
+            {},
+            ValueError,
+            "v has shape (2, 6, 2, 6).*slice what differs",
+        ),
         (attention, (Q[:, :, :3], KV, KV, None), {}, ValueError, "3 query heads, 2 heads"),
         (attention, (Q, KV, KV, jnp.ones((5, 7))), {}, TypeError, "mask has dtype float32"),
         (attention, (Q, KV, KV, jnp.ones((2, 7), bool)), {}, ValueError, "(2, 7).*(2, 4, 5, 7)"),
@@ -297,15 +278,27 @@ HEADS = {"heads": 4, "kv_heads": 2}
             ValueError,
             "window is 3 but causal is False",
         ),
-        (rotary, (X, jnp.arange(5)), {}, ValueError, "(2, 5, 3).*four dimensions"),
+        (rotary, (X, jnp.arange(5)), {}, ValueError, "(2, 5, 3).*(N, T, H, D).*four dimensions"),
         (rotary, (Q[..., :5], jnp.arange(5)), {}, ValueError, "size 5; the size must be even"),
-        (rotary, (Q, jnp.arange(5.0)), {}, TypeError, "dtype float32; they must be integers"),
+        (
+            rotary,
+            (Q, jnp.arange(5.0)),
+            {},
+            TypeError,
+            "positions has dtype float32; it must be of integers",
+        ),
         (rotary, (Q, jnp.arange(7)), {}, ValueError, "(7,), x (2, 5, 4, 6).*5 positions"),
         (rotary, (Q, jnp.arange(5)), {"base": 0}, ValueError, "base is 0.*above 0"),
         (rotary, (Q, jnp.arange(5)), {"base": float("inf")}, ValueError, "base is inf.*finite"),
         (rotary, (Q.astype(int), jnp.arange(5)), {}, TypeError, "x has dtype int32.*floating"),
         (rotary, (Q, [0, 1, 2, 3, 4]), {}, TypeError, "positions is a list"),
-        (multi_head, (PARAMS, X, None, None), {"heads": 3}, ValueError, "8 outputs for 3 heads"),
+        (
+            multi_head,
+            (PARAMS, X, None, None),
+            {"heads": 3},
+            ValueError,
+            "8 outputs for 3 heads; they must divide",
+        ),
         (
             multi_head,
             (PARAMS, X, None, None),
@@ -325,21 +318,51 @@ HEADS = {"heads": 4, "kv_heads": 2}
         ),
         (multi_head, (WEIGHTS, X, None, None), HEADS, TypeError, "is a tuple.*MultiHead(...)"),
         (multi_head, (PARAMS, None, None, None), HEADS, TypeError, "multi_head: x is a NoneType"),
-        (multi_head, (PARAMS, X[:, :0], None, None), HEADS, ValueError, "(2, 0, 3).*of them 0"),
-        (multi_head, (PARAMS, X[..., :2], None, None), HEADS, ValueError, "(2, 5, 2).*3 inputs"),
+        (
+            multi_head,
+            (PARAMS._replace(bo=jnp.zeros(3, "bfloat16")), X, None, None),
+            HEADS,
+            TypeError,
+            "bo bfloat16, x float32; they must be one",
+        ),
+        (multi_head, (PARAMS, X, X, None), HEADS | {"rotary_base": 9.0}, TypeError, "of integers"),
+        (multi_head, (PARAMS, X, None, X > 0), HEADS, ValueError, "mask has shape (2, 5, 3)"),
+        (multi_head, (PARAMS, X, None, None), HEADS | {"window": 2}, ValueError, "causal is False"),
+        (
+            attention,
+            (Q, KV, KV, None),
+            {"causal": True, "window": -(10**400)},
+            ValueError,
+            "must be at least 1",
+        ),
+        (attention, (Q, KV, KV, None), {"scale": 10**400}, ValueError, "must be finite"),
+        (
+            multi_head,
+            (PARAMS, X[:, :0], None, None),
+            HEADS,
+            ValueError,
+            "(2, 0, 4, 2).*batch may be 0",
+        ),
+        (
+            multi_head,
+            (PARAMS, X[..., :2], None, None),
+            HEADS,
+            ValueError,
+            "x has shape (2, 5, 2), beside wq (3, 8)",
+        ),
         (
             multi_head,
             (PARAMS._replace(wo=X), X, None, None),
             HEADS,
             ValueError,
-            "(inputs, outputs)",
+            "wo has shape (2, 5, 3).*wo (Q, O)",
         ),
         (
             multi_head,
             (PARAMS._replace(bk=jnp.zeros(8)), X, None, None),
             HEADS,
             ValueError,
-            "bk has shape (8,); it must be (4,)",
+            "bk has shape (8,), beside wq (3, 8), wk (3, 4).*bk (K,) or None",
         ),
     ],
 )

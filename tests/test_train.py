@@ -235,8 +235,8 @@ def test_runs_go_on_where_they_stopped_and_repeat_by_seed():
         ({"epochs": 0}, ValueError, "epochs is 0"),
         ({"epochs": 2.5}, TypeError, "epochs is 2.5; it must be an integer"),
         ({"batch_size": True}, TypeError, "batch_size is True"),
-        ({"batch_size": 10**400}, ValueError, "batch_size is 10{49}; it must be at most"),
-        ({"epochs": 10**400}, ValueError, "epochs is 10{49}; it must be at most"),
+        ({"batch_size": 10**400}, ValueError, r"batch_size has 1329 bits; it must be below 2\^31"),
+        ({"epochs": 10**400}, ValueError, r"epochs has 1329 bits; it must be below 2\^31"),
         ({"gradient": ["manual"]}, ValueError, r"gradient is \['manual'\]; it must be one of"),
         ({"gradient": "numeric"}, ValueError, "'numeric'.*'manual', 'autodiff'"),
         ({"data": make_data(0)}, ValueError, r"\(0, 3\), \(0,\)"),
@@ -337,7 +337,7 @@ def test_a_batch_that_is_none_is_refused():
     assert step(state, (x, labels))[1] == step(state, Batch(x, labels))[1]
 
 
-MOST_FILES = 16
+MOST_FILES = 14
 FOLDER = str(Path(train.__file__).parent)
 # What a step of another kind of model, or its data, would need, and what is done before it.
 NOT_OF_A_STEP = {
@@ -361,8 +361,10 @@ def test_a_step_of_gpt_is_read_in_few_files():
     step, visited = train.make_step(transformer, config, optimizer), set()
 
     def see(frame, event, _):
-        if event == "call" and frame.f_code.co_filename.startswith(FOLDER):
-            visited.add(str(Path(frame.f_code.co_filename).relative_to(FOLDER)))
+        code = frame.f_code
+        inside = code.co_filename.startswith(FOLDER) and code.co_name != "<module>"
+        if event == "call" and inside:
+            visited.add(str(Path(code.co_filename).relative_to(FOLDER)))
 
     sys.setprofile(see)
     try:

@@ -36,7 +36,7 @@ from jaxnn.checks import (
 from jaxnn.data import KeyedBatch
 from jaxnn.op import door
 from jaxnn.ops.activations import relu
-from jaxnn.ops.batch_norm import Centred, Running, batch_norm
+from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, ConvResiduals, conv2d
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.dropout import dropout
@@ -166,14 +166,10 @@ def init_params(key: Array, config: Config) -> Params:
     return Params(stem, stem_norm, tuple(blocks), Linear(head, jnp.zeros(config.classes)))
 
 
-NormResiduals = Normalised | Centred
-
-
 def norm_fwd(
     params: Norm, x: Array, config: Config, training: bool
-) -> tuple[tuple[Array, Norm], NormResiduals]:
+) -> tuple[tuple[Array, Norm], Normalised]:
     """Return the normalised x, and the parameters: after training with this batch's statistics."""
-    residuals: NormResiduals
     if params.running is None:
         y, residuals = group_norm.fwd(params.affine, x, groups=config.groups)
         return (y, params), residuals
@@ -183,7 +179,7 @@ def norm_fwd(
     return (y, params._replace(running=seen)), residuals
 
 
-def norm_bwd(saved: NormResiduals, dy: Array, config: Config, training: bool) -> tuple[Norm, Array]:
+def norm_bwd(saved: Normalised, dy: Array, config: Config, training: bool) -> tuple[Norm, Array]:
     """Return dnorm and dx. Training does not use the running statistics: their gradient is 0."""
     if config.norm == "group":
         daffine, dx = group_norm.bwd(saved, dy, groups=config.groups)
@@ -199,7 +195,7 @@ class UnitResiduals(NamedTuple):
     """What a convolution, the norm of its result and the ReLU after it saved."""
 
     conv: ConvResiduals
-    norm: NormResiduals
+    norm: Normalised
     relu: Array
 
 

@@ -39,14 +39,20 @@ from jaxnn.ops.linear import (
     embedding,
     linear,
 )
-from jaxnn.ops.recurrent import gru, init_gru, init_lstm, init_rnn, lstm, rnn
-from jaxnn.ops.sequence import Output, Recurrent, RecurrentResiduals, State
+from jaxnn.ops.recurrent import Output, RecurrentResiduals, gru, lstm, rnn
+from jaxnn.ops.recurrent_parts import (
+    CellState,
+    Recurrent,
+    init_gru,
+    init_lstm,
+    init_rnn,
+)
 from jaxnn.settings import check_choice, check_integer, check_rate
 
 Batch = KeyedBatch
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
 INITIALISERS = {"rnn": init_rnn, "lstm": init_lstm, "gru": init_gru}
-States = tuple[State, ...]
+States = tuple[CellState, ...]
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def init_params(key: Array, config: Config) -> Params:
 def zero_states(n: int, dtype: Any, config: Config) -> States:
     """Return the state of every layer before the first step: 0, for N sequences."""
     zeros = jnp.zeros((n, config.hidden), dtype)
-    return (State(zeros, zeros if config.cell == "lstm" else None),) * config.layers
+    return (CellState(zeros, zeros if config.cell == "lstm" else None),) * config.layers
 
 
 class LayerResiduals(NamedTuple):
@@ -140,7 +146,7 @@ class LayerResiduals(NamedTuple):
 
 
 def layer_fwd(
-    layer: Recurrent, state: State, x: Array, key: Array | None, config: Config
+    layer: Recurrent, state: CellState, x: Array, key: Array | None, config: Config
 ) -> tuple[Output, LayerResiduals]:
     """Drop, then run the cell over all steps: (h (N, T, H), final state), residuals."""
     x, kept = (x, None) if key is None else dropout.fwd(x, key, rate=config.dropout)
@@ -150,7 +156,7 @@ def layer_fwd(
 
 def layer_bwd(
     saved: LayerResiduals, dout: Output, config: Config
-) -> tuple[Recurrent, State, Array]:
+) -> tuple[Recurrent, CellState, Array]:
     """Walk back through the cell, then the dropout: gradients of layer, first state and input."""
     dlayer, dstate, dx, _ = CELLS[config.cell].bwd(saved.cell, dout, truncate=config.truncate)
     if saved.kept is not None:

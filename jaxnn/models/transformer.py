@@ -30,10 +30,10 @@ from jaxnn.models.transformer_params import gpt2 as gpt2
 from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
 from jaxnn.op import Op, door
-from jaxnn.ops.activations import gelu
+from jaxnn.ops.cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
 from jaxnn.ops.dropout import dropout
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
-from jaxnn.ops.gated import Halves, swiglu
+from jaxnn.ops.gated import Halves, gelu, swiglu
 from jaxnn.ops.linear import (
     Embedding,
     EmbeddingResiduals,
@@ -42,9 +42,8 @@ from jaxnn.ops.linear import (
     embedding,
     linear,
 )
-from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
 from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
-from jaxnn.ops.normalisation import NormalisedRows, layer_norm, rms_norm
+from jaxnn.ops.normalisation import Normalised, layer_norm, rms_norm
 
 Batch = KeyedBatch
 NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
@@ -112,10 +111,10 @@ def feed_forward_bwd(
 class BlockResiduals(NamedTuple):
     """What each part of a layer saved, and what dropout kept of each branch; None for all."""
 
-    attention_norm: NormalisedRows
+    attention_norm: Normalised
     attention: MultiHeadResiduals
     attention_kept: Array | None
-    feed_forward_norm: NormalisedRows
+    feed_forward_norm: Normalised
     feed_forward: FeedForwardResiduals | ExpertsResiduals
     feed_forward_kept: Array | None
 
@@ -299,7 +298,7 @@ class NetworkResiduals(NamedTuple):
     embedded: EmbedResiduals
     kept: Array | None
     layers: LayersResiduals
-    norm: NormalisedRows
+    norm: Normalised
 
 
 def network_fwd(

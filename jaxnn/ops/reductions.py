@@ -10,12 +10,13 @@ A mean of some losses only, or one that counts some more than others, is the `we
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.checks import check_array, check_floating
-from jaxnn.numerics import widen
+from jaxnn.checks import check_array, check_floating, check_not_empty, said
+from jaxnn.numerics import divide, widen
 from jaxnn.op import Op
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -33,26 +34,30 @@ def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
     return widen(dloss) / size if reduction == "mean" else widen(dloss)
 
 
-def check_pair(op: str, **arrays: Array) -> None:
+def check_pair(op: str, reduction: str, **arrays: Array) -> None:
     """Refuse two inputs, given by name, that do not pair up element by element.
 
     Raises:
-        TypeError: the first is no floating array or the second no array.
-        ValueError: their shapes differ (they would broadcast to a wrong mean) or hold no element.
+        TypeError: the first is no floating array or the second no array of real numbers.
+        ValueError: their shapes differ (they would broadcast to a wrong mean), or hold no element
+            where the reduction is "mean".
     """
     (first, a), (second, b) = arrays.items()
     check_floating(f"{op}: {first}", a)
     check_array(f"{op}: {second}", b)
-    if a.shape != b.shape:
-        raise ValueError(
-            f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
-            f"one, for example {second}[:, None]"
+    if not any(jnp.issubdtype(b.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(
+            f"{op}: {second} has dtype {b.dtype}; it must be of real numbers: cast it with "
+            f"astype({str(a.dtype)!r})"
         )
-    if a.size == 0:
-        raise ValueError(
-            f"{op}: {first} have shape {a.shape}, no element; a mean needs at least one: pass a "
-            "non-empty batch"
-        )
+    words = (
+        f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
+        f"one, for example {second}[:, None]"
+    )
+    with said(words):
+        chex.assert_equal_shape([a, b])
+    if reduction == "mean":
+        check_not_empty(f"{op}: {first}", a, "a mean needs a non-empty batch")
 
 
 class WeightedMeanResiduals(NamedTuple):
@@ -65,7 +70,7 @@ class WeightedMeanResiduals(NamedTuple):
 
 
 def weighted_mean_fwd(values: Array, weights: Array) -> tuple[Array, WeightedMeanResiduals]:
-    """sum_i w_i v_i / sum_i w_i over all elements: a mask is weights of True and False.
+    """Return sum_i w_i v_i / sum_i w_i over all elements: a mask is weights of True and False.
 
         weighted_mean(softmax_cross_entropy(logits, labels, reduction="none"), mask)
 
@@ -82,27 +87,28 @@ def weighted_mean_fwd(values: Array, weights: Array) -> tuple[Array, WeightedMea
             gradient.
 
     Raises:
-        TypeError: the values are no floating array or the weights no array.
+        TypeError: the values are no floating array or the weights no array of real numbers.
         ValueError: the shapes differ or hold no element.
     """
-    check_pair("weighted_mean", values=values, weights=weights)
-    values, weights = jnp.asarray(values), jnp.asarray(weights)
     v = widen(values)
     w = weights.astype(v.dtype)
     total = w.sum()
-    # The inner `where` keeps 0 / 0 out of the division, whose derivative would be NaN.
-    mean = jnp.where(total == 0, 0, (w * v).sum() / jnp.where(total == 0, 1, total))
+    mean = divide((w * v).sum(), total)
     return mean.astype(values.dtype), WeightedMeanResiduals(values, weights, mean, total)
 
 
 def weighted_mean_bwd(residuals: WeightedMeanResiduals, dmean: Array) -> tuple[Array, Array | None]:
-    """dv = w dmean / sum w,  dw = (v - mean) dmean / sum w; both 0 where sum w is."""
+    """Return dv = w dmean / sum w and dw = (v - mean) dmean / sum w; both 0 where sum w is."""
     values, weights, mean, total = residuals
-    scale = jnp.where(total == 0, 0, widen(dmean) / jnp.where(total == 0, 1, total))
+    scale = divide(widen(dmean), total)
     dvalues = (weights.astype(mean.dtype) * scale).astype(values.dtype)
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         return dvalues, None
     return dvalues, ((widen(values) - mean) * scale).astype(weights.dtype)
+
+
+def _check_weighted_mean(values: Array, weights: Array) -> None:
+    check_pair("weighted_mean", "mean", values=values, weights=weights)
 
 
 def _weighted_example(key: Array) -> tuple[Array, Array]:
@@ -112,4 +118,6 @@ def _weighted_example(key: Array) -> tuple[Array, Array]:
     return jax.random.normal(k1, (7, 3)), weights.at[1].set(jnp.array([0.0, 0.0, -0.5]))
 
 
-weighted_mean = Op(weighted_mean_fwd, weighted_mean_bwd, example=_weighted_example)
+weighted_mean = Op(
+    weighted_mean_fwd, weighted_mean_bwd, _weighted_example, check=_check_weighted_mean
+)

@@ -3,8 +3,7 @@
 import numpy as np
 
 from jaxnn.ops.attention import attention
-from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.multi_head import MultiHead, multi_head, rotary
 from rows import Row
 
 BLOCKS = {"causal": True, "window": 3, "scale": 0.7, "block": 4}

@@ -5,8 +5,8 @@ import numpy as np
 import scipy.special
 
 from jaxnn.ops import losses, reductions
-from jaxnn.ops.cross_entropy import multiclass_hinge, softmax_cross_entropy
-from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
+from jaxnn.ops.cross_entropy import linear_cross_entropy, softmax_cross_entropy
+from jaxnn.ops.hinge import multiclass_hinge
 from rows import Row
 
 REDUCE = {"mean": np.mean, "sum": np.sum, "none": np.asarray}
