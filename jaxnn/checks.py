@@ -143,6 +143,32 @@ def check_not_empty(name: str, value: Any, why: str) -> None:
         )
 
 
+def check_pair(op: str, reduction: str, **arrays: Any) -> None:
+    """Refuse two inputs, given by name, that do not pair up element by element.
+
+    Raises:
+        TypeError: the first is no floating array or the second no array of real numbers.
+        ValueError: their shapes differ (they would broadcast to a wrong mean), or hold no element
+            where the reduction is "mean".
+    """
+    (first, a), (second, b) = arrays.items()
+    check_floating(f"{op}: {first}", a)
+    check_array(f"{op}: {second}", b)
+    if not any(jnp.issubdtype(b.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(
+            f"{op}: {second} has dtype {b.dtype}; it must be of real numbers: cast it with "
+            f"astype({str(a.dtype)!r})"
+        )
+    words = (
+        f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
+        f"one, for example {second}[:, None]"
+    )
+    with said(words):
+        chex.assert_equal_shape([a, b])
+    if reduction == "mean":
+        check_not_empty(f"{op}: {first}", a, "a mean needs a non-empty batch")
+
+
 def check_range(what: str, indices: Any, bound: int, rule: str) -> None:
     """Refuse integers outside [0, bound), where their values can be seen.
 
@@ -398,11 +424,3 @@ def check_batch_key(key: Any) -> None:
 def _leaves(params: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def check_params(name: str, params: Any, kind: type[NamedTuple]) -> None:
-    """Transitional."""
-    check_kind(f"{name}: params", params, kind)
-    for field, value in zip(kind._fields, params, strict=True):
-        if value is not None or kind.__annotations__[field] is jax.Array:
-            check_array(f"{name}: {field}", value)

@@ -43,14 +43,14 @@ def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
 
     Raises:
         TypeError: it is no integer.
-        ValueError: it is smaller, or not below 2^31.
+        ValueError: it is smaller, or beyond 32 bits, which is what JAX counts in.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
     if value < least:
         raise ValueError(f"{name} is {value!s:.50}; it must be at least {least}{hint}")
     if value >= MOST:
-        raise ValueError(f"{name} has {int(value).bit_length()} bits; it must be below 2^31{hint}")
+        raise ValueError(f"{name} is {value!s:.50}; it must be below {MOST}: choose less")
     return int(value)
 
 

@@ -198,7 +198,7 @@ def test_settings_beyond_all_bounds_are_refused(made):
             continue
         for wrong in (10**400, -1):
             given = (wrong, *value[1:]) if sizes else wrong
-            with pytest.raises(ValueError, match=f"{field.name}.* (is|has) .*must be"):
+            with pytest.raises(ValueError, match=f"{field.name}.* is .*must be"):
                 dataclasses.replace(config, **{field.name: given})
 
 

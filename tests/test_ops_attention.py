@@ -69,6 +69,34 @@ def test_runs_and_blocks_agree_with_the_plain_form(
         assert_leaves_close(part, (y, hand, auto), 1e-10, floor=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("t", "s", "block", "window", "runs"),
+    [
+        (143, 143, None, None, 1),
+        (144, 144, None, None, 2),
+        (144, 150, None, 20, 2),
+        (400, 399, None, None, 1),
+        (575, 575, 115, None, 1),
+        (576, 576, 115, None, 2),
+        (576, 576, 96, None, 2),
+        (576, 576, 575, 30, 1),
+        (300, 310, 64, 30, 1),
+    ],
+)
+def test_on_both_sides_of_where_runs_begin_the_forms_agree(t, s, block, window, runs, x64):
+    q, k, v = draw(t, s, n=1, size=2)
+    static = {"causal": True, "window": window, "block": block}
+    assert len(fast._runs(q, k, **static)) == runs
+
+    def both_forms(*inputs):
+        with plain_forms():
+            plain = both(*inputs, None, **static)
+        return plain[:2], both(*inputs, None, **static)[:2]
+
+    plain, in_parts = run(both_forms, q, k, v)
+    assert_leaves_close(in_parts, plain, 1e-11)
+
+
 @pytest.mark.parametrize("block", [None, 2])
 def test_huge_scores_and_rows_that_see_nothing_stay_finite(block):
     q, k, v = (x.astype(jnp.float32) for x in draw(4, 4, size=1))
@@ -141,6 +169,17 @@ def test_of_hidden_scores_a_causal_pass_computes_few():
 
     # XLA's versions count what is no product differently: by 2% of all.
     assert flops(True) / flops(False) == pytest.approx(10 / 16, abs=0.03)
+
+
+def test_a_batch_of_none_gives_none():
+    q, k, v = (x[:0] for x in draw(5, 5))
+    for static in ({}, {"causal": True}, {"causal": True, "window": 2, "block": 2}):
+        y, hand, _ = both(q, k, v, None, **static)
+        assert [d.shape for d in (y, *hand)] == [q.shape, q.shape, k.shape, v.shape]
+    z, residuals = multi_head.fwd(PARAMS, X[:0], None, None, **HEADS)
+    dparams, dx, *_ = multi_head.bwd(residuals, z, **HEADS)
+    assert dx.shape == (0, 5, 3)
+    assert not any(d.any() for d in jax.tree.leaves(dparams))
 
 
 def test_sums_beyond_float16_are_divided_in_time():
@@ -297,7 +336,7 @@ HEADS = {"heads": 4, "kv_heads": 2}
             (PARAMS, X, None, None),
             {"heads": 3},
             ValueError,
-            "8 outputs for 3 heads; they must divide",
+            "8 outputs for 3 heads, no",
         ),
         (
             multi_head,

@@ -10,6 +10,7 @@ from rows.losses import nll
 from jaxnn.op import plain_forms
 from jaxnn.ops import losses
 from jaxnn.ops.cross_entropy import linear_cross_entropy, softmax_cross_entropy
+from jaxnn.ops.fast import linear_cross_entropy as fast
 from jaxnn.ops.hinge import multiclass_hinge
 from jaxnn.ops.linear import Embedding, embedding, unembed
 from jaxnn.ops.reductions import REDUCTIONS, weighted_mean
@@ -144,7 +145,7 @@ def test_single_examples_and_single_classes():
     assert losses.mean_squared_error(jnp.array(3.0), jnp.array(1.0), reduction="none") == 4
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+@pytest.mark.parametrize("chunk", [1, 3, 7, 8, 9, 100])
 def test_chunks_of_any_size_equal_the_two_ops_apart(chunk, x64):
     k1, k2 = jax.random.split(jax.random.key(0))
     w, x = jax.random.normal(k1, (2, 9)), jax.random.normal(k2, (1, 7, 2))
@@ -164,6 +165,29 @@ def test_chunks_of_any_size_equal_the_two_ops_apart(chunk, x64):
 
     hand, auto = run(together, w, x, dout)
     assert_leaves_close(hand, auto, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "chunked"),
+    [(8, 8, 0), (8, 9, 1), (64, 4, 0), (64, 5, 1)],
+)
+def test_on_both_sides_of_few_logits_the_forms_agree(rows, classes, chunked, x64, monkeypatch):
+    monkeypatch.setattr(fast, "LOGITS", 64)
+    monkeypatch.setattr(fast, "CLASSES", 4)
+    rng = np.random.default_rng(0)
+    w, x, dloss = (jnp.asarray(rng.normal(size=s)) for s in ((2, classes), (rows, 2), (rows,)))
+    static = {"label_smoothing": 0.1, "z_loss": 0.1, "reduction": "none"}
+    inputs = w, x, jnp.asarray(rng.integers(0, classes, rows))
+
+    def both_forms(*inputs):
+        with plain_forms():
+            plain = by_hand(linear_cross_entropy, inputs, dloss, **static)
+        return plain, by_hand(linear_cross_entropy, inputs, dloss, **static)
+
+    _, residuals = linear_cross_entropy.fwd(*inputs, **static)
+    assert isinstance(residuals, fast.ChunkedResiduals) == chunked
+    plain, in_chunks = run(both_forms, *inputs)
+    assert_leaves_close(in_chunks, plain, 1e-12)
 
 
 def test_linear_cross_entropy_never_holds_all_logits():

@@ -170,6 +170,7 @@ def norm_fwd(
     params: Norm, x: Array, config: Config, training: bool
 ) -> tuple[tuple[Array, Norm], Normalised]:
     """Return the normalised x, and the parameters: after training with this batch's statistics."""
+    residuals: Normalised
     if params.running is None:
         y, residuals = group_norm.fwd(params.affine, x, groups=config.groups)
         return (y, params), residuals

@@ -68,7 +68,7 @@ def attention_fwd(
     total = widen(exp).sum(-1, keepdims=True)
     total = jnp.where(total == 0, 1, total)
     sums = jnp.matmul(exp, values, preferred_element_type=total.dtype)
-    y = (sums / total).astype(v.dtype).reshape(n, h, t, -1).swapaxes(1, 2)
+    y = (sums / total).astype(v.dtype).reshape(n, h, t, v.shape[3]).swapaxes(1, 2)
     log_normaliser = (widen(largest) + jnp.log(total)).reshape(n, h, t, 1).swapaxes(1, 2)
     return y, AttentionResiduals(q, k, v, mask, y, log_normaliser)
 
@@ -104,12 +104,13 @@ def _seen(q: Array, k: Array, mask: Array | None, causal: bool, window: int | No
     seen = jnp.ones((t, s), bool) if mask is None else mask
     seen = seen & (j <= i) if causal else seen
     seen = seen if window is None else seen & (j > i - min(window, s))
-    return jnp.broadcast_to(seen, (n, h, t, s)).reshape(n, g, -1, s)
+    return jnp.broadcast_to(seen, (n, h, t, s)).reshape(n, g, h // g * t, s)
 
 
 def _heads_first(x: Array, g: int) -> Array:
     """(N, T, H, D) as (N, G, H/G T, D): for each head of keys the rows of all that use it."""
-    return x.swapaxes(1, 2).reshape(x.shape[0], g, -1, x.shape[3])
+    n, t, h, d = x.shape
+    return x.swapaxes(1, 2).reshape(n, g, h // g * t, d)
 
 
 def check_heads(op: str, heads: Any, kv_heads: Any) -> None:

@@ -186,8 +186,7 @@ def _check(logits: Any, labels: Any, *, reduction: Any, **settings: Any) -> None
 def _check_linear(w: Any, x: Any, labels: Any, *, chunk: Any, reduction: Any, **rest: Any) -> None:
     op = "linear_cross_entropy"
     _check_settings(op, **rest)
-    if chunk is not None:
-        check_integer(f"{op}: chunk", chunk, hint=", or None")
+    check_integer(f"{op}: chunk", 1 if chunk is None else chunk, hint=", or None")
     check_shapes(op, "transpose w or check the feature count", w=(w, "DV"), x=(x, "...D"))
     check_one_dtype(op, w=w, x=x)
     check_labels(jax.eval_shape(jnp.matmul, x, w), labels, op, reduction=reduction)
@@ -201,9 +200,9 @@ def _check_settings(op: str, label_smoothing: Any, z_loss: Any) -> None:
 
 def labelled_example(key: Array) -> tuple[Array, Array]:
     """One row with a tie for the maximum and one whose label is all but impossible."""
-    logits = jax.random.normal(key, (7, 5))
     awkward = jnp.array([[2.0, 2.0, -1.0, 0.0, 2.0], [40.0, 0.0, 0.0, 0.0, 0.0]])
-    return logits.at[:2].set(awkward), jnp.array([1, 3, 0, 2, 0, 4, 4])
+    logits = jax.random.normal(key, (7, 5)).at[:2].set(awkward)
+    return logits, jnp.array([1, 3, 0, 2, 0, 4, 4])
 
 
 def _linear_example(key: Array) -> tuple[Array, Array, Array]:

@@ -6,7 +6,6 @@ mean of y is x. A model in evaluation leaves dropout out.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxnn.checks import check_floating, check_key
@@ -35,13 +34,16 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
         ValueError: the rate is outside [0, 1).
     """
     # Integers, and not the uniform numbers of x's dtype: those would be others in another dtype.
-    kept = jax.random.bits(key, x.shape, jnp.uint32) >= np.uint32(int(rate * 2**32))
-    return jnp.where(kept, x / (1 - rate), 0), kept
+    drawn = jax.random.bits(key, x.shape, jnp.uint32)
+    kept = drawn >= jnp.uint32(int(rate * 2**32))
+    y = jnp.where(kept, x / (1 - rate), 0)
+    return y, kept
 
 
 def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     """Return dx = dy / (1 - rate) where x was kept, else 0; the key has no cotangent."""
-    return jnp.where(kept, dy / (1 - rate), 0), None
+    dx = jnp.where(kept, dy / (1 - rate), 0)
+    return dx, None
 
 
 def drop_fwd(x: Array, key: Array | None, rate: float) -> tuple[Array, Array | None]:

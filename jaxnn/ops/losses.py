@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_one_dtype, check_shapes
+from jaxnn.checks import check_one_dtype, check_pair, check_shapes
 from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import REDUCTIONS, check_pair, reduce_bwd, reduce_fwd
+from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_choice, check_number
 
 

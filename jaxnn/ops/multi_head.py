@@ -118,16 +118,16 @@ def multi_head_fwd(
     """
     kv_heads = heads if kv_heads is None else kv_heads
     wq, wk, wv, wo, bq, bk, bv, bo = params
-    n, t, _ = x.shape
+    (n, t, _), size = x.shape, wq.shape[1] // heads
     positions = jnp.arange(t) if positions is None else positions
-    q = linear.fwd(Linear(wq, bq), x)[0].reshape(n, t, heads, -1)
-    k = linear.fwd(Linear(wk, bk), x)[0].reshape(n, t, kv_heads, -1)
-    v = linear.fwd(Linear(wv, bv), x)[0].reshape(n, t, kv_heads, -1)
+    q = linear.fwd(Linear(wq, bq), x)[0].reshape(n, t, heads, size)
+    k = linear.fwd(Linear(wk, bk), x)[0].reshape(n, t, kv_heads, size)
+    v = linear.fwd(Linear(wv, bv), x)[0].reshape(n, t, kv_heads, size)
     if rotary_base is not None:
         q, _ = rotary.fwd(q, positions, base=rotary_base)
         k, _ = rotary.fwd(k, positions, base=rotary_base)
     y, saved = attention.fwd(q, k, v, mask, causal=causal, window=window, block=block)
-    z, _ = linear.fwd(Linear(wo, bo), y.reshape(n, t, -1))
+    z, _ = linear.fwd(Linear(wo, bo), y.reshape(n, t, heads * size))
     return z, MultiHeadResiduals(params, x, positions, saved)
 
 
@@ -145,15 +145,15 @@ def multi_head_bwd(
     """Walk the same chain from its end; x collects from all three projections."""
     (wq, wk, wv, wo, bq, bk, bv, bo), x, positions, saved = residuals
     n, t, _ = x.shape
-    (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), saved.y.reshape(n, t, -1)), dz)
+    (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), saved.y.reshape(n, t, len(wo))), dz)
     dy = dy.reshape(saved.y.shape)
     dq, dk, dv, _ = attention.bwd(saved, dy, causal=causal, window=window, block=block)
     if rotary_base is not None:
         dq, _ = rotary.bwd(positions, dq, base=rotary_base)
         dk, _ = rotary.bwd(positions, dk, base=rotary_base)
-    (dwq, dbq), dxq = linear.bwd(LinearResiduals(Linear(wq, bq), x), dq.reshape(n, t, -1))
-    (dwk, dbk), dxk = linear.bwd(LinearResiduals(Linear(wk, bk), x), dk.reshape(n, t, -1))
-    (dwv, dbv), dxv = linear.bwd(LinearResiduals(Linear(wv, bv), x), dv.reshape(n, t, -1))
+    (dwq, dbq), dxq = linear.bwd(LinearResiduals(Linear(wq, bq), x), dq.reshape(n, t, wq.shape[1]))
+    (dwk, dbk), dxk = linear.bwd(LinearResiduals(Linear(wk, bk), x), dk.reshape(n, t, wk.shape[1]))
+    (dwv, dbv), dxv = linear.bwd(LinearResiduals(Linear(wv, bv), x), dv.reshape(n, t, wv.shape[1]))
     return MultiHead(dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo), dxq + dxk + dxv, None, None
 
 
@@ -187,7 +187,7 @@ def _check_multi_head(params: Any, x: Any, positions: Any, mask: Any, **settings
     check_one_dtype("multi_head", **params._asdict(), x=x)
     if sizes.Q % heads:
         raise ValueError(
-            f"multi_head: wq has {sizes.Q} outputs for {heads} heads; they must divide it: change one"
+            f"multi_head: wq has {sizes.Q} outputs for {heads} heads, no multiple: change one"
         )
     size, kv_heads = sizes.Q // heads, heads if kv_heads is None else kv_heads
     if kv_heads * size != sizes.K:

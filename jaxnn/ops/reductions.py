@@ -10,12 +10,11 @@ A mean of some losses only, or one that counts some more than others, is the `we
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.checks import check_array, check_floating, check_not_empty, said
+from jaxnn.checks import check_pair
 from jaxnn.numerics import divide, widen
 from jaxnn.op import Op
 
@@ -32,32 +31,6 @@ def reduce_fwd(losses: Array, reduction: str) -> Array:
 def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
     """The cotangent of each of `size` losses, widened; a scalar where it is the same for all."""
     return widen(dloss) / size if reduction == "mean" else widen(dloss)
-
-
-def check_pair(op: str, reduction: str, **arrays: Array) -> None:
-    """Refuse two inputs, given by name, that do not pair up element by element.
-
-    Raises:
-        TypeError: the first is no floating array or the second no array of real numbers.
-        ValueError: their shapes differ (they would broadcast to a wrong mean), or hold no element
-            where the reduction is "mean".
-    """
-    (first, a), (second, b) = arrays.items()
-    check_floating(f"{op}: {first}", a)
-    check_array(f"{op}: {second}", b)
-    if not any(jnp.issubdtype(b.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-        raise TypeError(
-            f"{op}: {second} has dtype {b.dtype}; it must be of real numbers: cast it with "
-            f"astype({str(a.dtype)!r})"
-        )
-    words = (
-        f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
-        f"one, for example {second}[:, None]"
-    )
-    with said(words):
-        chex.assert_equal_shape([a, b])
-    if reduction == "mean":
-        check_not_empty(f"{op}: {first}", a, "a mean needs a non-empty batch")
 
 
 class WeightedMeanResiduals(NamedTuple):

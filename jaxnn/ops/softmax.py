@@ -44,15 +44,19 @@ def softmax_fwd(x: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[
             the dtype of x or float32, the wider.
     """
     wide = widen(x)
-    exp = jnp.exp((wide - lax.stop_gradient(wide.max(axis, keepdims=True))) / temperature)
-    y = (exp / exp.sum(axis, keepdims=True)).astype(x.dtype)
+    largest = lax.stop_gradient(wide.max(axis, keepdims=True))
+    shifted = wide - largest
+    exp = jnp.exp(shifted / temperature)
+    total = exp.sum(axis, keepdims=True)
+    y = (exp / total).astype(x.dtype)
     return y, y
 
 
 def softmax_bwd(y: Array, dy: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[Array]:
     """Return dx_i = y_i (dy_i - sum_j dy_j y_j) / T."""
     p, dp = widen(y), widen(dy)
-    dx = p * (dp - (dp * p).sum(axis, keepdims=True)) / temperature
+    mean = (dp * p).sum(axis, keepdims=True)
+    dx = p * (dp - mean) / temperature
     return (dx.astype(y.dtype),)
 
 
@@ -81,7 +85,8 @@ def masked_softmax_fwd(
     largest = lax.stop_gradient(wide.max(axis, keepdims=True, where=mask, initial=-jnp.inf))
     # Masked before exp, not after: an exponential that overflowed would make its slope NaN.
     exp = jnp.exp(jnp.where(mask, wide - largest, -jnp.inf) / temperature)
-    y = divide(exp, exp.sum(axis, keepdims=True)).astype(x.dtype)
+    total = exp.sum(axis, keepdims=True)
+    y = divide(exp, total).astype(x.dtype)
     return y, y
 
 
@@ -89,8 +94,10 @@ def masked_softmax_bwd(
     y: Array, dy: Array, *, axis: int = -1, temperature: float = 1.0
 ) -> tuple[Array, None]:
     """Return dx as `softmax_bwd`: 0 where y is, so it needs no mask. The mask has no cotangent."""
-    (dx,) = softmax_bwd(y, dy, axis=axis, temperature=temperature)
-    return dx, None
+    p, dp = widen(y), widen(dy)
+    mean = (dp * p).sum(axis, keepdims=True)
+    dx = p * (dp - mean) / temperature
+    return dx.astype(y.dtype), None
 
 
 def log_softmax_fwd(x: Array, *, axis: int = -1) -> tuple[Array, Array]:
@@ -100,32 +107,30 @@ def log_softmax_fwd(x: Array, *, axis: int = -1) -> tuple[Array, Array]:
         TypeError, ValueError: as `softmax_fwd`.
     """
     wide = widen(x)
-    shifted = wide - lax.stop_gradient(wide.max(axis, keepdims=True))
-    y = (shifted - jnp.log(jnp.exp(shifted).sum(axis, keepdims=True))).astype(x.dtype)
+    largest = lax.stop_gradient(wide.max(axis, keepdims=True))
+    shifted = wide - largest
+    total = jnp.exp(shifted).sum(axis, keepdims=True)
+    y = (shifted - jnp.log(total)).astype(x.dtype)
     return y, y
 
 
 def log_softmax_bwd(y: Array, dy: Array, *, axis: int = -1) -> tuple[Array]:
     """Return dx = dy - exp(y) sum_j dy_j: exp(y) is the softmax."""
-    dp = widen(dy)
-    dx = dp - jnp.exp(widen(y)) * dp.sum(axis, keepdims=True)
+    p, dp = jnp.exp(widen(y)), widen(dy)
+    dx = dp - p * dp.sum(axis, keepdims=True)
     return (dx.astype(y.dtype),)
 
 
 def _check(op: str, x: Array, *, axis: int, temperature: float = 1.0) -> None:
     check_floating(f"{op}: x", x)
-    hint = f", to name an axis of x of shape {x.shape}"
-    check_integer(f"{op}: axis", axis, -max(x.ndim, 1), hint)
+    check_integer(f"{op}: axis", axis, -max(x.ndim, 1), f", to name an axis of x {x.shape}")
     if x.ndim <= max(axis, 0) or x.shape[axis] == 0:
-        raise ValueError(
-            f"{op}: axis is {axis}, x has shape {x.shape}; it must be an axis of x that is not "
-            "empty: pass -1 for the last"
-        )
+        rule = "it must be an axis of x that is not empty: pass -1 for the last"
+        raise ValueError(f"{op}: axis is {axis}, x has shape {x.shape}; {rule}")
     # What is no normal number, a processor may take for 0.
     limits = np.finfo(np.promote_types(x.dtype, np.float32))
     rule = (
-        f"finite and positive in {limits.dtype}, for it divides the scores: pass 1 for the plain "
-        "softmax, or take argmax for the limit of 0"
+        f"finite and positive in {limits.dtype}: 1 for the plain softmax, argmax is the limit of 0"
     )
     least, most = float(limits.tiny), float(limits.max)
     check_number(f"{op}: temperature", temperature, rule, lambda t: least <= t <= most)
@@ -133,8 +138,7 @@ def _check(op: str, x: Array, *, axis: int, temperature: float = 1.0) -> None:
 
 def _check_masked(x: Array, mask: Array, *, axis: int, temperature: float) -> None:
     _check("masked_softmax", x, axis=axis, temperature=temperature)
-    fix = "give it size 1 where it is the same for all of x"
-    check_broadcasts("masked_softmax: mask", mask, x.shape, fix)
+    check_broadcasts("masked_softmax: mask", mask, x.shape, "give it size 1 where x shares it")
 
 
 def _example(key: Array) -> tuple[Array]:
@@ -150,24 +154,13 @@ def _masked_example(key: Array) -> tuple[Array, Array]:
     return x, jnp.array(rows, bool)[:, None]
 
 
-softmax = Op(
-    softmax_fwd,
-    softmax_bwd,
-    _example,
-    settings=({"axis": -1}, {"axis": 0, "temperature": 0.6}),
-    check=partial(_check, "softmax"),
-)
+_SETTINGS = ({"axis": -1}, {"axis": 0, "temperature": 0.6})
+_AXES = ({"axis": -1}, {"axis": 0})
+
+softmax = Op(softmax_fwd, softmax_bwd, _example, _SETTINGS, check=partial(_check, "softmax"))
 masked_softmax = Op(
-    masked_softmax_fwd,
-    masked_softmax_bwd,
-    _masked_example,
-    settings=({}, {"temperature": 0.6, "axis": 0}),
-    check=_check_masked,
+    masked_softmax_fwd, masked_softmax_bwd, _masked_example, _SETTINGS, check=_check_masked
 )
 log_softmax = Op(
-    log_softmax_fwd,
-    log_softmax_bwd,
-    _example,
-    settings=({"axis": -1}, {"axis": 0}),
-    check=partial(_check, "log_softmax"),
+    log_softmax_fwd, log_softmax_bwd, _example, _AXES, check=partial(_check, "log_softmax")
 )

@@ -191,12 +191,13 @@ def _add_at(x: Array, start: Array, part: Array) -> Array:
 
 def _blocks(x: Array, block: int) -> Array:
     """(N, T, H, D) as (blocks, N, queries of a block, H, D), filled up with zeros."""
-    size = min(block, x.shape[1])
-    x = jnp.pad(x, [(0, -x.shape[1] % size if axis == 1 else 0) for axis in range(4)])
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+    n, t, *others = x.shape
+    size = min(block, t)
+    x = jnp.pad(x, [(0, -t % size if axis == 1 else 0) for axis in range(4)])
+    return jnp.moveaxis(x.reshape(n, x.shape[1] // size, size, *others), 1, 0)
 
 
 def _joined(blocks: Array, t: int) -> Array:
     """What `_blocks` took apart, without the zeros."""
-    x = jnp.moveaxis(blocks, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :t]
+    count, n, size, *others = blocks.shape
+    return jnp.moveaxis(blocks, 0, 1).reshape(n, count * size, *others)[:, :t]
