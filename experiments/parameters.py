@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as tensors_to_bytes
 
-from jaxnn.models.inputs import parameter_shapes
+from jaxnn.checks import parameter_shapes
 from jaxnn.verify.arguments import path_name
 
 

@@ -21,8 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from experiments.parameters import named_leaves
-from jaxnn.models.transformer import Params, init_params
-from jaxnn.models.transformer_config import Config
+from jaxnn.models.transformer import Config, Params, init_params
 from jaxnn.verify.arguments import path_name
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxnn.models.transformer_config import Config, gpt2, llama
+from jaxnn.models.transformer import Config, gpt2, llama
 
 # Of a config.json: sizes that it must have, settings with their defaults, and what the model
 # computes of the rest, where a missing entry is the first.

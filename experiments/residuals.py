@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from experiments import cli
 from jaxnn.op import Op
 from jaxnn.verify.find import find_ops
-from jaxnn.verify.ops import drawn
+from jaxnn.verify.ops import draw_inputs
 
 
 def kept(inputs: Any, residuals: Any) -> float:
@@ -34,7 +34,7 @@ def kept(inputs: Any, residuals: Any) -> float:
 
 def measure(op: Op[..., Any], static: Any) -> tuple[float, float]:
     """Bytes per input element kept by the hand-written rule, and by `jax.vjp`."""
-    inputs = drawn(f"example of op {op.name}", op.example)
+    inputs = draw_inputs(f"example of op {op.name}", op.example)
     _, by_hand = op.fwd(*inputs, **static)
     _, pull = jax.vjp(lambda *arrays: op.fwd(*arrays, **static)[0], *inputs)
     return kept(inputs, by_hand), kept(inputs, pull)

@@ -25,8 +25,9 @@ from jax import Array, lax
 from experiments import cli, parameters, pictures
 from experiments import fit as fitting
 from jaxnn import text, train, verify
+from jaxnn.data import KeyedBatch, Split
 from jaxnn.models import generate, rnn, transformer
-from jaxnn.models.transformer_config import gpt2, llama
+from jaxnn.models.transformer import gpt2, llama
 
 Model = Literal["lstm", "gru", "rnn", "gpt", "llama"]
 # Layers and width of each model, unless others are asked for.
@@ -232,25 +233,25 @@ def _make_epoch(
     net: Any,
     config: Any,
     step: Callable[[train.State, Any], tuple[train.State, Array]],
-    split: text.Split,
+    split: Split[Array],
     steps: int,
     batch_size: int,
     sequence: int,
 ) -> Callable[[train.State], tuple[train.State, train.History]]:
     """So many steps, each on new random windows, then the held-out loss: one compiled program."""
-    held_out = text.windows(split.held_out, sequence)
+    held_out = text.all_windows(split.held_out, sequence)
     held_out = jax.tree.map(lambda x: x[:: -(-len(x) // WINDOWS)], held_out)
 
     @jax.jit
     def epoch(
-        state: train.State, tokens: Array, held_out: text.Batch
+        state: train.State, tokens: Array, held_out: KeyedBatch
     ) -> tuple[train.State, train.History]:
         def one(state: train.State, _: None) -> tuple[train.State, Array]:
             key, k_windows = jax.random.split(state.key)
             batch = text.random_windows(k_windows, tokens, batch_size, sequence)
             return step(state._replace(key=key), batch)
 
-        def loss(window: text.Batch) -> Array:
+        def loss(window: KeyedBatch) -> Array:
             value: Array = net.loss(state.params, jax.tree.map(lambda x: x[None], window), config)
             return value
 

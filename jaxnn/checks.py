@@ -5,7 +5,7 @@ Every message has the name and the value, the rule, and the fix. Settings are ch
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -138,8 +138,35 @@ def check_not_empty(name: str, value: Any, why: str) -> None:
     """
     if value.size == 0:
         raise ValueError(
-            f"{name} has shape {value.shape}, no element; {why}: pass at least one example"
+            f"{name} has shape {value.shape}, no element; it must have some, for {why}: pass at "
+            "least one example"
         )
+
+
+def check_pair(op: str, reduction: str, **arrays: Any) -> None:
+    """Refuse two inputs, given by name, that do not pair up element by element.
+
+    Raises:
+        TypeError: the first is no floating array or the second no array of real numbers.
+        ValueError: their shapes differ (they would broadcast to a wrong mean), or hold no element
+            where the reduction is "mean".
+    """
+    (first, a), (second, b) = arrays.items()
+    check_floating(f"{op}: {first}", a)
+    check_array(f"{op}: {second}", b)
+    if not any(jnp.issubdtype(b.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise TypeError(
+            f"{op}: {second} has dtype {b.dtype}; it must be of real numbers: cast it with "
+            f"astype({str(a.dtype)!r})"
+        )
+    words = (
+        f"{op}: {first} have shape {a.shape}, {second} {b.shape}; they must be equal: reshape "
+        f"one, for example {second}[:, None]"
+    )
+    with said(words):
+        chex.assert_equal_shape([a, b])
+    if reduction == "mean":
+        check_not_empty(f"{op}: {first}", a, "a mean needs a non-empty batch")
 
 
 def check_range(what: str, indices: Any, bound: int, rule: str) -> None:
@@ -204,6 +231,8 @@ def check_key(name: str, key: Any, hint: str = "") -> None:
     """
     array = isinstance(key, jax.Array | np.ndarray)
     untyped = array and key.dtype == np.uint32 and key.ndim == 1
+    if untyped:  # of as many words as a key of the generator in force
+        untyped = key.shape == jax.eval_shape(jax.random.PRNGKey, 0).shape
     typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
     if not untyped and not typed:
         raise TypeError(
@@ -228,10 +257,43 @@ def check_kind(name: str, value: Any, kind: type) -> None:
 _ORDER = "pass the parameters, then the batch (or the inputs), then the configuration"
 
 
+def parameter_shapes(init_params: Init, config: Any) -> Any:
+    """Return the shapes of what a model's `init_params` makes, worked out once for a configuration.
+
+    Of the dtypes that are JAX's default the first time.
+
+    Raises:
+        TypeError, ValueError: as `init_params`.
+    """
+    shapes = _shapes if isinstance(config, Hashable) else _shapes.__wrapped__
+    return shapes(init_params, config)
+
+
 @cache
-def _made(init_params: Init, config: Any) -> Any:
-    """The shapes of what a model's `init_params` makes."""
+def _shapes(init_params: Init, config: Any) -> Any:
     return jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
+
+
+def check_config(config: Any, kind: type) -> None:
+    """Refuse a configuration of another kind.
+
+    Raises:
+        TypeError: it is not of this kind.
+    """
+    if not isinstance(config, kind):
+        raise TypeError(
+            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {_ORDER}"
+        )
+
+
+def check_init(key: Any, config: Any, kind: type) -> None:
+    """Refuse what a model's `init_params` cannot draw from, or with.
+
+    Raises:
+        TypeError: the key is none of `jax.random`, or the configuration not of this kind.
+    """
+    check_key("init_params: key", key)
+    check_config(config, kind)
 
 
 def check_model(params: Any, config: Any, kind: type, init_params: Init) -> Any:
@@ -245,11 +307,8 @@ def check_model(params: Any, config: Any, kind: type, init_params: Init) -> Any:
             `init_params` makes, or not all floating arrays of one dtype.
         ValueError: an array is missing, too many, or has another shape than `init_params` makes.
     """
-    if not isinstance(config, kind):
-        raise TypeError(
-            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {_ORDER}"
-        )
-    made = _made(init_params, config)
+    check_config(config, kind)
+    made = parameter_shapes(init_params, config)
     if not isinstance(params, type(made)):
         raise TypeError(
             f"params is a {type(params).__name__}; it must be the {type(made).__module__}."
@@ -328,17 +387,40 @@ def check_tokens(name: str, tokens: Any, vocabulary: int) -> None:
             "step: add the missing dimension with tokens[None]"
         )
     rule = "encode the text with the vocabulary that the model was made for"
-    check_range(f"{name}:", tokens, vocabulary, rule)
+    check_range(f"{name}: token", tokens, vocabulary, rule)
+
+
+def check_targets(tokens: Any, targets: Any, key: Any = None, *, vocabulary: int) -> None:
+    """Refuse what is no batch of a language model with these sequences (N, T), which were checked.
+
+    Raises:
+        TypeError: the targets are no array of integers, or the key is none of `jax.random`.
+        ValueError: there is no token; the targets' shape is another, or (outside jit) one is
+            outside [0, vocabulary).
+    """
+    check_not_empty("tokens", tokens, "the loss is a mean over them")
+    check_integers("targets", targets, "encode the text, or cast with astype(int)")
+    words = (
+        f"targets have shape {targets.shape}, tokens {tokens.shape}; there must be one target for "
+        "each token: check that both are of the same windows"
+    )
+    with said(words):
+        chex.assert_shape(targets, tokens.shape)
+    rule = "encode the text with the vocabulary that the model was made for"
+    check_range("targets: token", targets, vocabulary, rule)
+    check_batch_key(key)
+
+
+def check_batch_key(key: Any) -> None:
+    """Refuse a batch's key that is neither None nor a key.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if key is not None:
+        check_key("batch: key", key, ", or None to evaluate")
 
 
 def _leaves(params: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def check_params(name: str, params: Any, kind: type[NamedTuple]) -> None:
-    """Transitional."""
-    check_kind(f"{name}: params", params, kind)
-    for field, value in zip(kind._fields, params, strict=True):
-        if value is not None or kind.__annotations__[field] is jax.Array:
-            check_array(f"{name}: {field}", value)

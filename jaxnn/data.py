@@ -8,7 +8,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ import numpy as np
 from jax import Array
 
 from jaxnn.checks import check_finite
+from jaxnn.settings import check_integer, check_number
+
+Part = TypeVar("Part")
 
 
 class Batch(NamedTuple):
@@ -25,15 +28,29 @@ class Batch(NamedTuple):
     targets: Array
 
 
-class Split(NamedTuple):
-    """Data to train on and data held out."""
+class KeyedBatch(NamedTuple):
+    """A batch of a model that draws in training.
 
-    train: Batch
-    held_out: Batch
+    Attributes:
+        inputs: what the model reads, N examples of it: images, sequences of tokens (N, T).
+        targets: labels (N,), or of sequences (N, T) each the token that comes next.
+        key: what is drawn from; None to evaluate. `jaxnn.train` puts one in at each step.
+    """
+
+    inputs: Array
+    targets: Array
+    key: Array | None = None
 
 
-def check_batch(inputs: Any, targets: Any) -> Batch:
-    """The two as a Batch of arrays, once they are known to be usable.
+class Split(NamedTuple, Generic[Part]):
+    """Data to train on and data held out, batches or texts."""
+
+    train: Part
+    held_out: Part
+
+
+def usable_batch(inputs: Any, targets: Any) -> Batch:
+    """Return the two as a Batch of arrays, once they are known to be usable.
 
     Args:
         inputs: real numbers (N, features), N >= 1, all finite.
@@ -71,10 +88,20 @@ def check_batch(inputs: Any, targets: Any) -> Batch:
     return Batch(jnp.asarray(x, float), jnp.asarray(t, jnp.int32 if labels else float))
 
 
-def digits(seed: int = 0, held_out: float = 0.2) -> Split:
-    """1,797 real handwritten digits of 8x8 pixels (64,), scaled to [0, 1]; labels 0 to 9.
+def check_share(name: str, share: Any) -> None:
+    """Refuse what is no share of the data to hold out.
 
-    scikit-learn's bundled set, from the UCI repository (Alpaydin and Kaynak, 1998).
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not in (0, 1).
+    """
+    check_number(name, share, "a share strictly between 0 and 1", lambda share: 0 < share < 1)
+
+
+def digits(seed: int = 0, held_out: float = 0.2) -> Split[Batch]:
+    """Load 1,797 real handwritten digits of 8x8 pixels (64,), scaled to [0, 1]; labels 0 to 9.
+
+    The set bundled with scikit-learn, from the UCI repository (Alpaydin and Kaynak, 1998).
 
     Args:
         seed: which examples are held out, the same share of every class.
@@ -82,46 +109,45 @@ def digits(seed: int = 0, held_out: float = 0.2) -> Split:
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
+        TypeError: the share is no number.
         ValueError: the share leaves a side without some class.
     """
     datasets = _scikit_learn("datasets")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}; it must be a share strictly between 0 and 1")
+    check_share("held_out", held_out)
     images, labels = datasets.load_digits(return_X_y=True)
     x, x_held_out, t, t_held_out = _scikit_learn("model_selection").train_test_split(
         images / 16.0, labels, test_size=held_out, stratify=labels, random_state=seed
     )
-    return Split(check_batch(x, t), check_batch(x_held_out, t_held_out))
+    return Split(usable_batch(x, t), usable_batch(x_held_out, t_held_out))
 
 
 def two_moons(n: int = 100, noise: float = 0.1, seed: int = 0) -> Batch:
-    """N points (2,) on two interleaved half circles with normal noise; labels 0 and 1.
+    """Draw N points (2,) on two interleaved half circles with normal noise; labels 0 and 1.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
+        TypeError: n is no integer, or noise no number.
         ValueError: n is below 2, or noise is negative or not finite.
     """
-    if n < 2:
-        raise ValueError(f"n is {n}; there must be at least 2 points, one per moon")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise is {noise}; it must be finite and at least 0")
-    return check_batch(*_scikit_learn("datasets").make_moons(n, noise=noise, random_state=seed))
+    check_integer("n", n, 2, hint=" points, one per moon")
+    check_number("noise", noise, "finite and at least 0", lambda std: 0 <= std < math.inf)
+    return usable_batch(*_scikit_learn("datasets").make_moons(n, noise=noise, random_state=seed))
 
 
 def square(n: int = 200, seed: int = 0) -> Batch:
-    """N standard-normal scalars x (1,) and their squares y = x^2 (1,).
+    """Draw N standard-normal scalars x (1,), with their squares y = x^2 (1,).
 
     Raises:
+        TypeError: n is no integer.
         ValueError: n is below 1.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}; there must be at least 1 point")
+    check_integer("n", n, hint=" point")
     x = jax.random.normal(jax.random.key(seed), (n, 1))
-    return check_batch(x, x**2)
+    return usable_batch(x, x**2)
 
 
-def mnist(folder: str | Path) -> Split:
-    """MNIST, or any set in its format: pixels flattened and scaled to [0, 1], labels 0 to 9.
+def mnist(folder: str | Path) -> Split[Batch]:
+    """Read MNIST, or any set in its format: pixels flattened and scaled to [0, 1], labels 0 to 9.
 
     Args:
         folder: holds the four IDX files under their usual names (`train-images-idx3-ubyte` and
@@ -143,7 +169,7 @@ def mnist(folder: str | Path) -> Split:
 
 
 def read_idx(path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
-    """One IDX file, plain or gzip (told by its first bytes), as an array.
+    """Read an IDX file, plain or gzip (told by its first bytes), as an array.
 
     Format (LeCun, Cortes and Burges): two zero bytes, a type code, the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values, big-endian, last index fastest.
@@ -208,7 +234,7 @@ def _idx_pair(folder: Path, name: str) -> Batch:
             f"{labels_path} holds label {labels.max()}; labels must be from 0 to 9: relabel the "
             "classes, or leave out those beyond ten"
         )
-    return check_batch(images / 255.0, labels)
+    return usable_batch(images / 255.0, labels)
 
 
 def _find_idx(folder: Path, stem: str, dimensions: int) -> Path:

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+REDUCTIONS = ("mean", "sum", "none")
+
 
 def widen(x: Array) -> Array:
     """Return x in float32, or in its own dtype if that is wider.
@@ -33,3 +35,20 @@ def valid_labels(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
     return labels, jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)
+
+
+def reduce_fwd(losses: Array, reduction: str) -> Array:
+    """Return the mean of the losses, their sum or, for "none", each by itself.
+
+    "mean"  loss = sum_i l_i / size         dl_i = dloss / size
+    "sum"   loss = sum_i l_i                dl_i = dloss
+    "none"  loss_i = l_i                    dl_i = dloss_i
+    """
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
+    """Return the cotangent of each of `size` losses, widened; a scalar where all have the same."""
+    return widen(dloss) / size if reduction == "mean" else widen(dloss)

@@ -241,11 +241,17 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
     """
 
     def with_door(function: Function) -> Function:
+        form = calls.signature(function)
+
         @functools.wraps(function)
         def entered(*args: Any, **kwargs: Any) -> Any:
             if _inside.get():
                 return function(*args, **kwargs)
-            given = calls.bound(function.__name__, function, args, kwargs)
+            try:
+                given = form.bind(*args, **kwargs)
+            except TypeError:  # the same, in words
+                given = calls.bound(function.__name__, function, args, kwargs)
+            given.apply_defaults()
             if check is not None:
                 check(*given.args, **given.kwargs)
             with _as(_inside, True):

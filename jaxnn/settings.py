@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+MOST = 2**31  # what XLA counts the positions along an axis to
+
 
 def check_number(
     name: str, value: Any, rule: str = "finite", holds: Callable[[float], bool] = math.isfinite
@@ -41,12 +43,14 @@ def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
 
     Raises:
         TypeError: it is no integer.
-        ValueError: it is smaller.
+        ValueError: it is smaller, or beyond 32 bits, which is what JAX counts in.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
     if value < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}{hint}")
+        raise ValueError(f"{name} is {value!s:.50}; it must be at least {least}{hint}")
+    if value >= MOST:
+        raise ValueError(f"{name} is {value!s:.50}; it must be below {MOST}: choose less")
     return int(value)
 
 
@@ -103,3 +107,42 @@ def check_coefficient(name: str, value: Any) -> float:
         ValueError: it is negative or not finite.
     """
     return check_number(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
+
+
+def check_per_axis(name: str, value: Any, axes: int, least: int = 1, hint: str = "") -> None:
+    """Refuse what is no integer for all axes, and no integer for each.
+
+    Raises:
+        TypeError: an entry is no integer.
+        ValueError: it has another number of entries, or one is below `least` or not below 2^31.
+    """
+    hint = hint or f", or {axes} of them, one per axis"
+    entries = value if isinstance(value, tuple | list) else (value,) * axes
+    if len(entries) != axes:
+        raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}{hint}")
+    for entry in entries:
+        check_integer(name, entry, least, hint)
+
+
+def check_windows(name: str, axes: int, padding: Any, **others: Any) -> None:
+    """Refuse settings of windows that have no meaning: a padding, and others for each axis.
+
+    A padding is a known word, an integer, or (before, after) for each axis.
+
+    Raises:
+        TypeError, ValueError: as `check_per_axis`, with the name of an op before the setting's.
+    """
+    for what, value in others.items():
+        check_per_axis(f"{name}: {what}", value, axes)
+    words = ("same", "valid", "causal")[: 3 if axes == 1 else 2]
+    if isinstance(padding, str) and padding in words:
+        return
+    hint = f", {' or '.join(map(repr, words))}, or {axes} pair(s) (before, after), one per axis"
+    pairs = padding if isinstance(padding, tuple | list) else ((padding, padding),) * axes
+    formed = [pair for pair in pairs if isinstance(pair, tuple | list) and len(pair) == 2]
+    if isinstance(padding, str) or not len(formed) == len(pairs) == axes:
+        raise ValueError(
+            f"{name}: padding is {padding!r}; it must be an integer of at least 0{hint}"
+        )
+    for pair in pairs:
+        check_per_axis(f"{name}: padding", pair, 2, 0, hint)

@@ -10,48 +10,29 @@ Nothing is downloaded: the text is Python's own documentation, or a file of your
 
 import pydoc_data.topics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.settings import check_integer, check_number
-
-
-class Batch(NamedTuple):
-    """What a language model learns from.
-
-    Attributes:
-        tokens: (N, T) integers.
-        targets: (N, T), each the token that comes next.
-        key: for dropout; None: the model is evaluated.
-    """
-
-    tokens: Array
-    targets: Array
-    key: Array | None = None
-
-
-class Split(NamedTuple):
-    """Tokens (n,) to train on, and those after them, held out."""
-
-    train: Array
-    held_out: Array
+from jaxnn.data import KeyedBatch, Split, check_share
+from jaxnn.settings import check_integer
 
 
 def documentation() -> str:
-    """The Python Language Reference as `help()` shows it: English and code, 450,000 characters.
+    """Return the Python Language Reference as `help()` shows it: English and code.
 
-    From this interpreter's `pydoc_data.topics`, so another version of Python has another text.
+    450,000 characters from this interpreter's `pydoc_data.topics`: another version of Python has
+    another text.
     """
     topics = pydoc_data.topics.topics
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
 def read_text(path: str | Path) -> str:
-    """A text file in UTF-8, whole.
+    """Read a text file in UTF-8, whole.
 
     Raises:
         ValueError: it cannot be read, is empty, or is not UTF-8; then the message says from which
@@ -77,12 +58,12 @@ def read_text(path: str | Path) -> str:
 
 
 def vocabulary(text: str) -> str:
-    """The characters that occur in a text, each once, sorted; a character's place is its token."""
+    """Return the characters of a text, each once, sorted; a character's place is its token."""
     return "".join(sorted(set(text)))
 
 
 def encode(text: str, characters: str) -> Array:
-    """Tokens (n,), int32: the place of each character in the vocabulary.
+    """Return tokens (n,), int32: the place of each character in the vocabulary.
 
     Args:
         text: any.
@@ -112,7 +93,7 @@ def encode(text: str, characters: str) -> Array:
 
 
 def decode(tokens: Any, characters: str) -> str:
-    """The text of tokens (n,): `encode` undone.
+    """Return the text of tokens (n,): `encode` undone.
 
     Raises:
         ValueError: a token is no place in the vocabulary.
@@ -128,8 +109,8 @@ def decode(tokens: Any, characters: str) -> str:
     return "".join(characters[token] for token in tokens)
 
 
-def split(tokens: Array, length: int, held_out: float = 0.1) -> Split:
-    """The tokens to train on and, from the end, the share held out.
+def split(tokens: Array, length: int, held_out: float = 0.1) -> Split[Array]:
+    """Return the tokens to train on and, from the end, the share held out.
 
     By position, so that nothing held out stands between what was learned.
 
@@ -143,9 +124,7 @@ def split(tokens: Array, length: int, held_out: float = 0.1) -> Split:
         ValueError: the length is below 1, the share is not in (0, 1), or a side is too short.
     """
     check_integer("the length of a window", length)
-    check_number(
-        "held_out", held_out, "a share strictly between 0 and 1", lambda share: 0 < share < 1
-    )
+    check_share("held_out", held_out)
     end = len(tokens) - int(len(tokens) * held_out)
     parts = Split(tokens[:end], tokens[end:])
     for name, part in zip(("to train on", "held out"), parts, strict=True):
@@ -158,8 +137,8 @@ def split(tokens: Array, length: int, held_out: float = 0.1) -> Split:
     return parts
 
 
-def windows(tokens: Array, length: int) -> Batch:
-    """All of a text in order: windows (N, length) that predict each token but the first once.
+def all_windows(tokens: Array, length: int) -> KeyedBatch:
+    """Cut a text into windows (N, length) that predict each token but the first once, in order.
 
     What is left at the end, shorter than a window, is left out.
 
@@ -169,11 +148,11 @@ def windows(tokens: Array, length: int) -> Batch:
     """
     _check_length(tokens, length)
     end = (len(tokens) - 1) // length * length
-    return Batch(tokens[:end].reshape(-1, length), tokens[1 : end + 1].reshape(-1, length))
+    return KeyedBatch(tokens[:end].reshape(-1, length), tokens[1 : end + 1].reshape(-1, length))
 
 
-def random_windows(key: Array, tokens: Array, number: int, length: int) -> Batch:
-    """So many windows (number, length), each starting anywhere; works under jit.
+def random_windows(key: Array, tokens: Array, number: int, length: int) -> KeyedBatch:
+    """Draw so many windows (number, length), each starting anywhere; works under jit.
 
     The batch has no key; for dropout put one in: `batch._replace(key=...)`.
 
@@ -185,7 +164,7 @@ def random_windows(key: Array, tokens: Array, number: int, length: int) -> Batch
     _check_length(tokens, length)
     starts = jax.random.randint(key, (number, 1), 0, len(tokens) - length)
     at = starts + jnp.arange(length)
-    return Batch(tokens[at], tokens[at + 1])
+    return KeyedBatch(tokens[at], tokens[at + 1])
 
 
 def _check_length(tokens: Array, length: int) -> None:

@@ -15,7 +15,6 @@ evaluation: every step hands it a fresh one, so leave it None in the data.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -24,9 +23,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxnn.checks import check_key
-from jaxnn.models.inputs import unpack
-from jaxnn.settings import check_integer
+from jaxnn.checks import check_batch, check_key, parameter_shapes
+from jaxnn.settings import check_choice, check_integer
 
 Gradient = Literal["manual", "autodiff"]
 
@@ -62,12 +60,14 @@ class History(NamedTuple):
 def init_state(
     model: Any, config: Any, optimizer: optax.GradientTransformation, key: Array
 ) -> State:
-    """A state with fresh parameters and no step taken.
+    """Return a state with fresh parameters and no step taken.
 
     Raises:
-        TypeError: the key is none of `jax.random`.
+        TypeError: the key is none of `jax.random`, the optimizer none of optax's, or the
+            configuration none of the model's.
     """
     check_key("init_state: key", key)
+    _check_optimizer(optimizer)
     k_params, k_run = jax.random.split(key)
     params = model.init_params(k_params, config)
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)
@@ -79,7 +79,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     gradient: Gradient = "manual",
 ) -> Callable[[State, Any], tuple[State, Array]]:
-    """One optimizer step, compiled once per batch shape.
+    """Return one optimizer step, compiled once per batch shape.
 
     Compiled, it sees the batch's shapes and dtypes only, never its values: a label out of range
     gives NaN. `make_run` looks at the values too, as does the model's loss outside `jax.jit`.
@@ -95,12 +95,21 @@ def make_step(
 
     Raises:
         ValueError: `gradient` is another word.
-        TypeError: the model has no `manual_value_and_grad`, or, from the step, its first argument
-            is no `State`.
+        TypeError: the model has no `manual_value_and_grad`, the optimizer is none of optax's, the
+            configuration none of the model's, or, from the step, its first argument no `State` or
+            its second no tuple of as many parts as the model's `Batch`.
         AssertionError: from the step's first call, if the hand-written gradient's leaves have not
             the shapes and dtypes of the parameters.
     """
-    return jax.jit(_step(model, config, optimizer, gradient))
+    _check_made(model, config, optimizer, gradient)
+    compiled = jax.jit(_step(model, config, optimizer, gradient))
+
+    def step(state: State, batch: Any) -> tuple[State, Array]:
+        _check_state(state)
+        stepped: tuple[State, Array] = compiled(state, batch)
+        return stepped
+
+    return step
 
 
 def make_run(
@@ -114,7 +123,7 @@ def make_run(
     gradient: Gradient = "manual",
     evaluate: Callable[[Any], Any] | None = None,
 ) -> Callable[[State], tuple[State, History]]:
-    """A whole run as one compiled program: epochs of shuffled mini-batches.
+    """Return a whole run as one compiled program: epochs of shuffled mini-batches.
 
     Each epoch draws a new order from the state's key; the examples left over when `batch_size`
     does not divide their number sit that epoch out. A batch as large as the data is used in its
@@ -138,6 +147,7 @@ def make_run(
         TypeError, ValueError: a number is out of its range, or the model refuses the data; and
             as in `make_step`.
     """
+    _check_made(model, config, optimizer, gradient)
     n = _count_examples(data)
     epochs = check_integer("epochs", epochs)
     batch_size = check_integer("batch_size", batch_size)
@@ -152,7 +162,6 @@ def make_run(
     step = _step(model, config, optimizer, gradient)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
-        _check_state(state)
         if batch_size == n:
             state, loss = step(state, data)
         else:
@@ -166,14 +175,19 @@ def make_run(
         return state, History(loss, None if evaluate is None else evaluate(state.params))
 
     @jax.jit
-    def run(state: State, data: Any) -> tuple[State, History]:
+    def compiled(state: State, data: Any) -> tuple[State, History]:
         return lax.scan(lambda s, _: epoch(s, data), state, length=epochs)
 
-    return partial(run, data=data)
+    def run(state: State) -> tuple[State, History]:
+        _check_state(state)
+        ran: tuple[State, History] = compiled(state, data)
+        return ran
+
+    return run
 
 
 def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
-    """Which of n examples each batch of a shuffled epoch takes, and the key of the next epoch.
+    """Draw which of n examples each batch of a shuffled epoch takes, and the next epoch's key.
 
     Returns:
         rows (n // batch_size, batch_size), key.
@@ -187,25 +201,12 @@ def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
 def _step(
     model: Any, config: Any, optimizer: optax.GradientTransformation, gradient: str
 ) -> Callable[[State, Any], tuple[State, Array]]:
-    """One optimizer step, not yet compiled."""
-    if gradient not in ("manual", "autodiff"):
-        raise ValueError(f"gradient is {gradient!r}; it must be 'manual' or 'autodiff'")
+    """Return one optimizer step, not yet compiled."""
     by_hand = gradient == "manual"
-    if by_hand and not hasattr(model, "manual_value_and_grad"):
-        raise TypeError(
-            f"{getattr(model, '__name__', model)} has no manual_value_and_grad; write it one, or "
-            "train with gradient='autodiff'"
-        )
     value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
 
-    fields = _fields(getattr(model, "Batch", None))
-    without_key = tuple(name for name in fields if name != "key")
-
     def step(state: State, batch: Any) -> tuple[State, Array]:
-        _check_state(state)
-        key = state.key
-        if "key" in fields and (type(batch) in (tuple, list) or _fields(batch) == without_key):
-            batch = unpack(batch, model.Batch)  # else there is no field to draw for
+        batch, key = _as_batch(model, batch), state.key
         if hasattr(batch, "key"):
             key, k_draw = jax.random.split(key)
             batch = batch._replace(key=k_draw)
@@ -218,6 +219,42 @@ def _step(
     return step
 
 
+def _as_batch(model: Any, batch: Any) -> Any:
+    """Return a plain tuple, or a batch that lacks only the key, as the model's own `Batch`."""
+    kind = getattr(model, "Batch", None)
+    fields = _fields(kind)
+    without_key = tuple(name for name in fields if name != "key")
+    if kind is None or not fields:
+        return batch
+    if type(batch) in (tuple, list):
+        check_batch(batch, kind)
+        return kind(*batch)
+    if "key" in fields and _fields(batch) == without_key:
+        return kind(**batch._asdict())
+    return batch
+
+
+def _check_made(model: Any, config: Any, optimizer: Any, gradient: Any) -> None:
+    """Refuse what no step can be made of."""
+    check_choice("gradient", gradient, ("manual", "autodiff"))
+    if gradient == "manual" and not hasattr(model, "manual_value_and_grad"):
+        raise TypeError(
+            f"{getattr(model, '__name__', model)} has no manual_value_and_grad; write it one, or "
+            "train with gradient='autodiff'"
+        )
+    _check_optimizer(optimizer)
+    parameter_shapes(model.init_params, config)  # which refuses a configuration that is none
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optimizer: its name, or the function that makes one."""
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise TypeError(
+            f"optimizer is {optimizer!r:.50}; it must have the functions init and update, as those "
+            "of optax: pass optax.adam(1e-3), say"
+        )
+
+
 def _check_state(state: Any) -> None:
     """Refuse what is no state: parameters alone, or the pair that a step returned."""
     if _fields(state) != State._fields:
@@ -228,12 +265,12 @@ def _check_state(state: Any) -> None:
 
 
 def _fields(value: Any) -> tuple[str, ...]:
-    """The names of a NamedTuple's fields, or of its class; none for what is no such thing."""
+    """Return the names of the fields of a NamedTuple, or of its class; () for anything else."""
     return getattr(value, "_fields", ())
 
 
 def _count_examples(data: Any) -> int:
-    """The first dimension that all leaves of the data share."""
+    """Return the first dimension that all leaves of the data share."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
     counts = {shape[0] if shape else None for shape in shapes}
     if len(counts) != 1 or counts & {None, 0}:

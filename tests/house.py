@@ -80,8 +80,8 @@ class Backward(NamedTuple):
     between: tuple[str, ...]
 
 
-# What a backward may call outside its file: shared numerics, geometry, reductions, other pairs.
-SHARED = {"jaxnn.numerics", "jaxnn.ops.windows", "jaxnn.ops.reductions"}
+# What a backward may call outside its file: shared numerics, the geometry of windows, other pairs.
+SHARED = {"jaxnn.numerics", "jaxnn.ops.windows"}
 
 
 def backwards(path):

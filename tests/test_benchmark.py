@@ -28,7 +28,7 @@ from experiments.benchmark.arms import (
     product,
 )
 from experiments.benchmark.cases import ACCELERATOR, cases
-from jaxnn.models.transformer_config import gpt2, llama
+from jaxnn.models.transformer import gpt2, llama
 
 
 @pytest.fixture

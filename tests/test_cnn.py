@@ -70,7 +70,7 @@ def test_a_fault_in_a_blocks_backward_is_caught(monkeypatch):
     def without_shortcut(residuals, dy, *args):
         """The skip's own gradient forgotten: only dx of the first convolution goes back."""
         dblock, dx = right(residuals, dy, *args)
-        (_, _, relu1), (_, _, relu2), _ = residuals
+        relu1, relu2 = residuals.first.relu, residuals.second.relu
         return dblock, dx if relu1.shape != relu2.shape else dx - jnp.where(relu2 > 0, dy, 0)
 
     monkeypatch.setattr(cnn, "block_bwd", without_shortcut)

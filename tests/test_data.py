@@ -141,7 +141,7 @@ def test_a_missing_idx_file_is_named_with_all_its_names(folder):
 )
 def test_unusable_data_is_refused(inputs, targets, error, message):
     with pytest.raises(error, match=message):
-        data.check_batch(inputs, targets)
+        data.usable_batch(inputs, targets)
 
 
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):

@@ -27,10 +27,10 @@ IN_JAX_NN = (
     (act.sigmoid, {}, jax.nn.sigmoid),
     (act.hard_sigmoid, {}, jax.nn.hard_sigmoid),
     (act.tanh, {}, jax.nn.tanh),
-    (act.silu, {}, jax.nn.silu),
-    (act.gelu, {}, lambda x: jax.nn.gelu(x, approximate=False)),
-    (act.gelu, {"approximate": True}, lambda x: jax.nn.gelu(x, approximate=True)),
-    (act.mish, {}, jax.nn.mish),
+    (gated.silu, {}, jax.nn.silu),
+    (gated.gelu, {}, lambda x: jax.nn.gelu(x, approximate=False)),
+    (gated.gelu, {"approximate": True}, lambda x: jax.nn.gelu(x, approximate=True)),
+    (gated.mish, {}, jax.nn.mish),
 )
 
 
@@ -111,7 +111,7 @@ def test_slopes_at_infinity_are_limits():
         right = {act.sigmoid: 0.0, act.tanh: 0.0, act.selu: act.SELU_SCALE}.get(op, 1.0)
         np.testing.assert_allclose(slope, [limits.get(op, 0.0), right], rtol=1e-6, err_msg=op.name)
     for approximate in (False, True):
-        (slope,) = act.gelu.bwd(
+        (slope,) = gated.gelu.bwd(
             jnp.array([-jnp.inf, jnp.inf]), jnp.ones(2), approximate=approximate
         )
         np.testing.assert_array_equal(slope, [0, 1])
@@ -217,7 +217,20 @@ def test_numpys_arrays_and_settings_are_taken_and_widen_nothing():
     assert masked_softmax(x, x > 0).shape == gated.glu(x, x).shape == (2, 3)
     assert dropout(x, jax.random.key(0), rate=np.float64(0.5)).shape == (2, 3)
     assert act.elu.fwd(jnp.ones(3, "bfloat16"), alpha=np.float32(2))[0].dtype == "bfloat16"
-    assert act.leaky_relu.fwd(-0.5, slope=np.float32(0.5))[0] == -0.25
+    assert act.leaky_relu.fwd(np.float32(-0.5), slope=np.float32(0.5))[0] == -0.25
+
+
+def test_an_empty_batch_is_taken_and_its_cotangents_are_empty():
+    x, key = jnp.zeros((0, 3)), jax.random.key(0)
+    for op, inputs, static in (
+        *((op, (x,), static) for op, static, _ in IN_JAX_NN),
+        *((op, (x, x), {}) for op in (gated.glu, gated.swiglu, gated.geglu)),
+        *((op, (x,), {}) for op in (softmax, log_softmax)),
+        (masked_softmax, (x, x > 0), {}),
+        (dropout, (x, key), {"rate": 0.5}),
+    ):
+        y, pull = jax.vjp(lambda x, op=op, rest=inputs[1:], s=static: op(x, *rest, **s), x)
+        assert y.shape == pull(y)[0].shape == (0, 3), op
 
 
 MASK = jnp.ones(3, bool)
@@ -239,12 +252,19 @@ MASK = jnp.ones(3, bool)
         ),
         (lambda x: masked_softmax(x, x), TypeError, "mask has dtype float32;.*mask > 0"),
         (lambda x: masked_softmax(x, [True]), TypeError, "mask is a list;.*an array"),
-        (lambda x: masked_softmax(x, MASK[:2]), ValueError, r"\(2,\), x \(2, 3\).*broadcast"),
-        (lambda x: masked_softmax(x[0], MASK[None]), ValueError, r"\(1, 3\), x \(3,\)"),
+        (lambda x: masked_softmax(x, MASK[:2]), ValueError, r"\(2,\); .*broadcast to \(2, 3\)"),
+        (lambda x: masked_softmax(x[0], MASK[None]), ValueError, r"\(1, 3\); .* to \(3,\)"),
         (lambda x: dropout(x, jax.random.key(0), rate=1.0), ValueError, r"1\.0;.*drop.*1 - p"),
         (lambda x: dropout(x, jax.random.key(0), rate=-0.1), ValueError, r"rate is -0\.1"),
         (lambda x: dropout(x, jax.random.key(0), rate=float("nan")), ValueError, "rate is nan"),
-        (lambda x: drop_fwd(x, None, 2.0), ValueError, "dropout: rate is 2"),
+        (lambda x: drop_fwd(x, jax.random.key(0), 2.0), ValueError, "dropout: rate is 2"),
+        (lambda x: dropout(x, jax.random.key(0), rate=10**400), ValueError, "rate is 1000"),
+        (lambda x: dropout(x, jnp.zeros(2), rate=0.5), TypeError, r"key is float32\[2\]"),
+        (
+            lambda x: dropout(x.astype(int), jax.random.key(0), rate=0.5),
+            TypeError,
+            "x has dtype int32.*float",
+        ),
         (
             lambda x: dropout(x, None, rate=0.5),
             TypeError,
@@ -254,8 +274,22 @@ MASK = jnp.ones(3, bool)
         (lambda x: act.leaky_relu(x, slope="2"), TypeError, "leaky_relu: slope is '2'.*number"),
         (lambda x: act.leaky_relu(x, slope=float("inf")), ValueError, "slope is inf.*finite"),
         (lambda x: act.elu(x, alpha=True), TypeError, "elu: alpha is True"),
-        (lambda x: act.gelu(x, approximate="no"), TypeError, "approximate is 'no'.*True or False"),
+        (lambda x: act.elu(x, alpha=[1.0]), TypeError, r"elu: alpha is \[1\.0\].*number"),
+        (lambda x: act.elu(x, alpha=10**400), ValueError, "elu: alpha is 1000.*finite"),
+        (lambda x: gated.geglu(x, x, approximate=1), TypeError, "geglu: approximate is 1; .*True"),
+        (lambda x: gated.glu(x, x.astype(int)), TypeError, "glu: value has dtype int32.*float"),
+        (
+            lambda x: gated.swiglu(x, x.astype("bfloat16")),
+            TypeError,
+            "swiglu: .*gate float32, value bfloat16",
+        ),
+        (
+            lambda x: gated.gelu(x, approximate="no"),
+            TypeError,
+            "approximate is 'no'.*True or False",
+        ),
         (lambda x: gated.glu(x, [0.0]), TypeError, "glu: value is a list.*asarray"),
+        (lambda x: gated.swiglu(None, x), TypeError, "swiglu: gate is a NoneType.*an array"),
         (lambda x: softmax(x[0, 0]), ValueError, r"axis is -1, x has shape \(\)"),
         (lambda x: softmax.fwd(0.5), TypeError, "softmax: x is a float"),
         (lambda x: softmax(x.astype(int)), TypeError, "softmax: x has dtype int32.*floating"),
@@ -270,3 +304,18 @@ MASK = jnp.ones(3, bool)
 def test_bad_settings_and_inputs_are_named_before_anything_is_compiled(call, error, message):
     with pytest.raises(error, match=message):
         jax.eval_shape(call, jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("op", dict.fromkeys(op for op, *_ in IN_JAX_NN), ids=lambda op: op.name)
+def test_activations_refuse_what_is_no_floating_array(op):
+    for x, message in (
+        (jnp.arange(3), "x has dtype int32; it must be floating: cast"),
+        (jnp.zeros(3, bool), "x has dtype bool; it must be floating"),
+        (jnp.zeros(3, complex), "x has dtype complex64; it must be floating"),
+        ([0.0], "x is a list; it must be an array: wrap"),
+        (0.5, "x is a float; it must be an array"),
+        (None, "x is a NoneType; it must be an array"),
+    ):
+        for call in (op, op.fwd):
+            with pytest.raises(TypeError, match=f"^{op.name}: {message}"):
+                call(x)

@@ -1,7 +1,5 @@
 """Convolution and pooling: other forms that must agree, edge sizes, and what is refused."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,7 @@ import pytest
 from conftest import assert_leaves_close, run
 from jax import lax
 
-from jaxnn.ops import kernel_gradient
-from jaxnn.ops.convolution import Conv, conv1d, conv2d, conv2d_transpose
+from jaxnn.ops.convolution import Conv, ConvResiduals, conv1d, conv2d, conv2d_transpose
 from jaxnn.ops.pooling import (
     average_pool,
     global_average_pool,
@@ -19,7 +16,7 @@ from jaxnn.ops.pooling import (
     upsample_nearest,
 )
 from jaxnn.ops.unfold import conv2d_unfold, unfold
-from jaxnn.ops.windows import windows
+from jaxnn.ops.windows import from_tap, placement, under_tap
 
 RNG = np.random.default_rng(0)
 
@@ -38,32 +35,70 @@ def by_autodiff(forward, inputs, dy):
     return y, pull(dy)
 
 
-@pytest.mark.parametrize("limit", [1, 12000, 10**9])  # bytes: products of one image, some, six
-@pytest.mark.parametrize("stride", [1, 2])  # the last axis' taps move dy, and x
-def test_kernels_gradient_by_blocks_of_patches_and_by_convolution(limit, stride, x64, monkeypatch):
-    monkeypatch.setattr(kernel_gradient, "PATCHES", limit)
-    static = {"stride": stride, "padding": "same", "dilation": (1, 2)}
-    place = windows("conv2d", (7, 6), (3, 2), **static)
-    x, w, dy = normal(6, 7, 6, 3), normal(3, 2, 3, 4), normal(6, *place.places, 4)
-    _, (_, truth) = by_autodiff(lambda x, w: conv2d.fwd(Conv(w, None), x, **static)[0], (x, w), dy)
-    _, (params, _) = both(conv2d, (Conv(w, None), x), dy, **static)
-    assert_leaves_close(params.w, truth, 1e-12)
-    by_convolution = partial(kernel_gradient._convolved_by_dy, groups=1)
-    for form in (kernel_gradient._summed_over_patches, by_convolution):
-        assert_leaves_close(form(x, dy, place=place), truth, 1e-12)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_kernels_gradient_is_summed_over_many_in_float32(dtype):
+    x, dy = (1 + normal(2048, size, 2).astype(dtype) / 4 for size in (4, 3))
+    params = Conv(jnp.zeros((2, 2, 2), dtype), jnp.zeros(2, dtype))
 
+    def of(x, dy, params):
+        return conv1d.bwd(ConvResiduals(params, x), dy)[0]
 
-def test_kernels_gradient_is_summed_over_blocks_in_float32(monkeypatch):
-    monkeypatch.setattr(kernel_gradient, "PATCHES", 1)
-    place = windows("conv1d", (4,), (2,), 1, "valid", 1)
-    x, dy = (1 + normal(2048, size, 2).astype(jnp.bfloat16) / 4 for size in (4, 3))
-
-    def dw(x, dy):
-        return kernel_gradient._summed_over_patches(x, dy, place)
-
-    narrow, exact = run(dw, x, dy), run(dw, x.astype(jnp.float32), dy.astype(jnp.float32))
-    assert narrow.dtype == jnp.bfloat16
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (x, dy, params))
+    narrow, exact = run(of, x, dy, params), run(of, *wide)
+    assert {leaf.dtype.name for leaf in narrow} == {dtype}
     assert_leaves_close(narrow, exact, 0.005)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "static"),
+    [
+        ((7, 6), (3, 2), {"stride": (2, 1), "padding": "same", "dilation": (1, 2)}),
+        ((9,), 2, {"stride": 3, "padding": ((4, 2),)}),
+        ((5,), 3, {"padding": "causal"}),
+        ((4, 5), (4, 1), {"padding": 1}),
+    ],
+)
+def test_what_lies_under_a_tap_and_back_are_adjoint(size, kernel, static, x64):
+    """And a place holds what the formula says, whatever is under it."""
+    at = placement(size, kernel, **static)
+    x, dy = normal(2, *size, 3), normal(2, *at.places, 3)
+    padded = jnp.pad(x, [(0, 0), *at.padding, (0, 0)])
+    taps = list(at.taps)
+    assert len(taps) == np.prod(at.kernel)
+    for tap in taps:
+        under = under_tap(padded, tap, at)
+        last = tuple((n - 1) * s + t for n, s, t in zip(at.places, at.stride, tap, strict=True))
+        np.testing.assert_array_equal(under[(0, *(-1,) * len(size))], padded[(0, *last)])
+        np.testing.assert_allclose((under * dy).sum(), (x * from_tap(dy, tap, at)).sum())
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "static"),
+    [
+        (conv1d, (Conv(jnp.ones((3, 2, 6)), jnp.ones(6)), jnp.ones((0, 8, 4))), {"groups": 2}),
+        (conv2d, (Conv(jnp.ones((2, 3, 4, 6)), jnp.ones(6)), jnp.ones((0, 7, 5, 4))), {}),
+        (
+            conv2d_transpose,
+            (Conv(jnp.ones((2, 3, 3, 4)), jnp.ones(6)), jnp.ones((0, 4, 5, 4))),
+            {"groups": 2, "stride": 2},
+        ),
+        (unfold, (jnp.ones((0, 7, 5, 4)),), {"kernel": 2}),
+        (conv2d_unfold, (Conv(jnp.ones((2, 3, 4, 6)), jnp.ones(6)), jnp.ones((0, 7, 5, 4))), {}),
+        (max_pool, (jnp.ones((0, 7, 5, 4)),), {}),
+        (average_pool, (jnp.ones((0, 7, 5, 4)),), {}),
+        (global_average_pool, (jnp.ones((0, 7, 5, 4)),), {}),
+        (global_max_pool, (jnp.ones((0, 7, 5, 4)),), {}),
+        (upsample_nearest, (jnp.ones((0, 7, 5, 4)),), {}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+@pytest.mark.usefixtures("strict_dtypes")
+def test_an_empty_batch_is_taken_and_its_gradients_are_zero(op, inputs, static):
+    y = op(*inputs, **static)
+    assert len(y) == 0
+    _, cotangents = run(lambda *x: both(op, x, jnp.ones(y.shape), **static), *inputs)
+    for d, like in zip(*map(jax.tree.leaves, (cotangents, inputs)), strict=True):
+        np.testing.assert_array_equal(d, jnp.zeros_like(like))
 
 
 @pytest.mark.parametrize("static", [{}, {"stride": 2, "padding": "same", "dilation": (1, 2)}])
@@ -208,7 +243,17 @@ def test_sums_of_many_are_not_of_few_digits(dtype, large, x64):
     assert {leaf.dtype.name for leaf in (*sums, *everywhere)} == {dtype}
 
 
+def test_shares_of_many_windows_are_added_up_in_float32():
+    """In bfloat16 the sum of 512 shares of 1/512 stops at a half."""
+    x, dy = jnp.ones((1, 1, 1023, 1), jnp.bfloat16), jnp.ones((1, 1, 512, 1), jnp.bfloat16)
+    (dx,) = average_pool.bwd(x, dy, window=(1, 512), stride=1)
+    assert (dx[0, 0, 511, 0], dx.dtype) == (1, jnp.bfloat16)
+    (dx,) = unfold.bwd(x, jnp.full((1, 1, 512, 512), 1 / 512, x.dtype), kernel=(1, 512))
+    assert (dx[0, 0, 511, 0], dx.dtype) == (1, jnp.bfloat16)
+
+
 IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros(4))
+NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
 
 
 @pytest.mark.parametrize(
@@ -236,13 +281,13 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros
         ),
         (
             lambda: conv2d_transpose(KERNEL._replace(b=None), IMAGE),
-            r"x has 6 channels.*takes 4.*\(KH, KW, O / groups, C\)",
+            "conv2d_transpose: x has 6 channels.*takes 4 in 1 group",
         ),
         (
             lambda: conv2d_unfold(Conv(jnp.zeros((3, 3, 5, 4)), None), IMAGE),
-            r"conv2d_unfold: w has shape \(3, 3, 5, 4\).*\(2, 5, 4, 6\).*\(KH, KW, C, O\)",
+            r"conv2d_unfold: w has shape \(3, 3, 5, 4\).*\(2, 5, 4, 6\).*w \(K, L, C, O\)",
         ),
-        (lambda: conv2d_unfold(Conv(jnp.zeros((3, 3, 3, 2, 4)), None), IMAGE), "KH, KW, C, O"),
+        (lambda: conv2d_unfold(Conv(jnp.zeros((3, 3, 3, 2, 4)), None), IMAGE), "K, L, C, O"),
         (lambda: max_pool(IMAGE, window=(6, 1)), r"spans \(6, 1\).*\(5, 4\)"),
         (lambda: max_pool(IMAGE, padding=2), r"padding is \(\(2, 2\).*window \(2, 2\)"),
         (lambda: average_pool(IMAGE[0]), r"average_pool: x has shape \(5, 4, 6\)"),
@@ -252,14 +297,40 @@ IMAGE, KERNEL = jnp.zeros((2, 5, 4, 6)), Conv(jnp.zeros((3, 3, 6, 4)), jnp.zeros
         (lambda: conv2d_unfold(KERNEL, IMAGE, stride=0), "conv2d_unfold: stride is 0"),
         (lambda: conv2d_unfold(KERNEL, IMAGE[:, :2]), "conv2d_unfold: the kernel spans"),
         (lambda: upsample_nearest(IMAGE, factor=0), "factor is 0"),
+        (
+            lambda: conv2d(KERNEL, IMAGE[..., None]),
+            r"x has shape \(2, 5, 4, 6, 1\).*\(N, H, W, C\)",
+        ),
+        (lambda: conv1d(KERNEL, IMAGE[0]), r"w has shape \(3, 3, 6, 4\).*w \(K, I, O\)"),
+        (
+            lambda: conv2d(KERNEL, IMAGE[:, :0], padding=2),
+            r"x has shape \(2, 0, 4, 6\).*but N must be at least 1",
+        ),
+        (
+            lambda: conv2d(Conv(KERNEL.w[..., :0], None), IMAGE),
+            r"shape \(2, 5, 4, 6\), beside w \(3, 3, 6, 0\).*but N must be at least 1",
+        ),
+        (
+            lambda: global_average_pool(IMAGE[..., :0]),
+            r"x has shape \(2, 5, 4, 0\).*but N must be at least 1",
+        ),
+        (
+            lambda: global_max_pool(IMAGE[:, :0]),
+            r"x has shape \(2, 0, 4, 6\).*but N must be at least 1",
+        ),
+        (lambda: conv2d(KERNEL, IMAGE, stride=10**400), "stride has 1329 bits.*below 2.31"),
+        (lambda: conv2d(KERNEL, IMAGE, padding=2**31), "padding has 32 bits.*below 2.31"),
+        (lambda: conv2d_transpose(SPREAD, IMAGE, stride=2**30), "would have .*below 2.31"),
+        (lambda: conv2d_transpose(SPREAD, IMAGE, padding="same"), "padding is 'same'.*transpose"),
+        (lambda: conv2d_transpose(SPREAD, IMAGE, output_padding=-1), "output_padding is -1"),
+        (lambda: average_pool(IMAGE, stride=0), "average_pool: stride is 0"),
+        (lambda: max_pool(IMAGE, padding="causal"), "max_pool: padding is 'causal'"),
+        (lambda: upsample_nearest(IMAGE, factor=10**400), "factor .*1329 bits.*below 2.31"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +351,7 @@ NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
         (lambda: upsample_nearest(IMAGE, factor="2"), "factor is '2'; it must be an integer"),
         (
             lambda: conv2d(tuple(KERNEL), IMAGE),
-            r"conv2d: params is a tuple.*kernels.Conv: .*Conv\(...\)",
+            r"conv2d: params is a tuple.*convolution.Conv: .*Conv\(...\)",
         ),
         (
             lambda: conv2d(KERNEL._replace(b=1.0), IMAGE),
@@ -293,6 +364,16 @@ NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
         (lambda: conv1d(KERNEL, [[1.0]]), "conv1d: x is a list.*jnp.asarray"),
         (lambda: global_max_pool(None), "global_max_pool: x is a NoneType"),
         (lambda: average_pool(IMAGE.astype(int)), "average_pool: x has dtype int.*floating"),
+        (lambda: unfold(IMAGE.astype(complex), kernel=2), "unfold: x has dtype complex.*floating"),
+        (lambda: conv2d(KERNEL, IMAGE.astype(bool)), "conv2d: x has dtype bool.*floating"),
+        (
+            lambda: conv2d(KERNEL, IMAGE.astype(jnp.bfloat16)),
+            "conv2d: the dtypes are x bfloat16, w float32, b float32.*must be one",
+        ),
+        (lambda: conv2d_unfold(None, IMAGE), "conv2d_unfold: params is a NoneType"),
+        (lambda: upsample_nearest([[1.0]]), "upsample_nearest: x is a list"),
+        (lambda: max_pool(IMAGE, stride="2"), "max_pool: stride is '2'"),
+        (lambda: conv2d_transpose(SPREAD, IMAGE, output_padding=[0, None]), "padding is None"),
     ],
 )
 def test_what_is_of_a_wrong_kind_is_named(call, message):

@@ -69,10 +69,20 @@ PARAMS = Experts(
     [
         (PARAMS, (2, 5), 0, "k is 0; it must be at least 1, and at most 4"),
         (PARAMS, (2, 5), 5, "k is 5 for 4 experts"),
-        (PARAMS, (2, 6), 1, "(2, 6) but router has shape (5, 4)"),
-        (PARAMS, (0, 5), 1, "(0, 5), no token"),
-        (PARAMS._replace(down=PARAMS.up), (2, 5), 1, "(4, 5, 3), (4, 5, 3), (4, 5, 3); they must"),
-        (PARAMS._replace(router=jnp.zeros((4, 5))), (2, 5), 1, "have shapes (4, 5), (4, 5, 3)"),
+        (PARAMS, (2, 6), 1, "x has shape (2, 6), beside router (5, 4)"),
+        (PARAMS, (0, 5), 1, "(0, 5), no element; the loss is a mean over tokens"),
+        (
+            PARAMS._replace(down=PARAMS.up),
+            (2, 5),
+            1,
+            "down has shape (4, 5, 3), beside router (5, 4)",
+        ),
+        (
+            PARAMS._replace(router=jnp.zeros((4, 5))),
+            (2, 5),
+            1,
+            "gate has shape (4, 5, 3), beside router (4, 5)",
+        ),
     ],
 )
 def test_bad_inputs_are_named(params, shape, k, message):
@@ -86,6 +96,9 @@ def test_bad_inputs_are_named(params, shape, k, message):
         (PARAMS, jnp.zeros((2, 5)), True, "experts: k is True; it must be an integer"),
         (PARAMS, jnp.zeros((2, 5)), None, "experts: k is None; it must be an integer"),
         (PARAMS, [[0.0] * 5], 1, "experts: x is a list; it must be an array"),
+        (PARAMS, jnp.zeros((2, 5), int), 1, "experts: x has dtype int32; it must be floating"),
+        (PARAMS, jnp.zeros((2, 5), "bfloat16"), 1, "experts: .*router float32, .*x bfloat16"),
+        (None, jnp.zeros((2, 5)), 1, "experts: params is a NoneType; .*wrap its parts"),
         (
             tuple(PARAMS),
             jnp.zeros((2, 5)),

@@ -7,13 +7,14 @@ import pytest
 from conftest import assert_leaves_close, run
 from rows.losses import nll
 
+from jaxnn.numerics import REDUCTIONS
 from jaxnn.op import plain_forms
 from jaxnn.ops import losses
 from jaxnn.ops.cross_entropy import linear_cross_entropy, softmax_cross_entropy
 from jaxnn.ops.fast import linear_cross_entropy as fast
 from jaxnn.ops.hinge import multiclass_hinge
 from jaxnn.ops.linear import Embedding, embedding, unembed
-from jaxnn.ops.reductions import REDUCTIONS, weighted_mean
+from jaxnn.ops.weighted_mean import weighted_mean
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -329,7 +330,13 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
         (losses.huber, (Z, Z), {"delta": 0.0}, ValueError, "delta is 0.0.*positive"),
         (losses.huber, (Z, [0.0]), {}, TypeError, "huber: targets is a list.*jnp.asarray"),
         (losses.kl_divergence, (Z, Z[0]), {}, ValueError, r"log_probab.*\(2, 3\), targets \(3,\)"),
-        (losses.kl_divergence, (Z[0, 0], Z[0, 0]), {}, ValueError, r"\(\).*classes.*dimension"),
+        (
+            losses.kl_divergence,
+            (Z[0, 0], Z[0, 0]),
+            {},
+            ValueError,
+            r"\(\); .*dimension of K classes",
+        ),
         (
             weighted_mean,
             (Z, Z[:, :1]),
@@ -376,6 +383,28 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
         (losses.huber, (Z, Z), {"reduction": np.array(["mean"])}, ValueError, "one of 'mean'"),
         (losses.l2_penalty, (Z,), {"coefficient": "2"}, TypeError, "coefficient is '2'"),
         (losses.l2_penalty, ({"a": 1.0},), {}, TypeError, "weights.'a'. is a .*asarray"),
+        (losses.l2_penalty, (Z,), {"coefficient": 10**400}, ValueError, "coefficient is 1000"),
+        (
+            losses.l2_penalty,
+            ([Z, Z.astype("bfloat16")],),
+            {},
+            TypeError,
+            r"weights\[0\] float32, weights\[1\] bfloat16.*one",
+        ),
+        (losses.l2_penalty, ([Z, LABELS],), {}, TypeError, r"weights\[1\] has dtype int.*float"),
+        (
+            losses.huber,
+            (Z, Z.astype("bfloat16")),
+            {},
+            TypeError,
+            "predictions float32, targets bfloat16.*one",
+        ),
+        (losses.huber, (LABELS, LABELS), {}, TypeError, "predictions has dtype int.*floating"),
+        (losses.huber, (Z, Z), {"delta": [1.0]}, TypeError, r"delta is \[1\.0\]"),
+        (losses.mean_squared_error, (Z, Z + 0j), {}, TypeError, "targets has dtype complex.*real"),
+        (weighted_mean, (Z, Z + 0j), {}, TypeError, "weights has dtype complex.*real"),
+        (weighted_mean, ([0.0], Z), {}, TypeError, "weighted_mean: values is a list"),
+        (losses.mean_squared_error, (Z, Z), {"reduction": None}, ValueError, "is None.*'mean'"),
         (embedding, (Embedding([[1.0]]), LABELS), {}, TypeError, "table is a list"),
         (
             linear_cross_entropy,
@@ -385,15 +414,42 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
             r"x has shape \(2, 3\), beside w \(2, 3\).*transpose w",
         ),
         (linear_cross_entropy, (Z.T, Z, LABELS[:1]), {}, ValueError, r"\(1,\), logits \(2, 2\)"),
-        (embedding, (TWO, jnp.zeros(3)), {}, TypeError, "tokens have dtype float32.*integers"),
+        (embedding, (TWO, jnp.zeros(3)), {}, TypeError, "tokens has dtype float32.*integers"),
         (embedding, (TWO, [1]), {}, TypeError, "tokens is a list.*asarray"),
-        (embedding, (Embedding(Z[0]), LABELS), {}, ValueError, r"\(3,\).*\(tokens, features\)"),
-        (unembed, (TWO, Z), {}, ValueError, r"x has shape \(2, 3\) but the table \(4, 2\).*\(2\)"),
+        (embedding, (Embedding(Z[0]), LABELS), {}, ValueError, r"table has shape \(3,\).*\(V, D\)"),
+        (
+            unembed,
+            (TWO, Z),
+            {},
+            ValueError,
+            r"x has shape \(2, 3\), beside table \(4, 2\).*feature",
+        ),
     ],
 )
 def test_bad_inputs_are_named(op, inputs, static, error, message):
     with pytest.raises(error, match=message):
         op(*inputs, **static)
+
+
+@pytest.mark.parametrize("op", PAIRED, ids=lambda op: op.name)
+def test_an_empty_batch_has_a_sum_and_no_mean(op):
+    x = jnp.zeros((0, 3))
+    total, (dx, _) = by_hand(op, (x, x), jnp.float32(1.0), reduction="sum")
+    assert (total, dx.shape) == (0, (0, 3))
+    assert op(x, x, reduction="none").size == 0
+    for call in (op, op.fwd):
+        with pytest.raises(ValueError, match=rf"{op.name}: .*\(0, 3\), no element.*non-empty"):
+            call(x, x)
+
+
+@pytest.mark.parametrize("op", PAIRED, ids=lambda op: op.name)
+def test_targets_may_be_integers_or_booleans(op):
+    x, dout = jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), jnp.float32(0.7)
+    t = jnp.array([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
+    loss, (dx, _) = by_hand(op, (x, t), dout)
+    for other in (t.astype(int), t.astype(bool)):
+        out, pull = jax.vjp(lambda x, other=other: op(x, other), x)
+        assert_leaves_close((out, pull(dout)), (loss, (dx,)), 1e-6)
 
 
 def test_the_three_reductions_are_the_settings_that_are_verified():

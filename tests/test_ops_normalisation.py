@@ -154,8 +154,34 @@ def test_statistics_of_narrow_numbers_are_wide(dtype):
     exact = np.asarray(x, np.float64)
     exact = (exact - exact.mean(1, keepdims=True)) / exact.std(1, keepdims=True)
     y, residuals = layer_norm.fwd(NONE, x)
-    assert y.dtype == residuals.x.dtype == dtype
+    assert y.dtype == residuals.x_hat.dtype == dtype
     np.testing.assert_allclose(np.asarray(y, float), exact, atol=2 * eps)
+    np.testing.assert_allclose(np.asarray(residuals.y, float), exact, atol=3 * eps)
+
+
+@pytest.mark.parametrize("norm", [layer_norm, rms_norm])
+def test_residuals_give_the_result_again(norm):
+    rng = np.random.default_rng(4)
+    params = Scale(*(jnp.asarray(rng.normal(size=5), jnp.float32) for _ in range(2)))
+    y, residuals = norm.fwd(params, jnp.asarray(rng.normal(2, 1, (4, 3, 5)), jnp.float32))
+    np.testing.assert_allclose(residuals.y, y, rtol=1e-6)
+
+
+def test_an_empty_batch_is_normalised_where_no_mean_is_taken_over_it():
+    x, params = jnp.zeros((0, 3, 4)), Scale(jnp.ones(4), jnp.ones(4))
+    zeros = Running(jnp.zeros(4), jnp.zeros(4))
+    for op, inputs, dout, static in (
+        (layer_norm, (params, x), x, {}),
+        (layer_norm, (params, jnp.zeros((2, 0, 4))), jnp.zeros((2, 0, 4)), {}),
+        (rms_norm, (params, x), x, {}),
+        (group_norm, (params, x), x, {"groups": 2}),
+        (instance_norm, (params, x), x, {}),
+        (batch_norm, (params, FRESH, x), (x, zeros), {"training": False}),
+    ):
+        out, cotangents = by_hand(op, inputs, dout, **static)
+        assert jax.tree.leaves(out)[0].shape == inputs[-1].shape
+        for d, like in zip(*map(jax.tree.leaves, (cotangents, inputs)), strict=True):
+            np.testing.assert_array_equal(d, jnp.zeros_like(like))
 
 
 def test_numpys_arrays_and_settings_are_taken():
@@ -173,24 +199,48 @@ X = jnp.zeros((2, 3, 4))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: layer_norm(Scale(jnp.ones(3), None), X), r"scale has shape \(3,\).*\(4,\)"),
-        (lambda: rms_norm(Scale(None, jnp.ones(())), X), r"shift has shape \(\).*\(4,\)"),
+        (
+            lambda: layer_norm(Scale(jnp.ones(3), None), X),
+            r"scale has shape \(3,\).*x \(2, 3, 4\).*\(C,\)",
+        ),
+        (
+            lambda: rms_norm(Scale(None, jnp.ones(())), X),
+            r"shift has shape \(\).*x \(2, 3, 4\).*\(C,\)",
+        ),
         (lambda: layer_norm(NONE, X, eps=0.0), "layer_norm: eps is 0.0.*positive"),
         (lambda: rms_norm(NONE, X, eps=1e-46), "eps is 1e-46.*positive in float32"),
-        (lambda: layer_norm(NONE, X[:, :0]), r"\(2, 0, 4\).*no axis may be empty"),
-        (lambda: layer_norm(NONE, jnp.zeros(())), r"shape \(\).*the last axis"),
+        (lambda: layer_norm(NONE, X[..., :0]), r"\(2, 3, 0\).*no axis may be empty"),
+        (lambda: rms_norm(NONE, X[..., :0]), r"\(2, 3, 0\).*no axis may be empty"),
+        (lambda: group_norm(NONE, X[:, :0], groups=2), r"\(2, 0, 4\).*no axis may be empty"),
+        (lambda: instance_norm(NONE, X[:, :0]), r"\(2, 0, 4\).*no axis may be empty"),
+        (lambda: batch_norm(NONE, FRESH, X[:0], training=True), "0 values per channel.*2"),
+        (lambda: layer_norm(NONE, jnp.zeros(())), r"shape \(\).*x \(..., C\)"),
         (lambda: group_norm(NONE, X, groups=3), "groups are 3 but x has 4 channels"),
         (lambda: group_norm(NONE, X, groups=0), "groups is 0"),
         (lambda: group_norm(NONE, X[0, 0], groups=2), r"\(4,\); it must be \(N, ..., C\)"),
-        (lambda: instance_norm(NONE, X[0]), r"\(3, 4\).*three axes"),
+        (lambda: instance_norm(NONE, X[0]), r"\(3, 4\).*3 axes"),
         (lambda: batch_norm(NONE, FRESH, X[:1, :1], training=True), "1 values per channel.*2"),
         (lambda: batch_norm(NONE, FRESH, X[..., :3], training=False), r"mean has shape \(4,\)"),
         (lambda: batch_norm(NONE, FRESH, X, training=True, momentum=1.1), "momentum is 1.1"),
         (lambda: batch_norm(NONE, FRESH, X, training=1), "training is 1; it must be True or False"),
         (lambda: batch_norm(NONE, None, X, training=True), "running is a NoneType.*Running"),
+        (lambda: batch_norm(NONE, tuple(FRESH), X, training=True), "running is a tuple.*Running"),
+        (lambda: batch_norm(NONE, Running([0.0], 1.0), X, training=False), "mean is a list"),
+        (
+            lambda: batch_norm(NONE, Running(FRESH.mean, jnp.ones(4, int)), X, training=False),
+            "variance has dtype int32.*floating",
+        ),
         (lambda: batch_norm(NONE, FRESH, X, training=True, momentum="1"), "momentum is '1'"),
         (lambda: layer_norm(NONE, X.astype(int)), "x has dtype int32.*floating"),
         (lambda: layer_norm(NONE, [1.0]), "layer_norm: x is a list"),
+        (lambda: rms_norm(NONE, X.astype(complex)), "x has dtype complex64.*floating"),
+        (lambda: layer_norm((None, None), X), "layer_norm: params is a tuple.*Scale"),
+        (lambda: rms_norm.fwd(None, X), "rms_norm: params is a NoneType.*Scale"),
+        (lambda: group_norm([None] * 2, X, groups=2), "group_norm: params is a list.*Scale"),
+        (lambda: batch_norm(None, FRESH, X, training=True), "batch_norm: params is a NoneType"),
+        (lambda: layer_norm(NONE, X, eps=10**400), "layer_norm: eps is 1000.*finite"),
+        (lambda: group_norm(NONE, X, groups=10**400), "must divide the channels"),
+        (lambda: batch_norm(NONE, FRESH, X, training=[True]), r"training is \[True\]"),
         (lambda: layer_norm(Scale([1.0] * 4, None), X), "layer_norm: scale is a list"),
         (lambda: layer_norm(NONE, X, eps="2"), "layer_norm: eps is '2'"),
         (lambda: group_norm(NONE, X, groups=1.5), "groups is 1.5.*integer"),

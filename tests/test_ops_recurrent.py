@@ -9,17 +9,9 @@ import pytest
 from conftest import assert_leaves_close, run
 from rows.recurrent import layer, one_by_one
 
-from jaxnn.ops.recurrent import (
-    Directions,
-    bidirectional,
-    gru,
-    init_gru,
-    init_lstm,
-    init_rnn,
-    lstm,
-    rnn,
-)
-from jaxnn.ops.sequence import Recurrent, State
+from jaxnn.ops.bidirectional import Directions, bidirectional
+from jaxnn.ops.recurrent import gru, lstm, rnn
+from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm, init_rnn
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -90,6 +82,7 @@ def test_truncation_cuts_gradients_and_nothing_else(reverse, x64):
     assert_leaves_close(hand, blocks, 1e-12)
     assert np.abs(whole[0].w_h - hand[0].w_h).max() > 1e-3
     assert_leaves_close(longer, whole, 1e-12)
+    assert_leaves_close(lstm(*inputs, reverse=reverse, truncate=10**400), same, 1e-12)
 
 
 def test_both_directions_carry_the_memory_of_an_lstm(x64):
@@ -164,9 +157,11 @@ def test_initial_weights_are_orthogonal_and_forget_gates_open():
 
 PARAMS = Recurrent(jnp.zeros((2, 5)), jnp.zeros((5, 5)), jnp.zeros(5))
 FOUR = Recurrent(jnp.zeros((2, 20)), jnp.zeros((5, 20)), jnp.zeros(20))
-START = State(jnp.zeros((3, 5)))
-HALF = State(START.h.astype(jnp.bfloat16), START.h)
+START = CellState(jnp.zeros((3, 5)))
+HALF = CellState(START.h.astype(jnp.bfloat16), START.h)
 X = jnp.zeros((3, 4, 2))
+BOTH_PARTS = CellState(START.h, START.h)
+BOTH, STARTS = Directions(PARAMS, PARAMS), Directions(START, START)
 call = functools.partial(rnn, PARAMS, START, X)
 
 
@@ -174,26 +169,76 @@ call = functools.partial(rnn, PARAMS, START, X)
     ("call", "error", "message"),
     [
         (lambda: rnn(PARAMS, START, X[0], None), ValueError, r"\(4, 2\).*\(N, T, D\)"),
-        (lambda: rnn(PARAMS, START, X[:, :0], None), ValueError, r"\(3, 0, 2\).*one step"),
-        (lambda: rnn(PARAMS, START, X[..., :1], None), ValueError, r"w_x is \(2, 5\).*\(1, 5\)"),
-        (lambda: lstm(PARAMS, START, X, None), ValueError, r"lstm: .*w_x is \(2, 5\).*\(2, 20\)"),
-        (lambda: lstm(FOUR, START, X, None), ValueError, r"shape of c is None.*\(3, 5\)"),
-        (lambda: rnn(PARAMS, State(START.h[:2]), X, None), ValueError, r"h is \(2, 5\).*\(3, 5\)"),
-        (lambda: rnn(PARAMS, State(START.h, START.h), X, None), ValueError, "c is .*be None"),
-        (lambda: call(jnp.zeros(3)), TypeError, "rnn: lengths have dtype float32.*integers"),
-        (lambda: call(jnp.zeros(2, int)), ValueError, r"shape \(2,\).*\(3,\)"),
-        (lambda: call(jnp.array([0, 5, 4])), ValueError, r"length 5 at index 1 .*\[0, 4\]"),
-        (lambda: call(jnp.array([0, 4, -1])), ValueError, r"length -1 at index 2"),
+        (
+            lambda: rnn(PARAMS, START, X[:, :0], None),
+            ValueError,
+            r"number of steps of x .*\(3, 0, 2\) is 0",
+        ),
+        (
+            lambda: rnn(PARAMS, START, X[..., :1], None),
+            ValueError,
+            r"x has shape \(3, 4, 1\), .*w_x \(2, 5\)",
+        ),
+        (lambda: lstm(PARAMS, BOTH_PARTS, X, None), ValueError, r"lstm: w_h .*\(5, 5\).*H, 4 H"),
+        (lambda: lstm(FOUR, START, X, None), ValueError, "lstm: c is None; .*an array.*h and c"),
+        (
+            lambda: rnn(PARAMS, CellState(START.h[:2]), X, None),
+            ValueError,
+            r"x has shape \(3, 4, 2\), .*h \(2, 5\);.*h \(N, H\)",
+        ),
+        (
+            lambda: rnn(PARAMS, CellState(START.h, START.h), X, None),
+            ValueError,
+            "c is an array; .*be None.*h alone",
+        ),
+        (lambda: call(jnp.zeros(3)), TypeError, "rnn: lengths has dtype float32.*integers"),
+        (
+            lambda: call(jnp.zeros(2, int)),
+            ValueError,
+            r"lengths has shape \(2,\), beside x \(3, 4, 2\).*one length per",
+        ),
+        (
+            lambda: call(jnp.array([0, 5, 4])),
+            ValueError,
+            r"length 5 at index \(1,\) .*\[0, 5\); x has 4 steps",
+        ),
+        (lambda: call(jnp.array([0, 4, -1])), ValueError, r"length -1 at index \(2,\)"),
         (lambda: call(None, truncate=0), ValueError, "truncate is 0.*at least 1"),
         (lambda: call(None, truncate=1.5), TypeError, "rnn: truncate is 1.5.*integer.*or None"),
         (lambda: call(None, truncate=float("nan")), TypeError, "truncate is nan.*integer"),
         (lambda: call(None, truncate=True), TypeError, "truncate is True.*integer"),
+        (lambda: call(None, truncate=[2]), TypeError, r"truncate is \[2\].*integer"),
+        (lambda: rnn(None, START, X, None), TypeError, "params is a NoneType.*Recurrent"),
+        (lambda: rnn(PARAMS._replace(b=None), START, X, None), ValueError, "rnn: b is None"),
+        (lambda: gru(PARAMS, START, X, None), ValueError, "gru: b_hn is None; .*init_gru"),
+        (
+            lambda: rnn(PARAMS, START, X.astype(complex), None),
+            TypeError,
+            "x has dtype complex.*floating",
+        ),
+        (lambda: init_lstm(jax.random.key(0), 0, 5), ValueError, "init_lstm: inputs is 0"),
+        (lambda: init_gru(jax.random.key(0), 2, -5), ValueError, "init_gru: hidden is -5"),
+        (lambda: init_rnn(jnp.zeros(3), 2, 5), TypeError, r"init_rnn: key is float32\[3\]"),
+        (
+            lambda: bidirectional(BOTH, (), X, None, cell=rnn),
+            TypeError,
+            "states is a tuple.*Directions",
+        ),
+        (
+            lambda: bidirectional(BOTH, STARTS, X, jnp.array([0, 9, 1]), cell=rnn),
+            ValueError,
+            r"rnn: length 9 at index \(1,\)",
+        ),
         (lambda: call(None, reverse="yes"), TypeError, "rnn: reverse is 'yes'.*True or False"),
         (lambda: call([3, 4, 1]), TypeError, "rnn: lengths is a list.*jnp.asarray"),
         (lambda: rnn(PARAMS, START, [[1.0]], None), TypeError, "rnn: x is a list.*jnp.asarray"),
         (lambda: rnn(tuple(PARAMS), START, X, None), TypeError, "params is a tuple.*Recurrent"),
         (lambda: rnn(PARAMS, (START.h,), X, None), TypeError, r"state is a tuple.*State\("),
-        (lambda: rnn(PARAMS, State(None), X, None), ValueError, "the shape of h is None"),
+        (
+            lambda: rnn(PARAMS, CellState(None), X, None),
+            ValueError,
+            "rnn: h is None; it must be an array",
+        ),
         (lambda: lstm(FOUR, HALF, X, None), TypeError, "w_x float32, .* h bfloat16, .*be one.*ast"),
         (lambda: rnn(PARAMS, START, X.astype(int), None), TypeError, "rnn: x has dtype int.*float"),
         (
@@ -209,6 +254,16 @@ def test_bad_inputs_are_named(call, error, message):
         call()
 
 
+@pytest.mark.parametrize(("op", "gates"), LAYERS.values(), ids=LAYERS.keys())
+def test_an_empty_batch_is_taken(op, gates):
+    params, state, x, lengths = jax.tree.map(lambda v: v.astype("float32"), drawn(gates, (3, 4)))
+    state, x, lengths = jax.tree.map(lambda v: v[:0], (state, x, lengths.astype(int)))
+    (y, final), pull = jax.vjp(lambda *p: op(*p, lengths), params, state, x)
+    dparams, _, dx = pull((y, final))
+    assert (y.shape[:2], final.h.shape[0], dx.shape) == ((0, 4), 0, x.shape)
+    assert not any(np.asarray(d).any() for d in jax.tree.leaves(dparams))
+
+
 def test_what_numpy_made_is_taken():
     params, state, x = jax.tree.map(np.asarray, (PARAMS, START, X))
     static = {"reverse": np.True_, "truncate": np.int64(2)}
@@ -220,7 +275,7 @@ def test_what_numpy_made_is_taken():
 
 def test_no_hidden_units_have_a_backward():
     params = Recurrent(jnp.zeros((5, 0)), jnp.zeros((0, 0)), jnp.zeros(0))
-    out, residuals = rnn.fwd(params, State(jnp.zeros((2, 0))), jnp.ones((2, 3, 5)), None)
+    out, residuals = rnn.fwd(params, CellState(jnp.zeros((2, 0))), jnp.ones((2, 3, 5)), None)
     dparams, _, dx, _ = rnn.bwd(residuals, out)
     assert dparams.w_x.shape == (5, 0)
     np.testing.assert_array_equal(dx, np.zeros((2, 3, 5)))

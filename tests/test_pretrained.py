@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments import pretrained, pretrained_config
 from jaxnn.models import transformer
-from jaxnn.models.transformer_config import gpt2, llama
+from jaxnn.models.transformer import gpt2, llama
 
 GPT2 = gpt2(vocabulary=7, positions=6, layers=3, width=4, heads=2, hidden=5)
 LLAMA = llama(vocabulary=6, positions=5, layers=2, width=8, heads=4, kv_heads=2, hidden=5)

@@ -97,10 +97,10 @@ def test_a_text_too_short_is_refused(arguments, message):
 
 @pytest.mark.parametrize("n", [4, 10, 12, 13])
 def test_windows_predict_every_token_but_the_first_once(n):
-    batch = text.windows(jnp.arange(n), 3)
+    batch = text.all_windows(jnp.arange(n), 3)
     assert batch.key is None
-    np.testing.assert_array_equal(batch.tokens.ravel(), np.arange((n - 1) // 3 * 3))
-    np.testing.assert_array_equal(batch.targets, batch.tokens + 1)
+    np.testing.assert_array_equal(batch.inputs.ravel(), np.arange((n - 1) // 3 * 3))
+    np.testing.assert_array_equal(batch.targets, batch.inputs + 1)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_windows_predict_every_token_but_the_first_once(n):
 )
 def test_no_window_is_refused(length, message):
     with pytest.raises(ValueError, match=message):
-        text.windows(jnp.arange(3), length)
+        text.all_windows(jnp.arange(3), length)
     with pytest.raises(ValueError, match=message):
         text.random_windows(jax.random.key(0), jnp.arange(3), 2, length)
     with pytest.raises(ValueError, match="number of windows is 0"):
@@ -119,6 +119,6 @@ def test_no_window_is_refused(length, message):
 def test_random_windows_start_anywhere():
     draw = jax.jit(text.random_windows, static_argnums=(2, 3))
     batch = draw(jax.random.key(0), jnp.arange(10), 200, 4)
-    np.testing.assert_array_equal(batch.targets, batch.tokens + 1)
-    np.testing.assert_array_equal(batch.tokens, batch.tokens[:, :1] + np.arange(4))
-    assert set(np.asarray(batch.tokens[:, 0])) == set(range(6))  # the last target is the last token
+    np.testing.assert_array_equal(batch.targets, batch.inputs + 1)
+    np.testing.assert_array_equal(batch.inputs, batch.inputs[:, :1] + np.arange(4))
+    assert set(np.asarray(batch.inputs[:, 0])) == set(range(6))  # the last target is the last token

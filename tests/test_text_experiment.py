@@ -121,6 +121,6 @@ def test_held_out_loss_is_that_of_all_windows(page):
     state = text.train.init_state(net, config, optimizer, jax.random.key(0))
     step = text.train.make_step(net, config, optimizer)
     state, history = text._make_epoch(net, config, step, split, 2, 4, 16)(state)
-    expected = net.loss(state.params, text.text.windows(split.held_out, 16), config)
+    expected = net.loss(state.params, text.text.all_windows(split.held_out, 16), config)
     assert history.metrics["loss"] == pytest.approx(float(expected), rel=1e-5)
     assert int(state.step) == 2

@@ -1,7 +1,9 @@
 """Steps and runs: manual against autodiff, against a plain loop, and one trace for all steps."""
 
 import dataclasses
+import sys
 import types
+from pathlib import Path
 from typing import NamedTuple
 
 import chex
@@ -13,7 +15,7 @@ import pytest
 
 from jaxnn import train
 from jaxnn.data import Batch
-from jaxnn.models import autoencoder, mlp
+from jaxnn.models import autoencoder, mlp, transformer
 
 CONFIG = mlp.Config(sizes=(3, 8, 4), l2=0.01)
 N = 10
@@ -233,7 +235,10 @@ def test_runs_go_on_where_they_stopped_and_repeat_by_seed():
         ({"epochs": 0}, ValueError, "epochs is 0"),
         ({"epochs": 2.5}, TypeError, "epochs is 2.5; it must be an integer"),
         ({"batch_size": True}, TypeError, "batch_size is True"),
-        ({"gradient": "numeric"}, ValueError, "'numeric'.*'manual' or 'autodiff'"),
+        ({"batch_size": 10**400}, ValueError, "batch_size is 10{49}; it must be below"),
+        ({"epochs": 10**400}, ValueError, "epochs is 10{49}; it must be below"),
+        ({"gradient": ["manual"]}, ValueError, r"gradient is \['manual'\]; it must be one of"),
+        ({"gradient": "numeric"}, ValueError, "'numeric'.*'manual', 'autodiff'"),
         ({"data": make_data(0)}, ValueError, r"\(0, 3\), \(0,\)"),
         ({"data": Batch(jnp.ones((4, 3)), jnp.zeros(5, int))}, ValueError, r"\(4, 3\), \(5,\)"),
         ({"data": Batch(jnp.ones((4, 2)), jnp.zeros(4, int))}, ValueError, "the size"),
@@ -271,6 +276,40 @@ def test_a_model_without_a_gradient_by_hand_is_refused_unless_autodiff_is_asked_
     train.make_step(other, CONFIG, optimizer, "autodiff")(state, data)
 
 
+@pytest.mark.parametrize("wrong", [None, "adam", optax.adam, {"init": None, "update": None}, 0.1])
+def test_what_is_no_optimizer_is_refused(wrong):
+    said = r"^optimizer is .*; it must have the functions init and update.*pass optax.adam"
+    for make in (
+        lambda: train.init_state(mlp, CONFIG, wrong, jax.random.key(0)),
+        lambda: train.make_step(mlp, CONFIG, wrong),
+        lambda: train.make_run(mlp, CONFIG, wrong, make_data(), epochs=1, batch_size=2),
+    ):
+        with pytest.raises(TypeError, match=said):
+            make()
+
+
+def test_a_configuration_that_is_none_is_refused_before_anything_is_compiled():
+    optimizer = optax.sgd(0.1)
+    for wrong in (None, autoencoder.EXAMPLE_CONFIGS[0], {"sizes": (3, 4)}):
+        for make in (
+            lambda wrong=wrong: train.init_state(mlp, wrong, optimizer, jax.random.key(0)),
+            lambda wrong=wrong: train.make_step(mlp, wrong, optimizer),
+            lambda wrong=wrong: train.make_run(
+                mlp, wrong, optimizer, make_data(), epochs=1, batch_size=2
+            ),
+        ):
+            with pytest.raises(TypeError, match=r"config is .*; it must be a jaxnn.models.mlp"):
+                make()
+
+
+def test_keys_of_another_length_are_refused():
+    for key in (jnp.zeros(3, jnp.uint32), jnp.zeros(1, jnp.uint32)):
+        with pytest.raises(TypeError, match=r"init_state: key is uint32\[\d\]; it must be a key"):
+            train.init_state(mlp, CONFIG, optax.sgd(0.1), key)
+    state = train.init_state(mlp, CONFIG, optax.sgd(0.1), jax.random.PRNGKey(0))
+    assert state.key.shape == (2,)
+
+
 def test_what_is_no_state_is_refused():
     optimizer, data = optax.sgd(0.1), make_data()
     step = train.make_step(mlp, CONFIG, optimizer)
@@ -282,6 +321,59 @@ def test_what_is_no_state_is_refused():
         run(state.params)
     with pytest.raises(TypeError, match=r"^state is tuple"):
         step(step(state, data), data)
+    for wrong in (None, "state", 5, mlp, object()):
+        for call in (lambda wrong=wrong: step(wrong, data), lambda wrong=wrong: run(wrong)):
+            with pytest.raises(TypeError, match=r"^state is .*; pass the State that init_state"):
+                call()
+
+
+def test_a_batch_that_is_none_is_refused():
+    step = train.make_step(mlp, CONFIG, optax.sgd(0.1))
+    state = train.init_state(mlp, CONFIG, optax.sgd(0.1), jax.random.key(0))
+    x, labels = make_data()
+    for wrong in ((), (x,), (x, labels, None), [x], None, x):
+        with pytest.raises(TypeError, match=r"batch is a .*it must be the jaxnn.data.Batch"):
+            step(state, wrong)
+    assert step(state, (x, labels))[1] == step(state, Batch(x, labels))[1]
+
+
+MOST_FILES = 14
+FOLDER = str(Path(train.__file__).parent)
+# What a step of another kind of model, or its data, would need, and what is done before it.
+NOT_OF_A_STEP = {
+    "data.py",
+    "text.py",
+    "models/transformer_params.py",
+    "models/generate.py",
+    "models/sampling.py",
+    "ops/dropout.py",
+    "ops/rotary.py",
+    "ops/experts.py",
+}
+
+
+def test_a_step_of_gpt_is_read_in_few_files():
+    """Of the library, those whose functions run while a step is traced."""
+    config = transformer.gpt2(vocabulary=7, positions=6, layers=2, width=4, heads=2)
+    optimizer = optax.adam(1e-3)
+    state = train.init_state(transformer, config, optimizer, jax.random.key(0))
+    batch = transformer.example_batch(jax.random.key(1), config)
+    step, visited = train.make_step(transformer, config, optimizer), set()
+
+    def see(frame, event, _):
+        code = frame.f_code
+        inside = code.co_filename.startswith(FOLDER) and code.co_name != "<module>"
+        if event == "call" and inside:
+            visited.add(str(Path(code.co_filename).relative_to(FOLDER)))
+
+    sys.setprofile(see)
+    try:
+        jax.make_jaxpr(step)(state, batch)
+    finally:
+        sys.setprofile(None)
+    assert {"train.py", "op.py", "models/transformer.py", "ops/linear.py"} <= visited
+    assert not visited & NOT_OF_A_STEP
+    assert len(visited) <= MOST_FILES, sorted(visited)
 
 
 @pytest.mark.parametrize("config", mlp.EXAMPLE_CONFIGS, ids=str)

@@ -139,7 +139,7 @@ def test_a_place_is_no_cause(monkeypatch):
 
 
 def test_every_cause_is_one_of_the_verifiers_words():
-    sources = "".join(path.read_text() for path in Path(verify.__file__).parent.glob("*.py"))
+    sources = "".join(path.read_text() for path in Path(verify.__file__).parent.rglob("*.py"))
     causes = {
         cause for rule in RULES for words in rule.wrong.values() for cause in words.split(", ")
     }

@@ -10,8 +10,7 @@ from jax.experimental import pallas as pl
 
 from jaxnn import verify
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.side_by_side import Triple
-from jaxnn.verify.within import judged
+from jaxnn.verify.triples import Triple, compare_with_reference
 
 X = jax.random.normal(jax.random.key(0), (4, 3))
 W = jax.random.normal(jax.random.key(1), (3, 2))
@@ -271,17 +270,20 @@ def test_a_reference_that_is_exact_by_luck_does_not_accuse():
     """At the point given its error is 0 and ours above the bound; elsewhere it is as large."""
     lucky = one_array([1.0, 1.0 + 2e-6], [1.0, 1.0], [1.0, 1.0])
     usual = one_array([1.0, 1.0 + 2e-6], [1.0 + 1e-6, 1.0], [1.0, 1.0])
-    assert judged(LEAF, lucky, EPSILON, 0.0, lambda: [usual] * 4).status == "pass"
-    assert judged(LEAF, lucky, EPSILON, 0.0, lambda: [lucky] * 4).status == "fail"
+    assert compare_with_reference(LEAF, lucky, EPSILON, 0.0, lambda: [usual] * 4).status == "pass"
+    assert compare_with_reference(LEAF, lucky, EPSILON, 0.0, lambda: [lucky] * 4).status == "fail"
     exact = one_array([1.0, 1.0], [1.0, 1.0], [1.0, 1.0])
-    assert judged(LEAF, lucky, EPSILON, 0.0, lambda: [exact, *[lucky] * 3]).status == "fail"
-    assert judged(LEAF, lucky, EPSILON, 1e-6, lambda: [lucky] * 4).status == "pass"
+    assert (
+        compare_with_reference(LEAF, lucky, EPSILON, 0.0, lambda: [exact, *[lucky] * 3]).status
+        == "fail"
+    )
+    assert compare_with_reference(LEAF, lucky, EPSILON, 1e-6, lambda: [lucky] * 4).status == "pass"
 
 
 def test_where_the_reference_is_not_finite_nothing_is_judged():
     here = one_array([1.0, 5.0], [1.0, np.inf], [1.0, np.nan])
-    leaf = judged(LEAF, here, EPSILON, 0.0, list)
+    leaf = compare_with_reference(LEAF, here, EPSILON, 0.0, list)
     assert leaf.status == "pass"
     assert "the reference gives nan at [1] (1 such entries): not judged" in leaf.messages[0]
     nowhere = one_array([1.0, 5.0], [np.nan, np.nan], [np.nan, np.nan])
-    assert judged(LEAF, nowhere, EPSILON, 0.0, list).status == "inconclusive"
+    assert compare_with_reference(LEAF, nowhere, EPSILON, 0.0, list).status == "inconclusive"

@@ -107,7 +107,7 @@ def test_masks_and_one_hots_in_float32_do_not_defeat_the_lift():
 
 
 def test_what_cannot_be_replayed_keeps_its_verdict(monkeypatch):
-    from jaxnn.verify import diagnose
+    from jaxnn.verify.causes import diagnose
 
     def breaks(point, manual):
         raise ValueError("an equation nobody knows")

@@ -14,7 +14,7 @@ from jaxnn.ops.activations import sigmoid, tanh
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.losses import l2_penalty, mean_squared_error
 from jaxnn.ops.softmax import softmax
-from jaxnn.verify.chain import locate
+from jaxnn.verify.causes.chain import locate
 from jaxnn.verify.problem import bind, to_float64
 
 

@@ -109,7 +109,7 @@ def test_a_pass_that_finite_differences_did_not_witness_says_so(tmp_path, capsys
     """
     status, out = run(tmp_path, capsys, source)
     assert status == 0
-    assert "could not testify" in out.out
+    assert "could not tell" in out.out
 
 
 def test_a_model_of_ones_own(tmp_path, capsys):

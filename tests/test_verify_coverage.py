@@ -8,7 +8,7 @@ import pytest
 from jaxnn import verify
 from jaxnn.op import Op
 from jaxnn.ops.activations import tanh
-from jaxnn.verify import compare, finite_differences
+from jaxnn.verify import comparison, finite_differences
 
 P = {"w": jax.random.normal(jax.random.key(0), (3, 4)), "b": jnp.arange(1.0, 5.0)}
 X = jax.random.normal(jax.random.key(1), (6, 3))
@@ -56,7 +56,7 @@ def test_a_fault_planted_in_the_comparison_fails_the_verification(
     monkeypatch, name, value, survivors
 ):
     """A comparison that sees nothing, or too little, lets the replayed faults pass: it says so."""
-    monkeypatch.setattr(compare, name, value)
+    monkeypatch.setattr(comparison, name, value)
     report = verify.gradient(loss, manual, P, X)
     assert report.status == "fail"
     assert f"these faults pass it: {survivors}" in report.problems[0]
@@ -218,3 +218,15 @@ def test_a_witness_that_sides_with_the_wrong_is_caught(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(finite_differences.Slope, "agrees_with", lambda self, value: False)
     assert verify.gradient(loss, manual, P, X).status == "inconclusive"
+
+
+def test_what_belongs_to_the_parameters_is_none_of_the_arguments():
+    params = {"n": jnp.arange(4), "w": jnp.linspace(0.1, 0.9, 12).reshape(4, 3)}
+    x = jnp.linspace(-1.0, 1.0, 20).reshape(5, 4)
+
+    def by_hand(p, x):
+        return {"n": None, "w": x.T @ jnp.cos(x @ p["w"])}
+
+    report = verify.gradient(lambda p, x: jnp.sin(x @ p["w"]).sum(), by_hand, params, x)
+    assert report
+    assert not any("['n']" in line for line in report.coverage)

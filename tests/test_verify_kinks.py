@@ -8,9 +8,8 @@ import pytest
 from jaxnn import verify
 from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.finite_differences import Slope
-from jaxnn.verify.kinks import Nearby, Slopes
-from jaxnn.verify.witness import Witnesses
-from jaxnn.verify.witness import testify as hear
+from jaxnn.verify.nearby import Slopes, SlopesCloseBy
+from jaxnn.verify.witness import Witnesses, ask_witnesses
 
 # Whether a gradient is wrong, not why, is asked here.
 pytestmark = pytest.mark.usefixtures("undiagnosed")
@@ -131,7 +130,7 @@ def nearby(gradient_at, *floats):
         def __init__(self, floats):
             self.autodiff = gradient_at(floats)
 
-    return Nearby([np.asarray(x) for x in floats], Values)
+    return SlopesCloseBy([np.asarray(x) for x in floats], Values)
 
 
 def test_slopes_close_by():
@@ -179,7 +178,7 @@ def heard(leaf, manual, autodiff, slopes, *, stopped=False, loops=False):
 
     witnesses = Witnesses(along, lambda _: None, lambda: close_by, stopped, loops)
     close_by = Slopes(np.minimum(manual, autodiff), np.maximum(manual, autodiff))
-    return hear(leaf, manual, autodiff, witnesses, 0)
+    return ask_witnesses(leaf, manual, autodiff, witnesses, 0)
 
 
 def leaf(status, wrong=0, messages=()):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from jaxnn.op import Op
-from jaxnn.verify.elsewhere import elsewhere, op_elsewhere
-from jaxnn.verify.laws import BatchLaws, batch_laws
+from jaxnn.verify.batch import BatchLaws
+from jaxnn.verify.laws import batch_laws
+from jaxnn.verify.other_ways import run_in_other_ways, run_op_in_other_ways
 from jaxnn.verify.problem import bind, to_float64
 from jaxnn.verify.programs import Programs, compiled
 from jaxnn.verify.second_order import second_order
-from jaxnn.verify.values import Asked, both_gradients, by_path
+from jaxnn.verify.values import Evaluator, both_gradients, by_path
 
 # Whether a gradient is wrong, not why, is asked here.
 pytestmark = pytest.mark.usefixtures("undiagnosed")
@@ -256,15 +257,15 @@ def around(manual_grad, loss=cubes, params=W):
     problem = bind(loss, manual_grad, params, (), {})
     floats, rest = problem.floats, problem.rest
     programs = Programs()
-    first = Asked(programs.get("first", both_gradients(problem), floats, rest)).at(floats, rest)
+    first = Evaluator(programs.get("first", both_gradients(problem), floats, rest)).at(floats, rest)
     truth = dict(zip(problem.paths, first.autodiff, strict=True))
 
-    def within(path, values):
+    def precise_enough(path, values):
         return np.abs(values - truth[path]).max(initial=0) <= 1e-6 * np.abs(truth[path]).max(
             initial=0
         )
 
-    return elsewhere(problem, floats, rest, first, programs, within)
+    return run_in_other_ways(problem, first, programs, precise_enough)
 
 
 def traced(x):
@@ -335,11 +336,11 @@ def test_what_was_compiled_is_not_compiled_again():
     programs = Programs()
     problem = bind(cubes, lambda w: 3 * w**2, W, (), {})
     program = compiled(both_gradients(problem), problem.floats, problem.rest)
-    first = Asked(program).at(problem.floats, problem.rest)
-    point = (problem, problem.floats, problem.rest, first, programs, lambda path, values: True)
-    elsewhere(*point)
+    first = Evaluator(program).at(problem.floats, problem.rest)
+    point = (problem, first, programs, lambda path, values: True)
+    run_in_other_ways(*point)
     with jax.no_tracing():
-        assert elsewhere(*point) == ()
+        assert run_in_other_ways(*point) == ()
 
 
 def op_around(fwd, bwd):
@@ -348,11 +349,11 @@ def op_around(fwd, bwd):
     expected = jax.jit(lambda w, i, d: ((3 * w**2 * d)[i], None))(*inputs, dout)
     truth = by_path(expected)
 
-    def within(path, values):
+    def precise_enough(path, values):
         return np.allclose(values, truth[path], rtol=1e-6)
 
     op = Op(fwd, bwd, example=lambda key: inputs)
-    return op_elsewhere(op, inputs, dout, {}, expected, Programs(), within)
+    return run_op_in_other_ways(op, inputs, dout, {}, expected, Programs(), precise_enough)
 
 
 def cube_fwd(w, i):

@@ -10,7 +10,7 @@ import pytest
 from jaxnn import verify
 from jaxnn.op import Op
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.ops import together
+from jaxnn.verify.ops import combine
 from jaxnn.verify.report import Report
 
 pytestmark = pytest.mark.usefixtures("undiagnosed")
@@ -53,7 +53,7 @@ def test_what_all_settings_say_is_said_once():
     leaf = LeafReport("x", (3,), "float32", "pass")
     first = Report("", 1.0, (leaf,), (), 1.0, "a", ("b", "c"), ("r",), ("d",))
     second = Report("", 2.0, (leaf,), ("e",), 0.5, "", ("c",), ("r",), ())
-    both = together(scale, {"gain=3.0": first, "": second})
+    both = combine(scale, {"gain=3.0": first, "": second})
     assert both == Report(
         "op scale",
         None,
@@ -65,7 +65,7 @@ def test_what_all_settings_say_is_said_once():
         rules=("r",),
         elsewhere=("gain=3.0: d",),
     )
-    assert together(scale, {"gain=3.0": first}) is first
+    assert combine(scale, {"gain=3.0": first}) is first
 
 
 def test_a_backward_in_numpy_is_run_as_it_is_and_the_report_says_where_it_raises():

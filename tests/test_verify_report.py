@@ -13,8 +13,7 @@ import pytest
 
 from jaxnn.verify import report
 from jaxnn.verify.findings import Diagnosis, Disagreement, LeafReport, Precision
-from jaxnn.verify.page import to_html
-from jaxnn.verify.report import UNTRIED, Report, to_json
+from jaxnn.verify.report import UNTRIED, Report, to_html, to_json
 
 LADDER = tuple((10.0**-k, 0.25 + 100.0**-k) for k in range(2, 8))
 WORST = Disagreement(
@@ -242,7 +241,7 @@ def test_in_what_ways_it_was_not_run_comes_last(untried):
     assert "cannot see: x is all one; y is all one; gain=" in str(replace(REPORT, coverage=late))
     page = Balanced(to_html([replace(REPORT, coverage=late)])).text
     assert page.index("y is all one") < page.index(untried)
-    source = (Path(report.__file__).parent / "limits.py").read_text()
+    source = (Path(report.__file__).parent / "coverage.py").read_text()
     assert untried in source  # where they are written
 
 

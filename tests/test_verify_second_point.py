@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxnn import verify
-from jaxnn.verify.generic import moved_off
-from jaxnn.verify.held import held
+from jaxnn.verify.second_point import moved_off
+from jaxnn.verify.slots import slots_in
 
 # Whether a gradient is wrong, not why, is asked here.
 pytestmark = pytest.mark.usefixtures("undiagnosed")
@@ -294,12 +294,12 @@ def test_what_stays_where_an_array_is_moved():
 
 
 def test_held_looks_into_configurations_and_not_into_libraries():
-    found = {h.name: h for h in held("c", Outer({"a": (1.0, [2])}))}
+    found = {h.name: h for h in slots_in("c", Outer({"a": (1.0, [2])}))}
     assert list(found) == ["c.inner['a'][0]", "c.inner['a'][1][0]"]
     changed = found["c.inner['a'][1][0]"].put(Outer({"a": (1.0, [2])}), 7)
     assert changed == Outer({"a": (1.0, [7])})
     ring = SimpleNamespace(a=1.0)
     ring.me = ring
-    assert len(list(held("c", ring))) < 10
+    assert len(list(slots_in("c", ring))) < 10
     nothing = (True, "1", None, jnp.float32, jnp.ones(2, int), jax.random.key(0), jnp.sin, Plain)
-    assert not [h for value in nothing for h in held("c", value)]
+    assert not [h for value in nothing for h in slots_in("c", value)]

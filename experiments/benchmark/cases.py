@@ -3,7 +3,7 @@
 from experiments.benchmark import models, ops, runs
 from experiments.benchmark.arms import Case
 from jaxnn.models import rnn
-from jaxnn.models.transformer_config import gpt2, llama
+from jaxnn.models.transformer import gpt2, llama
 
 ACCELERATOR = ("gpt2-124m",)  # too large for a CPU, unless it is asked for
 

@@ -22,10 +22,9 @@ from experiments.benchmark.arms import (
 )
 from experiments.benchmark.ops import cross_entropy, lstm_step, unrolled
 from experiments.benchmark.peers import peers
-from jaxnn import data, text
+from jaxnn import data
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
-from jaxnn.models.transformer_block import NORMS, block_fwd
-from jaxnn.models.transformer_config import Config
+from jaxnn.models.transformer import NORMS, Config, feed_forward_fwd
 from jaxnn.numerics import widen
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.multi_head import MultiHead, rotary
@@ -187,9 +186,9 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
 
 
-def _unrolled_rnn_loss(params: rnn.Params, batch: text.Batch, config: rnn.Config) -> Array:
-    x = params.embedding.table[batch.tokens]
-    states = rnn.initial_states(params, len(x), config)
+def _unrolled_rnn_loss(params: rnn.Params, batch: data.KeyedBatch, config: rnn.Config) -> Array:
+    x = params.embedding.table[batch.inputs]
+    states = rnn.zero_states(len(x), x.dtype, config)
     for layer, state in zip(params.layers, states, strict=True):
         x, _ = unrolled(lstm_step, layer, state, x)
     return cross_entropy(linear.fwd(params.output, x)[0], batch.targets)
@@ -214,15 +213,17 @@ def _jax_attention(q: Array, k: Array, v: Array) -> Array:
 
 def _plain_transformer_loss(
     params: transformer.Params,
-    batch: text.Batch,
+    batch: data.KeyedBatch,
     config: Config,
     checkpoint: bool = False,
     attention: Callable[[Array, Array, Array], Array] = _jax_attention,
 ) -> Array:
     """No scan over the layers, an attention of JAX's, and all logits at once, in float32."""
-    positions = jnp.arange(batch.tokens.shape[1])
+    positions = jnp.arange(batch.inputs.shape[1])
 
-    def attend(params: MultiHead, x: Array) -> tuple[Array, None]:
+    norm = NORMS[config.norm]
+
+    def attend(params: MultiHead, x: Array) -> Array:
         wq, wk, wv, wo, bq, bk, bv, bo = params
         q, k, v = (
             linear.fwd(Linear(w, b), x)[0].reshape(*x.shape[:2], -1, config.head_size)
@@ -231,17 +232,20 @@ def _plain_transformer_loss(
         if config.position == "rotary":
             q, k = (rotary.fwd(a, positions, base=config.rotary_base)[0] for a in (q, k))
         y = attention(q, k, v)
-        return linear.fwd(Linear(wo, bo), y.reshape(x.shape))[0], None
+        return linear.fwd(Linear(wo, bo), y.reshape(x.shape))[0]
 
     def layer(block: Any, x: Array) -> Array:
-        (x, _), _ = block_fwd(block, x, None, attend, config)
-        return x
+        a, _ = norm.fwd(block.attention_norm, x, eps=config.eps)
+        x = x + attend(block.attention, a)
+        f, _ = norm.fwd(block.feed_forward_norm, x, eps=config.eps)
+        (f, _), _ = feed_forward_fwd(block.feed_forward, f, config)
+        return x + f
 
     layer = jax.checkpoint(layer) if checkpoint else layer
-    x, _ = transformer.embed_fwd(params, batch.tokens, positions)
+    x, _ = transformer.embed_fwd(params, batch.inputs, positions)
     for number in range(config.layers):
         x = layer(jax.tree.map(lambda leaf, number=number: leaf[number], params.blocks), x)
-    x, _ = NORMS[config.norm].fwd(params.norm, x, eps=config.eps)
+    x, _ = norm.fwd(params.norm, x, eps=config.eps)
     logits = widen(x @ transformer.output_weights(params))
     return cross_entropy(logits, batch.targets).astype(x.dtype)
 
@@ -253,9 +257,9 @@ def _sizes(config: Config, n: int, t: int) -> str:
     )
 
 
-def _tokens(vocabulary: int, n: int, t: int) -> text.Batch:
+def _tokens(vocabulary: int, n: int, t: int) -> data.KeyedBatch:
     tokens = integers(1, vocabulary, n, t + 1)
-    return text.Batch(tokens[:, :-1], tokens[:, 1:])
+    return data.KeyedBatch(tokens[:, :-1], tokens[:, 1:])
 
 
 def transformer_flops(config: Config, n: int, t: int) -> float:

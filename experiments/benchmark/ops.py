@@ -29,8 +29,8 @@ from jaxnn.ops.cross_entropy import linear_cross_entropy
 from jaxnn.ops.linear import Embedding, embedding
 from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
 from jaxnn.ops.pooling import average_pool, max_pool
-from jaxnn.ops.recurrent import gru, init_gru, init_lstm, lstm
-from jaxnn.ops.sequence import Output, Recurrent, State
+from jaxnn.ops.recurrent import Output, gru, lstm
+from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm
 
 
 def _op(
@@ -141,8 +141,8 @@ def recurrent_case(kind: str, n: int, t: int, d: int, hidden: int) -> Case:
     """A whole sequence, from a state before to a state after."""
     op, init, step = {"LSTM": (lstm, init_lstm, lstm_step), "GRU": (gru, init_gru, gru_step)}[kind]
 
-    def draw() -> tuple[Recurrent, State, Array, None]:
-        state = State(normal(1, n, hidden), normal(2, n, hidden) if kind == "LSTM" else None)
+    def draw() -> tuple[Recurrent, CellState, Array, None]:
+        state = CellState(normal(1, n, hidden), normal(2, n, hidden) if kind == "LSTM" else None)
         return init(jax.random.key(0), d, hidden), state, normal(3, n, t, d), None
 
     return _op(
@@ -156,12 +156,15 @@ def recurrent_case(kind: str, n: int, t: int, d: int, hidden: int) -> Case:
 
 
 def unrolled(
-    step: Callable[[Recurrent, State, Array], State], params: Recurrent, state: State, x: Array
+    step: Callable[[Recurrent, CellState, Array], CellState],
+    params: Recurrent,
+    state: CellState,
+    x: Array,
 ) -> Output:
     """A cell over all steps, the product with the inputs hoisted, eight steps per loop."""
     a_x = jnp.einsum("ntd,dg->tng", x, params.w_x) + params.b
 
-    def body(before: State, a_x: Array) -> tuple[State, Array]:
+    def body(before: CellState, a_x: Array) -> tuple[CellState, Array]:
         after = step(params, before, a_x)
         return after, after.h
 
@@ -169,21 +172,21 @@ def unrolled(
     return h.swapaxes(0, 1), final
 
 
-def lstm_step(params: Recurrent, before: State, a_x: Array) -> State:
+def lstm_step(params: Recurrent, before: CellState, a_x: Array) -> CellState:
     """One step of an LSTM as `jax.grad` is given it."""
     i, f, g, o = jnp.split(a_x + before.h @ params.w_h, 4, -1)
     c = jax.nn.sigmoid(f) * before.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return State(jax.nn.sigmoid(o) * jnp.tanh(c), c)
+    return CellState(jax.nn.sigmoid(o) * jnp.tanh(c), c)
 
 
-def gru_step(params: Recurrent, before: State, a_x: Array) -> State:
+def gru_step(params: Recurrent, before: CellState, a_x: Array) -> CellState:
     """One step of a GRU as `jax.grad` is given it."""
     h_r, h_z, h_n = jnp.split(before.h @ params.w_h, 3, -1)
     x_r, x_z, x_n = jnp.split(a_x, 3, -1)
     r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
     b_hn: Any = params.b_hn
     n = jnp.tanh(x_n + r * (h_n + b_hn))
-    return State((1 - z) * n + z * before.h)
+    return CellState((1 - z) * n + z * before.h)
 
 
 def conv_case(n: int, stride: int) -> Case:

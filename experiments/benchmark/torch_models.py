@@ -83,7 +83,7 @@ def rnn(params: Any, batch: Any) -> dict[str, Work]:
     table = learned(params.embedding.table)
     layers = [module("LSTM", layer) for layer in params.layers]
     w, b = map(learned, params.output)
-    tokens, targets = fixed(batch.tokens), fixed(batch.targets)
+    tokens, targets = fixed(batch.inputs), fixed(batch.targets)
 
     def forward() -> Any:
         x = F.embedding(tokens, table)
@@ -102,7 +102,7 @@ def transformer(params: Any, batch: Any, config: Any) -> dict[str, Work]:
         jax.tree.map(lambda leaf, number=number: learned(leaf[number]), params.blocks)
         for number in range(config.layers)
     ]
-    tokens, targets = fixed(batch.tokens), fixed(batch.targets)
+    tokens, targets = fixed(batch.inputs), fixed(batch.targets)
     dtype = tree.tokens.table.dtype
     turns = [turn.to(dtype) for turn in _turns(tokens.shape[1], config)]
     flash = partial(sdpa_kernel, SDPBackend.FLASH_ATTENTION)

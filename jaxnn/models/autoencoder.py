@@ -14,19 +14,28 @@ is written such that the gradient passes through it to mean and variance (sectio
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_key
+from jaxnn.checks import (
+    check_batch,
+    check_batch_key,
+    check_init,
+    check_inputs,
+    check_key,
+    check_model,
+    check_not_empty,
+)
 from jaxnn.models import mlp
-from jaxnn.models.inputs import check_inputs, check_params, unpack
+from jaxnn.op import door
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.losses import sigmoid_binary_cross_entropy
-from jaxnn.settings import check_coefficient
+from jaxnn.settings import check_coefficient, check_integer
 
 
 @dataclass(frozen=True)
@@ -72,11 +81,14 @@ class Params(NamedTuple):
     decoder: mlp.Params
 
 
-class Batch(NamedTuple):
+class KeyedInputs(NamedTuple):
     """Inputs (N, pixels) in [0, 1], and in training the key that the noise is drawn from."""
 
     inputs: Array
     key: Array | None = None
+
+
+Batch = KeyedInputs
 
 
 class Latent(NamedTuple):
@@ -93,16 +105,16 @@ EXAMPLE_CONFIGS = (
 )
 
 
+@door(partial(check_init, kind=Config))
 def init_params(key: Array, config: Config) -> Params:
-    """Both halves as `mlp.init_params` draws them; raises as it does."""
-    check_key("init_params: key", key)
+    """Draw both halves as `mlp.init_params` does; raises as it does."""
     k_encoder, k_decoder = jax.random.split(key)
     return Params(
         mlp.init_params(k_encoder, config.encoder), mlp.init_params(k_decoder, config.decoder)
     )
 
 
-def latent_sample_fwd(latent: Latent, noise: Array | None) -> tuple[Array, Any]:
+def latent_sample_fwd(latent: Latent, noise: Array | None) -> tuple[Array, Array | None]:
     """z = mean + exp(log variance / 2) noise; without noise, in evaluation, z = mean.
 
     Saves the part of z that is noise.
@@ -134,112 +146,174 @@ def latent_kl_bwd(latent: Latent, dkl: Array) -> Latent:
     return Latent(latent.mean * dkl, jnp.expm1(latent.log_variance) * dkl / 2)
 
 
+def _check(params: Params, inputs: Array, config: Config) -> None:
+    """Refuse what `encode` says it raises."""
+    dtype = check_model(params, config, Config, init_params)
+    check_inputs(inputs, dtype, config.sizes[:1])
+    if isinstance(inputs, jax.core.Tracer) or not inputs.size:
+        return
+    values = np.asarray(inputs)
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            f"inputs lie in [{values.min()}, {values.max()}]; they are taken as probabilities "
+            "and must be in [0, 1]: scale them"
+        )
+
+
+def _check_latent(params: Params, z: Array, config: Config) -> None:
+    """Refuse what `decode` says it raises."""
+    dtype = check_model(params, config, Config, init_params)
+    check_inputs(z, dtype, config.sizes[-1:])
+
+
+def _check_sample(params: Params, key: Array, config: Config, n: int) -> None:
+    """Refuse what `sample` says it raises."""
+    check_model(params, config, Config, init_params)
+    check_key("sample: key", key)
+    check_integer("sample: n", n, 0)
+
+
+def _check_batch(params: Params, batch: Batch, config: Config) -> None:
+    """Refuse what `loss` says it raises."""
+    check_batch(batch, Batch)
+    inputs, key = Batch(*batch)
+    _check(params, inputs, config)
+    check_not_empty("inputs", inputs, "the loss is a mean over them")
+    check_batch_key(key)
+
+
+@door(_check)
 def encode(params: Params, inputs: Array, config: Config) -> Latent:
-    """What the encoder says of inputs (N, pixels).
+    """Return the distributions that the encoder gives inputs (N, pixels).
 
     Raises:
-        TypeError: the inputs are not floating, or not of the dtype of the parameters.
-        ValueError: their shape is not (N, pixels) with N at least 1; the parameters are of another
+        TypeError: the inputs are not floating, or not of the dtype of the parameters; the
+            configuration is none of this model's, or the parameters not of its kind, or not all of
+            one floating dtype.
+        ValueError: the inputs' shape is not (N, pixels); the parameters are of another
             configuration; or (outside jit) a value is not in [0, 1].
     """
-    _check(params, inputs, config)
-    return Latent(*jnp.split(mlp.forward(params.encoder, inputs, config.encoder), 2, axis=-1))
+    latent, _ = encode_fwd(params, inputs, config)
+    return latent
 
 
+@door(_check_latent)
 def decode(params: Params, z: Array, config: Config) -> Array:
-    """The pixels (N, pixels), in [0, 1], that the decoder makes of z (N, latent dimensions).
+    """Return the pixels (N, pixels), in [0, 1], that the decoder makes of z (N, latent dimensions).
 
     Raises:
-        TypeError, ValueError: as `mlp.forward` for z; the parameters are of another model.
+        TypeError, ValueError: as `encode`, for z, whose values need only be finite.
     """
-    check_params(params, init_params, config)
-    return sigmoid.fwd(mlp.forward(params.decoder, z, config.decoder))[0]
+    logits, _ = mlp.layers_fwd(params.decoder, z, config.decoder)
+    pixels, _ = sigmoid.fwd(logits)
+    return pixels
 
 
+@door(_check_sample)
 def sample(params: Params, key: Array, config: Config, n: int) -> Array:
-    """`n` images (n, pixels) of latent points drawn from N(0, 1).
+    """Draw `n` images (n, pixels), of latent points from N(0, 1).
 
     Raises:
-        TypeError, ValueError: the key is none of `jax.random`; the parameters are of another model.
+        TypeError, ValueError: the key is none of `jax.random`, n no integer of at least 0; the
+            parameters are of another model or configuration.
     """
-    check_params(params, init_params, config)
-    check_key("sample: key", key)
     dtype = params.decoder.layers[0].w.dtype
     return decode(params, jax.random.normal(key, (n, config.sizes[-1]), dtype), config)
 
 
+@door(_check)
 def forward(params: Params, inputs: Array, config: Config) -> Array:
-    """Logits (N, pixels) of the reconstruction through the mean; raises as `encode`."""
-    mean = encode(params, inputs, config).mean
-    return mlp.forward(params.decoder, mean, config.decoder)
+    """Return logits (N, pixels) of the reconstruction through the mean; raises as `encode`."""
+    latent, _ = encode_fwd(params, inputs, config)
+    logits, _ = mlp.layers_fwd(params.decoder, latent.mean, config.decoder)
+    return logits
 
 
-def loss(params: Params, batch: Batch, config: Config) -> Array:
-    """Reconstruction plus beta KL in nats per example; a scalar. Without a key, z is the mean.
+def encode_fwd(params: Params, inputs: Array, config: Config) -> tuple[Latent, mlp.LayersResiduals]:
+    """Run the encoder, and cut its outputs into means and log variances; residuals."""
+    outputs, saved = mlp.layers_fwd(params.encoder, inputs, config.encoder)
+    return Latent(*jnp.split(outputs, 2, axis=-1)), saved
 
-    Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
 
-    Raises:
-        TypeError, ValueError: as `encode`.
+class LossResiduals(NamedTuple):
+    """What both halves saved, the part of z that is noise, and what both terms of the loss saved.
+
+    `noise` is None in evaluation; `reconstruction` the logits and the inputs.
     """
-    inputs, key = unpack(batch, Batch)
-    _check(params, inputs, config)
-    outputs, _ = mlp.layers_fwd(params.encoder, inputs, config.encoder)
-    latent = Latent(*jnp.split(outputs, 2, axis=-1))
-    z, _ = latent_sample_fwd(latent, drawn_noise(key, latent))
-    logits, _ = mlp.layers_fwd(params.decoder, z, config.decoder)
-    reconstruction, _ = sigmoid_binary_cross_entropy.fwd(logits, inputs, reduction="sum")
-    kl, _ = latent_kl_fwd(latent)
-    return (reconstruction + config.beta * kl) / len(inputs)
+
+    encoder: mlp.LayersResiduals
+    noise: Array | None
+    decoder: mlp.LayersResiduals
+    reconstruction: tuple[Array, Array]
+    kl: Latent
 
 
-def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
-    """The loss and its gradient by hand, from one forward pass; raises as `loss`.
+@door(_check_batch)
+def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossResiduals]:
+    """Return the reconstruction plus beta KL, per example, and residuals; raises as `loss`."""
+    inputs, key = Batch(*batch)
+    latent, encoder = encode_fwd(params, inputs, config)
+    z, noise = latent_sample_fwd(latent, drawn_noise(key, latent))
+    logits, decoder = mlp.layers_fwd(params.decoder, z, config.decoder)
+    reconstruction, terms = sigmoid_binary_cross_entropy.fwd(logits, inputs, reduction="sum")
+    kl, of_kl = latent_kl_fwd(latent)
+    total = (reconstruction + config.beta * kl) / len(inputs)
+    return total, LossResiduals(encoder, noise, decoder, terms, of_kl)
+
+
+@door()
+def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
+    """Walk back from both terms of the loss.
 
     The reconstruction's gradient flows back through the decoder and the sample to the latent
     distribution, meets the KL term's there, and goes on through the encoder.
     """
-    inputs, key = unpack(batch, Batch)
-    _check(params, inputs, config)
-    outputs, encoder_residuals = mlp.layers_fwd(params.encoder, inputs, config.encoder)
-    latent = Latent(*jnp.split(outputs, 2, axis=-1))
-    z, sample_residuals = latent_sample_fwd(latent, drawn_noise(key, latent))
-    logits, decoder_residuals = mlp.layers_fwd(params.decoder, z, config.decoder)
-    reconstruction, reconstruction_residuals = sigmoid_binary_cross_entropy.fwd(
-        logits, inputs, reduction="sum"
-    )
-    kl, kl_residuals = latent_kl_fwd(latent)
-    total = (reconstruction + config.beta * kl) / len(inputs)
-
-    dreconstruction = jnp.ones_like(total) / len(inputs)
-    through_kl = latent_kl_bwd(kl_residuals, config.beta * dreconstruction)
+    dreconstruction = dloss / len(saved.kl.mean)
+    through_kl = latent_kl_bwd(saved.kl, config.beta * dreconstruction)
     dlogits, _ = sigmoid_binary_cross_entropy.bwd(
-        reconstruction_residuals, dreconstruction, reduction="sum"
+        saved.reconstruction, dreconstruction, reduction="sum"
     )
-    ddecoder, dz = mlp.layers_bwd(decoder_residuals, dlogits, config.decoder)
-    through_z = latent_sample_bwd(sample_residuals, dz)
-    dlatent = jax.tree.map(jnp.add, through_z, through_kl)
-    dencoder, _ = mlp.layers_bwd(
-        encoder_residuals, jnp.concatenate(dlatent, axis=-1), config.encoder
-    )
-    return total, Params(dencoder, ddecoder)
+    ddecoder, dz = mlp.layers_bwd(saved.decoder, dlogits, config.decoder)
+    through_z = latent_sample_bwd(saved.noise, dz)
+    doutputs = jnp.concatenate(jax.tree.map(jnp.add, through_z, through_kl), axis=-1)
+    dencoder, _ = mlp.layers_bwd(saved.encoder, doutputs, config.encoder)
+    return Params(dencoder, ddecoder)
+
+
+def loss(params: Params, batch: Batch, config: Config) -> Array:
+    """Return the reconstruction plus beta KL in nats per example; without a key, z is the mean.
+
+    Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
+
+    Raises:
+        TypeError, ValueError: as `encode`; or there is no example; or the key is none of
+            `jax.random`.
+    """
+    value, _ = loss_fwd(params, batch, config)
+    return value
+
+
+def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+    """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
+    value, saved = loss_fwd(params, batch, config)
+    return value, loss_bwd(saved, jnp.ones_like(value), config)
 
 
 def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
-    """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
+    """Return the gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
     _, grads = manual_value_and_grad(params, batch, config)
     return grads
 
 
 def example_batch(key: Array, config: Config) -> Batch:
-    """Seven inputs in training for verification, one of them all 0, one all 1."""
+    """Draw seven inputs in training for verification, one of them all 0, one all 1."""
     k_inputs, k_noise = jax.random.split(key)
     inputs = jax.random.uniform(k_inputs, (7, config.sizes[0]))
     return Batch(inputs.at[0].set(0.0).at[1].set(1.0), k_noise)
 
 
 def drawn_noise(key: Array | None, latent: Latent) -> Array | None:
-    """Standard-normal numbers, one per latent element: sqrt(2) erf^-1(u), u uniform in (-1, 1).
+    """Draw standard-normal numbers, one per latent element: sqrt(2) erf^-1(u), u in (-1, 1).
 
     Drawn as integers, which a key makes the same in every dtype: those of `jax.random.normal`
     would be others in float64, and a gradient could not be compared between dtypes.
@@ -251,16 +325,3 @@ def drawn_noise(key: Array | None, latent: Latent) -> Array | None:
     wide = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     u = ((jax.random.bits(key, latent.mean.shape, jnp.uint32) >> 9).astype(wide) + 0.5) / 2**22 - 1
     return (math.sqrt(2) * lax.erf_inv(u)).astype(dtype)
-
-
-def _check(params: Params, inputs: Array, config: Config) -> None:
-    """Refuse parameters of another configuration, and inputs that are no images in [0, 1]."""
-    check_params(params, init_params, config)
-    check_inputs(inputs, params.encoder.layers[0].w.dtype, config.sizes[:1])
-    if not isinstance(inputs, jax.core.Tracer):
-        values = np.asarray(inputs)
-        if values.min() < 0 or values.max() > 1:
-            raise ValueError(
-                f"inputs lie in [{values.min()}, {values.max()}]; they are taken as probabilities "
-                "and must be in [0, 1]: scale them"
-            )

@@ -17,25 +17,36 @@ normalisation of Wu and Johnson 2021, "Rethinking batch in BatchNorm", section 3
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.checks import check_key
-from jaxnn.models.inputs import check_dropout, check_inputs, check_params, unpack
+from jaxnn.checks import (
+    check_batch,
+    check_batch_key,
+    check_init,
+    check_inputs,
+    check_model,
+    check_not_empty,
+)
+from jaxnn.data import KeyedBatch
+from jaxnn.op import door
 from jaxnn.ops.activations import relu
 from jaxnn.ops.batch_norm import Running, batch_norm
-from jaxnn.ops.convolution import Conv, conv2d
-from jaxnn.ops.cross_entropy import check_labels, softmax_cross_entropy
-from jaxnn.ops.dropout import drop_bwd, drop_fwd
-from jaxnn.ops.linear import Linear, linear
-from jaxnn.ops.normalisation import Scale, group_norm
+from jaxnn.ops.convolution import Conv, ConvResiduals, conv2d
+from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
+from jaxnn.ops.dropout import dropout
+from jaxnn.ops.linear import Linear, LinearResiduals, linear
+from jaxnn.ops.normalisation import Normalised, Scale, group_norm
 from jaxnn.ops.pooling import global_average_pool
 from jaxnn.ops.softmax import softmax
-from jaxnn.settings import check_choice, check_integer, check_sizes
+from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes
+
+Batch = KeyedBatch  # its key tells training: without one, running statistics normalise
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Config:
                 f"groups are {self.groups} but channels {self.channels}; groups must divide the "
                 "width of every stage: choose a common divisor"
             )
-        object.__setattr__(self, "dropout", check_dropout(self.dropout))
+        object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -117,32 +128,21 @@ class Params(NamedTuple):
     head: Linear
 
 
-class Batch(NamedTuple):
-    """Images (N, H, W, C) or flat (N, H W C), labels (N,), and in training a key for dropout.
-
-    The key is what tells training: without one, batch normalisation uses running statistics.
-    """
-
-    inputs: Array
-    targets: Array
-    key: Array | None = None
-
-
 EXAMPLE_CONFIGS = (
     Config(shape=(3, 4, 2), channels=(4, 6), classes=3, dropout=0.3),
     Config(shape=(5, 3, 1), channels=(4,), blocks=2, classes=2, norm="group", groups=2),
 )
 
 
+@door(partial(check_init, kind=Config))
 def init_params(key: Array, config: Config) -> Params:
-    """Convolutions by He's rule, the head N(0, 1/inputs), scales 1, shifts 0, statistics 0 and 1.
+    """Draw convolutions by He's rule and the head from N(0, 1/inputs).
 
-    All in JAX's default float dtype.
+    Scales are 1, shifts 0, statistics 0 and 1; all in JAX's default float dtype.
 
     Raises:
-        TypeError: the key is none of `jax.random`.
+        TypeError: the key is none of `jax.random`, or the configuration another model's.
     """
-    check_key("init_params: key", key)
     he = variance_scaling(2.0, "fan_in", "normal")
     keys = iter(jax.random.split(key, 2 + 3 * len(config.strides)))
 
@@ -168,8 +168,9 @@ def init_params(key: Array, config: Config) -> Params:
 
 def norm_fwd(
     params: Norm, x: Array, config: Config, training: bool
-) -> tuple[tuple[Array, Norm], Any]:
-    """The normalised x, and the parameters with, after training, the statistics of this batch."""
+) -> tuple[tuple[Array, Norm], Normalised]:
+    """Return the normalised x, and the parameters: after training with this batch's statistics."""
+    residuals: Normalised
     if params.running is None:
         y, residuals = group_norm.fwd(params.affine, x, groups=config.groups)
         return (y, params), residuals
@@ -179,185 +180,271 @@ def norm_fwd(
     return (y, params._replace(running=seen)), residuals
 
 
-def norm_bwd(residuals: Any, dy: Array, config: Config, training: bool) -> tuple[Norm, Array]:
-    """dnorm and dx. In training the running statistics are not used: their gradient is 0."""
+def norm_bwd(saved: Normalised, dy: Array, config: Config, training: bool) -> tuple[Norm, Array]:
+    """Return dnorm and dx. Training does not use the running statistics: their gradient is 0."""
     if config.norm == "group":
-        daffine, dx = group_norm.bwd(residuals, dy, groups=config.groups)
+        daffine, dx = group_norm.bwd(saved, dy, groups=config.groups)
         return Norm(daffine, None), dx
     unused = jnp.zeros(dy.shape[-1], dy.dtype)
     daffine, drunning, dx = batch_norm.bwd(
-        residuals, (dy, Running(unused, unused)), training=training, momentum=1.0
+        saved, (dy, Running(unused, unused)), training=training, momentum=1.0
     )
     return Norm(daffine, drunning), dx
 
 
+class UnitResiduals(NamedTuple):
+    """What a convolution, the norm of its result and the ReLU after it saved."""
+
+    conv: ConvResiduals
+    norm: Normalised
+    relu: Array
+
+
+class BlockResiduals(NamedTuple):
+    """What both units saved, and the shortcut, None where the input is carried past as it is."""
+
+    first: UnitResiduals
+    second: UnitResiduals
+    shortcut: ConvResiduals | None
+
+
 def block_fwd(
     params: Block, x: Array, config: Config, training: bool, stride: int
-) -> tuple[tuple[Array, Block], Any]:
+) -> tuple[tuple[Array, Block], BlockResiduals]:
     """y = relu(norm2(conv2(relu(norm1(conv1(x))))) + shortcut(x)), and parameters as `norm_fwd`."""
     conv1, norm1, conv2, norm2, shortcut = params
-    z1, conv1_residuals = conv2d.fwd(conv1, x, stride=stride, padding=1)
-    (n1, norm1), norm1_residuals = norm_fwd(norm1, z1, config, training)
-    a1, relu1_residuals = relu.fwd(n1)
-    z2, conv2_residuals = conv2d.fwd(conv2, a1, padding=1)
-    (n2, norm2), norm2_residuals = norm_fwd(norm2, z2, config, training)
-    past, shortcut_residuals = x, None
+    z1, of_conv1 = conv2d.fwd(conv1, x, stride=stride, padding=1)
+    (n1, norm1), of_norm1 = norm_fwd(norm1, z1, config, training)
+    a1, of_relu1 = relu.fwd(n1)
+    z2, of_conv2 = conv2d.fwd(conv2, a1, padding=1)
+    (n2, norm2), of_norm2 = norm_fwd(norm2, z2, config, training)
+    past, of_shortcut = x, None
     if shortcut is not None:
-        past, shortcut_residuals = conv2d.fwd(shortcut, x, stride=stride, padding=0)
-    y, relu2_residuals = relu.fwd(n2 + past)
-    first = conv1_residuals, norm1_residuals, relu1_residuals
-    second = conv2_residuals, norm2_residuals, relu2_residuals
-    return (y, Block(conv1, norm1, conv2, norm2, shortcut)), (first, second, shortcut_residuals)
+        past, of_shortcut = conv2d.fwd(shortcut, x, stride=stride, padding=0)
+    y, of_relu2 = relu.fwd(n2 + past)
+    first = UnitResiduals(of_conv1, of_norm1, of_relu1)
+    second = UnitResiduals(of_conv2, of_norm2, of_relu2)
+    block = Block(conv1, norm1, conv2, norm2, shortcut)
+    return (y, block), BlockResiduals(first, second, of_shortcut)
 
 
 def block_bwd(
-    residuals: Any, dy: Array, config: Config, training: bool, stride: int
+    saved: BlockResiduals, dy: Array, config: Config, training: bool, stride: int
 ) -> tuple[Block, Array]:
-    """The same block, last to first; the two paths' gradients meet in dx."""
-    first, second, shortcut_residuals = residuals
-    conv1_residuals, norm1_residuals, relu1_residuals = first
-    conv2_residuals, norm2_residuals, relu2_residuals = second
-    (dsum,) = relu.bwd(relu2_residuals, dy)
+    """Walk the same block, last to first; the two paths' gradients meet in dx."""
+    first, second, of_shortcut = saved
+    (dsum,) = relu.bwd(second.relu, dy)
     dshortcut, dpast = None, dsum
-    if shortcut_residuals is not None:
-        dshortcut, dpast = conv2d.bwd(shortcut_residuals, dsum, stride=stride, padding=0)
-    dnorm2, dz2 = norm_bwd(norm2_residuals, dsum, config, training)
-    dconv2, da1 = conv2d.bwd(conv2_residuals, dz2, padding=1)
-    (dn1,) = relu.bwd(relu1_residuals, da1)
-    dnorm1, dz1 = norm_bwd(norm1_residuals, dn1, config, training)
-    dconv1, dx = conv2d.bwd(conv1_residuals, dz1, stride=stride, padding=1)
+    if of_shortcut is not None:
+        dshortcut, dpast = conv2d.bwd(of_shortcut, dsum, stride=stride, padding=0)
+    dnorm2, dz2 = norm_bwd(second.norm, dsum, config, training)
+    dconv2, da1 = conv2d.bwd(second.conv, dz2, padding=1)
+    (dn1,) = relu.bwd(first.relu, da1)
+    dnorm1, dz1 = norm_bwd(first.norm, dn1, config, training)
+    dconv1, dx = conv2d.bwd(first.conv, dz1, stride=stride, padding=1)
     return Block(dconv1, dnorm1, dconv2, dnorm2, dshortcut), dx + dpast
+
+
+class NetworkResiduals(NamedTuple):
+    """What each part saved, and what dropout kept of the features, None for all."""
+
+    stem: UnitResiduals
+    blocks: tuple[BlockResiduals, ...]
+    pool: Array
+    kept: Array | None
+    head: LinearResiduals
 
 
 def network_fwd(
     params: Params, inputs: Array, config: Config, key: Array | None, training: bool
-) -> tuple[tuple[Array, Params], Any]:
-    """Logits (N, classes), and parameters as `norm_fwd`; features are dropped if there is a key."""
-    images = inputs.reshape(-1, *config.shape)
-    z, stem_residuals = conv2d.fwd(params.stem, images, padding=1)
-    (n, stem_norm), norm_residuals = norm_fwd(params.norm, z, config, training)
-    a, relu_residuals = relu.fwd(n)
+) -> tuple[tuple[Array, Params], NetworkResiduals]:
+    """Return logits (N, classes), and parameters as `norm_fwd`; a key drops features."""
+    images = inputs.reshape(len(inputs), *config.shape)
+    z, of_conv = conv2d.fwd(params.stem, images, padding=1)
+    (n, stem_norm), of_norm = norm_fwd(params.norm, z, config, training)
+    a, of_relu = relu.fwd(n)
     blocks, saved = [], []
     for block, stride in zip(params.blocks, config.strides, strict=True):
-        (a, block), block_residuals = block_fwd(block, a, config, training, stride)
+        (a, block), of_block = block_fwd(block, a, config, training, stride)
         blocks.append(block)
-        saved.append(block_residuals)
-    features, pool_residuals = global_average_pool.fwd(a)
-    features, kept = drop_fwd(features, key, config.dropout)
-    logits, head_residuals = linear.fwd(params.head, features)
+        saved.append(of_block)
+    features, of_pool = global_average_pool.fwd(a)
+    kept = None
+    if key is not None and config.dropout:
+        features, kept = dropout.fwd(features, key, rate=config.dropout)
+    logits, of_head = linear.fwd(params.head, features)
     seen = Params(params.stem, stem_norm, tuple(blocks), params.head)
-    stem = stem_residuals, norm_residuals, relu_residuals
-    head = pool_residuals, kept, head_residuals
-    return (logits, seen), (stem, saved, head)
+    stem = UnitResiduals(of_conv, of_norm, of_relu)
+    return (logits, seen), NetworkResiduals(stem, tuple(saved), of_pool, kept, of_head)
 
 
-def network_bwd(residuals: Any, dlogits: Array, config: Config, training: bool) -> Params:
-    """The same walk, last to first: the gradient of the parameters."""
-    stem, saved, head = residuals
-    stem_residuals, norm_residuals, relu_residuals = stem
-    pool_residuals, kept, head_residuals = head
-    dhead, dfeatures = linear.bwd(head_residuals, dlogits)
-    dfeatures = drop_bwd(kept, dfeatures, config.dropout)
-    (da,) = global_average_pool.bwd(pool_residuals, dfeatures)
+def network_bwd(saved: NetworkResiduals, dlogits: Array, config: Config, training: bool) -> Params:
+    """Walk the same network, last to first: the gradient of the parameters."""
+    dhead, dfeatures = linear.bwd(saved.head, dlogits)
+    if saved.kept is not None:
+        dfeatures, _ = dropout.bwd(saved.kept, dfeatures, rate=config.dropout)
+    (da,) = global_average_pool.bwd(saved.pool, dfeatures)
     dblocks = []
-    for block_residuals, stride in zip(reversed(saved), reversed(config.strides), strict=True):
-        dblock, da = block_bwd(block_residuals, da, config, training, stride)
+    for of_block, stride in zip(reversed(saved.blocks), reversed(config.strides), strict=True):
+        dblock, da = block_bwd(of_block, da, config, training, stride)
         dblocks.append(dblock)
-    (dn,) = relu.bwd(relu_residuals, da)
-    dnorm, dz = norm_bwd(norm_residuals, dn, config, training)
-    dstem, _ = conv2d.bwd(stem_residuals, dz, padding=1)
+    (dn,) = relu.bwd(saved.stem.relu, da)
+    dnorm, dz = norm_bwd(saved.stem.norm, dn, config, training)
+    dstem, _ = conv2d.bwd(saved.stem.conv, dz, padding=1)
     return Params(dstem, dnorm, tuple(reversed(dblocks)), dhead)
 
 
+def _check(params: Params, inputs: Array, config: Config) -> None:
+    """Refuse what `forward` says it raises."""
+    dtype = check_model(params, config, Config, init_params)
+    check_inputs(inputs, dtype, config.shape, (math.prod(config.shape),))
+
+
+def _check_variance(inputs: Array, config: Config) -> None:
+    """Refuse to train on a single value per channel, which has no variance."""
+    # Every stage but the first halves, rounding up; in the last a channel has the fewest values.
+    height, width = (-(-side // math.prod(config.strides)) for side in config.shape[:2])
+    if config.norm == "batch" and len(inputs) * height * width < 2:
+        raise ValueError(
+            f"inputs have shape {inputs.shape}, a single value per channel in the last block; "
+            "batch normalisation in training needs at least 2 for a variance: pass a larger batch, "
+            "or evaluate without a key"
+        )
+
+
+def _check_some(params: Params, inputs: Array, config: Config) -> None:
+    """Refuse what `update_running` says it raises."""
+    _check(params, inputs, config)
+    check_not_empty("inputs", inputs, "the statistics are means over them")
+    _check_variance(inputs, config)
+
+
+def _check_labelled(params: Params, batch: Batch, config: Config) -> None:
+    """Refuse what `accuracy` says it raises."""
+    check_batch(batch, Batch)
+    inputs, targets, _ = Batch(*batch)
+    _check(params, inputs, config)
+    check_not_empty("inputs", inputs, "the result is a mean over them")
+    logits = jax.ShapeDtypeStruct((len(inputs), config.classes), inputs.dtype)
+    softmax_cross_entropy.admit((logits, targets), {})
+
+
+def _check_batch(params: Params, batch: Batch, config: Config) -> None:
+    """Refuse what `loss` says it raises."""
+    _check_labelled(params, batch, config)
+    inputs, _, key = Batch(*batch)
+    check_batch_key(key)
+    if key is not None:
+        _check_variance(inputs, config)
+
+
+class LossResiduals(NamedTuple):
+    """What the network and the loss of its logits saved, and the key, None in evaluation."""
+
+    network: NetworkResiduals
+    cross_entropy: CrossEntropyResiduals
+    key: Array | None
+
+
+@door(_check)
 def forward(params: Params, inputs: Array, config: Config) -> Array:
-    """Logits (N, classes) in evaluation.
+    """Return logits (N, classes) in evaluation.
 
     Raises:
-        TypeError: the inputs are not floating, or not of the dtype of the parameters.
-        ValueError: their shape is neither (N, H, W, C) nor (N, H W C) with N at least 1; the
-            parameters are of another configuration; or (outside jit) a value is not finite.
+        TypeError: the inputs are not floating, or not of the dtype of the parameters; the
+            configuration is none of this model's, or the parameters not of its kind, or not all of
+            one floating dtype.
+        ValueError: the inputs' shape is neither (N, H, W, C) nor (N, H W C); the parameters are of
+            another configuration; or (outside jit) a value is not finite.
     """
-    _check(params, inputs, config)
     (logits, _), _ = network_fwd(params, inputs, config, None, training=False)
     return logits
 
 
-def loss(params: Params, batch: Any, config: Config) -> Array:
-    """Mean cross-entropy over the batch in nats; in training if the batch has a key.
+@door(_check_batch)
+def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossResiduals]:
+    """Return the mean cross-entropy, and residuals; raises as `loss`."""
+    inputs, targets, key = Batch(*batch)
+    (logits, _), network = network_fwd(params, inputs, config, key, training=key is not None)
+    value, of_logits = softmax_cross_entropy.fwd(logits, targets)
+    return value, LossResiduals(network, of_logits, key)
+
+
+@door()
+def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
+    """Walk back through the cross-entropy, then the network."""
+    dlogits, _ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
+    return network_bwd(saved.network, dlogits, config, training=saved.key is not None)
+
+
+def loss(params: Params, batch: Batch, config: Config) -> Array:
+    """Return the mean cross-entropy over the batch in nats; in training if the batch has a key.
 
     Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
 
     Args:
         params: the network.
-        batch: a Batch, or a pair of inputs and targets to evaluate on.
+        batch: a Batch, or a tuple of inputs, targets and perhaps a key: the key tells training,
+            without one batch normalisation uses running statistics and nothing is dropped.
         config: what it is.
 
     Raises:
-        TypeError, ValueError: as `forward`; the labels do not fit (see
-            `jaxnn.ops.cross_entropy`); batch normalisation in training meets a single value.
+        TypeError, ValueError: as `forward`; there is no example; the labels do not fit (see
+            `jaxnn.ops.cross_entropy`); the key is none of `jax.random`; batch normalisation in
+            training meets a single value.
     """
-    inputs, targets, key = unpack(batch, Batch)
-    _check(params, inputs, config)
-    (logits, _), _ = network_fwd(params, inputs, config, key, training=key is not None)
-    return softmax_cross_entropy.fwd(logits, targets)[0]
+    value, _ = loss_fwd(params, batch, config)
+    return value
 
 
-def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[Array, Params]:
-    """The loss and its gradient by hand, from one forward pass; raises as `loss`."""
-    inputs, targets, key = unpack(batch, Batch)
-    _check(params, inputs, config)
-    training = key is not None
-    (logits, _), network_residuals = network_fwd(params, inputs, config, key, training)
-    value, loss_residuals = softmax_cross_entropy.fwd(logits, targets)
-
-    dlogits, _ = softmax_cross_entropy.bwd(loss_residuals, jnp.ones_like(value))
-    return value, network_bwd(network_residuals, dlogits, config, training)
+def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+    """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
+    value, saved = loss_fwd(params, batch, config)
+    return value, loss_bwd(saved, jnp.ones_like(value), config)
 
 
-def manual_grad(params: Params, batch: Any, config: Config) -> Params:
-    """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
+def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
+    """Return the gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
     _, grads = manual_value_and_grad(params, batch, config)
     return grads
 
 
+@door(_check_some)
 def update_running(params: Params, inputs: Array, config: Config) -> Params:
-    """The parameters with the running statistics of these inputs, thousands if there are.
+    """Return the parameters with the running statistics of these inputs, thousands if there are.
 
     Every layer's are the mean and the unbiased variance over all the inputs at once. With group
-    normalisation, the parameters as they are. Raises as `forward`.
+    normalisation, the parameters as they are.
+
+    Raises:
+        TypeError, ValueError: as `forward`; or there is no example, or one value per channel.
     """
-    _check(params, inputs, config)
     (_, seen), _ = network_fwd(params, inputs, config, None, training=True)
     return seen
 
 
+@door(_check)
 def probabilities(params: Params, inputs: Array, config: Config) -> Array:
-    """Class probabilities (N, classes) in evaluation; raises as `forward`."""
-    return softmax.fwd(forward(params, inputs, config))[0]
+    """Return class probabilities (N, classes) in evaluation; raises as `forward`."""
+    p, _ = softmax.fwd(forward(params, inputs, config))
+    return p
 
 
-def accuracy(params: Params, batch: Any, config: Config) -> Array:
-    """Share of examples, in [0, 1], whose largest logit in evaluation is the label's.
+@door(_check_labelled)
+def accuracy(params: Params, batch: Batch, config: Config) -> Array:
+    """Return the share of examples, in [0, 1], whose largest logit is the label's, in evaluation.
 
     Raises:
-        TypeError, ValueError: as `loss`.
+        TypeError, ValueError: as `loss` in evaluation.
     """
-    inputs, labels, _ = unpack(batch, Batch)
-    logits = forward(params, inputs, config)
-    check_labels(logits, labels)
-    return (logits.argmax(-1) == labels).mean()
+    inputs, labels, _ = Batch(*batch)
+    return (forward(params, inputs, config).argmax(-1) == labels).mean()
 
 
 def example_batch(key: Array, config: Config) -> Batch:
-    """Seven flat images in training for verification, one of them all zeros."""
+    """Draw seven flat images in training for verification, one of them all zeros."""
     n, (k_inputs, k_targets, k_dropout) = 7, jax.random.split(key, 3)
     pixels = math.prod(config.shape)
     inputs = jax.random.normal(k_inputs, (n, pixels)).at[0].set(0.0)
     labels = jax.random.permutation(k_targets, jnp.arange(n) % config.classes)
     return Batch(inputs, labels, k_dropout)
-
-
-def _check(params: Params, inputs: Array, config: Config) -> None:
-    """Refuse parameters of another configuration, and inputs that are not its images."""
-    check_params(params, init_params, config)
-    check_inputs(inputs, params.head.w.dtype, config.shape, (math.prod(config.shape),))

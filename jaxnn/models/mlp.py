@@ -8,18 +8,19 @@ With no hidden layer and softmax cross-entropy it is logistic regression.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.checks import check_batch, check_inputs, check_key, check_model
+from jaxnn.checks import check_batch, check_init, check_inputs, check_model, check_not_empty
 from jaxnn.data import Batch
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import relu, sigmoid, tanh
-from jaxnn.ops.cross_entropy import softmax_cross_entropy
+from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.losses import l2_penalty, mean_squared_error
 from jaxnn.ops.softmax import softmax
@@ -94,13 +95,13 @@ EXAMPLE_CONFIGS = (
 )
 
 
+@door(partial(check_init, kind=Config))
 def init_params(key: Array, config: Config) -> Params:
-    """Weights (I, O) drawn by `config.init`, biases (O,) of 0, in JAX's default float dtype.
+    """Draw weights (I, O) by `config.init`; biases (O,) are 0; in JAX's default float dtype.
 
     Raises:
-        TypeError: the key is none of `jax.random`.
+        TypeError: the key is none of `jax.random`, or the configuration another model's.
     """
-    check_key("init_params: key", key)
     draw = INITIALISERS[config.init]
     keys = jax.random.split(key, len(config.sizes) - 1)
     shapes = zip(config.sizes[:-1], config.sizes[1:], strict=True)
@@ -155,6 +156,7 @@ def _check_batch(params: Params, batch: Batch, config: Config) -> None:
     check_batch(batch, Batch)
     inputs, targets = batch
     _check(params, inputs, config)
+    check_not_empty("inputs", inputs, "the loss is a mean over them")
     outputs = jax.ShapeDtypeStruct((len(inputs), config.sizes[-1]), inputs.dtype)
     LOSSES[config.loss].admit((outputs, targets), {})
 
@@ -180,13 +182,13 @@ class LossResiduals(NamedTuple):
     """What the layers, the data loss and the penalty saved."""
 
     layers: LayersResiduals
-    data: Any
+    data: CrossEntropyResiduals | Array
     penalty: tuple[Array, ...]
 
 
 @door(_check)
 def forward(params: Params, inputs: Array, config: Config) -> Array:
-    """Outputs (N, O): logits or, with mean squared error, predictions.
+    """Return outputs (N, O): logits or, with mean squared error, predictions.
 
     Raises:
         TypeError: the inputs are not floating, or not of the dtype of the parameters.
@@ -198,7 +200,7 @@ def forward(params: Params, inputs: Array, config: Config) -> Array:
 
 @door(_check_batch)
 def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossResiduals]:
-    """The data loss over the batch plus the penalty, and residuals; raises as `loss`."""
+    """Return the data loss over the batch plus the penalty, and residuals; raises as `loss`."""
     inputs, targets = batch
     outputs, layers = layers_fwd(params, inputs, config)
     data_loss, data = LOSSES[config.loss].fwd(outputs, targets)
@@ -218,7 +220,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
 
 
 def loss(params: Params, batch: Batch, config: Config) -> Array:
-    """The data loss over the batch (nats, or squared target units) plus the penalty; a scalar.
+    """Return the data loss over the batch (nats, or squared target units) plus the penalty.
 
     Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
 
@@ -232,20 +234,20 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
 
 
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
-    """The loss and its gradient by hand, from one forward pass; raises as `loss`."""
+    """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)
     return value, loss_bwd(saved, jnp.ones_like(value), config)
 
 
 def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
-    """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
+    """Return the gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
     _, grads = manual_value_and_grad(params, batch, config)
     return grads
 
 
 @door(_check_classifier)
 def probabilities(params: Params, inputs: Array, config: Config) -> Array:
-    """Class probabilities (N, O): the softmax of the outputs; raises as `forward`.
+    """Return class probabilities (N, O): the softmax of the outputs; raises as `forward`.
 
     Raises:
         ValueError: the loss is not softmax cross-entropy, so the outputs are no logits.
@@ -256,7 +258,7 @@ def probabilities(params: Params, inputs: Array, config: Config) -> Array:
 
 @door(_check_classified)
 def accuracy(params: Params, batch: Batch, config: Config) -> Array:
-    """Share of examples whose largest output is the label's, in [0, 1].
+    """Return the share of examples, in [0, 1], whose largest output is the label's.
 
     Raises:
         TypeError, ValueError: as `loss`, and if the loss is not softmax cross-entropy.
@@ -266,7 +268,7 @@ def accuracy(params: Params, batch: Batch, config: Config) -> Array:
 
 
 def example_batch(key: Array, config: Config) -> Batch:
-    """Seven examples for verification, one of them all zeros; every class once if there is room."""
+    """Draw seven examples for verification, one of them all zeros; every class if there is room."""
     n, k_inputs, k_targets = 7, *jax.random.split(key)
     inputs = jax.random.normal(k_inputs, (n, config.sizes[0])).at[0].set(0.0)
     if config.loss == "softmax_cross_entropy":

@@ -18,21 +18,41 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
-from jaxnn.checks import check_key
-from jaxnn.models.generate import check_settings, sample
-from jaxnn.models.inputs import check_dropout, check_params, check_tokens, unpack
-from jaxnn.op import Op
-from jaxnn.ops.cross_entropy import softmax_cross_entropy
-from jaxnn.ops.dropout import drop_bwd, drop_fwd
-from jaxnn.ops.linear import Embedding, Linear, embedding, linear
-from jaxnn.ops.recurrent import gru, init_gru, init_lstm, init_rnn, lstm, rnn
-from jaxnn.ops.sequence import Output, Recurrent, State
-from jaxnn.settings import check_choice, check_integer
-from jaxnn.text import Batch
+from jaxnn.checks import (
+    check_batch,
+    check_init,
+    check_key,
+    check_model,
+    check_targets,
+    check_tokens,
+)
+from jaxnn.data import KeyedBatch
+from jaxnn.models.sampling import draw_settings, sample
+from jaxnn.op import Op, door
+from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
+from jaxnn.ops.dropout import dropout
+from jaxnn.ops.linear import (
+    Embedding,
+    EmbeddingResiduals,
+    Linear,
+    LinearResiduals,
+    embedding,
+    linear,
+)
+from jaxnn.ops.recurrent import Output, RecurrentResiduals, gru, lstm, rnn
+from jaxnn.ops.recurrent_parts import (
+    CellState,
+    Recurrent,
+    init_gru,
+    init_lstm,
+    init_rnn,
+)
+from jaxnn.settings import check_choice, check_integer, check_rate
 
+Batch = KeyedBatch
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
 INITIALISERS = {"rnn": init_rnn, "lstm": init_lstm, "gru": init_gru}
-States = tuple[State, ...]
+States = tuple[CellState, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Config:
             if not (field == "truncate" and value is None):
                 object.__setattr__(self, field, check_integer(field, value))
         check_choice("cell", self.cell, CELLS)
-        object.__setattr__(self, "dropout", check_dropout(self.dropout))
+        object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
 
 
 class Params(NamedTuple):
@@ -88,13 +108,15 @@ EXAMPLE_CONFIGS = (
 )
 
 
+@door(partial(check_init, kind=Config))
 def init_params(key: Array, config: Config) -> Params:
-    """Embeddings from N(0, 1), cells as `jaxnn.ops.recurrent`, output Glorot-uniform, biases 0.
+    """Draw embeddings from N(0, 1), cells as `jaxnn.ops.recurrent`, the output Glorot-uniform.
+
+    Biases are 0, but for those of the cells.
 
     Raises:
-        TypeError: the key is none of `jax.random`.
+        TypeError: the key is none of `jax.random`, or the configuration another model's.
     """
-    check_key("init_params: key", key)
     k_embedding, k_output, *k_layers = jax.random.split(key, 2 + config.layers)
     inputs = (config.width, *(config.hidden,) * (config.layers - 1))
     return Params(
@@ -110,113 +132,163 @@ def init_params(key: Array, config: Config) -> Params:
     )
 
 
-def initial_states(params: Params, n: int, config: Config) -> States:
-    """The state of every layer before the first step: 0, for N sequences."""
-    zeros = jnp.zeros((n, config.hidden), params.embedding.table.dtype)
-    return (State(zeros, zeros if config.cell == "lstm" else None),) * config.layers
+def zero_states(n: int, dtype: Any, config: Config) -> States:
+    """Return the state of every layer before the first step: 0, for N sequences."""
+    zeros = jnp.zeros((n, config.hidden), dtype)
+    return (CellState(zeros, zeros if config.cell == "lstm" else None),) * config.layers
+
+
+class LayerResiduals(NamedTuple):
+    """What dropout kept of the layer's input, None for all, and what the cell saved."""
+
+    kept: Array | None
+    cell: RecurrentResiduals
 
 
 def layer_fwd(
-    layer: Recurrent, state: State, x: Array, key: Array | None, config: Config
-) -> tuple[Output, Any]:
-    """Dropout, then the cell over all steps: (h (N, T, H), final state), residuals."""
-    x, kept = drop_fwd(x, key, config.dropout)
+    layer: Recurrent, state: CellState, x: Array, key: Array | None, config: Config
+) -> tuple[Output, LayerResiduals]:
+    """Drop, then run the cell over all steps: (h (N, T, H), final state), residuals."""
+    x, kept = (x, None) if key is None else dropout.fwd(x, key, rate=config.dropout)
     out, saved = CELLS[config.cell].fwd(layer, state, x, None, truncate=config.truncate)
-    return out, (kept, saved)
+    return out, LayerResiduals(kept, saved)
 
 
-def layer_bwd(residuals: Any, dout: Output, config: Config) -> tuple[Recurrent, State, Array]:
-    """The cell, then the dropout: gradients of parameters, first state and input."""
-    kept, saved = residuals
-    dlayer, dstate, dx, _ = CELLS[config.cell].bwd(saved, dout, truncate=config.truncate)
-    return dlayer, dstate, drop_bwd(kept, dx, config.dropout)
+def layer_bwd(
+    saved: LayerResiduals, dout: Output, config: Config
+) -> tuple[Recurrent, CellState, Array]:
+    """Walk back through the cell, then the dropout: gradients of layer, first state and input."""
+    dlayer, dstate, dx, _ = CELLS[config.cell].bwd(saved.cell, dout, truncate=config.truncate)
+    if saved.kept is not None:
+        dx, _ = dropout.bwd(saved.kept, dx, rate=config.dropout)
+    return dlayer, dstate, dx
+
+
+class NetworkResiduals(NamedTuple):
+    """What each part saved, and what dropout kept of the output's input; None for all."""
+
+    embedding: EmbeddingResiduals
+    layers: tuple[LayerResiduals, ...]
+    kept: Array | None
+    output: LinearResiduals
 
 
 def network_fwd(
     params: Params, states: States, tokens: Array, key: Array | None, config: Config
-) -> tuple[tuple[Array, States], Any]:
-    """Embedding, layers, output: (logits (N, T, V), final states), what each of them saved."""
-    keys = [None] * (config.layers + 1) if key is None else jax.random.split(key, config.layers + 1)
-    x, embedding_residuals = embedding.fwd(params.embedding, tokens)
+) -> tuple[tuple[Array, States], NetworkResiduals]:
+    """Run embedding, layers and output: (logits (N, T, V), final states), residuals."""
+    *keys, k_output = [None] * (config.layers + 1)
+    if key is not None and config.dropout:
+        *keys, k_output = jax.random.split(key, config.layers + 1)
+    x, of_embedding = embedding.fwd(params.embedding, tokens)
     finals, saved = [], []
-    for layer, state, k in zip(params.layers, states, keys[:-1], strict=True):
-        (x, final), layer_residuals = layer_fwd(layer, state, x, k, config)
+    for layer, state, k in zip(params.layers, states, keys, strict=True):
+        (x, final), of_layer = layer_fwd(layer, state, x, k, config)
         finals.append(final)
-        saved.append(layer_residuals)
-    x, kept = drop_fwd(x, keys[-1], config.dropout)
-    logits, output_residuals = linear.fwd(params.output, x)
-    return (logits, tuple(finals)), (embedding_residuals, saved, kept, output_residuals)
+        saved.append(of_layer)
+    x, kept = (x, None) if k_output is None else dropout.fwd(x, k_output, rate=config.dropout)
+    logits, of_output = linear.fwd(params.output, x)
+    return (logits, tuple(finals)), NetworkResiduals(of_embedding, tuple(saved), kept, of_output)
 
 
 def network_bwd(
-    residuals: Any, dout: tuple[Array, States], config: Config
+    saved: NetworkResiduals, dout: tuple[Array, States], config: Config
 ) -> tuple[Params, States]:
-    """Output, layers last to first, embedding: gradients of parameters and first states."""
-    embedding_residuals, saved, kept, output_residuals = residuals
+    """Walk back from the output to the embedding: gradients of parameters and first states."""
     dlogits, dfinals = dout
-    doutput, dx = linear.bwd(output_residuals, dlogits)
-    dx = drop_bwd(kept, dx, config.dropout)
+    doutput, dx = linear.bwd(saved.output, dlogits)
+    if saved.kept is not None:
+        dx, _ = dropout.bwd(saved.kept, dx, rate=config.dropout)
     dlayers, dstates = [], []
-    for layer_residuals, dfinal in zip(reversed(saved), reversed(dfinals), strict=True):
-        dlayer, dstate, dx = layer_bwd(layer_residuals, (dx, dfinal), config)
+    for of_layer, dfinal in zip(reversed(saved.layers), reversed(dfinals), strict=True):
+        dlayer, dstate, dx = layer_bwd(of_layer, (dx, dfinal), config)
         dlayers.append(dlayer)
         dstates.append(dstate)
-    dembedding, _ = embedding.bwd(embedding_residuals, dx)
+    dembedding, _ = embedding.bwd(saved.embedding, dx)
     return Params(dembedding, tuple(reversed(dlayers)), doutput), tuple(reversed(dstates))
 
 
+def _check(params: Params, tokens: Array, config: Config) -> None:
+    """Refuse what `forward` says it raises."""
+    check_model(params, config, Config, init_params)
+    check_tokens("tokens", tokens, config.vocabulary)
+
+
+def _check_batch(params: Params, batch: Batch, config: Config) -> None:
+    """Refuse what `loss` says it raises."""
+    check_batch(batch, Batch)
+    _check(params, batch[0], config)
+    check_targets(*batch, vocabulary=config.vocabulary)
+
+
+class LossResiduals(NamedTuple):
+    """What the network and the loss of its logits saved."""
+
+    network: NetworkResiduals
+    cross_entropy: CrossEntropyResiduals
+
+
+@door(_check)
 def forward(params: Params, tokens: Array, config: Config) -> Array:
-    """Logits (N, T, V) of the token after each of tokens (N, T), in evaluation.
+    """Return logits (N, T, V) of the token after each of tokens (N, T), in evaluation.
 
     Raises:
-        TypeError: the tokens are not an array of integers.
-        ValueError: their shape is not (N, T) with N and T at least 1, or (outside jit) one is
+        TypeError: the tokens are not an array of integers; the configuration is none of this
+            model's, or the parameters not of its kind, or not all of one floating dtype.
+        ValueError: the tokens' shape is not (N, T) with T at least 1, or (outside jit) one is
             outside [0, V); the parameters are of another configuration.
     """
-    _check(params, tokens, config)
-    states = initial_states(params, len(tokens), config)
+    states = zero_states(len(tokens), params.embedding.table.dtype, config)
     (logits, _), _ = network_fwd(params, states, tokens, None, config)
     return logits
 
 
-def loss(params: Params, batch: Any, config: Config) -> Array:
-    """Cross-entropy in nats per token, the mean over the batch; a scalar.
-
-    The batch is a Batch, or a pair of tokens and targets to evaluate on.
-    Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
-
-    Raises:
-        TypeError, ValueError: as `forward`; or the targets are not integers in [0, V) (under jit
-            NaN) of the tokens' shape.
-    """
-    tokens, targets, key = unpack(batch, Batch)
-    _check(params, tokens, config)
-    states = initial_states(params, len(tokens), config)
-    (logits, _), _ = network_fwd(params, states, tokens, key, config)
-    value, _ = softmax_cross_entropy.fwd(logits, targets)
-    return value
+@door(_check_batch)
+def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossResiduals]:
+    """Return the mean cross-entropy, and residuals; raises as `loss`."""
+    tokens, targets, key = Batch(*batch)
+    states = zero_states(len(tokens), params.embedding.table.dtype, config)
+    (logits, _), network = network_fwd(params, states, tokens, key, config)
+    value, of_logits = softmax_cross_entropy.fwd(logits, targets)
+    return value, LossResiduals(network, of_logits)
 
 
-def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[Array, Params]:
-    """The loss and its gradient by hand, from one forward pass; raises as `loss`.
+@door()
+def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
+    """Walk back through the cross-entropy, then the network.
 
     Nothing reads the final states, so their cotangents are 0; the first ones are no parameters, so
     theirs are dropped.
     """
-    tokens, targets, key = unpack(batch, Batch)
-    _check(params, tokens, config)
-    states = initial_states(params, len(tokens), config)
-    (logits, finals), network_residuals = network_fwd(params, states, tokens, key, config)
-    value, loss_residuals = softmax_cross_entropy.fwd(logits, targets)
-
-    dlogits, _ = softmax_cross_entropy.bwd(loss_residuals, jnp.ones_like(value))
-    dfinals = jax.tree.map(jnp.zeros_like, finals)
-    dparams, _ = network_bwd(network_residuals, (dlogits, dfinals), config)
-    return value, dparams
+    dlogits, _ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
+    dfinals = zero_states(len(dlogits), dlogits.dtype, config)
+    dparams, _ = network_bwd(saved.network, (dlogits, dfinals), config)
+    return dparams
 
 
-def manual_grad(params: Params, batch: Any, config: Config) -> Params:
-    """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
+def loss(params: Params, batch: Batch, config: Config) -> Array:
+    """Return the cross-entropy in nats per token, the mean over the batch; a scalar.
+
+    The batch is a Batch, or a tuple of tokens, targets and perhaps a key: without one the model is
+    evaluated.
+    Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
+
+    Raises:
+        TypeError, ValueError: as `forward`; or there is no token; or the targets are not integers
+            in [0, V) (under jit NaN) of the tokens' shape; or the key is none of `jax.random`.
+    """
+    value, _ = loss_fwd(params, batch, config)
+    return value
+
+
+def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+    """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
+    value, saved = loss_fwd(params, batch, config)
+    return value, loss_bwd(saved, jnp.ones_like(value), config)
+
+
+def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
+    """Return the gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
     _, grads = manual_value_and_grad(params, batch, config)
     return grads
 
@@ -232,7 +304,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Array:
-    """Tokens drawn one by one, each from the softmax of logits / temperature after those before.
+    """Draw tokens one by one, each from the softmax of logits / temperature after those before.
 
     Args:
         params: of the model.
@@ -240,30 +312,38 @@ def generate(
         config: of the model.
         key: for the draws.
         length: how many tokens to draw, at least 1.
-        temperature: as `jaxnn.models.generate.generate`.
-        top_k: likewise.
-        top_p: likewise.
+        temperature: as `jaxnn.models.sampling.sample`, as are `top_k` and `top_p`.
+        top_k: see there.
+        top_p: see there.
 
     Returns:
         (N, P + length) integers: the prompt and what follows.
 
     Raises:
-        TypeError, ValueError: as `forward` and `jaxnn.models.generate.check_settings`.
+        TypeError, ValueError: as `forward` and `jaxnn.models.sampling.draw_settings`; or the key is
+            none of `jax.random`.
     """
-    settings = check_settings(config.vocabulary, length, temperature, top_k, top_p)
-    _check(params, prompt, config)
-    check_key("generate: key", key)
-    embedding.fwd(params.embedding, prompt)  # a token outside the vocabulary is seen out here only
-    tokens: Array = _generated(params, prompt, key, config=config, **settings)
+    settings = draw_settings(length, temperature, top_k, top_p)
+    tokens: Array = _generated(params, prompt, config, key, **settings)
     return tokens
 
 
+def _check_generate(
+    params: Params, prompt: Array, config: Config, key: Array, length: int, **settings: Any
+) -> None:
+    """Refuse what `generate` says it raises."""
+    _check(params, prompt, config)
+    check_key("generate: key", key)
+    draw_settings(length, **settings, vocabulary=config.vocabulary)
+
+
+@door(_check_generate)
 @partial(jax.jit, static_argnames=("config", "length", "temperature", "top_k", "top_p"))
 def _generated(
-    params: Params, prompt: Array, key: Array, *, config: Config, length: int, **settings: Any
+    params: Params, prompt: Array, config: Config, key: Array, *, length: int, **settings: Any
 ) -> Array:
-    """`generate`, checked."""
-    states = initial_states(params, len(prompt), config)
+    """`generate`, its settings Python's, as one program."""
+    states = zero_states(len(prompt), params.embedding.table.dtype, config)
     (logits, states), _ = network_fwd(params, states, prompt, None, config)
 
     def step(before: tuple[Array, States], key: Array) -> tuple[tuple[Array, States], Array]:
@@ -277,13 +357,7 @@ def _generated(
 
 
 def example_batch(key: Array, config: Config) -> Batch:
-    """Three sequences of six tokens, each of the first 21 twice or more; with dropout, a key."""
+    """Draw three sequences of six tokens, the classes in turn shuffled; with dropout, a key."""
     k_tokens, k_drop = jax.random.split(key)
     tokens = jax.random.permutation(k_tokens, jnp.arange(21) % config.vocabulary).reshape(3, 7)
     return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)
-
-
-def _check(params: Params, tokens: Array, config: Config) -> None:
-    """Refuse parameters of another configuration, and tokens that are no sequences."""
-    check_params(params, init_params, config)
-    check_tokens(tokens)

@@ -4,58 +4,49 @@
     x = x + attention(norm(x)),  x = x + feed_forward(norm(x))                   in each layer
     logits = norm(x) w                                    w = embedding table^T in a tied model
 
+    feed_forward    gelu(x up) down,  (silu(x gate) * (x up)) down,  or a mixture of experts
+
     loss = mean over all N T places of -log p(target), in nats per token
            + balance (sum of the layers' load-balancing losses)                  with experts
 
-`gpt2` and `llama` are the two usual choices among the settings (Radford et al., 2019, "Language
-models are unsupervised multitask learners"; Touvron et al., 2023, "LLaMA"). The layers' parameters
-are stacked, and both passes are one `lax.scan` over them: compiling takes as long for one layer as
-for a hundred. `jaxnn.models.generate` draws text from a model.
+Dropout is on what leaves the embeddings and each branch of a layer. The layers' parameters are
+stacked, and both passes are one `lax.scan` over them: compiling takes as long for one layer as for
+a hundred. `jaxnn.models.generate` draws text from a model; its settings and parameters are in
+`jaxnn.models.transformer_params`.
 """
 
-import math
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.nn.initializers import normal
 
-from jaxnn.checks import check_array, check_key
-from jaxnn.models import inputs
-from jaxnn.models.transformer_block import (
-    NORMS,
-    Block,
-    FeedForward,
-    block_bwd,
-    block_fwd,
-    self_attention,
+from jaxnn.checks import check_batch, check_model, check_targets, check_tokens
+from jaxnn.data import KeyedBatch
+from jaxnn.models.transformer_params import Block, FeedForward
+from jaxnn.models.transformer_params import Config as Config
+from jaxnn.models.transformer_params import Params as Params
+from jaxnn.models.transformer_params import gpt2 as gpt2
+from jaxnn.models.transformer_params import init_params as init_params
+from jaxnn.models.transformer_params import llama as llama
+from jaxnn.op import Op, door
+from jaxnn.ops.cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
+from jaxnn.ops.dropout import dropout
+from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
+from jaxnn.ops.gated import Halves, gelu, swiglu
+from jaxnn.ops.linear import (
+    Embedding,
+    EmbeddingResiduals,
+    Linear,
+    LinearResiduals,
+    embedding,
+    linear,
 )
-from jaxnn.models.transformer_config import Config, gpt2, llama
-from jaxnn.ops.cross_entropy import linear_cross_entropy
-from jaxnn.ops.dropout import drop_bwd, drop_fwd
-from jaxnn.ops.experts import Experts
-from jaxnn.ops.linear import Embedding, embedding
-from jaxnn.ops.multi_head import MultiHead
-from jaxnn.ops.normalisation import Scale
-from jaxnn.text import Batch
+from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
+from jaxnn.ops.normalisation import Normalised, layer_norm, rms_norm
 
-
-class Params(NamedTuple):
-    """The tables (V, D) and (positions, D), the stacked layers, the last norm, the output (D, V).
-
-    `positions` is None with rotary positions, `output` in a tied model.
-    """
-
-    tokens: Embedding
-    positions: Embedding | None
-    blocks: Block
-    norm: Scale
-    output: Array | None
-
-
+Batch = KeyedBatch
+NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
 EXAMPLE_CONFIGS = (
     gpt2(vocabulary=7, positions=6, layers=2, width=4, heads=2, dropout=0.3),
     llama(vocabulary=6, positions=5, layers=2, width=8, heads=4, kv_heads=2, hidden=5, chunk=4),
@@ -71,246 +62,371 @@ EXAMPLE_CONFIGS = (
 )  # fmt: skip
 
 
-def init_params(key: Array, config: Config) -> Params:
-    """Weights from N(0, 2 / (5 D)), smaller where they lead back to the residual stream; biases 0.
+class FeedForwardResiduals(NamedTuple):
+    """What each part of a feed-forward layer saved; of the gate None where there is none."""
 
-    These, `wo` and `down`, have 1 / sqrt(2 layers) of the others' deviation: so many such terms
-    are added up (GPT-2). The others' is that of Nguyen and Salazar (2019, "Transformers without
-    tears", section 2.2): GPT-2's own 0.02 where D is 1,000, and enough to learn from where it is
-    far smaller.
+    up: LinearResiduals
+    gate: LinearResiduals | None
+    activation: Array | Halves
+    down: LinearResiduals
 
-    Raises:
-        TypeError: the key is none of `jax.random`.
-    """
-    check_key("init_params: key", key)
-    d, h, n = config.width, config.hidden or 4 * config.width, config.layers
-    inner = (config.kv_heads or config.heads) * config.head_size
-    keys = iter(jax.random.split(key, 11))
 
-    std = math.sqrt(2 / (5 * d))
-
-    def draw(*shape: int, std: float = std) -> Array:
-        return normal(std)(next(keys), shape)
-
-    def bias(*shape: int) -> Array | None:
-        return jnp.zeros(shape) if config.biases else None
-
-    def scale(*shape: int) -> Scale:
-        return Scale(jnp.ones(shape), bias(*shape) if config.norm == "layer" else None)
-
-    back = partial(draw, std=std / math.sqrt(2 * n))
-    attention = MultiHead(
-        draw(n, d, d), draw(n, d, inner), draw(n, d, inner), back(n, d, d),
-        bias(n, d), bias(n, inner), bias(n, inner), bias(n, d),
-    )  # fmt: skip
-    feed_forward: FeedForward | Experts
-    if config.experts:
-        e = config.experts
-        feed_forward = Experts(draw(n, d, e), draw(n, e, d, h), draw(n, e, d, h), back(n, e, h, d))
-    elif config.feed_forward == "swiglu":
-        feed_forward = FeedForward(
-            draw(n, d, h), back(n, h, d), draw(n, d, h), bias(n, h), bias(n, d), bias(n, h)
-        )
+def feed_forward_fwd(
+    params: FeedForward | Experts, x: Array, config: Config
+) -> tuple[tuple[Array, Array], FeedForwardResiduals | ExpertsResiduals]:
+    """Map x (N, T, D) to (y (N, T, D), load-balancing loss, 0 without experts), residuals."""
+    if isinstance(params, Experts):
+        return experts.fwd(params, x, k=config.experts_per_token)
+    activation: Array | Halves
+    h, up = linear.fwd(Linear(params.up, params.bup), x)
+    if params.gate is None:
+        gate = None
+        h, activation = gelu.fwd(h, approximate=True)
     else:
-        feed_forward = FeedForward(draw(n, d, h), back(n, h, d), None, bias(n, h), bias(n, d))
-    return Params(
-        Embedding(draw(config.vocabulary, d)),
-        Embedding(draw(config.positions, d)) if config.position == "learned" else None,
-        Block(scale(n, d), attention, scale(n, d), feed_forward),
-        scale(d),
-        None if config.tied else draw(d, config.vocabulary),
+        g, gate = linear.fwd(Linear(params.gate, params.bgate), x)
+        h, activation = swiglu.fwd(g, h)
+    y, down = linear.fwd(Linear(params.down, params.bdown), h)
+    return (y, jnp.zeros((), y.dtype)), FeedForwardResiduals(up, gate, activation, down)
+
+
+def feed_forward_bwd(
+    saved: FeedForwardResiduals | ExpertsResiduals, dout: tuple[Array, Array], config: Config
+) -> tuple[FeedForward | Experts, Array]:
+    """Walk from y and the load-balancing loss back to the parameters and x."""
+    if isinstance(saved, ExpertsResiduals):
+        dexperts, dx = experts.bwd(saved, dout, k=config.experts_per_token)
+        return dexperts, dx
+    dy, _ = dout
+    (ddown, dbdown), dh = linear.bwd(saved.down, dy)
+    if saved.gate is None:
+        (dh,) = gelu.bwd(saved.activation, dh, approximate=True)
+        (dup, dbup), dx = linear.bwd(saved.up, dh)
+        return FeedForward(dup, ddown, None, dbup, dbdown), dx
+    dg, dh = swiglu.bwd(saved.activation, dh)
+    (dgate, dbgate), dx_gate = linear.bwd(saved.gate, dg)
+    (dup, dbup), dx_up = linear.bwd(saved.up, dh)
+    return FeedForward(dup, ddown, dgate, dbup, dbdown, dbgate), dx_gate + dx_up
+
+
+class BlockResiduals(NamedTuple):
+    """What each part of a layer saved, and what dropout kept of each branch; None for all."""
+
+    attention_norm: Normalised
+    attention: MultiHeadResiduals
+    attention_kept: Array | None
+    feed_forward_norm: Normalised
+    feed_forward: FeedForwardResiduals | ExpertsResiduals
+    feed_forward_kept: Array | None
+
+
+def block_fwd(
+    block: Block, x: Array, keys: Array | None, config: Config
+) -> tuple[tuple[Array, Array], BlockResiduals]:
+    """Run one layer: (x (N, T, D), load-balancing loss), residuals; `keys` are two for dropout."""
+    norm, rate = NORMS[config.norm], config.dropout
+    k_attention, k_feed_forward = (None, None) if keys is None else keys
+    a, attention_norm = norm.fwd(block.attention_norm, x, eps=config.eps)
+    positions = jnp.arange(x.shape[1])
+    a, attention = multi_head.fwd(block.attention, a, positions, None, **_attention(config))
+    a, a_kept = (a, None) if k_attention is None else dropout.fwd(a, k_attention, rate=rate)
+    x = x + a
+    f, feed_norm = norm.fwd(block.feed_forward_norm, x, eps=config.eps)
+    (f, balance), feed = feed_forward_fwd(block.feed_forward, f, config)
+    f, f_kept = (f, None) if k_feed_forward is None else dropout.fwd(f, k_feed_forward, rate=rate)
+    saved = BlockResiduals(attention_norm, attention, a_kept, feed_norm, feed, f_kept)
+    return (x + f, balance), saved
+
+
+def block_bwd(
+    saved: BlockResiduals, dout: tuple[Array, Array], config: Config
+) -> tuple[Block, Array]:
+    """Walk the same layer from its end: gradients of the parameters and of x.
+
+    What a branch sends back is added to what passes it by.
+    """
+    norm, rate = NORMS[config.norm], config.dropout
+    attention_norm, attention, a_kept, feed_norm, feed, f_kept = saved
+    dx, dbalance = dout
+    df = dx if f_kept is None else dropout.bwd(f_kept, dx, rate=rate)[0]
+    dfeed, df = feed_forward_bwd(feed, (df, dbalance), config)
+    dfeed_norm, df = norm.bwd(feed_norm, df, eps=config.eps)
+    dx = dx + df
+    da = dx if a_kept is None else dropout.bwd(a_kept, dx, rate=rate)[0]
+    dattention, da, _, _ = multi_head.bwd(attention, da, **_attention(config))
+    dattention_norm, da = norm.bwd(attention_norm, da, eps=config.eps)
+    return Block(dattention_norm, dattention, dfeed_norm, dfeed), dx + da
+
+
+def _attention(config: Config) -> dict[str, Any]:
+    """The settings of a layer's attention."""
+    return {
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "causal": True,
+        "window": config.window,
+        "block": config.block,
+        "rotary_base": config.rotary_base if config.position == "rotary" else None,
+    }
+
+
+_LEFT_OUT: Any = None
+
+
+def leave_out(saved: BlockResiduals) -> BlockResiduals:
+    """Leave out what `put_back` has: the layer's parameters, and what one pass gives again.
+
+    A scan would stack a second copy of the parameters; to stack the others costs more passes over
+    memory than the one: what enters a branch is y of its norm, what enters `down` the activation.
+    """
+    feed = saved.feed_forward
+    return BlockResiduals(
+        saved.attention_norm._replace(params=_LEFT_OUT),
+        saved.attention._replace(params=_LEFT_OUT, x=_LEFT_OUT, positions=_LEFT_OUT),
+        saved.attention_kept,
+        saved.feed_forward_norm._replace(params=_LEFT_OUT),
+        feed._replace(params=_LEFT_OUT, x=_LEFT_OUT)
+        if isinstance(feed, ExpertsResiduals)
+        else feed._replace(up=_LEFT_OUT, gate=_LEFT_OUT, down=_LEFT_OUT),
+        saved.feed_forward_kept,
     )
 
 
-def blocks_fwd(
-    blocks: Block, x: Array, key: Array | None, config: Config
-) -> tuple[tuple[Array, Array], Any]:
-    """All layers, first to last: (x, sum of the load-balancing losses), residuals.
+def put_back(saved: BlockResiduals, block: Block) -> BlockResiduals:
+    """Return the residuals as they were before `leave_out`."""
+    attention_norm = saved.attention_norm._replace(params=block.attention_norm)
+    a = attention_norm.y
+    feed_norm = saved.feed_forward_norm._replace(params=block.feed_forward_norm)
+    feed, f = saved.feed_forward, feed_norm.y
+    params: Any = block.feed_forward
+    if isinstance(feed, ExpertsResiduals):
+        feed = feed._replace(params=params, x=f)
+    else:
+        gate, (_, _, activation, _) = None, feed
+        if isinstance(activation, Halves):
+            gate = LinearResiduals(Linear(params.gate, params.bgate), f)
+            h, _ = swiglu.fwd(*activation)
+        else:
+            h, _ = gelu.fwd(activation, approximate=True)
+        up = LinearResiduals(Linear(params.up, params.bup), f)
+        down = LinearResiduals(Linear(params.down, params.bdown), h)
+        feed = FeedForwardResiduals(up, gate, activation, down)
+    return BlockResiduals(
+        attention_norm,
+        saved.attention._replace(params=block.attention, x=a, positions=jnp.arange(a.shape[1])),
+        saved.attention_kept,
+        feed_norm,
+        feed,
+        saved.feed_forward_kept,
+    )
 
-    Of each layer is saved what its backward needs or, with `recompute`, its input. The parameters
-    among that are left out: a scan would stack a second copy of all of them.
+
+class LayersResiduals(NamedTuple):
+    """The stacked parameters, each layer's keys, and what each saved, stacked.
+
+    `saved` is what `leave_out` leaves or, to recompute, the input of each layer.
     """
-    keys = None if key is None else jax.random.split(key, (config.layers, 2))
-    positions = jnp.arange(x.shape[1])
-    attend = self_attention(positions, config)
 
-    def step(x: Array, layer: tuple[Block, Array | None]) -> tuple[Array, tuple[Array, Any]]:
+    blocks: Block
+    keys: Array | None
+    saved: BlockResiduals | Array
+
+
+def layers_fwd(
+    blocks: Block, x: Array, key: Array | None, config: Config
+) -> tuple[tuple[Array, Array], LayersResiduals]:
+    """Run all layers, first to last: (x, sum of the load-balancing losses), residuals."""
+    keys = None if key is None else jax.random.split(key, (config.layers, 2))
+
+    def step(
+        x: Array, layer: tuple[Block, Array | None]
+    ) -> tuple[Array, tuple[Array, BlockResiduals | Array]]:
         block, keys = layer
-        (y, balance), residuals = block_fwd(block, x, keys, attend, config)
-        return y, (balance, x if config.recompute else _strip(residuals, (block, positions)))
+        (y, balance), saved = block_fwd(block, x, keys, config)
+        return y, (balance, x if config.recompute else leave_out(saved))
 
     x, (balances, saved) = lax.scan(step, x, (blocks, keys))
-    return (x, balances.sum()), (blocks, keys, positions, saved)
+    return (x, balances.sum()), LayersResiduals(blocks, keys, saved)
 
 
-def blocks_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> tuple[Block, Array]:
-    """All layers, last to first: gradients of the stacked parameters and of x."""
-    blocks, keys, positions, saved = residuals
+def layers_bwd(
+    residuals: LayersResiduals, dout: tuple[Array, Array], config: Config
+) -> tuple[Block, Array]:
+    """Walk all layers, last to first: gradients of the stacked parameters and of x."""
     dx, dbalance = dout
-    attend = self_attention(positions, config)
 
-    def step(dx: Array, layer: tuple[Block, Array | None, Any]) -> tuple[Array, Block]:
+    def step(dx: Array, layer: LayersResiduals) -> tuple[Array, Block]:
         block, keys, saved = layer
-        if config.recompute:
-            _, residuals = block_fwd(block, saved, keys, attend, config)
+        if isinstance(saved, BlockResiduals):
+            whole = put_back(saved, block)
         else:
-            residuals = _put_back(saved, (block, positions))
-        dblock, dx = block_bwd(residuals, (dx, dbalance), config)
+            _, whole = block_fwd(block, saved, keys, config)
+        dblock, dx = block_bwd(whole, (dx, dbalance), config)
         return dx, dblock
 
-    dx, dblocks = lax.scan(step, dx, (blocks, keys, saved), reverse=True)
+    dx, dblocks = lax.scan(step, dx, residuals, reverse=True)
     return dblocks, dx
 
 
-def embed_fwd(params: Params, tokens: Array, positions: Array) -> tuple[Array, Any]:
-    """What enters the first layer, of tokens (N, T) at positions (T,): (N, T, D), residuals."""
+class EmbedResiduals(NamedTuple):
+    """What the two tables saved; of the positions None where they have none."""
+
+    tokens: EmbeddingResiduals
+    positions: EmbeddingResiduals | None
+
+
+def embed_fwd(params: Params, tokens: Array, positions: Array) -> tuple[Array, EmbedResiduals]:
+    """Embed tokens (N, T) at positions (T,): what enters the first layer (N, T, D), residuals."""
     x, at_tokens = embedding.fwd(params.tokens, tokens)
     if params.positions is None:
-        return x, (at_tokens, None)
+        return x, EmbedResiduals(at_tokens, None)
     p, at_positions = embedding.fwd(params.positions, positions)
-    return x + p, (at_tokens, at_positions)
+    return x + p, EmbedResiduals(at_tokens, at_positions)
 
 
-def embed_bwd(residuals: Any, dx: Array) -> tuple[Embedding, Embedding | None]:
-    """Gradients of both tables; a position's row was added to each of the N examples."""
-    at_tokens, at_positions = residuals
-    dtokens, _ = embedding.bwd(at_tokens, dx)
-    if at_positions is None:
+def embed_bwd(saved: EmbedResiduals, dx: Array) -> tuple[Embedding, Embedding | None]:
+    """Return both tables' gradients; a position's row was added to each of the N examples."""
+    dtokens, _ = embedding.bwd(saved.tokens, dx)
+    if saved.positions is None:
         return dtokens, None
-    dpositions, _ = embedding.bwd(at_positions, dx.sum(0))
+    dpositions, _ = embedding.bwd(saved.positions, dx.sum(0))
     return dtokens, dpositions
+
+
+class NetworkResiduals(NamedTuple):
+    """What each part saved, and what dropout kept of the embeddings; None for all."""
+
+    embedded: EmbedResiduals
+    kept: Array | None
+    layers: LayersResiduals
+    norm: Normalised
 
 
 def network_fwd(
     params: Params, tokens: Array, key: Array | None, config: Config
-) -> tuple[tuple[Array, Array], Any]:
-    """All but the output layer: (x (N, T, D), sum of the load-balancing losses), residuals."""
-    k_embedding, k_blocks = (None, None) if key is None else jax.random.split(key)
+) -> tuple[tuple[Array, Array], NetworkResiduals]:
+    """Run all but the output: (x (N, T, D), sum of the load-balancing losses), residuals."""
     x, embedded = embed_fwd(params, tokens, jnp.arange(tokens.shape[1]))
-    x, kept = drop_fwd(x, k_embedding, config.dropout)
-    (x, balance), blocks = blocks_fwd(params.blocks, x, k_blocks, config)
+    kept, k_layers = None, None
+    if key is not None and config.dropout:
+        k_embedding, k_layers = jax.random.split(key)
+        x, kept = dropout.fwd(x, k_embedding, rate=config.dropout)
+    (x, balance), layers = layers_fwd(params.blocks, x, k_layers, config)
     x, norm = NORMS[config.norm].fwd(params.norm, x, eps=config.eps)
-    return (x, balance), (embedded, kept, blocks, norm)
+    return (x, balance), NetworkResiduals(embedded, kept, layers, norm)
 
 
-def network_bwd(residuals: Any, dout: tuple[Array, Array], config: Config) -> Params:
-    """From the norm back to the embeddings: gradients of all parameters but the output's."""
-    embedded, kept, blocks, norm = residuals
+def network_bwd(saved: NetworkResiduals, dout: tuple[Array, Array], config: Config) -> Params:
+    """Walk from the norm back to the tables: gradients of all parameters but the output's."""
     dx, dbalance = dout
-    dnorm, dx = NORMS[config.norm].bwd(norm, dx, eps=config.eps)
-    dblocks, dx = blocks_bwd(blocks, (dx, dbalance), config)
-    dx = drop_bwd(kept, dx, config.dropout)
-    dtokens, dpositions = embed_bwd(embedded, dx)
+    dnorm, dx = NORMS[config.norm].bwd(saved.norm, dx, eps=config.eps)
+    dblocks, dx = layers_bwd(saved.layers, (dx, dbalance), config)
+    if saved.kept is not None:
+        dx, _ = dropout.bwd(saved.kept, dx, rate=config.dropout)
+    dtokens, dpositions = embed_bwd(saved.embedded, dx)
     return Params(dtokens, dpositions, dblocks, dnorm, None)
 
 
 def output_weights(params: Params) -> Array:
-    """w (D, V) of the logits: the output's own or, tied, the transposed table."""
+    """Return w (D, V) of the logits: the output's own or, tied, the transposed table."""
     return params.tokens.table.T if params.output is None else params.output
 
 
-def forward(params: Params, tokens: Array, config: Config) -> Array:
-    """Logits (N, T, V) of the token after each of tokens (N, T), in evaluation.
+def check_sequences(params: Params, tokens: Array, config: Config) -> None:
+    """Refuse parameters of another configuration, and tokens that the model cannot read.
 
     Raises:
-        TypeError: the tokens are not an array of integers.
-        ValueError: their shape is not (N, T) with N at least 1 and T from 1 to the positions, or
-            (outside jit) one is outside [0, V); the parameters are of another configuration.
+        TypeError, ValueError: as `forward`.
     """
-    check_tokens(params, tokens, config)
-    (x, _), _ = network_fwd(params, tokens, None, config)
-    return x @ output_weights(params)
-
-
-def loss(params: Params, batch: Any, config: Config) -> Array:
-    """Cross-entropy in nats per token plus the balance of the experts; a scalar.
-
-    The batch is a Batch, or a pair of tokens and targets. With dropout, one that has a key is
-    for training, one without is evaluated.
-    Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
-
-    Raises:
-        TypeError, ValueError: as `forward`; or the targets are not integers in [0, V) (under jit
-            NaN) of the tokens' shape.
-    """
-    tokens, targets, key = inputs.unpack(batch, Batch)
-    check_tokens(params, tokens, config)
-    check_array("targets", targets)
-    (x, balance), _ = network_fwd(params, tokens, key, config)
-    w = output_weights(params)
-    cross_entropy, _ = linear_cross_entropy.fwd(w, x, targets, chunk=config.chunk)
-    return cross_entropy + config.balance * balance
-
-
-def manual_value_and_grad(params: Params, batch: Any, config: Config) -> tuple[Array, Params]:
-    """The loss and its gradient by hand, from one forward pass; raises as `loss`.
-
-    A tied table has two uses, as the embedding and as the output, and gets the sum of both.
-    """
-    tokens, targets, key = inputs.unpack(batch, Batch)
-    check_tokens(params, tokens, config)
-    check_array("targets", targets)
-    (x, balance), network_residuals = network_fwd(params, tokens, key, config)
-    w = output_weights(params)
-    cross_entropy, loss_residuals = linear_cross_entropy.fwd(w, x, targets, chunk=config.chunk)
-    total = cross_entropy + config.balance * balance
-
-    dtotal = jnp.ones_like(total)
-    dw, dx, _ = linear_cross_entropy.bwd(loss_residuals, dtotal, chunk=config.chunk)
-    grads = network_bwd(network_residuals, (dx, config.balance * dtotal), config)
-    if config.tied:
-        return total, grads._replace(tokens=Embedding(grads.tokens.table + dw.T))
-    return total, grads._replace(output=dw)
-
-
-def manual_grad(params: Params, batch: Any, config: Config) -> Params:
-    """The gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
-    _, grads = manual_value_and_grad(params, batch, config)
-    return grads
-
-
-def example_batch(key: Array, config: Config) -> Batch:
-    """Three sequences of at most 16 tokens for verification; with dropout, a key."""
-    k_tokens, k_drop = jax.random.split(key)
-    shape = (3, min(config.positions, 16) + 1)
-    tokens = jax.random.randint(k_tokens, shape, 0, config.vocabulary)
-    return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["tree", "places"])
-@dataclass(frozen=True)
-class _Stripped:
-    """Residuals as the arrays that a scan must stack, and where these and the known ones go."""
-
-    arrays: list[Array]
-    tree: Any
-    places: tuple[int, ...]
-
-
-def _strip(residuals: Any, known: Any) -> _Stripped:
-    """Without the arrays that the backward has anyway, and those that are there twice."""
-    place = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(known))}
-    leaves, tree = jax.tree.flatten(residuals)
-    arrays: list[Array] = []
-    for leaf in leaves:
-        if id(leaf) not in place:
-            place[id(leaf)] = len(jax.tree.leaves(known)) + len(arrays)
-            arrays.append(leaf)
-    return _Stripped(arrays, tree, tuple(place[id(leaf)] for leaf in leaves))
-
-
-def _put_back(stripped: _Stripped, known: Any) -> Any:
-    """The residuals as they were."""
-    arrays = (*jax.tree.leaves(known), *stripped.arrays)
-    return jax.tree.unflatten(stripped.tree, [arrays[place] for place in stripped.places])
-
-
-def check_tokens(params: Params, tokens: Array, config: Config) -> None:
-    """Refuse what `forward` says it raises; what a token is, `embedding` checks."""
-    inputs.check_params(params, init_params, config)
-    inputs.check_tokens(tokens)
+    check_model(params, config, Config, init_params)
+    check_tokens("tokens", tokens, config.vocabulary)
     if tokens.shape[1] > config.positions:
         raise ValueError(
             f"tokens have shape {tokens.shape}, sequences of {tokens.shape[1]}; there are "
             f"{config.positions} positions: cut the sequences, or give the model more positions"
         )
+
+
+def _check_batch(params: Params, batch: Batch, config: Config) -> None:
+    """Refuse what `loss` says it raises."""
+    check_batch(batch, Batch)
+    check_sequences(params, batch[0], config)
+    check_targets(*batch, vocabulary=config.vocabulary)
+
+
+class LossResiduals(NamedTuple):
+    """What the network and the loss of its output saved."""
+
+    network: NetworkResiduals
+    cross_entropy: LinearCrossEntropyResiduals
+
+
+@door(check_sequences)
+def forward(params: Params, tokens: Array, config: Config) -> Array:
+    """Return logits (N, T, V) of the token after each of tokens (N, T), in evaluation.
+
+    Raises:
+        TypeError: the tokens are not an array of integers; the configuration is none of this
+            model's, or the parameters not of its kind, or not all of one floating dtype.
+        ValueError: the tokens' shape is not (N, T) with T from 1 to the positions, or (outside jit)
+            one is outside [0, V); the parameters are of another configuration.
+    """
+    (x, _), _ = network_fwd(params, tokens, None, config)
+    return x @ output_weights(params)
+
+
+@door(_check_batch)
+def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossResiduals]:
+    """Return cross-entropy plus the experts' balance, and residuals; raises as `loss`."""
+    tokens, targets, key = Batch(*batch)
+    (x, balance), network = network_fwd(params, tokens, key, config)
+    w = output_weights(params)
+    cross_entropy, saved = linear_cross_entropy.fwd(w, x, targets, chunk=config.chunk)
+    return cross_entropy + config.balance * balance, LossResiduals(network, saved)
+
+
+@door()
+def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
+    """Walk back through the output, then the network.
+
+    A tied table has two uses, as the embedding and as the output, and gets the sum of both.
+    """
+    dw, dx, _ = linear_cross_entropy.bwd(saved.cross_entropy, dloss, chunk=config.chunk)
+    grads = network_bwd(saved.network, (dx, config.balance * dloss), config)
+    if config.tied:
+        return grads._replace(tokens=Embedding(grads.tokens.table + dw.T))
+    return grads._replace(output=dw)
+
+
+def loss(params: Params, batch: Batch, config: Config) -> Array:
+    """Return the cross-entropy in nats per token plus the balance of the experts; a scalar.
+
+    The batch is a Batch, or a tuple of tokens, targets and perhaps a key. With dropout, one that
+    has a key is for training, one without is evaluated.
+    Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
+
+    Raises:
+        TypeError, ValueError: as `forward`; or there is no token; or the targets are not integers
+            in [0, V) (under jit NaN) of the tokens' shape; or the key is none of `jax.random`.
+    """
+    value, _ = loss_fwd(params, batch, config)
+    return value
+
+
+def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+    """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
+    value, saved = loss_fwd(params, batch, config)
+    return value, loss_bwd(saved, jnp.ones_like(value), config)
+
+
+def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
+    """Return the gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
+    _, grads = manual_value_and_grad(params, batch, config)
+    return grads
+
+
+def example_batch(key: Array, config: Config) -> Batch:
+    """Draw three sequences of at most 16 tokens for verification; with dropout, a key."""
+    k_tokens, k_drop = jax.random.split(key)
+    shape = (3, min(config.positions, 16) + 1)
+    tokens = jax.random.randint(k_tokens, shape, 0, config.vocabulary)
+    return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)

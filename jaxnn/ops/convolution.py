@@ -8,21 +8,36 @@
     dx[i] = sum_k dy[(i + lo - k d) / s] w[k]^T    where s divides: dy with s - 1 zeros between its
                                                    places, convolved with the flipped kernel
 
-Written with one axis of positions for both; s is the stride, d the dilation, lo the padding before
-the first position (see `jaxnn.ops.windows`). As in every deep learning library the kernel is not
-flipped in the forward. The transpose has dx for its forward, and y for its dx.
+Written for one axis of positions; s is the stride, d the dilation, lo the padding before the first
+position (see `jaxnn.ops.windows`). As in every library the kernel is not flipped in the forward.
+The transpose has dx for its forward, and y for its dx. All save their inputs, there already.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_kind
 from jaxnn.op import Op
-from jaxnn.ops.kernel_gradient import kernel_gradient
-from jaxnn.ops.kernels import Conv as Conv
-from jaxnn.ops.kernels import conv_windows, transposed_windows
-from jaxnn.ops.windows import Padding, Sizes, Windows
+from jaxnn.ops import windows
+from jaxnn.ops.windows import Padding, Placement, Sizes, placement, transposed_placement
+from jaxnn.settings import check_integer
+
+TRANSPOSE = "conv2d_transpose"
+LAYOUT = {3: ("NHC", "HIO", "NHC"), 4: ("NHWC", "HWIO", "NHWC")}  # by the number of axes
+
+
+class Conv(NamedTuple):
+    """Parameters: kernel `w` (taps ..., C / groups, O), and biases `b` (O,) or None.
+
+    Of a transpose, from C to O channels, w is that of the convolution: (taps ..., O / groups, C).
+    """
+
+    w: Array
+    b: Array | None
 
 
 class ConvResiduals(NamedTuple):
@@ -30,55 +45,6 @@ class ConvResiduals(NamedTuple):
 
     params: Conv
     x: Array
-
-
-def conv1d_fwd(
-    params: Conv,
-    x: Array,
-    *,
-    stride: int = 1,
-    padding: Padding = "valid",
-    dilation: int = 1,
-    groups: int = 1,
-) -> tuple[Array, ConvResiduals]:
-    """A convolution along a sequence.
-
-    Saves the inputs, there already: no extra bytes. Nothing is recomputed.
-
-    Args:
-        params: w (K, C / groups, O) and b (O,) or None.
-        x: (N, T, C), of the dtype of w.
-        stride: positions from one output to the next.
-        padding: "valid", "same", "causal" (an output sees no later position), a number for both
-            ends, or ((before, after),): see `jaxnn.ops.windows`.
-        dilation: positions from one tap to the next.
-        groups: a divisor of C and O: group g of the outputs sees group g of the channels.
-
-    Returns:
-        y (N, OT, O), residuals.
-
-    Raises:
-        TypeError: params are no `Conv`, what should be an array is none, or a setting is of another
-            type.
-        ValueError: the shapes do not fit, groups divide C or O not, a setting has the wrong form,
-            or the kernel is larger than the padded input.
-    """
-    place = conv_windows("conv1d", params, x, 1, stride, padding, dilation, groups)
-    return _biased(_convolved(x, params.w, place, groups), params), ConvResiduals(params, x)
-
-
-def conv1d_bwd(
-    residuals: ConvResiduals,
-    dy: Array,
-    *,
-    stride: int = 1,
-    padding: Padding = "valid",
-    dilation: int = 1,
-    groups: int = 1,
-) -> tuple[Conv, Array]:
-    """dw, db and dx as above."""
-    place = conv_windows("conv1d", *residuals, 1, stride, padding, dilation, groups)
-    return _conv_bwd(residuals, dy, place, groups)
 
 
 def conv2d_fwd(
@@ -90,40 +56,92 @@ def conv2d_fwd(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> tuple[Array, ConvResiduals]:
-    """A convolution over images (LeCun et al., 1998, section II).
-
-    Saves the inputs, there already: no extra bytes. Nothing is recomputed.
+    """Convolve images with a kernel (LeCun et al., 1998, section II).
 
     Args:
         params: w (KH, KW, C / groups, O) and b (O,) or None.
         x: (N, H, W, C), of the dtype of w.
-        stride: for both axes or per axis, as `dilation`.
+        stride: positions from one output to the next, for both axes or per axis.
         padding: "valid", "same", a number for all sides, or ((top, bottom), (left, right)).
-        dilation: positions from one tap to the next.
-        groups: as in `conv1d_fwd`; C of them are a depthwise convolution.
+        dilation: positions from one tap to the next, for both axes or per axis.
+        groups: a divisor of C and O: group g of the outputs sees group g of the channels; C of them
+            are a depthwise convolution.
 
     Returns:
         y (N, OH, OW, O), residuals.
 
     Raises:
-        TypeError, ValueError: as `conv1d_fwd`.
+        TypeError: params are no `Conv` of floating arrays of the dtype of x, or a setting is of
+            another type.
+        ValueError: the shapes do not fit, groups divide C or O not, a setting has the wrong form,
+            or the kernel is larger than the padded input.
     """
-    place = conv_windows("conv2d", params, x, 2, stride, padding, dilation, groups)
-    return _biased(_convolved(x, params.w, place, groups), params), ConvResiduals(params, x)
+    w, b = params
+    at = placement(x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
+    y = _convolve(x, w, at, groups)
+    return y if b is None else y + b, ConvResiduals(params, x)
 
 
 def conv2d_bwd(
-    residuals: ConvResiduals,
-    dy: Array,
-    *,
-    stride: Sizes = 1,
-    padding: Padding = "valid",
-    dilation: Sizes = 1,
-    groups: int = 1,
+    residuals: ConvResiduals, dy: Array, *, groups: int = 1, **settings: Any
 ) -> tuple[Conv, Array]:
-    """dw, db and dx as above."""
-    place = conv_windows("conv2d", *residuals, 2, stride, padding, dilation, groups)
-    return _conv_bwd(residuals, dy, place, groups)
+    """Return dw, db and dx."""
+    (w, b), x = residuals
+    at = placement(x.shape[1:-1], w.shape[:-2], **settings)
+    db = None if b is None else dy.sum(range(dy.ndim - 1))
+    return Conv(_convolve_dw(x, dy, at, groups), db), _convolve_dx(dy, w, at, groups)
+
+
+def _convolve(x: Array, w: Array, at: Placement, groups: int) -> Array:
+    """Return y[o] = sum_k x[o s + k d - lo] w[k]."""
+    conv = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT[x.ndim])
+    return conv(x, w, at.stride, at.padding, None, at.dilation, feature_group_count=groups)
+
+
+def _convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
+    """Return dw[k] = sum_o x[o s + k d - lo]^T dy[o]: examples for channels, dy for the kernel."""
+    axes = zip(*at, strict=True)
+    ends = [(lo, d * (k - 1) + (n - 1) * s + 1 - h - lo) for k, s, (lo, _), d, h, n in axes]
+    # Exchanged in memory: by dimension numbers alone, XLA loops naively in a scan on the CPU.
+    x, dy = x.swapaxes(0, -1), jnp.moveaxis(dy, 0, -2)
+    conv = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT[x.ndim])
+    dw = conv(x, dy, at.dilation, ends, None, at.stride, batch_group_count=groups)
+    return jnp.moveaxis(dw, 0, -2)
+
+
+def _convolve_dx(dy: Array, w: Array, at: Placement, groups: int) -> Array:
+    """Return dx[i] = sum_k dy[(i + lo - k d) / s] w[k]^T, where s divides."""
+    *taps, channels, outputs = w.shape
+    flipped = jnp.flip(w, range(len(taps))).reshape(*taps, channels, groups, outputs // groups)
+    transposed = flipped.swapaxes(-1, -3).reshape(*taps, outputs // groups, groups * channels)
+    axes = zip(*at, strict=True)
+    ends = [(d * (k - 1) - lo, h + lo - (n - 1) * s - 1) for k, s, (lo, _), d, h, n in axes]
+    conv = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT[dy.ndim])
+    ones = (1,) * len(taps)
+    return conv(dy, transposed, ones, ends, at.stride, at.dilation, feature_group_count=groups)
+
+
+def conv1d_fwd(
+    params: Conv,
+    x: Array,
+    *,
+    stride: int = 1,
+    padding: Padding = "valid",
+    dilation: int = 1,
+    groups: int = 1,
+) -> tuple[Array, ConvResiduals]:
+    """Convolve sequences with a kernel: `conv2d_fwd` along one axis.
+
+    x is (N, T, C), w (K, C / groups, O) and y (N, OT, O). The padding may also be "causal": an
+    output sees no later position. All else as there.
+    """
+    settings: Any = {"stride": stride, "padding": padding, "dilation": dilation}
+    return conv2d_fwd(params, x, groups=groups, **settings)
+
+
+def conv1d_bwd(residuals: ConvResiduals, dy: Array, **settings: Any) -> tuple[Conv, Array]:
+    """Return dw, db and dx: `conv2d_bwd` along one axis."""
+    return conv2d_bwd(residuals, dy, **settings)
 
 
 def conv2d_transpose_fwd(
@@ -136,16 +154,15 @@ def conv2d_transpose_fwd(
     groups: int = 1,
     output_padding: Sizes = 0,
 ) -> tuple[Array, ConvResiduals]:
-    """The transpose of `conv2d` with these settings, from C to O channels (Zeiler et al., 2010).
+    """Apply the transpose of `conv2d` with these settings, from C to O channels.
 
         OH = (H - 1) stride - before - after + dilation (KH - 1) + 1 + output_padding
 
-    so that `conv2d`, of images of that size, gives H. Saves the inputs, there already: no extra
-    bytes. Nothing is recomputed.
+    so that `conv2d`, of images of that size, gives H (Zeiler et al., 2010). As `conv2d_fwd`, but:
 
     Args:
         params: w (KH, KW, O / groups, C) and b (O,) or None.
-        x: (N, H, W, C), of the dtype of w.
+        x: (N, H, W, C), of their dtype.
         stride: of the convolution whose transpose it is, as are all other settings.
         padding: a number for all sides, or ((top, bottom), (left, right)).
         dilation: positions from one tap to the next.
@@ -153,119 +170,72 @@ def conv2d_transpose_fwd(
         output_padding: which of the sizes that `conv2d` would bring to H, from 0 to stride - 1; for
             both axes or per axis.
 
-    Returns:
-        y (N, OH, OW, O), residuals.
-
     Raises:
-        TypeError, ValueError: as `conv1d_fwd`.
         ValueError: nothing is left of the output, or output_padding is outside its range.
     """
-    place = transposed_windows(params, x, stride, padding, dilation, groups, output_padding)
-    return _biased(_spread(x, params.w, place, groups), params), ConvResiduals(params, x)
+    w, b = params
+    at = transposed_placement(x.shape[1:3], w.shape[:2], stride, padding, dilation, output_padding)
+    y = _convolve_dx(x, w, at, groups)
+    return y if b is None else y + b, ConvResiduals(params, x)
 
 
 def conv2d_transpose_bwd(
-    residuals: ConvResiduals,
-    dy: Array,
-    *,
-    stride: Sizes = 1,
-    padding: Padding = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
-    output_padding: Sizes = 0,
+    residuals: ConvResiduals, dy: Array, *, groups: int = 1, **settings: Any
 ) -> tuple[Conv, Array]:
-    """dx = the convolution of dy; dw with the places of x and dy exchanged."""
+    """Return dw, with the places of x and dy exchanged, db, and dx = the convolution of dy."""
     (w, b), x = residuals
-    place = transposed_windows(Conv(w, b), x, stride, padding, dilation, groups, output_padding)
-    dw = kernel_gradient(dy, x, place, groups)
-    return Conv(dw, _bias_bwd(b, dy)), _convolved(dy, w, place, groups)
+    at = transposed_placement(x.shape[1:3], w.shape[:2], **settings)
+    db = None if b is None else dy.sum((0, 1, 2))
+    return Conv(_convolve_dw(dy, x, at, groups), db), _convolve(dy, w, at, groups)
 
 
-def _conv_bwd(
-    residuals: ConvResiduals, dy: Array, place: Windows, groups: int
-) -> tuple[Conv, Array]:
-    (w, b), x = residuals
-    dw = kernel_gradient(x, dy, place, groups)
-    return Conv(dw, _bias_bwd(b, dy)), _spread(dy, w, place, groups)
+def _check(name: str, params: Conv, x: Array, *, groups: int, **settings: Any) -> None:
+    """Refuse what does not fit."""
+    check_kind(f"{name}: params", params, Conv)
+    w, b = params
+    forms = {"conv1d": ("NTC", "KIO"), "conv2d": ("NHWC", "KLIO"), TRANSPOSE: ("NHWC", "KLOI")}
+    x_form, w_form = forms[name]
+    windows.check_images(name, x, x_form, w=(w, w_form), b=(b, "B?"))
+    check_integer(f"{name}: groups", groups)
+    if w.shape[-1] % groups:
+        raise ValueError(
+            f"{name}: groups is {groups} but w has shape {w.shape}; groups must divide its last "
+            f"dimension, {w.shape[-1]}: change one"
+        )
+    channels = w.shape[-2] * groups, w.shape[-1]
+    takes, gives = channels[::-1] if name == TRANSPOSE else channels
+    if x.shape[-1] != takes:
+        raise ValueError(
+            f"{name}: x has {x.shape[-1]} channels, w of shape {w.shape} takes {takes} in {groups} "
+            "group(s); they must be equal: check the channels or groups"
+        )
+    if b is not None and b.shape != (gives,):
+        raise ValueError(
+            f"{name}: b has shape {b.shape}; it must be ({gives},), one per output channel, or None"
+        )
+    check = windows.check_transposed if name == TRANSPOSE else windows.check_placement
+    check(name, x.shape[1:-1], w.shape[:-2], **settings)
 
 
-def _convolved(x: Array, w: Array, place: Windows, groups: int) -> Array:
-    """y[o] = sum_k x[o s + k d - lo] w[k]."""
-    hw = "HW"[: len(place.size)]
-    return lax.conv_general_dilated(
-        x,
-        w,
-        place.stride,
-        place.padding,
-        rhs_dilation=place.dilation,
-        dimension_numbers=(f"N{hw}C", f"{hw}IO", f"N{hw}C"),
-        feature_group_count=groups,
-    )
-
-
-def _spread(dy: Array, w: Array, place: Windows, groups: int) -> Array:
-    """dx[i] = sum_k dy[(i + lo - k d) / s] w[k]^T, the transpose of `_convolved` in x."""
-    hw = "HW"[: len(place.size)]
-    flipped = w[(slice(None, None, -1),) * len(hw)]
-    # (taps, C of a group, groups, O of a group) to (taps, O of a group, groups, C of a group).
-    parts = flipped.reshape(*w.shape[:-1], groups, -1).swapaxes(-1, -3)
-    transposed = parts.reshape(*w.shape[:-2], w.shape[-1] // groups, -1)
-    padding = []
-    for k, d, n, s, h, (lo, _) in zip(
-        place.kernel, place.dilation, place.places, place.stride, place.size, place.padding,
-        strict=True,
-    ):  # fmt: skip
-        padding.append((d * (k - 1) - lo, h + lo - ((n - 1) * s + 1)))
-    return lax.conv_general_dilated(
-        dy,
-        transposed,
-        (1,) * len(hw),
-        padding,
-        lhs_dilation=place.stride,
-        rhs_dilation=place.dilation,
-        dimension_numbers=(f"N{hw}C", f"{hw}IO", f"N{hw}C"),
-        feature_group_count=groups,
-    )
-
-
-def _biased(y: Array, params: Conv) -> Array:
-    return y if params.b is None else y + params.b
-
-
-def _bias_bwd(b: Array | None, dy: Array) -> Array | None:
-    return None if b is None else dy.sum(tuple(range(dy.ndim - 1)))
-
-
-def _sequence_example(key: Array) -> tuple[Conv, Array]:
-    """Eight positions, which no stride here divides evenly, of four channels in two groups."""
+def _example(w: tuple[int, ...], b: int, x: tuple[int, ...], key: Array) -> tuple[Conv, Array]:
+    """Inputs of these shapes, of which the first position is 0."""
     kw, kb, kx = jax.random.split(key, 3)
-    params = Conv(jax.random.normal(kw, (3, 2, 6)), jax.random.normal(kb, (6,)))
-    return params, jax.random.normal(kx, (2, 8, 4)).at[0, 0].set(0.0)
-
-
-def _image_example(key: Array) -> tuple[Conv, Array]:
-    """Images higher than wide, a kernel wider than high, four channels in two groups."""
-    kw, kb, kx = jax.random.split(key, 3)
-    params = Conv(jax.random.normal(kw, (2, 3, 2, 6)), jax.random.normal(kb, (6,)))
-    return params, jax.random.normal(kx, (3, 7, 5, 4)).at[0, 0, 0].set(0.0)
-
-
-def _spreading_example(key: Array) -> tuple[Conv, Array]:
-    kw, kb, kx = jax.random.split(key, 3)
-    params = Conv(jax.random.normal(kw, (2, 3, 3, 4)), jax.random.normal(kb, (6,)))
-    return params, jax.random.normal(kx, (3, 4, 5, 4)).at[0, 0, 0].set(0.0)
+    params = Conv(jax.random.normal(kw, w), jax.random.normal(kb, (b,)))
+    return params, jax.random.normal(kx, x).at[(0,) * (len(x) - 1)].set(0.0)
 
 
 conv1d = Op(
     conv1d_fwd,
     conv1d_bwd,
-    example=_sequence_example,
+    check=partial(_check, "conv1d"),
+    example=partial(_example, (3, 2, 6), 6, (2, 8, 4)),
     settings=({"stride": 3, "padding": "causal", "dilation": 2, "groups": 2},),
 )
 conv2d = Op(
     conv2d_fwd,
     conv2d_bwd,
-    example=_image_example,
+    check=partial(_check, "conv2d"),
+    example=partial(_example, (2, 3, 2, 6), 6, (3, 7, 5, 4)),
     settings=(
         {"padding": "same", "groups": 2},
         {"stride": (2, 3), "padding": ((2, 0), (1, 3)), "dilation": (2, 1), "groups": 2},
@@ -274,6 +244,7 @@ conv2d = Op(
 conv2d_transpose = Op(
     conv2d_transpose_fwd,
     conv2d_transpose_bwd,
-    example=_spreading_example,
+    check=partial(_check, TRANSPOSE),
+    example=partial(_example, (2, 3, 3, 4), 6, (3, 4, 5, 4)),
     settings=({"stride": 2, "padding": ((0, 1), (2, 0)), "groups": 2, "output_padding": 1},),
 )

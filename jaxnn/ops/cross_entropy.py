@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_integers, check_one_dtype, check_range, check_shapes
-from jaxnn.numerics import valid_labels, widen
+from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_choice, check_coefficient, check_integer, check_number
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_array, check_params
+from jaxnn.checks import check_kind, check_not_empty, check_one_dtype, check_shapes
 from jaxnn.op import Op
 from jaxnn.settings import check_integer
 
@@ -48,7 +48,7 @@ class ExpertsResiduals(NamedTuple):
 def experts_fwd(
     params: Experts, x: Array, *, k: int
 ) -> tuple[tuple[Array, Array], ExpertsResiduals]:
-    """A SwiGLU mixture of E experts, of which each token uses k, and its load-balancing loss.
+    """Mix E SwiGLU experts, of which each token uses k; return y and the load-balancing loss.
 
     The weights of the chosen are their probabilities divided by the sum of these, which is the
     softmax of their k logits (Mixtral's convention): with k = 1 the weight is 1, and the router
@@ -73,13 +73,13 @@ def experts_fwd(
         (y like x, loss a scalar), residuals.
 
     Raises:
-        TypeError: params are no `Experts`, x or one of them is no array, or k is no integer.
+        TypeError: params are no `Experts`, they and x not floating arrays of one dtype, or k is no
+            integer.
         ValueError: the shapes do not fit, there is no token, or k is outside [1, E].
 
     Jiang et al. (2024), "Mixtral of experts", section 2.1; the loss: Fedus et al. (2021), "Switch
     transformers", equations 4 to 6, with tokens that choose k experts each.
     """
-    k = _check(params, x, k)
     rows = x.reshape(-1, x.shape[-1])
     z = rows @ params.router
     count = z.shape[-1]
@@ -100,7 +100,7 @@ def experts_fwd(
 def experts_bwd(
     residuals: ExpertsResiduals, dout: tuple[Array, Array], *, k: int
 ) -> tuple[Experts, Array]:
-    """From y and the loss back to the parameters and x."""
+    """Return the cotangents of the parameters and of x from those of y and the loss."""
     (router, gate, up, down), x, p, w, chosen, gated, raised = residuals
     dy, dloss = dout
     rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1])
@@ -125,40 +125,26 @@ def experts_bwd(
     return Experts(rows.T @ dz, dgate, dup, ddown), dx.reshape(x.shape)
 
 
-def _check(params: Experts, x: Array, k: int) -> int:
-    """k as Python's integer, once what `experts_fwd` says it raises is refused."""
-    check_params("experts", params, Experts)
-    check_array("experts: x", x)
+def _check(params: Experts, x: Array, *, k: int) -> None:
+    check_kind("experts: params", params, Experts)
     router, gate, up, down = params
-    shapes = f"router, gate, up and down have shapes {', '.join(str(w.shape) for w in params)}"
-    if (
-        router.ndim != 2
-        or gate.ndim != 3
-        or gate.shape[:2] != router.shape[::-1]
-        or up.shape != gate.shape
-        or down.shape != (gate.shape[0], gate.shape[2], gate.shape[1])
-    ):
+    sizes = check_shapes(
+        "experts",
+        "check the sizes of the E experts of F units, or transpose what differs",
+        router=(router, "DE"),
+        gate=(gate, "EDF"),
+        up=(up, "EDF"),
+        down=(down, "EFD"),
+        x=(x, "...D"),
+    )
+    check_one_dtype("experts", **params._asdict(), x=x)
+    check_not_empty("experts: x", x, "the loss is a mean over tokens, there must be one")
+    check_integer("experts: k", k, hint=f", and at most {sizes.E}, all experts")
+    if k > sizes.E:
         raise ValueError(
-            f"experts: {shapes}; they must be (D, E), (E, D, F), (E, D, F) and (E, F, D) for E "
-            "experts of F units on inputs of size D: reshape or transpose what differs"
+            f"experts: k is {k} for {sizes.E} experts; it must be at most as many: choose fewer "
+            "per token, or more experts"
         )
-    if x.ndim == 0 or x.shape[-1] != router.shape[0]:
-        raise ValueError(
-            f"experts: x has shape {x.shape} but router has shape {router.shape}; the last "
-            f"dimension of x must equal the first of router ({router.shape[0]}): check the size"
-        )
-    if x.size == 0:
-        raise ValueError(
-            f"experts: x has shape {x.shape}, no token; the loss is a mean and needs at least one: "
-            "pass a non-empty batch"
-        )
-    k = check_integer("experts: k", k, hint=f", and at most {router.shape[1]}, all experts")
-    if k > router.shape[1]:
-        raise ValueError(
-            f"experts: k is {k} for {router.shape[1]} experts; it must be at most as many: choose "
-            "fewer per token, or more experts"
-        )
-    return k
 
 
 def _example(key: Array) -> tuple[Experts, Array]:
@@ -175,4 +161,4 @@ def _example(key: Array) -> tuple[Experts, Array]:
     return params, x.at[0, 0, 1:].set(0)
 
 
-experts = Op(experts_fwd, experts_bwd, example=_example, settings=({"k": 1}, {"k": 2}))
+experts = Op(experts_fwd, experts_bwd, _example, settings=({"k": 1}, {"k": 2}), check=_check)

@@ -1,33 +1,117 @@
-"""Gated linear units: of two halves, one decides how much of the other passes.
+"""Gated units: one factor decides how much of the other passes.
 
-    y = f(gate) value        dvalue = f(gate) dy        dgate = f'(gate) value dy
+    y = x f(x)           dx = (f + x f') dy
 
-    glu       f = sigmoid        swiglu    f = SiLU        geglu     f = GELU
+        silu    f = s, the sigmoid              f' = s (1 - s)
+        gelu    f = P, the normal distribution  f' = P', its density
+        mish    f = t = tanh(softplus(x))       f' = (1 - t^2) s
 
-Both halves are linear maps of one input. They come as two arrays: what a single matrix product
-gives is cut by `jnp.split(x, 2, axis=-1)`, in the order in which its weights were laid out. (What
-`jax.nn.glu` and PyTorch's `glu` call the first half is the value here, the second the gate.)
+    y = f(gate) value    dvalue = f(gate) dy    dgate = f'(gate) value dy
 
-Each saves the two halves, two values per element of y, and computes f(gate) again in the backward:
-one more array to keep would cost more than the exponentials it saves.
+        glu     f = sigmoid      swiglu    f = SiLU      geglu    f = GELU
+
+The first three fall before they rise, so that two x share a y: they save x, one value per element,
+and compute once more what the slope needs. Huge x of either sign give their true slope, never 0
+times inf.
+
+The others are of two halves, linear maps of one input. They come as two arrays: what a single
+matrix product gives is cut by `jnp.split(x, 2, axis=-1)`, in the order in which its weights were
+laid out. (What `jax.nn.glu` and PyTorch's `glu` call the first half is the value here, the second
+the gate.) They save the two halves and compute f(gate) again in the backward.
 """
 
+import math
+from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from jaxnn.checks import check_floating
+from jaxnn.checks import check_floating, check_one_dtype, said
 from jaxnn.op import Op
-from jaxnn.ops.activations import (
-    gelu_bwd,
-    gelu_fwd,
-    sigmoid_bwd,
-    sigmoid_fwd,
-    silu_bwd,
-    silu_fwd,
-)
+from jaxnn.settings import check_flag
+
+_GELU_CUBIC = 0.044715
+
+
+def silu_fwd(x: Array) -> tuple[Array, Array]:
+    """Return y = x s(x) with the sigmoid s, for x of any shape; also called swish.
+
+    Elfwing, Uchibe and Doya 2018, "Sigmoid-weighted linear units for neural network function
+    approximation in reinforcement learning".
+
+    Raises:
+        TypeError: x is no floating array.
+    """
+    return x * lax.logistic(x), x
+
+
+def silu_bwd(x: Array, dy: Array) -> tuple[Array]:
+    """Return dx = dy s (1 + x (1 - s))."""
+    s = lax.logistic(x)
+    return (dy * s * (1 + x * (1 - s)),)
+
+
+def gelu_fwd(x: Array, *, approximate: bool = False) -> tuple[Array, Array]:
+    """Return y = x P(x), for x of any shape, with P the standard normal distribution function.
+
+        exact          P(x) = erfc(-x / sqrt(2)) / 2: erfc keeps the digits of a small P
+        approximate    P(x) = (1 + tanh(u)) / 2 = s(2 u),  u = sqrt(2 / pi) (x + 0.044715 x^3)
+
+    The default is exact, as in PyTorch; `jax.nn.gelu` approximates unless told otherwise. Hendrycks
+    and Gimpel 2016, "Gaussian error linear units", section 2.
+
+    Raises:
+        TypeError: x is no floating array, or `approximate` neither True nor False.
+    """
+    if approximate:
+        u = math.sqrt(2 / math.pi) * (x + _GELU_CUBIC * x * x * x)
+        return x * lax.logistic(2 * u), x
+    return x * (lax.erfc(x * -math.sqrt(0.5)) / 2), x
+
+
+def gelu_bwd(x: Array, dy: Array, *, approximate: bool = False) -> tuple[Array]:
+    """Return dx = dy (P + x P').
+
+    exact          P' = exp(-x^2 / 2) / sqrt(2 pi)
+    approximate    P' = P (1 - P) 2 u',  u' = sqrt(2 / pi) (1 + 3 0.044715 x^2)
+    """
+    if approximate:
+        u = math.sqrt(2 / math.pi) * (x + _GELU_CUBIC * x * x * x)
+        p = lax.logistic(2 * u)
+        # Where |x| >= 40, P' is 0 in every dtype; x P' must not become 0 times inf there.
+        x = jnp.clip(x, -40, 40)
+        du = math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBIC * x * x)
+        return (dy * p * (1 + x * (1 - p) * 2 * du),)
+    z = x * -math.sqrt(0.5)
+    # -(z * z), as erfc has it: one exponential serves both.
+    p, dp = lax.erfc(z) / 2, jnp.exp(-(z * z)) / math.sqrt(2 * math.pi)
+    return (dy * (p + jnp.where(dp == 0, 0, x * dp)),)  # 0 where x is infinite
+
+
+def mish_fwd(x: Array) -> tuple[Array, Array]:
+    """Return y = x t with t = tanh(softplus(x)), for x of any shape.
+
+    With the sigmoid s of x and q = 1 - s, that of -x, t is a fraction without log or tanh:
+
+        t = ((1 + exp(x))^2 - 1) / ((1 + exp(x))^2 + 1) = s (1 + q) / (1 + q^2)
+
+    Misra 2020, "Mish: a self regularized non-monotonic activation function".
+
+    Raises:
+        TypeError: x is no floating array.
+    """
+    s, q = lax.logistic(x), lax.logistic(-x)
+    return x * (s * (1 + q) / (1 + q * q)), x
+
+
+def mish_bwd(x: Array, dy: Array) -> tuple[Array]:
+    """Return dx = dy (t + x (1 - t^2) s), where 1 - t^2 = 4 q^2 / (1 + q^2)^2."""
+    s, q = lax.logistic(x), lax.logistic(-x)
+    square = 1 + q * q
+    return (dy * s * (1 + q + x * (4 * q * q / square)) / square,)
 
 
 class Halves(NamedTuple):
@@ -38,86 +122,98 @@ class Halves(NamedTuple):
 
 
 def glu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
-    """y = sigmoid(gate) value, all of one shape.
+    """Return y = sigmoid(gate) value, all of one shape.
 
-    Saves both. Dauphin et al. 2017, "Language modeling with gated convolutional networks",
-    equation 1.
+    Dauphin et al. 2017, "Language modeling with gated convolutional networks", equation 1.
 
     Raises:
-        TypeError: gate or value is no floating array.
+        TypeError: gate and value are no floating arrays of one dtype.
         ValueError: they differ in shape.
     """
-    _check_halves("glu", gate, value)
-    return sigmoid_fwd(gate)[0] * value, Halves(gate, value)
+    return lax.logistic(gate) * value, Halves(gate, value)
 
 
 def glu_bwd(halves: Halves, dy: Array) -> tuple[Array, Array]:
-    """dgate = dy value s (1 - s) and dvalue = dy s, with s = sigmoid(gate)."""
+    """Return dgate = dy value s (1 - s) and dvalue = dy s, with s = sigmoid(gate)."""
     gate, value = halves
-    s, residuals = sigmoid_fwd(gate)
-    (dgate,) = sigmoid_bwd(residuals, dy * value)
-    return dgate, dy * s
+    s = lax.logistic(gate)
+    return dy * value * s * (1 - s), dy * s
 
 
 def swiglu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
-    """y = silu(gate) value, all of one shape.
+    """Return y = silu(gate) value, all of one shape.
 
-    Saves both. Shazeer 2020, "GLU variants improve transformer", equation 5.
-
-    Raises:
-        TypeError: gate or value is no floating array.
-        ValueError: they differ in shape.
+    Shazeer 2020, "GLU variants improve transformer", equation 5. Raises as `glu_fwd`.
     """
-    _check_halves("swiglu", gate, value)
-    return silu_fwd(gate)[0] * value, Halves(gate, value)
+    return gate * lax.logistic(gate) * value, Halves(gate, value)
 
 
 def swiglu_bwd(halves: Halves, dy: Array) -> tuple[Array, Array]:
-    """dgate = silu'(gate) dy value and dvalue = dy silu(gate)."""
+    """Return dgate = silu'(gate) dy value and dvalue = dy silu(gate)."""
     gate, value = halves
-    f, residuals = silu_fwd(gate)
-    (dgate,) = silu_bwd(residuals, dy * value)
-    return dgate, dy * f
+    s = lax.logistic(gate)
+    return dy * value * s * (1 + gate * (1 - s)), dy * (gate * s)
 
 
 def geglu_fwd(gate: Array, value: Array, *, approximate: bool = False) -> tuple[Array, Halves]:
-    """y = gelu(gate) value, all of one shape; GELU exact or approximate as `gelu_fwd` has it.
+    """Return y = gelu(gate) value: GELU as `gelu_fwd` has it, the rest as `glu_fwd`.
 
-    Saves both. Shazeer 2020, "GLU variants improve transformer", equation 5.
-
-    Raises:
-        TypeError: gate or value is no floating array.
-        ValueError: they differ in shape.
+    Shazeer 2020, "GLU variants improve transformer", equation 5. Raises as the two.
     """
-    _check_halves("geglu", gate, value)
-    return gelu_fwd(gate, approximate=approximate)[0] * value, Halves(gate, value)
+    f, _ = gelu_fwd(gate, approximate=approximate)
+    return f * value, Halves(gate, value)
 
 
 def geglu_bwd(halves: Halves, dy: Array, *, approximate: bool = False) -> tuple[Array, Array]:
-    """dgate = gelu'(gate) dy value and dvalue = dy gelu(gate)."""
+    """Return dgate = gelu'(gate) dy value and dvalue = dy gelu(gate)."""
     gate, value = halves
-    f, residuals = gelu_fwd(gate, approximate=approximate)
-    (dgate,) = gelu_bwd(residuals, dy * value, approximate=approximate)
+    f, _ = gelu_fwd(gate, approximate=approximate)
+    (dgate,) = gelu_bwd(gate, dy * value, approximate=approximate)
     return dgate, dy * f
 
 
-def _check_halves(name: str, gate: Array, value: Array) -> None:
-    check_floating(f"{name}: gate", gate)
-    check_floating(f"{name}: value", value)
-    if gate.shape != value.shape:
-        raise ValueError(
-            f"{name}: the gate has shape {gate.shape}, the value {value.shape}; they must be "
-            "equal: cut one array into two halves, jnp.split(x, 2, axis=-1)"
-        )
+def _check(op: str, x: Array, *, approximate: bool = False) -> None:
+    check_floating(f"{op}: x", x)
+    check_flag(f"{op}: approximate", approximate)
 
 
-def _example(key: Array) -> tuple[Array, Array]:
+def _check_halves(op: str, gate: Array, value: Array, *, approximate: bool = False) -> None:
+    check_floating(f"{op}: gate", gate)
+    check_floating(f"{op}: value", value)
+    check_one_dtype(op, gate=gate, value=value)
+    check_flag(f"{op}: approximate", approximate)
+    words = (
+        f"{op}: the gate has shape {gate.shape}, the value {value.shape}; they must be equal: cut "
+        "one array into two halves, jnp.split(x, 2, axis=-1)"
+    )
+    with said(words):
+        chex.assert_equal_shape([gate, value])
+
+
+def _example(key: Array) -> tuple[Array]:
+    """Normal values with zeros, a tie, and both saturated ends."""
+    x = jax.random.normal(key, (3, 1, 5))
+    return (x.at[0, 0].set(jnp.array([0.0, 0.0, -30.0, 30.0, 30.0])),)
+
+
+def _halves_example(key: Array) -> tuple[Array, Array]:
     """Gates closed, open and half open (at 0), one of them on a value of 0."""
     gate, value = jax.random.normal(key, (2, 3, 1, 5))
     gate = gate.at[0, 0].set(jnp.array([0.0, 0.0, -30.0, 30.0, 1.0]))
     return gate, value.at[0, 0, 1].set(0.0)
 
 
-glu = Op(glu_fwd, glu_bwd, example=_example)
-swiglu = Op(swiglu_fwd, swiglu_bwd, example=_example)
-geglu = Op(geglu_fwd, geglu_bwd, example=_example, settings=({"approximate": True},))
+_APPROXIMATE = {"approximate": True}
+
+silu = Op(silu_fwd, silu_bwd, _example, check=partial(_check, "silu"))
+gelu = Op(gelu_fwd, gelu_bwd, _example, settings=({}, _APPROXIMATE), check=partial(_check, "gelu"))
+mish = Op(mish_fwd, mish_bwd, _example, check=partial(_check, "mish"))
+glu = Op(glu_fwd, glu_bwd, _halves_example, check=partial(_check_halves, "glu"))
+swiglu = Op(swiglu_fwd, swiglu_bwd, _halves_example, check=partial(_check_halves, "swiglu"))
+geglu = Op(
+    geglu_fwd,
+    geglu_bwd,
+    _halves_example,
+    settings=(_APPROXIMATE,),
+    check=partial(_check_halves, "geglu"),
+)

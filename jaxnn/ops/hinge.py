@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.numerics import valid_labels, widen
+from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.op import Op
 from jaxnn.ops.cross_entropy import check_labels, labelled_example
-from jaxnn.ops.reductions import REDUCTIONS, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_number
 
 

@@ -7,44 +7,38 @@ With l the loss of one element (of one distribution for the KL divergence) and d
     binary cross-entropy  l = -t log s(z) - (1 - t) log s(-z)   dz = (s(z) - t) dl
     KL divergence         l = sum_j t_j (log t_j - log q_j)     dlog q = -t dl
 
-How they become one loss, and where dl comes from, is the `reduction`: see `jaxnn.ops.reductions`.
-Losses are computed and added in float32 or wider, and handed out in the inputs' dtype.
+How they become one loss, and where dl comes from, is the `reduction`, "mean", "sum" or "none": see
+`jaxnn.numerics`. All is computed in float32 or wider, and handed out in the inputs' dtype.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_floating
-from jaxnn.numerics import widen
+from jaxnn.checks import check_one_dtype, check_pair, check_shapes
+from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, widen
 from jaxnn.op import Op
-from jaxnn.ops.reductions import REDUCTIONS, check_pair, reduce_bwd, reduce_fwd
 from jaxnn.settings import check_choice, check_number
 
 
 def mean_squared_error_fwd(
     predictions: Array, targets: Array, *, reduction: str = "mean"
 ) -> tuple[Array, Array]:
-    """(predictions - targets)^2 per element, in squared units of the targets.
+    """Return (predictions - targets)^2 of each element, in squared units of the targets.
 
-    Saves the difference: one value per element. Nothing is recomputed.
-
-    Args:
-        predictions: any shape with at least one element.
-        targets: the same shape.
-        reduction: "mean", "sum" or "none".
+    The predictions are of any shape, the targets of the same and of their dtype, or integers or
+    booleans. Saves the difference: one value per element. Nothing is recomputed.
 
     Raises:
-        TypeError: the predictions are no floating array or the targets no array.
-        ValueError: the shapes differ (they would broadcast to a wrong mean) or hold no element;
-            the reduction is unknown.
+        TypeError: the predictions are no floating array, or the targets no array of such a dtype.
+        ValueError: the shapes differ (they would broadcast to a wrong mean), there is no element
+            for the mean, or the reduction is unknown.
     """
-    check_choice("mean_squared_error: reduction", reduction, REDUCTIONS)
-    check_pair("mean_squared_error", predictions=predictions, targets=targets)
-    difference = jnp.subtract(predictions, targets)
+    difference = predictions - targets.astype(predictions.dtype)
     loss = reduce_fwd(widen(difference) ** 2, reduction)
     return loss.astype(difference.dtype), difference
 
@@ -52,7 +46,7 @@ def mean_squared_error_fwd(
 def mean_squared_error_bwd(
     difference: Array, dloss: Array, *, reduction: str = "mean"
 ) -> tuple[Array, Array]:
-    """dpredictions = 2 (predictions - targets) dl; dtargets is its negative."""
+    """Return dpredictions = 2 (predictions - targets) dl; dtargets is its negative."""
     dlosses = reduce_bwd(dloss, difference.size, reduction)
     dpredictions = (2 * widen(difference) * dlosses).astype(difference.dtype)
     return dpredictions, -dpredictions
@@ -61,29 +55,14 @@ def mean_squared_error_bwd(
 def huber_fwd(
     predictions: Array, targets: Array, *, delta: float = 1.0, reduction: str = "mean"
 ) -> tuple[Array, Array]:
-    """Squared error near 0, absolute error beyond `delta` (Huber, 1964), so outliers pull less.
+    """Return the squared error near 0, the absolute error beyond `delta`: outliers pull less.
 
         l = d^2 / 2  where |d| <= delta,  else  delta (|d| - delta / 2);   d = prediction - target
 
-    Saves the difference d: one value per element. Nothing is recomputed.
-
-    Args:
-        predictions: any shape with at least one element.
-        targets: the same shape.
-        delta: where the two halves meet, in units of the targets.
-        reduction: "mean", "sum" or "none".
-
-    Raises:
-        TypeError, ValueError: as `mean_squared_error_fwd`.
-        TypeError: delta is no number.
-        ValueError: it is not finite and positive.
+    Takes, saves and raises what `mean_squared_error_fwd` does. `delta`, finite and positive, is
+    where the two halves meet, in units of the targets. Huber, 1964.
     """
-    check_choice("huber: reduction", reduction, REDUCTIONS)
-    delta = check_number(
-        "huber: delta", delta, "finite and positive: 1 is usual", lambda d: 0 < d < math.inf
-    )
-    check_pair("huber", predictions=predictions, targets=targets)
-    difference = jnp.subtract(predictions, targets)
+    difference = predictions - targets.astype(predictions.dtype)
     d = widen(difference)
     size = jnp.abs(d)
     losses = jnp.where(size <= delta, d**2 / 2, delta * (size - delta / 2))
@@ -93,7 +72,7 @@ def huber_fwd(
 def huber_bwd(
     difference: Array, dloss: Array, *, delta: float = 1.0, reduction: str = "mean"
 ) -> tuple[Array, Array]:
-    """dpredictions = d dl, with d clipped to [-delta, delta]; dtargets is its negative."""
+    """Return dpredictions = d dl, with d clipped to [-delta, delta]; dtargets is its negative."""
     dlosses = reduce_bwd(dloss, difference.size, reduction)
     dpredictions = (jnp.clip(widen(difference), -delta, delta) * dlosses).astype(difference.dtype)
     return dpredictions, -dpredictions
@@ -102,28 +81,17 @@ def huber_bwd(
 def sigmoid_binary_cross_entropy_fwd(
     logits: Array, targets: Array, *, reduction: str = "mean"
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Negative log-likelihood of yes-or-no targets, in nats, from logits.
+    """Return the negative log-likelihood of yes-or-no targets, in nats, from logits.
 
         l = -t log s(z) - (1 - t) log s(-z),   s(z) = 1 / (1 + exp(-z)),  -log s(z) = softplus(-z)
 
-    Stable for logits of any finite size. Saves logits and targets, there already: no extra bytes.
-    The backward recomputes the sigmoid.
-
-    Args:
-        logits: any shape with at least one element.
-        targets: the same shape, in [0, 1]: the probabilities of "yes".
-        reduction: "mean", "sum" or "none".
-
-    Raises:
-        TypeError, ValueError: as `mean_squared_error_fwd`.
+    The targets, in [0, 1], are the probabilities of "yes". Stable for logits of any finite size.
+    Saves both inputs, there already: no extra bytes. The backward recomputes the sigmoid. Raises as
+    `mean_squared_error_fwd`.
     """
-    check_choice("sigmoid_binary_cross_entropy: reduction", reduction, REDUCTIONS)
-    check_pair("sigmoid_binary_cross_entropy", logits=logits, targets=targets)
-    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
     z = widen(logits)
     t = targets.astype(z.dtype)
-    # -log s(z) and -log s(-z) have all but these two in common. |z| as their sum: jnp.abs has a
-    # slope of 1 at 0, where that of their rest is 0.
+    # |z| is their sum: jnp.abs has a slope of 1 at 0, where that of the rest is 0.
     below, above = jnp.maximum(-z, 0), jnp.maximum(z, 0)
     rest = jnp.log1p(jnp.exp(-(below + above)))
     losses = t * below + (1 - t) * above + rest
@@ -133,10 +101,7 @@ def sigmoid_binary_cross_entropy_fwd(
 def sigmoid_binary_cross_entropy_bwd(
     residuals: tuple[Array, Array], dloss: Array, *, reduction: str = "mean"
 ) -> tuple[Array, Array]:
-    """dz = (s(z) - t) dl,  dt = -z dl.
-
-    The first as (1 - t) s(z) - t s(-z), which keeps the digits that s(z) - 1 loses.
-    """
+    """Return dz = ((1 - t) s(z) - t s(-z)) dl, the digits of s(z) - 1 kept, and dt = -z dl."""
     logits, targets = residuals
     z = widen(logits)
     t = targets.astype(z.dtype)
@@ -148,74 +113,48 @@ def sigmoid_binary_cross_entropy_bwd(
 def kl_divergence_fwd(
     log_probabilities: Array, targets: Array, *, reduction: str = "mean"
 ) -> tuple[Array, tuple[Array, Array]]:
-    """How far the distributions q are from the targets t (Kullback and Leibler, 1951), in nats.
+    """Return how far the distributions q are from the targets t, in nats.
 
         l = sum_j t_j (log t_j - log q_j)
 
-    One loss per distribution, so the mean is over distributions: PyTorch's "batchmean". A class of
-    target 0 adds nothing, whatever its log q; its own derivative, truly infinite, is taken to be 0.
-    Saves both inputs, there already: no extra bytes. The backward recomputes log t.
-
-    Args:
-        log_probabilities: log q (..., K), at least one row and one class: see `log_softmax`.
-        targets: t (..., K), probabilities.
-        reduction: "mean", "sum" or "none", which gives (...).
-
-    Raises:
-        TypeError, ValueError: as `mean_squared_error_fwd`, or there is no dimension of classes.
+    Both are (..., K), the first log q (see `log_softmax`). One loss per distribution, so "none"
+    gives (...) and the mean is over distributions: PyTorch's "batchmean". A class of target 0 adds
+    nothing, whatever its log q; its own derivative, truly infinite, is taken to be 0. Saves both
+    inputs, there already: no extra bytes. The backward recomputes log t. Raises as
+    `mean_squared_error_fwd`. Kullback and Leibler, 1951.
     """
-    check_choice("kl_divergence: reduction", reduction, REDUCTIONS)
-    check_pair("kl_divergence", log_probabilities=log_probabilities, targets=targets)
-    if targets.ndim == 0:
-        raise ValueError(
-            "kl_divergence: targets have shape (); they must be (..., classes): add a dimension"
-        )
-    log_probabilities, targets = jnp.asarray(log_probabilities), jnp.asarray(targets)
     log_q = widen(log_probabilities)
     t = targets.astype(log_q.dtype)
-    loss = reduce_fwd(jnp.sum(t * _log_ratio(log_q, t), -1), reduction)
+    # Chosen before the logarithm, for the derivative.
+    log_ratio = jnp.log(jnp.where(t > 0, t, 1)) - jnp.where(t > 0, log_q, 0)
+    loss = reduce_fwd((t * log_ratio).sum(-1), reduction)
     return loss.astype(log_probabilities.dtype), (log_probabilities, targets)
 
 
 def kl_divergence_bwd(
     residuals: tuple[Array, Array], dloss: Array, *, reduction: str = "mean"
 ) -> tuple[Array, Array]:
-    """dlog q = -t dl,  dt = (log t - log q + 1) dl where t > 0, else 0."""
+    """Return dlog q = -t dl and dt = (log t - log q + 1) dl where t > 0, else 0."""
     log_probabilities, targets = residuals
     log_q = widen(log_probabilities)
     t = targets.astype(log_q.dtype)
     dlosses = reduce_bwd(dloss, math.prod(t.shape[:-1]), reduction)[..., None]
-    dt = jnp.where(t > 0, _log_ratio(log_q, t) + 1, 0) * dlosses
+    dt = jnp.where(t > 0, jnp.log(jnp.where(t > 0, t, 1)) - log_q + 1, 0) * dlosses
     return (-t * dlosses).astype(log_probabilities.dtype), dt.astype(targets.dtype)
 
 
-def _log_ratio(log_q: Array, t: Array) -> Array:
-    """log t - log q where t > 0, else 0 (chosen before the logarithm, for the derivative)."""
-    return jnp.log(jnp.where(t > 0, t, 1)) - jnp.where(t > 0, log_q, 0)
-
-
 def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, Any]:
-    """0.5 coefficient (sum of squares of all entries of all leaves).
+    """Return 0.5 coefficient (sum of squares of all entries of all leaves).
 
-    Saves the weights, which are there already: no extra bytes. A coefficient of 0 costs nothing.
-
-    Args:
-        weights: a pytree of the arrays to penalise; choose the leaves by building it.
-        coefficient: the strength, in units of loss per squared weight; its own gradient is not
-            taken.
+    The weights are a pytree of the arrays to penalise: choose the leaves by building it. Saves
+    them, there already: no extra bytes. A coefficient of 0 costs nothing.
 
     Raises:
-        TypeError: a leaf is no floating array, or the coefficient no number.
+        TypeError: the leaves are not floating arrays of one dtype, or the coefficient no number.
         ValueError: there is no leaf, or the coefficient is not finite.
     """
-    coefficient = check_number("l2_penalty: coefficient", coefficient)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-        check_floating(f"l2_penalty: weights{jax.tree_util.keystr(path)}", leaf)
-    weights = jax.tree.map(jnp.asarray, weights)
     leaves = jax.tree.leaves(weights)
-    if not leaves:
-        raise ValueError("l2_penalty: no leaf to penalise; pass a pytree with at least one array")
-    dtype = jnp.result_type(*leaves)
+    dtype = leaves[0].dtype
     if coefficient == 0:
         return jnp.zeros((), dtype), weights
     total: Any = 0.5 * coefficient * sum((widen(w) ** 2).sum() for w in leaves)
@@ -223,11 +162,37 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
 
 
 def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> tuple[Any]:
-    """dw = coefficient w dloss, for every leaf."""
+    """Return dw = coefficient w dloss, for every leaf."""
     if coefficient == 0:
         return (jax.tree.map(jnp.zeros_like, weights),)
     scale = coefficient * widen(dloss)
     return (jax.tree.map(lambda w: (scale * widen(w)).astype(w.dtype), weights),)
+
+
+def _check(
+    op: str, noun: str, x: Array, targets: Array, *, reduction: str, delta: float = 1.0
+) -> None:
+    """Refuse what does not pair up, element by element; `noun` names x."""
+    check_choice(f"{op}: reduction", reduction, REDUCTIONS)
+    rule = "finite and positive: 1 is usual"
+    check_number(f"{op}: delta", delta, rule, lambda d: 0 < d < math.inf)
+    check_pair(op, reduction, **{noun: x}, targets=targets)
+    if noun == "predictions" and jnp.issubdtype(targets.dtype, jnp.floating):
+        check_one_dtype(op, predictions=x, targets=targets)
+
+
+def _check_kl_divergence(log_probabilities: Array, targets: Array, *, reduction: str) -> None:
+    _check("kl_divergence", "log_probabilities", log_probabilities, targets, reduction=reduction)
+    check_shapes("kl_divergence", "add a dimension of K classes", targets=(targets, "...K"))
+
+
+def _check_l2_penalty(weights: Any, *, coefficient: float) -> None:
+    check_number("l2_penalty: coefficient", coefficient)
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    if not leaves:
+        raise ValueError("l2_penalty: weights have no leaf; they must be arrays: pass at least one")
+    named = {f"weights{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+    check_one_dtype("l2_penalty", **named)
 
 
 def _real_example(key: Array) -> tuple[Array, Array]:
@@ -252,26 +217,33 @@ def _weights_example(key: Array) -> tuple[tuple[Array, Array]]:
     return ((jax.random.normal(k1, (3, 5)), jax.random.normal(k2, (5, 1))),)
 
 
-_REDUCTIONS = tuple({"reduction": reduction} for reduction in REDUCTIONS)
+_ALL = tuple({"reduction": reduction} for reduction in REDUCTIONS)
+_STRENGTH = ({"coefficient": 0.3},)
 
 mean_squared_error = Op(
-    mean_squared_error_fwd, mean_squared_error_bwd, example=_real_example, settings=_REDUCTIONS
+    mean_squared_error_fwd,
+    mean_squared_error_bwd,
+    _real_example,
+    _ALL,
+    check=partial(_check, "mean_squared_error", "predictions"),
 )
 huber = Op(
     huber_fwd,
     huber_bwd,
-    example=_real_example,
-    settings=tuple({"delta": 0.7, **static} for static in _REDUCTIONS),
+    _real_example,
+    tuple({"delta": 0.7, **reduction} for reduction in _ALL),
+    check=partial(_check, "huber", "predictions"),
 )
 sigmoid_binary_cross_entropy = Op(
     sigmoid_binary_cross_entropy_fwd,
     sigmoid_binary_cross_entropy_bwd,
-    example=_yes_or_no_example,
-    settings=_REDUCTIONS,
+    _yes_or_no_example,
+    _ALL,
+    check=partial(_check, "sigmoid_binary_cross_entropy", "logits"),
 )
 kl_divergence = Op(
-    kl_divergence_fwd, kl_divergence_bwd, example=_distributions_example, settings=_REDUCTIONS
+    kl_divergence_fwd, kl_divergence_bwd, _distributions_example, _ALL, check=_check_kl_divergence
 )
 l2_penalty = Op(
-    l2_penalty_fwd, l2_penalty_bwd, example=_weights_example, settings=({"coefficient": 0.3},)
+    l2_penalty_fwd, l2_penalty_bwd, _weights_example, _STRENGTH, check=_check_l2_penalty
 )

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_array
+from jaxnn.checks import check_shapes
 
 
 def matmul_loops(a: Array, b: Array) -> Array:
-    """Three Python loops, one multiply-add at a time. Cannot be traced: it reads the numbers.
+    """Multiply and add one pair at a time in three Python loops; it reads the numbers, so no jit.
 
     Args:
         a: (N, K).
@@ -28,7 +28,7 @@ def matmul_loops(a: Array, b: Array) -> Array:
         TypeError: a or b is no array, as in all five.
         ValueError: a or b is not a matrix, or K differs, as in all five.
     """
-    _check_inner(a, b)
+    _check(a, b)
     rows, columns = np.asarray(a), np.asarray(b)
     c = np.zeros((a.shape[0], b.shape[1]), np.result_type(rows, columns))
     for i in range(a.shape[0]):
@@ -40,31 +40,31 @@ def matmul_loops(a: Array, b: Array) -> Array:
 
 @jax.jit
 def matmul_elementwise(a: Array, b: Array) -> Array:
-    """Two loops: c_ij is the sum of the elementwise product of row i and column j."""
-    _check_inner(a, b)
+    """Loop twice: c_ij is the sum of the elementwise product of row i and column j."""
+    _check(a, b)
     c: Array = lax.map(lambda row: lax.map(lambda column: (row * column).sum(), b.T), a)
     return c
 
 
 @jax.jit
 def matmul_broadcast(a: Array, b: Array) -> Array:
-    """One loop: row i, stood up as a column (K, 1), is spread over the columns of b (K, M)."""
-    _check_inner(a, b)
+    """Loop once: row i, stood up as a column (K, 1), is spread over the columns of b (K, M)."""
+    _check(a, b)
     c: Array = lax.map(lambda row: (row[:, None] * b).sum(axis=0), a)
     return c
 
 
 @jax.jit
 def matmul_einsum(a: Array, b: Array) -> Array:
-    """No loop: Einstein's summation over the repeated index k."""
-    _check_inner(a, b)
+    """Sum over the repeated index k in Einstein's notation, without a loop."""
+    _check(a, b)
     return jnp.einsum("ik,kj->ij", a, b)
 
 
 @jax.jit
 def matmul_operator(a: Array, b: Array) -> Array:
-    """No loop: the operator `@`."""
-    _check_inner(a, b)
+    """Multiply by the operator `@`, without a loop."""
+    _check(a, b)
     return a @ b
 
 
@@ -77,12 +77,6 @@ LADDER: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def _check_inner(a: Array, b: Array) -> None:
-    """Refuse what no matrix product has."""
-    check_array("matmul: a", a)
-    check_array("matmul: b", b)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(
-            f"matmul: a has shape {a.shape}, b has shape {b.shape}; both must be matrices and the "
-            "columns of a as many as the rows of b: transpose or reshape one of them"
-        )
+def _check(a: Array, b: Array) -> None:
+    fix = "the columns of a must be as many as the rows of b, so transpose or reshape one of them"
+    check_shapes("matmul", fix, a=(a, "NK"), b=(b, "KM"))

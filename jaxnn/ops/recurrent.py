@@ -11,15 +11,17 @@
             n = tanh(a_n),  a_n = x_t w_xn + b_n + r q,  h' = (1 - z) n + z h
             dn = dh' (1 - z),  dz = dh' (h - n),  dr = da_n q,  dq = da_n r,  dh = dh' z
 
-From da, the cotangent of what enters the gates, all else follows alike: see `jaxnn.ops.sequence`.
+The product x w_x is taken for all steps at once; only h w_h waits for the step before. On the way
+back only da and dh = da w_h^T wait for the step after. With da known for all steps the rest is
 
-Saved are x, the states before each step, and the gates, each of which took a product (rnn has h'
-for one): per example, step and hidden unit 2 values for rnn, 6 for lstm, 5 for gru. The lstm's c'
-and its tanh are recomputed.
+    dx = da w_x^T,  dw_x = sum of x_t^T da_t,  dw_h = sum of h_{t-1}^T da_t,  db = sum of da_t
+
+with dq for da_n in dh and dw_h of the gru, whose db_hn is the sum of dq. Saved are x, the states
+before each step, and the gates (rnn has h' for one): per example, step and hidden unit 2 values for
+rnn, 6 for lstm, 5 for gru. The lstm's c' and its tanh are recomputed. Below, each cell is a step
+and its backward; `_over_steps` and `_over_steps_bwd` make functions of whole sequences of them.
 """
 
-import itertools
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,311 +29,222 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.nn.initializers import glorot_uniform, orthogonal
 
-from jaxnn.checks import check_kind
+from jaxnn.checks import check_integers, check_kind, check_one_dtype, check_range, check_shapes
 from jaxnn.op import Op
-from jaxnn.ops.sequence import (
-    Cell,
-    Cotangents,
-    Output,
-    Recurrent,
-    RecurrentResiduals,
-    State,
-    backward,
-    forward,
-)
+from jaxnn.ops.recurrent_parts import GATES, CellState, Recurrent, example
+from jaxnn.settings import check_flag, check_integer
 
 
-def rnn_fwd(
-    params: Recurrent,
-    state: State,
-    x: Array,
-    lengths: Array | None,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> tuple[Output, RecurrentResiduals]:
-    """The tanh network of Elman (1990), over whole sequences.
+class RecurrentResiduals(NamedTuple):
+    """Inputs x (T, N, D), `real` (T, N, 1) or None, states before and gates, each (T, N, H)."""
 
-    Args:
-        params: w_x (D, H), w_h (H, H), b (H,).
-        state: h (N, H), before the first step.
-        x: (N, T, D), T at least 1.
-        lengths: (N,) integers in [0, T]: so many steps are real, the rest is padding, whatever it
-            holds. None: all are. Under jit, where its values cannot be seen, one above T counts as
-            T, one below 0 as 0.
-        reverse: go from each sequence's last real step to its first.
-        truncate: let no gradient pass between the real steps t - 1 and t where t is a multiple of
-            this (truncated backpropagation through time, Williams and Peng, 1990). The forward has
-            `lax.stop_gradient` there, which finite differences do not see. None: nowhere.
+    params: Recurrent
+    x: Array  # 0 in the padding
+    real: Array | None  # False in the padding; None where there is none
+    befores: CellState
+    gates: tuple[Array, ...]  # lstm i, f, g, o; gru r, z, n, q; rnn h'
 
-    Returns:
-        (h after each step (N, T, H), 0 in the padding; the state after the last real step),
-        residuals.
+
+Output = tuple[Array, CellState]
+Gates = tuple[Array, ...]
+
+
+def _over_steps(step: Callable[..., tuple[CellState, Gates]]) -> Callable[..., Any]:
+    """Make a forward of `step`: of x_t w_x + b, h w_h, the state and b_hn, next state and gates."""
+
+    def fwd(
+        params: Recurrent,
+        state: CellState,
+        x: Array,
+        lengths: Array | None,
+        *,
+        reverse: bool = False,
+        truncate: int | None = None,
+    ) -> tuple[Output, RecurrentResiduals]:
+        t = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None, None]
+        real = None if lengths is None else t < lengths.astype(jnp.int32)[:, None]
+        x = _where(real, x.swapaxes(0, 1))  # 0, or NaN in the padding would reach dw_x
+        kept = _kept(t, real, reverse, truncate)
+
+        def walk(last: CellState, at: Any) -> tuple[CellState, Any]:
+            a_x, real, kept = at
+            before = _where(kept, last, lax.stop_gradient(last))
+            after, gates = step(a_x + params.b, before.h @ params.w_h, before, params.b_hn)
+            return _where(real, after, before), (last, gates)
+
+        xs = x @ params.w_x, real, kept
+        final, (befores, gates) = lax.scan(walk, state, xs, reverse=reverse)
+        h = [final.h[None], befores.h[:-1]] if reverse else [befores.h[1:], final.h[None]]
+        y = _where(real, jnp.concatenate(h)).swapaxes(0, 1)
+        return (y, final), RecurrentResiduals(params, x, real, befores, gates)
+
+    fwd.__name__, fwd.__doc__ = step.__name__, step.__doc__
+    return fwd
+
+
+def _over_steps_bwd(step_bwd: Callable[..., tuple[Array, Any, Any]]) -> Callable[..., Any]:
+    """Make a backward of `step_bwd`, which returns da and what reaches h and c past the gates."""
+
+    def bwd(
+        saved: RecurrentResiduals, dout: Any, *, reverse: bool = False, truncate: int | None = None
+    ) -> tuple[Recurrent, CellState, Array, None]:
+        (w_x, w_h, _, b_hn), x, real, befores, gates = saved
+        dy, dfinal = dout
+        dy = _where(real, dy.swapaxes(0, 1))
+        kept = _kept(jnp.arange(len(x))[:, None, None], real, reverse, truncate)
+        h, w_h_t = len(w_h), w_h.T  # once: the loop would read w_h across its rows at every step
+
+        def into_h(gates: Gates, da: Array) -> Array:  # of h w_h: in the gru's q it is r da_n
+            return da if b_hn is None else jnp.append(da[..., :-h], gates[0] * da[..., -h:], -1)
+
+        def walk(dafter: CellState, at: Any) -> tuple[CellState, Array]:
+            dy, gates, before, real, kept = at
+            dafter = CellState(dafter.h + dy, dafter.c)
+            da, dh, dc = step_bwd(gates, before, *dafter)
+            dbefore = CellState(dh + into_h(gates, da) @ w_h_t, dc)
+            return _where(kept, _where(real, dbefore, dafter)), _where(real, da)
+
+        xs = dy, gates, befores, real, kept
+        dstate, da = lax.scan(walk, dfinal, xs, reverse=not reverse)
+        da_h = into_h(gates, da)
+        dw_x = lax.collapse(x, 0, 2).T @ lax.collapse(da, 0, 2)
+        dw_h = lax.collapse(befores.h, 0, 2).T @ lax.collapse(da_h, 0, 2)
+        db_hn = None if b_hn is None else da_h[..., -h:].sum((0, 1))
+        dx = (da @ w_x.T).swapaxes(0, 1)
+        return Recurrent(dw_x, dw_h, da.sum((0, 1)), db_hn), dstate, dx, None
+
+    bwd.__name__, bwd.__doc__ = step_bwd.__name__, step_bwd.__doc__
+    return bwd
+
+
+def _where(mask: Array | None, inside: Any, outside: Any = None) -> Any:
+    """One where the mask is True or there is none, else the other, or 0."""
+    if mask is None:
+        return inside
+    outside = jax.tree.map(jnp.zeros_like, inside) if outside is None else outside
+    return jax.tree.map(lambda a, b: jnp.where(mask, a, b), inside, outside)
+
+
+def _kept(t: Array, real: Array | None, reverse: bool, truncate: int | None) -> Array | None:
+    """Where a gradient passes into a step from the one taken before it: (T, 1 or N, 1)."""
+    if truncate is None:
+        return None
+    kept = (t == 0) | (t % min(truncate, len(t)) != 0)  # between t - 1 and t
+    if real is not None:  # the state before the first step crosses the padding, or the last one
+        kept |= ~real
+    return jnp.roll(kept, -1, 0) if reverse else kept
+
+
+@_over_steps
+def rnn_fwd(a_x: Array, a_h: Array, before: CellState, b_hn: None) -> tuple[CellState, Gates]:
+    """Run the tanh network of Elman (1990) over whole sequences: ((y, final), residuals).
+
+    Takes params: w_x (D, H), w_h (H, H), b (H,); state: h (N, H) before the first step; x (N, T, D)
+    with T at least 1; lengths: None, or integers (N,), how many of the T steps are real, the rest
+    being padding, whatever it holds (under jit one above T counts as T, one below 0 as 0).
+    y (N, T, H) is h after each step, 0 in the padding; `final` the state after the last. `reverse`:
+    go from each sequence's last real step to its first. `truncate`: let no gradient pass between
+    the real steps t - 1 and t where t is a multiple of this (Williams and Peng, 1990).
 
     Raises:
-        TypeError: params are no `Recurrent` or the state no `State` of floating arrays, of one
+        TypeError: params are no `Recurrent` or the state no `CellState` of floating arrays, of one
             dtype with x; the lengths are not integers; or a setting is of another type.
         ValueError: the shapes do not fit, a length is outside [0, T], or truncate is below 1.
     """
-    return forward(_RNN, params, state, x, lengths, reverse, truncate)
-
-
-def rnn_bwd(
-    residuals: RecurrentResiduals,
-    dout: Output,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> Cotangents:
-    """Every cotangent from da = dh' (1 - h'^2), a step at a time; lengths have none."""
-    return backward(_RNN, residuals, dout, reverse, truncate)
-
-
-def _rnn_step(a_x: Array, a_h: Array, before: State, b_hn: None) -> tuple[State, tuple[Array]]:
     h = jnp.tanh(a_x + a_h)
-    return State(h), (h,)
+    return CellState(h), (h,)
 
 
-def _rnn_step_bwd(gates: tuple[Array, ...], before: State, dafter: State) -> tuple[Array, State]:
+@_over_steps_bwd
+def rnn_bwd(gates: Gates, before: CellState, dh: Array, dc: None) -> tuple[Array, Any, Any]:
+    """Return every cotangent from da = dh' (1 - h'^2), a step at a time; lengths have none."""
     (h,) = gates
-    da = dafter.h * (1 - h) * (1 + h)
-    return da, State(jnp.zeros_like(da))
+    return dh * (1 - h) * (1 + h), 0.0, None
 
 
-def lstm_fwd(
-    params: Recurrent,
-    state: State,
-    x: Array,
-    lengths: Array | None,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> tuple[Output, RecurrentResiduals]:
-    """Long short-term memory with forget gates (Gers et al., 2000), over whole sequences.
-
-    Arguments, result and errors as `rnn_fwd`, with w_x (D, 4H), w_h (H, 4H), b (4H,), and a state
-    of h and c.
-    """
-    return forward(_LSTM, params, state, x, lengths, reverse, truncate)
-
-
-def lstm_bwd(
-    residuals: RecurrentResiduals,
-    dout: Output,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> Cotangents:
-    """As `rnn_bwd`, da through the four gates."""
-    return backward(_LSTM, residuals, dout, reverse, truncate)
-
-
-def _lstm_step(
-    a_x: Array, a_h: Array, before: State, b_hn: None
-) -> tuple[State, tuple[Array, ...]]:
+@_over_steps
+def lstm_fwd(a_x: Array, a_h: Array, before: CellState, b_hn: None) -> tuple[CellState, Gates]:
+    """Run long short-term memory with forget gates (Gers et al., 2000), all else as `rnn_fwd`."""
     a_i, a_f, a_g, a_o = jnp.split(a_x + a_h, 4, -1)
-    i, f, o = lax.logistic(a_i), lax.logistic(a_f), lax.logistic(a_o)
-    g = jnp.tanh(a_g)
+    i, f, g, o = lax.logistic(a_i), lax.logistic(a_f), jnp.tanh(a_g), lax.logistic(a_o)
     c = f * before.c + i * g
-    return State(o * jnp.tanh(c), c), (i, f, g, o)
+    return CellState(o * jnp.tanh(c), c), (i, f, g, o)
 
 
-def _lstm_step_bwd(gates: tuple[Array, ...], before: State, dafter: State) -> tuple[Array, State]:
+@_over_steps_bwd
+def lstm_bwd(gates: Gates, before: CellState, dh: Array, dc: Array) -> tuple[Array, Any, Any]:
+    """Return as `rnn_bwd` every cotangent, da through the four gates."""
     i, f, g, o = gates
     tanh_c = jnp.tanh(f * before.c + i * g)
-    dc = dafter.c + dafter.h * o * (1 - tanh_c) * (1 + tanh_c)
+    dc += dh * o * (1 - tanh_c) * (1 + tanh_c)
     da_i = dc * g * i * (1 - i)
     da_f = dc * before.c * f * (1 - f)
     da_g = dc * i * (1 - g) * (1 + g)
-    da_o = dafter.h * tanh_c * o * (1 - o)
-    da = jnp.concatenate([da_i, da_f, da_g, da_o], -1)
-    return da, State(jnp.zeros_like(dc), dc * f)
+    da_o = dh * tanh_c * o * (1 - o)
+    return jnp.concatenate([da_i, da_f, da_g, da_o], -1), 0.0, dc * f
 
 
-def gru_fwd(
-    params: Recurrent,
-    state: State,
-    x: Array,
-    lengths: Array | None,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> tuple[Output, RecurrentResiduals]:
-    """Gated recurrent units (Cho et al., 2014, eqs. 5 to 8), over whole sequences.
+@_over_steps
+def gru_fwd(a_x: Array, a_h: Array, before: CellState, b_hn: Array) -> tuple[CellState, Gates]:
+    """Run gated recurrent units (Cho et al., 2014, eqs. 5 to 8), all else as `rnn_fwd`.
 
     The reset gate multiplies after the product with w_h, hence the second bias b_hn: the form of
-    cuDNN and PyTorch. Arguments, result and errors as `rnn_fwd`, with w_x (D, 3H), w_h (H, 3H),
-    b (3H,), b_hn (H,).
+    cuDNN and PyTorch.
     """
-    return forward(_GRU, params, state, x, lengths, reverse, truncate)
-
-
-def gru_bwd(
-    residuals: RecurrentResiduals,
-    dout: Output,
-    *,
-    reverse: bool = False,
-    truncate: int | None = None,
-) -> Cotangents:
-    """As `rnn_bwd`, da through the three gates, and dh' z past them."""
-    return backward(_GRU, residuals, dout, reverse, truncate)
-
-
-def _gru_step(
-    a_x: Array, a_h: Array, before: State, b_hn: Array
-) -> tuple[State, tuple[Array, ...]]:
     (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(a_x, 3, -1), jnp.split(a_h, 3, -1)
     r, z, q = lax.logistic(x_r + h_r), lax.logistic(x_z + h_z), h_n + b_hn
     n = jnp.tanh(x_n + r * q)
-    return State((1 - z) * n + z * before.h), (r, z, n, q)
+    return CellState((1 - z) * n + z * before.h), (r, z, n, q)
 
 
-def _gru_step_bwd(gates: tuple[Array, ...], before: State, dafter: State) -> tuple[Array, State]:
+@_over_steps_bwd
+def gru_bwd(gates: Gates, before: CellState, dh: Array, dc: None) -> tuple[Array, Any, Any]:
+    """Return as `rnn_bwd` every cotangent, da through the three gates, and dh' z past them."""
     r, z, n, q = gates
-    dh = dafter.h
     da_n = dh * (1 - z) * (1 - n) * (1 + n)
     da_r = da_n * q * r * (1 - r)
     da_z = dh * (before.h - n) * z * (1 - z)
-    return jnp.concatenate([da_r, da_z, da_n], -1), State(dh * z)
+    return jnp.concatenate([da_r, da_z, da_n], -1), dh * z, None
 
 
-def _gru_to_hidden(gates: tuple[Array, ...], da: Array) -> Array:
-    r, *_ = gates
-    da_r, da_z, da_n = jnp.split(da, 3, -1)
-    return jnp.concatenate([da_r, da_z, r * da_n], -1)
-
-
-_RNN = Cell("rnn", 1, _rnn_step, _rnn_step_bwd)
-_LSTM = Cell("lstm", 4, _lstm_step, _lstm_step_bwd, memory=True)
-_GRU = Cell("gru", 3, _gru_step, _gru_step_bwd, _gru_to_hidden, inner_bias=True)
-
-
-def init_rnn(key: Array, inputs: int, hidden: int) -> Recurrent:
-    """Parameters of `rnn`: w_x (D, H) Glorot-uniform, w_h (H, H) orthogonal, b = 0.
-
-    An orthogonal w_h neither shrinks nor grows the state (Saxe et al., 2014); w_x is drawn as in
-    Glorot and Bengio (2010, eq. 16). Each gate of an `lstm` or `gru` is drawn by itself.
-    """
-    return _init(key, _RNN, inputs, hidden)
-
-
-def init_lstm(key: Array, inputs: int, hidden: int) -> Recurrent:
-    """Parameters of `lstm`, as `init_rnn`; the forget gates' b = 1 (Jozefowicz et al., 2015)."""
-    params = _init(key, _LSTM, inputs, hidden)
-    return params._replace(b=params.b.at[hidden : 2 * hidden].set(1))
-
-
-def init_gru(key: Array, inputs: int, hidden: int) -> Recurrent:
-    """Parameters of `gru`, as `init_rnn`; b_hn = 0."""
-    return _init(key, _GRU, inputs, hidden)._replace(b_hn=jnp.zeros(hidden))
-
-
-def _init(key: Array, cell: Cell, inputs: int, hidden: int) -> Recurrent:
-    def beside(key: Array, draw: Callable[..., Array], rows: int) -> Array:
-        keys = jax.random.split(key, cell.gates)
-        return jnp.concatenate([draw(k, (rows, hidden)) for k in keys], 1)
-
-    kx, kh = jax.random.split(key)
-    w_x, w_h = beside(kx, glorot_uniform(), inputs), beside(kh, orthogonal(), hidden)
-    return Recurrent(w_x, w_h, jnp.zeros(cell.gates * hidden))
-
-
-@partial(jax.jit, static_argnums=0)  # one program instead of one per operation
-def _example(cell: Cell, key: Array) -> tuple[Recurrent, State, Array, Array]:
-    """Four sequences of at most 3 steps: whole, empty, of one step, of two."""
-    n, steps, d, h = 4, 3, 2, 5
-    g = cell.gates * h
-    shapes = (d, g), (h, g), (g,), (h,), (n, h), (n, h), (n, steps, d)
-    ends = list(itertools.accumulate(map(math.prod, shapes)))
-    parts = jnp.split(0.5 * jax.random.normal(key, ends[-1:]), ends[:-1])
-    w_x, w_h, b, b_hn, h_0, c_0, x = (p.reshape(s) for p, s in zip(parts, shapes, strict=True))
-    params = Recurrent(w_x, w_h, b, b_hn if cell.inner_bias else None)
-    return params, State(h_0, c_0 if cell.memory else None), x, jnp.array([3, 0, 1, 2])
-
-
-rnn = Op(rnn_fwd, rnn_bwd, example=partial(_example, _RNN))
-lstm = Op(lstm_fwd, lstm_bwd, example=partial(_example, _LSTM))
-gru = Op(gru_fwd, gru_bwd, example=partial(_example, _GRU), settings=({"reverse": True},))
-
-
-class Directions(NamedTuple):
-    """Something of the layer that goes forward, and of the one that goes backward."""
-
-    forward: Any
-    backward: Any
-
-
-def bidirectional_fwd(
-    params: Directions,
-    states: Directions,
-    x: Array,
-    lengths: Array | None,
-    *,
-    cell: Op[..., Output],
-    truncate: int | None = None,
-) -> tuple[tuple[Array, Directions], Directions]:
-    """Two layers over one input, from either end (Schuster and Paliwal, 1997).
-
-    Args:
-        params: of both directions.
-        states: before the first step of each.
-        x: (N, T, D).
-        lengths: as in `rnn_fwd`; the way back starts from each sequence's last real step.
-        cell: `rnn`, `lstm` or `gru`.
-        truncate: as in `rnn_fwd`.
-
-    Returns:
-        (outputs (N, T, 2H), forward ones first; final states of both), residuals of both.
-
-    Raises:
-        TypeError: params or states are no `Directions`.
-        ValueError: the cell is none of these.
-        TypeError, ValueError: as `rnn_fwd`, by the cell's name.
-    """
-    if cell not in (rnn, lstm, gru):
+def _check(op: str, *inputs: Any, reverse: bool, truncate: int | None) -> None:
+    params, state, x, lengths = inputs
+    check_kind(f"{op}: params", params, Recurrent)
+    check_kind(f"{op}: state", state, CellState)
+    given = params._asdict() | state._asdict()
+    lacking = {"rnn": ("b_hn", "c"), "lstm": ("b_hn",), "gru": ("c",)}[op]
+    for name, value in given.items():
+        if (value is None) != (name in lacking):
+            found, must = ("an array", "None") if name in lacking else ("None", "an array")
+            raise ValueError(
+                f"{op}: {name} is {found}; it must be {must}: take parameters from init_{op}, and "
+                f"a state of h{' and c' if op == 'lstm' else ' alone'}"
+            )
+    check_one_dtype(op, **given, x=x)
+    check_flag(f"{op}: reverse", reverse)
+    if truncate is not None:
+        check_integer(f"{op}: truncate", truncate, hint=", or None for no truncation")
+    forms = {"w_x": "DG", "w_h": "HG", "b": "G", "b_hn": "H", "h": "NH", "c": "NH"}
+    arrays = {name: (value, forms[name]) for name, value in given.items() if value is not None}
+    fix = f"check that all are of one batch, or take parameters from init_{op}"
+    sizes = check_shapes(op, fix, **arrays, x=(x, "NTD"))
+    for what, size in (("steps", sizes.T), ("features", sizes.D)):
+        check_integer(f"{op}: the number of {what} of x (N, T, D) of shape {x.shape}", size)
+    if GATES[op] * sizes.H != sizes.G:
         raise ValueError(
-            f"bidirectional: cell is {cell!r}; it must be rnn, lstm or gru of jaxnn.ops.recurrent: "
-            "pass the op itself"
+            f"{op}: w_h has shape {params.w_h.shape}; it must be (H, {GATES[op]} H), gates of H "
+            f"units side by side: take parameters from init_{op}"
         )
-    check_kind("bidirectional: params", params, Directions)
-    check_kind("bidirectional: states", states, Directions)
-    (y, final), there = cell.fwd(params.forward, states.forward, x, lengths, truncate=truncate)
-    (y_back, final_back), back = cell.fwd(
-        params.backward, states.backward, x, lengths, reverse=True, truncate=truncate
-    )
-    y = jnp.concatenate([y, y_back], -1)
-    return (y, Directions(final, final_back)), Directions(there, back)
+    if lengths is not None:
+        check_shapes(op, "pass one length per sequence", x=(x, "NTD"), lengths=(lengths, "N"))
+        check_integers(f"{op}: lengths", lengths, "count the real steps, for example mask.sum(1)")
+        rule = f"x has {sizes.T} steps: cut the length or pad x"
+        check_range(f"{op}: length", lengths, sizes.T + 1, rule)
 
 
-def bidirectional_bwd(
-    residuals: Directions,
-    dout: tuple[Array, Directions],
-    *,
-    cell: Op[..., Output],
-    truncate: int | None = None,
-) -> tuple[Directions, Directions, Array, None]:
-    """Each direction by itself; their dx add up."""
-    dy, dfinal = dout
-    dy_there, dy_back = jnp.split(dy, [dfinal.forward.h.shape[-1]], -1)
-    dparams, dstate, dx, _ = cell.bwd(
-        residuals.forward, (dy_there, dfinal.forward), truncate=truncate
-    )
-    dparams_back, dstate_back, dx_back, _ = cell.bwd(
-        residuals.backward, (dy_back, dfinal.backward), reverse=True, truncate=truncate
-    )
-    return Directions(dparams, dparams_back), Directions(dstate, dstate_back), dx + dx_back, None
-
-
-def _both_ways_example(key: Array) -> tuple[Directions, Directions, Array, Array]:
-    there, back = (_example(_RNN, k) for k in jax.random.split(key))
-    return Directions(there[0], back[0]), Directions(there[1], back[1]), there[2], there[3]
-
-
-bidirectional = Op(
-    bidirectional_fwd,
-    bidirectional_bwd,
-    example=_both_ways_example,
-    settings=({"cell": rnn},),
+rnn = Op(rnn_fwd, rnn_bwd, partial(example, "rnn"), check=partial(_check, "rnn"))
+lstm = Op(lstm_fwd, lstm_bwd, partial(example, "lstm"), check=partial(_check, "lstm"))
+gru = Op(
+    gru_fwd, gru_bwd, partial(example, "gru"), ({"reverse": True},), check=partial(_check, "gru")
 )

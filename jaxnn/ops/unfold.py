@@ -6,17 +6,21 @@
 Unfolding only copies: its backward adds every copy's cotangent to the value it came from.
 """
 
-from typing import NamedTuple
+import math
+from functools import reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.checks import check_params
+from jaxnn.checks import check_kind
+from jaxnn.numerics import widen
 from jaxnn.op import Op
+from jaxnn.ops import windows
 from jaxnn.ops.convolution import Conv
-from jaxnn.ops.linear import Linear, LinearResiduals, linear
-from jaxnn.ops.windows import Padding, Sizes, Windows, added, check_rank, patches, windows
+from jaxnn.ops.windows import Padding, Sizes, from_tap, placement, under_tap
+from jaxnn.settings import check_per_axis
 
 
 def unfold_fwd(
@@ -27,7 +31,7 @@ def unfold_fwd(
     padding: Padding = "valid",
     dilation: Sizes = 1,
 ) -> tuple[Array, Array]:
-    """The patches of images, also called im2col (Chellapilla et al., 2006, section 3.1).
+    """Return the patches of images, also called im2col (Chellapilla et al., 2006, section 3.1).
 
     Saves x for its shape: no extra bytes.
 
@@ -42,10 +46,13 @@ def unfold_fwd(
         u (N, OH, OW, KH KW C), a patch row by row, the channels of a position together; residuals.
 
     Raises:
-        TypeError: x is no array, or a setting is of another type.
-        ValueError: a setting has the wrong form, or a patch is larger than the padded image.
+        TypeError: x is no floating array, or a setting is of another type.
+        ValueError: x is not (N, H, W, C), or has a 0 but for N; a setting has the wrong form; or a
+            patch is larger than the padded image.
     """
-    return patches(x, _windows("unfold", x, kernel, stride, padding, dilation)), x
+    at = placement(x.shape[1:3], kernel, stride, padding, dilation)
+    padded = jnp.pad(x, ((0, 0), *at.padding, (0, 0)))
+    return jnp.concatenate([under_tap(padded, tap, at) for tap in at.taps], -1), x
 
 
 def unfold_bwd(
@@ -57,17 +64,19 @@ def unfold_bwd(
     padding: Padding = "valid",
     dilation: Sizes = 1,
 ) -> tuple[Array]:
-    """dx = the patches added up where they came from, also called fold or col2im."""
-    w = _windows("unfold", x, kernel, stride, padding, dilation)
-    return (added(jnp.split(du, w.size_of_kernel, -1), w),)
+    """Return dx = the patches added up where they came from, also called fold or col2im."""
+    at = placement(x.shape[1:3], kernel, stride, padding, dilation)
+    under = jnp.split(widen(du), math.prod(at.kernel), -1)
+    dx = reduce(jnp.add, (from_tap(d, tap, at) for d, tap in zip(under, at.taps, strict=True)))
+    return (dx.astype(x.dtype),)
 
 
 class UnfoldedResiduals(NamedTuple):
-    """The parameters, the images, and what the matrix product saved: the patches among it."""
+    """The parameters, the images and their patches."""
 
     params: Conv
     x: Array
-    product: LinearResiduals
+    u: Array
 
 
 def conv2d_unfold_fwd(
@@ -78,7 +87,7 @@ def conv2d_unfold_fwd(
     padding: Padding = "valid",
     dilation: Sizes = 1,
 ) -> tuple[Array, UnfoldedResiduals]:
-    """`conv2d` of one group, by unfolding and one matrix product.
+    """Convolve as `conv2d` of one group, by unfolding and one matrix product.
 
     Saves the patches, KH KW values for each of x where the stride is 1: what the plain convolution
     does without.
@@ -95,46 +104,38 @@ def conv2d_unfold_fwd(
 
     Raises:
         TypeError, ValueError: as `unfold_fwd`.
-        TypeError: params are no `Conv` of arrays.
+        TypeError: params are no `Conv` of arrays of the dtype of x.
         ValueError: w and b do not fit each other or x.
     """
-    check_params("conv2d_unfold", params, Conv)
-    check_rank("conv2d_unfold", x, 2)
     w, b = params
-    outputs = w.shape[-1:]
-    if w.ndim != 4 or w.shape[2] != x.shape[-1] or (b is not None and b.shape != outputs):
-        raise ValueError(
-            f"conv2d_unfold: w has shape {w.shape}, b {None if b is None else b.shape}, x "
-            f"{x.shape}; they must be (KH, KW, C, O), (O,) or None, and (N, H, W, C): reshape one "
-            "of them"
-        )
-    place = _windows("conv2d_unfold", x, w.shape[:2], stride, padding, dilation)
-    y, product = linear.fwd(Linear(w.reshape(-1, w.shape[-1]), b), patches(x, place))
-    return y, UnfoldedResiduals(params, x, product)
+    u, _ = unfold_fwd(x, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation)
+    y = u @ w.reshape(-1, w.shape[-1])
+    return y if b is None else y + b, UnfoldedResiduals(params, x, u)
 
 
 def conv2d_unfold_bwd(
-    residuals: UnfoldedResiduals,
-    dy: Array,
-    *,
-    stride: Sizes = 1,
-    padding: Padding = "valid",
-    dilation: Sizes = 1,
+    residuals: UnfoldedResiduals, dy: Array, **settings: Any
 ) -> tuple[Conv, Array]:
-    """Back through the matrix product, then the patches."""
-    (w, _), x, product = residuals
-    (dw, db), dpatches = linear.bwd(product, dy)
-    (dx,) = unfold_bwd(
-        x, dpatches, kernel=w.shape[:2], stride=stride, padding=padding, dilation=dilation
-    )
+    """Return dw = u^T dy, db = sum dy, and dx from du = dy w^T."""
+    (w, b), x, u = residuals
+    rows_u, rows_dy = u.reshape(-1, u.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    dw, db = rows_u.T @ rows_dy, None if b is None else rows_dy.sum(0)
+    du = dy @ w.reshape(-1, w.shape[-1]).T
+    (dx,) = unfold_bwd(x, du, kernel=w.shape[:2], **settings)
     return Conv(dw.reshape(w.shape), db), dx
 
 
-def _windows(
-    name: str, x: Array, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes
-) -> Windows:
-    check_rank(name, x, 2)
-    return windows(name, x.shape[1:3], kernel, stride, padding, dilation)
+def _check_unfold(x: Array, *, kernel: Any, **settings: Any) -> None:
+    windows.check_images("unfold", x)
+    check_per_axis("unfold: kernel", kernel, 2)
+    windows.check_placement("unfold", x.shape[1:3], kernel, **settings)
+
+
+def _check_conv(params: Conv, x: Array, **settings: Any) -> None:
+    check_kind("conv2d_unfold: params", params, Conv)
+    w, b = params
+    windows.check_images("conv2d_unfold", x, w=(w, "KLCO"), b=(b, "O?"))
+    windows.check_placement("conv2d_unfold", x.shape[1:3], w.shape[:2], **settings)
 
 
 def _example(key: Array) -> tuple[Array]:
@@ -150,6 +151,7 @@ def _kernel_example(key: Array) -> tuple[Conv, Array]:
 unfold = Op(
     unfold_fwd,
     unfold_bwd,
+    check=_check_unfold,
     example=_example,
     settings=(
         {"kernel": (2, 3), "stride": (2, 3), "padding": ((2, 0), (1, 3)), "dilation": (2, 1)},
@@ -158,6 +160,7 @@ unfold = Op(
 conv2d_unfold = Op(
     conv2d_unfold_fwd,
     conv2d_unfold_bwd,
+    check=_check_conv,
     example=_kernel_example,
     settings=({"stride": 2, "padding": "same"},),
 )

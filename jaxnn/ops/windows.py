@@ -9,24 +9,21 @@ places; at place o its tap k lies on position o s + k d - lo.
 """
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_array
-from jaxnn.numerics import widen
-from jaxnn.settings import check_integer
+from jaxnn.checks import check_one_dtype, check_shapes
+from jaxnn.settings import MOST, check_per_axis, check_windows
 
 Padding = str | int | tuple[tuple[int, int], ...]
 Sizes = int | tuple[int, ...]
 
 
-class Windows(NamedTuple):
-    """How windows slide, one entry per axis of positions.
+class Placement(NamedTuple):
+    """Where a kernel goes, one entry per axis of positions.
 
     Attributes:
         kernel: K, taps.
@@ -45,29 +42,22 @@ class Windows(NamedTuple):
     places: tuple[int, ...]
 
     @property
-    def size_of_kernel(self) -> int:
-        """How many taps there are."""
-        return math.prod(self.kernel)
-
-    @property
     def taps(self) -> Iterator[tuple[int, ...]]:
         """The offset of every tap from its place in the padded array, in row-major order."""
         axes = zip(self.kernel, self.dilation, strict=True)
         return itertools.product(*[range(0, k * d, d) for k, d in axes])
 
 
-def windows(
-    name: str,
+def placement(
     size: tuple[int, ...],
     kernel: Sizes,
     stride: Sizes = 1,
     padding: Padding = "valid",
     dilation: Sizes = 1,
-) -> Windows:
-    """The settings of an op as `Windows`.
+) -> Placement:
+    """Return where a kernel goes, by settings that `check_placement` admits.
 
     Args:
-        name: of the op, for messages.
         size: positions along each axis.
         kernel: taps, one number for all axes or one per axis; `stride` and `dilation` likewise.
         stride: positions from one place to the next.
@@ -75,121 +65,129 @@ def windows(
             after; "causal" (one axis only) for all of it before; one number for both ends of all
             axes; or (before, after) per axis.
         dilation: positions from one tap to the next.
+    """
+    kernel, stride, dilation = (per_axis(s, len(size)) for s in (kernel, stride, dilation))
+    pads, places = [], []
+    for axis, (h, k, s, d) in enumerate(zip(size, kernel, stride, dilation, strict=True)):
+        span = d * (k - 1) + 1
+        if padding == "same":
+            missing = max((h - 1) // s * s + span - h, 0)
+            lo, hi = missing // 2, missing - missing // 2
+        elif isinstance(padding, str):
+            lo, hi = span - 1 if padding == "causal" else 0, 0
+        else:
+            lo, hi = per_axis(padding[axis] if isinstance(padding, tuple | list) else padding, 2)
+        pads.append((lo, hi))
+        places.append((h + lo + hi - span) // s + 1)
+    return Placement(kernel, stride, tuple(pads), dilation, size, tuple(places))
+
+
+def transposed_placement(
+    size: tuple[int, ...],
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    output_padding: Sizes = 0,
+) -> Placement:
+    """Return where a kernel goes so that `size` is the number of its places.
+
+    As `placement` of H = (places - 1) s - lo - hi + d (K - 1) + 1 + output_padding positions.
+    """
+    at = placement(size, kernel, stride, padding, dilation)
+    positions = []
+    for k, s, (lo, hi), d, n, e in zip(*at[:5], per_axis(output_padding, len(size)), strict=True):
+        positions.append((n - 1) * s - lo - hi + d * (k - 1) + 1 + e)
+    return at._replace(size=tuple(positions), places=size)
+
+
+def per_axis(setting: Sizes, axes: int) -> tuple[int, ...]:
+    """Return a setting for each axis."""
+    values = setting if isinstance(setting, tuple | list) else (setting,) * axes
+    return tuple(int(value) for value in values)
+
+
+def under_tap(x: Array, tap: tuple[int, ...], at: Placement) -> Array:
+    """Return what lies under one tap at every place: (N, places ..., C) of x (N, ..., C), padded.
+
+    The adjoint of `from_tap` but for the padding.
+    """
+    ends = [o + (n - 1) * s + 1 for o, n, s in zip(tap, at.places, at.stride, strict=True)]
+    return lax.slice(x, (0, *tap, 0), (x.shape[0], *ends, x.shape[-1]), (1, *at.stride, 1))
+
+
+def from_tap(dy: Array, tap: tuple[int, ...], at: Placement) -> Array:
+    """Return values (N, places ..., C) under one tap back at their positions, zeros elsewhere."""
+    config = [(0, 0, 0)]
+    for o, n, s, h, (lo, _) in zip(tap, at.places, at.stride, at.size, at.padding, strict=True):
+        config.append((o - lo, h - (o - lo) - (n - 1) * s - 1, s - 1))
+    return lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
+
+
+def check_images(name: str, x: Any, form: str = "NHWC", **others: tuple[Any, str]) -> None:
+    """Refuse what is no batch of images, channels last, and what does not fit it or its dtype.
+
+    Args:
+        name: of the op, for messages.
+        x: the images; there may be none of them, each with one position and channel or more.
+        form: its axes as `jaxnn.checks.check_shapes` has them.
+        **others: other arrays and their axes, likewise.
+
+    Raises:
+        TypeError: one is no floating array, or of another dtype.
+        ValueError: a shape does not fit, or has a 0 but for N.
+    """
+    fix = "add or take away axes, channels last"
+    sizes = vars(check_shapes(name, fix, x=(x, form), **others))
+    check_one_dtype(name, x=x, **{other: value for other, (value, _) in others.items()})
+    if not all(size for letter, size in sizes.items() if letter != "N"):
+        shapes = ", ".join(f"{k} {v.shape}" for k, (v, _) in others.items() if v is not None)
+        raise ValueError(
+            f"{name}: x has shape {x.shape}{', beside ' * bool(shapes)}{shapes}; all sizes but N "
+            "must be at least 1: pass at least one position and one channel"
+        )
+
+
+def check_placement(
+    name: str, size: tuple[int, ...], kernel: Sizes, padding: Any = "valid", **settings: Any
+) -> Placement:
+    """Refuse settings of windows that have no meaning, or leave no place; else as `placement`.
 
     Raises:
         TypeError: a setting is of another type.
         ValueError: a setting has the wrong form, is below its least value, or leaves no place.
     """
-    axes = len(size)
-    taps = per_axis(name, "kernel", kernel, axes)
-    steps = per_axis(name, "stride", stride, axes)
-    gaps = per_axis(name, "dilation", dilation, axes)
-    spans = tuple(d * (k - 1) + 1 for k, d in zip(taps, gaps, strict=True))
-    pads = _pads(name, padding, size, spans, steps)
-    places = tuple(
-        (h + lo + hi - span) // s + 1
-        for h, (lo, hi), span, s in zip(size, pads, spans, steps, strict=True)
-    )
-    if min(places) < 1:
-        padded = tuple(h + lo + hi for h, (lo, hi) in zip(size, pads, strict=True))
+    check_windows(name, len(size), padding, **settings)
+    at = placement(size, kernel, padding=padding, **settings)
+    if min(at.places) < 1:
+        spans = tuple(d * (k - 1) + 1 for k, d in zip(at.kernel, at.dilation, strict=True))
+        padded = tuple(h + lo + hi for h, (lo, hi) in zip(size, at.padding, strict=True))
         raise ValueError(
             f"{name}: the kernel spans {spans} positions, the input padded has {padded}; it must "
             "fit inside: pad more, or take a smaller kernel or dilation"
         )
-    return Windows(taps, steps, pads, gaps, tuple(size), places)
+    return at
 
 
-def taken(x: Array, tap: tuple[int, ...], w: Windows) -> Array:
-    """What lies under one tap at every place: (N, places ..., C) of the padded (N, ..., C)."""
-    ends = [o + (n - 1) * s + 1 for o, n, s in zip(tap, w.places, w.stride, strict=True)]
-    return lax.slice(x, (0, *tap, 0), (x.shape[0], *ends, x.shape[-1]), (1, *w.stride, 1))
-
-
-def placed(dy: Array, tap: tuple[int, ...], w: Windows) -> Array:
-    """The transpose of padding and `taken`: values under one tap back at their positions."""
-    config = [(0, 0, 0)]
-    for o, n, s, h, (lo, _) in zip(tap, w.places, w.stride, w.size, w.padding, strict=True):
-        config.append((o - lo, h - (o - lo) - (n - 1) * s - 1, s - 1))
-    return lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
-
-
-def added(parts: Sequence[Array], w: Windows) -> Array:
-    """What lies under every tap, in the order of `taps`, back at its positions and added up."""
-    spread = (placed(widen(part), tap, w) for part, tap in zip(parts, w.taps, strict=True))
-    return reduce(jnp.add, spread).astype(parts[0].dtype)
-
-
-def padded(x: Array, w: Windows, value: float) -> Array:
-    """x (N, ..., C) with this value before and after its positions."""
-    return jnp.pad(x, [(0, 0), *w.padding, (0, 0)], constant_values=value)
-
-
-def patches(x: Array, w: Windows) -> Array:
-    """What lies under all taps at every place, side by side: (N, places ..., taps C)."""
-    zeros_around = padded(x, w, 0)
-    return jnp.concatenate([taken(zeros_around, tap, w) for tap in w.taps], -1)
-
-
-def check_rank(name: str, x: Array, axes: int) -> None:
-    """Refuse an input that is not a batch of so many axes of positions, channels last.
-
-    Raises:
-        TypeError: it is no array.
-        ValueError: it is not, or has no element.
-    """
-    check_array(f"{name}: x", x)
-    form = "(N, T, C)" if axes == 1 else "(N, H, W, C)"
-    if x.ndim != axes + 2 or x.size == 0:
+def check_transposed(
+    name: str, size: tuple[int, ...], kernel: Sizes, output_padding: Any, **settings: Any
+) -> None:
+    """Refuse settings that `transposed_placement` can do nothing with; raises as the above."""
+    if isinstance(settings["padding"], str):
         raise ValueError(
-            f"{name}: x has shape {x.shape}; it must be {form}, none of them 0: add the missing "
-            "axes, channels last"
+            f"{name}: padding is {settings['padding']!r}; it must be a number or ((top, bottom), "
+            "(left, right)): of a transpose the size is not known that 'same' would need"
         )
-
-
-def per_axis(name: str, what: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
-    """A setting for each axis.
-
-    Raises:
-        TypeError: an entry is no integer.
-        ValueError: it has another number of entries, or one is below `least`.
-    """
-    hint = f", or {axes} of them, one per axis"
-    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
-    if len(values) != axes:
+    check_windows(name, len(size), **settings)
+    check_per_axis(f"{name}: output_padding", output_padding, len(size), least=0)
+    at = transposed_placement(size, kernel, output_padding=output_padding, **settings)
+    if any(e >= s for e, s in zip(per_axis(output_padding, len(size)), at.stride, strict=True)):
         raise ValueError(
-            f"{name}: {what} is {value!r}; it must be an integer of at least {least}{hint}"
+            f"{name}: output_padding is {output_padding!r}, the stride {at.stride}; it must be "
+            "from 0 to stride - 1 along each axis"
         )
-    return tuple(check_integer(f"{name}: {what}", entry, least, hint) for entry in values)
-
-
-def _pads(
-    name: str,
-    padding: Any,
-    size: tuple[int, ...],
-    spans: tuple[int, ...],
-    stride: tuple[int, ...],
-) -> tuple[tuple[int, int], ...]:
-    """(before, after) for each axis."""
-    axes = len(size)
-    if padding == "valid":
-        return ((0, 0),) * axes
-    if padding == "same":
-        missing = [
-            max(((h - 1) // s) * s + span - h, 0)
-            for h, span, s in zip(size, spans, stride, strict=True)
-        ]
-        return tuple((total // 2, total - total // 2) for total in missing)
-    if padding == "causal" and axes == 1:
-        return ((spans[0] - 1, 0),)
-    names = "'same', 'valid' or 'causal'" if axes == 1 else "'same' or 'valid'"
-    hint = f", {names}, or {axes} pair(s) (before, after), one per axis"
-    entries = padding if isinstance(padding, tuple | list) else ((padding, padding),) * axes
-    pairs = [pair for pair in entries if isinstance(pair, tuple | list) and len(pair) == 2]
-    if isinstance(padding, str) or not len(pairs) == len(entries) == axes:
+    if not all(1 <= positions < MOST for positions in at.size):
         raise ValueError(
-            f"{name}: padding is {padding!r}; it must be an integer of at least 0{hint}"
+            f"{name}: x has {size} positions; with these settings its output would have {at.size}, "
+            "and it must have at least 1 and be below 2^31 along each axis: pad less, or more"
         )
-    lo, hi = (
-        [check_integer(f"{name}: padding", pair[end], 0, hint) for pair in pairs] for end in (0, 1)
-    )
-    return tuple(zip(lo, hi, strict=True))

@@ -8,8 +8,7 @@ model of this library.
 """
 
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.gradients import GradientMismatch, assert_gradient, gradient
-from jaxnn.verify.modules import model
+from jaxnn.verify.gradients import GradientMismatch, assert_gradient, gradient, model
 from jaxnn.verify.numerical import numerical_gradient
 from jaxnn.verify.ops import op
 from jaxnn.verify.reference import against, assert_against

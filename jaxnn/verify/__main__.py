@@ -37,10 +37,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxnn.verify.find import Check, find
-from jaxnn.verify.page import to_html
-from jaxnn.verify.report import Report, details, fold, remarks, to_json
+from jaxnn.verify.findings import described
+from jaxnn.verify.lines import details, fold
+from jaxnn.verify.report import Report, to_html, to_json
 from jaxnn.verify.run import no_exit, progress, run
-from jaxnn.verify.targets import UsageError, described
+from jaxnn.verify.targets import UsageError
 
 LIBRARY = ("jaxnn.ops", "jaxnn.models")
 # The exit status of a run that Ctrl-C ended, as a shell has it.
@@ -113,7 +114,7 @@ def _said(report: Report) -> str:
     """What the terminal shows of a report: the less, the better it is."""
     if not report:
         return str(report)
-    notes = [line for leaf in report.leaves for line in details(leaf)] + remarks(report)
+    notes = [line for leaf in report.leaves for line in details(leaf)] + report.remarks()
     return "\n".join([report.summary(), *fold(notes)])
 
 

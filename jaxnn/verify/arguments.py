@@ -1,9 +1,11 @@
-"""The arguments of a call, leaf by leaf: what each is, and what it is called."""
+"""Name the arguments of a call, leaf by leaf; put those in front that are differentiated."""
 
 import dataclasses
 import inspect
+import operator
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,12 @@ from jaxnn.verify.returned import is_number
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
+    """Return a leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
     return jax.tree_util.keystr(path).removeprefix(".") or "params"
 
 
 def argument_names(function: Any, count: int) -> tuple[str, ...]:
-    """What a function calls its first arguments given by position; `argument 2` if it cannot say.
+    """Return what a function calls its first positional arguments; `argument 2` if it cannot say.
 
     Those that it takes together, as `*xs`, are `xs[0]`, `xs[1]`.
     """
@@ -37,7 +39,7 @@ def argument_names(function: Any, count: int) -> tuple[str, ...]:
 
 
 def displayed(path: tuple[Any, ...], names: tuple[str, ...] | None, first: str) -> str:
-    """What a leaf of the parameters is called."""
+    """Say what a leaf of the parameters is called."""
     if names is not None:
         return f"{names[path[0].idx]}{jax.tree_util.keystr(path[1:])}"
     if path:
@@ -46,7 +48,7 @@ def displayed(path: tuple[Any, ...], names: tuple[str, ...] | None, first: str) 
 
 
 def further_names(loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """What each leaf of the arguments after the first is called, in order."""
+    """Return what each leaf of the arguments after the first is called, in order."""
     names = argument_names(loss, 1 + len(args))[1:]
     by_position = jax.tree_util.tree_leaves_with_path(args)
     by_name = jax.tree_util.tree_leaves_with_path(kwargs)
@@ -57,7 +59,7 @@ def further_names(loss: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
 
 
 def own_copy(leaf: Any) -> Any:
-    """An array of the caller's as a copy that may be written into and donated."""
+    """Return an array of the caller's as a copy that may be written into and donated."""
     concrete = isinstance(leaf, np.ndarray) or (
         isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
     )
@@ -65,14 +67,14 @@ def own_copy(leaf: Any) -> Any:
 
 
 def kind_of(leaf: Any) -> str:
-    """What a leaf is, in a few words."""
+    """Say what a leaf is, in a few words."""
     if not is_number(leaf):
         return type(leaf).__name__
     return str(jax.typeof(leaf)) if isinstance(leaf, jax.Array) else str(jnp.result_type(leaf))
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether an argument is traced: arrays of numbers, and NumPy's floating scalars."""
+    """Tell whether an argument is traced: arrays of numbers, and NumPy's floating scalars."""
     if isinstance(leaf, np.generic):
         return isinstance(leaf, np.floating)
     return isinstance(leaf, jax.Array) or (
@@ -81,7 +83,7 @@ def is_array(leaf: Any) -> bool:
 
 
 def as_array(name: str, leaf: Any, module: bool) -> Any:
-    """A leaf of the parameters as an array that can be lifted; as it is where it is no number.
+    """Return a leaf of the parameters as an array to be lifted; as it is if it is no number.
 
     Raises:
         TypeError: it is complex.
@@ -101,7 +103,7 @@ def as_array(name: str, leaf: Any, module: bool) -> Any:
 
 
 def settings_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[float, str]]:
-    """Python's numbers among the arguments, and among the fields of configurations there."""
+    """List Python's numbers among the arguments, and in the fields of configurations there."""
     named = {f"argument {i}": arg for i, arg in enumerate(args, 2)} | kwargs
     found: list[tuple[float, str]] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(named):
@@ -117,3 +119,90 @@ def settings_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[flo
             if number and 1e-300 < abs(value) < 1e300:
                 found.append((abs(float(value)), what))
     return found
+
+
+class Call(NamedTuple):
+    """A call with its parameters first.
+
+    Attributes:
+        loss: `loss(params, *args, **kwargs)`.
+        manual_grad: of the same arguments.
+        params: what is differentiated: an argument, or a tuple of several.
+        args: the other arguments given by position.
+        names: what each of several is called; None for one.
+    """
+
+    loss: Callable[..., Any]
+    manual_grad: Callable[..., Any]
+    params: Any
+    args: tuple[Any, ...]
+    names: tuple[str, ...] | None
+
+
+def parameters_first(
+    loss: Callable[..., Any],
+    manual_grad: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    argnums: Any,
+) -> Call:
+    """Return a call of two functions as one with the arguments at `argnums` in front, together.
+
+    Raises:
+        TypeError: `argnums` is neither an integer nor a sequence of them.
+        ValueError: there is no such argument, or one is named twice.
+    """
+    several = isinstance(argnums, tuple | list)
+    try:
+        numbers = [operator.index(n) for n in (argnums if several else (argnums,))]
+    except TypeError:
+        numbers = []
+    if not numbers or any(isinstance(n, bool) for n in (argnums if several else (argnums,))):
+        raise TypeError(
+            f"argnums is {argnums!r}; it must be a position, or a tuple of positions, among the "
+            "arguments: argnums=0, argnums=(0, 1)"
+        )
+    if any(not 0 <= n < len(arguments) for n in numbers) or len({*numbers}) < len(numbers):
+        raise ValueError(
+            f"argnums is {argnums!r}; it must name positions among 0 to {len(arguments) - 1}, each "
+            "once: give what is to be differentiated by position"
+        )
+    if not several and numbers == [0]:
+        return Call(loss, manual_grad, arguments[0], arguments[1:], None)
+    others = [i for i in range(len(arguments)) if i not in numbers]
+
+    def rearranged(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(params: Any, /, *args: Any, **kwargs: Any) -> Any:
+            own = params if several else (params,)
+            placed = dict(zip((*numbers, *others), (*own, *args), strict=True))
+            return function(*(placed[i] for i in range(len(placed))), **kwargs)
+
+        call.__qualname__ = getattr(function, "__qualname__", repr(function))
+        if signature := _rearranged_signature(function, numbers, others):
+            call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    chosen = tuple(arguments[n] for n in numbers)
+    names = argument_names(loss, len(arguments))
+    return Call(
+        rearranged(loss),
+        rearranged(manual_grad),
+        chosen if several else chosen[0],
+        tuple(arguments[i] for i in others),
+        tuple(names[n] for n in numbers) if several else None,
+    )
+
+
+def _rearranged_signature(
+    function: Callable[..., Any], numbers: list[int], others: list[int]
+) -> inspect.Signature | None:
+    """The signature with the parameters in front; None where it has no place for each argument."""
+    try:
+        own = list(inspect.signature(function).parameters.values())
+    except ValueError:  # a built-in callable
+        return None
+    count = len(numbers) + len(others)
+    if any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own[:count]):
+        return None
+    first = inspect.Parameter(own[numbers[0]].name, inspect.Parameter.POSITIONAL_ONLY)
+    rest = [own[i].replace(default=inspect.Parameter.empty) for i in others]
+    return inspect.Signature([first, *rest, *own[count:]])

@@ -1,4 +1,4 @@
-"""Which of a call's arguments carry a batch, and their arrays."""
+"""Say which of a call's arguments carry a batch, and find their arrays."""
 
 import dataclasses
 from collections.abc import Callable
@@ -54,10 +54,10 @@ class BatchLaws:
             )
 
 
-def shown_by(
+def visible_parts(
     laws: BatchLaws, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> np.ndarray[Any, Any]:
-    """How much of each example can be seen: 1, or the sum of its mask.
+    """Return how much of each example can be seen: 1, or the sum of its mask.
 
     Raises:
         ValueError: an argument or the mask is not there, the arrays have not all the same leading
@@ -76,13 +76,13 @@ def shown_by(
         arrays[name] = leaf
         return leaf
 
-    replaced(laws, args, kwargs, note)
+    replace_batch(laws, args, kwargs, note)
     names = ", ".join(arrays) or "none"
     sizes = {name: leaf.shape[0] if leaf.ndim else None for name, leaf in arrays.items()}
     if len({*sizes.values()}) != 1 or None in sizes.values():
         raise ValueError(
-            f"{listed(laws.arguments)} must hold arrays whose leading axis is the batch, all of "
-            f"one size, but hold {sizes}: name only those that carry the batch"
+            f"{arguments_in_words(laws.arguments)} must hold arrays whose leading axis is the "
+            f"batch, all of one size, but hold {sizes}: name only those that carry the batch"
         )
     if laws.mask is not None and laws.mask not in arrays:
         raise ValueError(
@@ -99,13 +99,13 @@ def shown_by(
     return shown
 
 
-def replaced(
+def replace_batch(
     laws: BatchLaws,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     change: Callable[[str, Any], Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with every array of the batch, as NumPy's, changed, given its name."""
+    """Return the arguments with every array of the batch, as NumPy's, changed, given its name."""
 
     def inside(argument: int | str, value: Any) -> Any:
         if argument not in laws.arguments:
@@ -127,7 +127,7 @@ def replaced(
     )
 
 
-def listed(arguments: tuple[int | str, ...]) -> str:
-    """The arguments in words."""
+def arguments_in_words(arguments: tuple[int | str, ...]) -> str:
+    """Return the arguments in words."""
     plural = "s" if len(arguments) > 1 else ""
     return f"argument{plural} {', '.join(map(repr, arguments))}"

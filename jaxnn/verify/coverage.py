@@ -1,7 +1,6 @@
-"""What a verification could not have seen: faults planted in the gradient at hand, and warnings."""
+"""Say what a verification could not have seen: faults planted in the gradient at hand, warnings."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -9,21 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.compare import compare
+from jaxnn.verify.comparison import compare_in_float64
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.rounding import plausible_rounding
+from jaxnn.verify.nearby import plausible_rounding
+from jaxnn.verify.other_ways import MOST_EAGER
+from jaxnn.verify.point import Point
+from jaxnn.verify.trace import EPSILON
 from jaxnn.verify.values import Values, largest
 
 # A planted fault must change some entry by so much of its leaf's scale to be one.
 FAULT = 1e-6
 # Integers are taken for classes where they stay below some dimension of the parameters.
-MOST_CLASSES = 1000
+MOST_COUNTED = 1000
 
 
-def survivors(
+def undetected_faults(
     leaf: LeafReport, values: Values, number: int, rounding: Callable[[], list[float]]
 ) -> tuple[str, ...]:
-    """That the check itself fails, if a fault planted in this leaf's gradient passes it.
+    """Say that the check itself fails, if a fault planted in this leaf's gradient passes it.
 
     Zeroed, doubled, negated, its largest entry or row zeroed, transposed. The gradient at hand is
     spoilt and compared again, with all the rounding allowed that may ever be. A fault that hardly
@@ -41,7 +43,7 @@ def survivors(
             return False
         spoilt = dataclasses.replace(values, manual={**values.manual, leaf.path: planted})
         again = LeafReport(leaf.path, leaf.shape, leaf.dtype, "fail", declared=leaf.declared)
-        return compare(again, spoilt, number, allowed).status == "pass"
+        return compare_in_float64(again, spoilt, number, allowed).status == "pass"
 
     passed = [name for name, planted in _faults(given) if passes(planted)]
     what = f"planted in {leaf.path}, these faults pass it: {', '.join(passed)}"
@@ -67,22 +69,21 @@ def _without(g: np.ndarray[Any, Any], index: Any) -> np.ndarray[Any, Any]:
     return spoilt
 
 
-def warnings(
-    loss: Callable[..., Any],
-    params: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    leaves: Iterable[LeafReport],
-    autodiff: dict[str, np.ndarray[Any, Any]],
-    given: dict[str, np.ndarray[Any, Any]],
-    moved: bool = False,
-) -> tuple[str, ...]:
-    """What these parameters (by name, `given`) and arguments cannot show, one sentence each.
+def warnings(point: Point, leaves: Iterable[LeafReport], moved: bool = False) -> tuple[str, ...]:
+    """Say what the parameters and arguments at a point cannot show, one sentence each.
 
     Where the gradients were compared at a second point too, whose arrays were `moved`, values of 0
     or 1 hide nothing.
     """
-    arrays = _arguments(loss, params, args, kwargs)
+    problem = point.problem
+    autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
+    given = {p: np.asarray(x) for p, x in zip(problem.paths, problem.floats, strict=True)}
+    arguments = list(zip(problem.others, problem.rest, strict=True))[problem.own :]
+    arrays = {
+        name: np.asarray(x)
+        for name, x in arguments
+        if x.size > 0 and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    }
     found = [*_of_gradients(leaves, autodiff), *([] if moved else _of_parameters(given))]
     batches = {path: x.shape[0] for path, x in arrays.items() if x.ndim}
     sizes = {size for p in given.values() for size in p.shape}
@@ -103,51 +104,6 @@ def warnings(
     for path, x in arrays.items():
         found += _of_argument(path, x, sizes)
     return tuple(found)
-
-
-def names_of_arrays(
-    loss: Callable[..., Any],
-    params: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    arrays: list[Any],
-) -> dict[int, str]:
-    """What the loss calls these arrays of its call, by their place in the list."""
-    named, found = list(_named_leaves(loss, params, args, kwargs)), dict[int, str]()
-    for k, array in enumerate(arrays):
-        # An array that is handed over twice has a name for each place.
-        names = [name for name, leaf in named if leaf is array]
-        free = [name for name in names if name not in found.values()]
-        if names:
-            found[k] = (free or names)[0]
-    return found
-
-
-def _named_leaves(
-    loss: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Iterator[tuple[str, Any]]:
-    """The leaves among the arguments, by the names that the loss has for them."""
-    try:
-        bound = inspect.signature(loss).bind(params, *args, **kwargs).arguments
-        named = dict(list(bound.items())[1:])
-    except ValueError:  # a built-in callable without a signature
-        named = {**{f"argument {i + 2}": a for i, a in enumerate(args)}, **kwargs}
-    for name, value in named.items():
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-            yield name + jax.tree_util.keystr(path), leaf
-
-
-def _arguments(
-    loss: Callable[..., Any], params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays among the arguments, by the names that the loss has for them."""
-    return {
-        name: np.asarray(leaf)
-        for name, leaf in _named_leaves(loss, params, args, kwargs)
-        if isinstance(leaf, jax.Array | np.ndarray)
-        and leaf.size > 0
-        and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-    }
 
 
 def _of_gradients(
@@ -184,7 +140,7 @@ def _of_argument(path: str, x: np.ndarray[Any, Any], sizes: set[int]) -> Iterato
     if zero_or_one and x.size > 1 and (x == x.flat[0]).all():
         yield f"{path} is {x.flat[0]} everywhere: what it should hide or keep would not show"
     if x.dtype.kind in "iu" and x.ndim and x.min() >= 0:
-        counts = [size for size in sizes if x.max() < size <= MOST_CLASSES and size > 1]
+        counts = [size for size in sizes if x.max() < size <= MOST_COUNTED and size > 1]
         missing = sorted(set(range(min(counts, default=0))) - set(np.unique(x).tolist()))
         if missing:
             values = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
@@ -192,3 +148,50 @@ def _of_argument(path: str, x: np.ndarray[Any, Any], sizes: set[int]) -> Iterato
                 f"of the values 0 to {min(counts) - 1}, {len(missing)} never occur in {path} "
                 f"({values}): what is wrong with those classes would not show"
             )
+
+
+def limits_at(point: Point) -> tuple[str, ...]:
+    """Return what these numbers cannot show, in words."""
+    found = []
+    if point.obstacle:
+        found.append(
+            f"the functions do not take float64 ({point.obstacle}): what is smaller than the "
+            "rounding of the dtypes given would not show"
+        )
+    elif point.here.width:
+        narrow = next(name for name, e in EPSILON.items() if e == point.here.width)
+        found.append(
+            f"given float64, something inside computes in {narrow}, or is cast to it: "
+            "errors smaller than its rounding would not show"
+        )
+    if point.way != "reverse mode":
+        alone = ", which alone judged it" if point.way == "finite differences" else ""
+        found.append(
+            f"the loss has no derivative in reverse mode ({point.said}): {point.way}{alone}"
+        )
+    if point.draws_differ:
+        found.append(
+            "random numbers are drawn without a dtype, others in float64 than in the dtypes "
+            "given: the precision was judged in these alone"
+        )
+    return tuple(found)
+
+
+def too_long(point: Point) -> str:
+    """Say what of the other ways to run it was not looked at, and why; empty where all were."""
+    if point.problem.as_it_is:
+        return (
+            "how it does under jit or vmap: the hand-written gradient cannot be traced and was "
+            "run as it is"
+        )
+    if point.programs.long:
+        return (
+            f"how it does under jit and vmap: its {point.programs.operations} operations were "
+            "run one by one, which takes less time than to compile them"
+        )
+    if point.programs.operations <= MOST_EAGER:
+        return ""
+    return (
+        f"whether it gives the same without jit: of {point.programs.operations} operations "
+        f"(more than {MOST_EAGER}) each would be compiled by itself"
+    )

@@ -1,4 +1,4 @@
-"""The derivative of a loss that autodiff is asked for: in reverse mode, or how else JAX allows it.
+"""Differentiate a loss in reverse mode, or how else JAX allows it.
 
 reverse mode         jax.value_and_grad
 forward mode         one tangent per coordinate: through `while`, which reverse mode refuses
@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.verify.finite_differences import STEPS, slope_of
+from jaxnn.verify.findings import first_line
+from jaxnn.verify.finite_differences import STEPS, Loss, slope_of
 
 Way = Literal["reverse mode", "forward mode", "finite differences"]
 WAYS: tuple[Way, ...] = ("reverse mode", "forward mode", "finite differences")
 # Forward mode and finite differences take a pass or more for every coordinate.
 MOST_COORDINATES = 2048
-
-Loss = Callable[[list[Any], list[Any]], Any]
 
 
 class Measured(NamedTuple):
@@ -36,7 +35,7 @@ class Measured(NamedTuple):
 
 
 def derivative(loss: Loss, way: Way) -> Callable[[list[Any], list[Any]], tuple[Any, Any]]:
-    """A function of the same arrays that returns the loss and its gradient, a leaf each.
+    """Return a function of the same arrays that returns the loss and its gradient, a leaf each.
 
     By finite differences it returns the loss along every coordinate, for `measured` to read.
     """
@@ -51,14 +50,14 @@ def derivative(loss: Loss, way: Way) -> Callable[[list[Any], list[Any]], tuple[A
         def ladder(number: Any) -> Any:
             unit = _unit(floats, number)
             sizes = [jnp.abs(x * e).sum() for x, e in zip(floats, unit, strict=True)]
-            reach = sum(size.astype(jnp.result_type(float)) for size in sizes)
+            length = sum(size.astype(jnp.result_type(float)) for size in sizes)
 
             def at(step: Any) -> Any:
-                t = step * jnp.maximum(1.0, reach)
+                t = step * jnp.maximum(1.0, length)
                 moved = [x + (t * e).astype(x.dtype) for x, e in zip(floats, unit, strict=True)]
                 return loss(moved, rest)
 
-            return lax.map(at, np.concatenate([[0.0], STEPS, -STEPS])), reach
+            return lax.map(at, np.concatenate([[0.0], STEPS, -STEPS])), length
 
         one = forward if way == "forward mode" else ladder
         return loss(floats, rest), lax.map(one, jnp.arange(sum(x.size for x in floats)))
@@ -67,25 +66,25 @@ def derivative(loss: Loss, way: Way) -> Callable[[list[Any], list[Any]], tuple[A
 
 
 def split(flat: Any, floats: list[Any]) -> list[np.ndarray[Any, Any]]:
-    """One number per coordinate, as the leaves have them."""
+    """Return one number per coordinate, as the leaves have them."""
     ends = np.cumsum([x.size for x in floats])[:-1]
     parts = np.split(np.asarray(flat, np.float64), ends)
     return [part.reshape(x.shape) for part, x in zip(parts, floats, strict=True)]
 
 
 def measured(ladders: Any, floats: list[Any], epsilon: float) -> Measured:
-    """The gradient that the loss along every coordinate shows, rounded to `epsilon` at 1."""
-    values, reaches = (np.asarray(x, np.float64) for x in ladders)
+    """Return the gradient that the loss along every coordinate shows, rounded to `epsilon` at 1."""
+    values, lengths = (np.asarray(x, np.float64) for x in ladders)
     n = len(STEPS)
     slopes, errors = np.zeros(len(values)), np.zeros(len(values))
-    for i, (f, reach) in enumerate(zip(values, reaches, strict=True)):
-        s = slope_of(STEPS * max(1.0, reach), f[0], f[1 : n + 1], f[n + 1 :], epsilon)
+    for i, (f, length) in enumerate(zip(values, lengths, strict=True)):
+        s = slope_of(STEPS * max(1.0, length), f[0], f[1 : n + 1], f[n + 1 :], epsilon)
         slopes[i], errors[i] = s.centred, np.inf if s.kink else 4 * s.error + 1e-7 * abs(s.centred)
     return Measured(split(slopes, floats), split(errors, floats))
 
 
 def ways_of(loss: Loss, floats: list[Any], rest: list[Any]) -> tuple[Way, str]:
-    """The first way in which a loss that can be traced has a derivative, and what JAX said before.
+    """Return the first way in which a traced loss has a derivative, and what JAX said before.
 
     Raises:
         ValueError: only a way by coordinates is left, and they are too many.
@@ -102,7 +101,7 @@ def ways_of(loss: Loss, floats: list[Any], rest: list[Any]) -> tuple[Way, str]:
         try:
             jax.eval_shape(derivative(loss, way), floats, rest)
         except Exception as error:  # each primitive without a rule has an error of its own
-            first = (str(error).splitlines() or [""])[0].partition(". ")[0]
+            first = first_line(error).partition(". ")[0]
             said = said or f"{type(error).__name__}: {first:.160}"
         else:
             return way, said

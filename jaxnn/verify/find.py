@@ -1,4 +1,4 @@
-"""What there is to verify in a module, a package or a file."""
+"""Find what there is to verify in a module, a package or a file."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxnn.op import NAMELESS, Op
-from jaxnn.verify.modules import MODEL_FUNCTIONS, model
-from jaxnn.verify.ops import drawn, settings, under, words
+from jaxnn.verify.findings import described
+from jaxnn.verify.gradients import MODEL_FUNCTIONS, model
+from jaxnn.verify.ops import draw_inputs, listed_settings, settings_in_words, verify_under
 from jaxnn.verify.report import Report
 from jaxnn.verify.rules import rule as verify_rule
-from jaxnn.verify.targets import Target, UsageError, described, title
+from jaxnn.verify.targets import Target, UsageError, module_title
 
 
 class Check(NamedTuple):
@@ -24,15 +25,15 @@ class Check(NamedTuple):
     run: Callable[[], Report]
 
 
-class Found(NamedTuple):
+class ToVerify(NamedTuple):
     """What there is to verify, and the rules that cannot be: a line on each, with the fix."""
 
     checks: list[Check]
     without_inputs: list[str]
 
 
-def find(name: str, seed: int = 0) -> Found:
-    """Everything to verify in a target.
+def find(name: str, seed: int = 0) -> ToVerify:
+    """Find everything to verify in a target.
 
     Raises:
         UsageError: the target cannot be imported, holds nothing to verify, or holds a part of a
@@ -40,8 +41,7 @@ def find(name: str, seed: int = 0) -> Found:
     """
     target = Target(name)
     modules = target.modules()
-    found = Found([], [])
-    seen: set[int] = set()
+    found, seen = ToVerify([], []), set[int]()
     with target.importable():
         for module in modules:
             _add(found, target, module, seed, seen)
@@ -59,7 +59,7 @@ def find(name: str, seed: int = 0) -> Found:
 
 
 def find_ops(name: str) -> list[Op[..., Any]]:
-    """The ops that `find` would verify.
+    """Return the ops that `find` would verify.
 
     Raises:
         UsageError: the target cannot be imported.
@@ -70,7 +70,7 @@ def find_ops(name: str) -> list[Op[..., Any]]:
         return [op for module in modules for _, op in _own(module, _is_op, seen)]
 
 
-def _add(found: Found, target: Target, module: ModuleType, seed: int, seen: set[int]) -> None:
+def _add(found: ToVerify, target: Target, module: ModuleType, seed: int, seen: set[int]) -> None:
     """Add what is at home in a module to what was found.
 
     Raises:
@@ -82,7 +82,9 @@ def _add(found: Found, target: Target, module: ModuleType, seed: int, seen: set[
 
     for label, op in _own(module, _is_op, seen):
         for static in _settings(op):
-            name = ", ".join(filter(None, (f"op {_name(label, op)}", words(static or {}))))
+            name = ", ".join(
+                filter(None, (f"op {_name(label, op)}", settings_in_words(static or {})))
+            )
             add(name, partial(_on_example, op, seed, static))
     for label, rule, inputs in _rules(module, seen):
         if inputs is None:
@@ -92,7 +94,7 @@ def _add(found: Found, target: Target, module: ModuleType, seed: int, seen: set[
     missing = [name for name in MODEL_FUNCTIONS if not hasattr(module, name)]
     if not missing:
         for config in _configs(module):
-            add(f"model {title(module)}, {config}", partial(model, module, config, seed))
+            add(f"model {module_title(module)}, {config}", partial(model, module, config, seed))
     elif hasattr(module, "manual_grad") or hasattr(module, "manual_value_and_grad"):
         raise UsageError(
             f"{target.name} has some of the model functions but lacks {', '.join(missing)}; "
@@ -156,7 +158,7 @@ def _rules(module: ModuleType, seen: set[int]) -> Iterator[tuple[str, Any, Input
     ops = [op for _, op in _values(module) if isinstance(op, Op)]
     for label, rule in _own(module, _is_rule, seen):
         halves = [half for half in (getattr(rule, "fwd", None), getattr(rule, "bwd", None)) if half]
-        of_op = [op for op in ops if any(half in (op.fwd, op.bwd) for half in halves)]
+        of_op = [op for op in ops if any(half in op.plain for half in halves)]
         if (example := _example_of(label)) in beside:
             yield label, rule, (beside[example], example)
         elif of_op:
@@ -196,19 +198,19 @@ def _beside(target: Target, run: Callable[[], Report]) -> Report:
 
 
 def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any] | None) -> Report:
-    inputs = drawn(f"example of op {op.name}", op.example, seed)
-    return under(op, inputs, settings(op)[0] if static is None else static)
+    inputs = draw_inputs(f"example of op {op.name}", op.example, seed)
+    return verify_under(op, inputs, listed_settings(op)[0] if static is None else static)
 
 
 def _on_rule(rule: Any, example: Any, what: str, seed: int) -> Report:
-    inputs = drawn(what, example, seed)
+    inputs = draw_inputs(what, example, seed)
     return verify_rule(rule, *inputs, seed=seed)
 
 
 def _settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any] | None]:
     """The settings to verify an op under; None for what is none, which the check then says."""
     try:
-        return settings(op)
+        return listed_settings(op)
     except TypeError:
         return (None,)
 
@@ -221,8 +223,8 @@ def _configs(module: ModuleType) -> Sequence[Any]:
         return (module.Config(),)
     except Exception as error:
         raise UsageError(
-            f"{title(module)}.Config() raised {described(error)}; give every field a default, "
-            "or list configurations in EXAMPLE_CONFIGS"
+            f"{module_title(module)}.Config() raised {described(error)}; give every field a "
+            "default, or list configurations in EXAMPLE_CONFIGS"
         ) from error
 
 

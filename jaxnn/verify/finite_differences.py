@@ -1,4 +1,4 @@
-"""Slopes from function values alone: the witness that shares nothing with either gradient."""
+"""Measure slopes from function values alone: the witness that shares nothing with gradients."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,7 +20,6 @@ SHORTER = np.array([1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13])
 CLEAR = 2**13
 # A loss is trusted to this many units in the last place: its own sums round too.
 _ULPS = 16
-
 Loss = Callable[[list[Any], list[Any]], Any]
 
 
@@ -44,16 +43,16 @@ class Slope(NamedTuple):
     ladder: tuple[tuple[float, float], ...]
 
     def resolves(self, value: float) -> bool:
-        """Whether this slope is accurate enough to say anything about `value`; never at a kink."""
+        """Tell whether this slope is accurate enough to judge `value`; never at a kink."""
         large_enough = value == 0 or 4 * self.error <= max(abs(value), abs(self.centred))
         return not self.kink and large_enough and self.error < np.inf
 
     def agrees_with(self, value: float) -> bool:
-        """Whether `value` lies within the accuracy of this slope; never at a kink."""
+        """Tell whether `value` lies within the accuracy of this slope; never at a kink."""
         return not self.kink and abs(value - self.centred) <= 4 * self.error + 1e-7 * abs(value)
 
     def admits(self, value: float) -> bool:
-        """Whether `value` is a subgradient at a kink: between the slopes on both sides."""
+        """Tell whether `value` is a subgradient at a kink: between the slopes on both sides."""
         low, high = sorted((self.left, self.right))
         slack = 1e-5 * max(abs(low), abs(high)) + (self.error if self.error < np.inf else 0.0)
         return self.kink and low - slack <= value <= high + slack
@@ -78,14 +77,14 @@ class Line:
         self._loss, self._programs = loss, programs
 
     def slope(self, leaf: int, direction: np.ndarray[Any, Any]) -> Slope:
-        """The slope when leaf number `leaf` alone moves along `direction` (of its shape)."""
+        """Return the slope when leaf number `leaf` alone moves along `direction` (of its shape)."""
         return self.along({leaf: direction})
 
     def along(self, directions: Mapping[int, np.ndarray[Any, Any]]) -> Slope:
-        """The slope when these leaves move, each along a direction of its shape."""
+        """Return the slope when these leaves move, each along a direction of its shape."""
         # Steps are relative to the leaves' size along the direction, where that is above 1.
         sizes = [np.abs(np.asarray(self.floats[i])[d != 0]) for i, d in directions.items()]
-        reach = max(1.0, float(np.concatenate([x.ravel() for x in sizes]).mean()))
+        length = max(1.0, float(np.concatenate([x.ravel() for x in sizes]).mean()))
         moved = self._only(directions)
 
         def at(h: np.ndarray[Any, Any]) -> tuple[Any, Any, Any, Any, float]:
@@ -93,13 +92,13 @@ class Line:
             f = np.asarray(self.program.run(self.floats, self.rest, moved, ts), np.float64)
             return h, f[0], f[1 : len(h) + 1], f[len(h) + 1 :], self.program.epsilon
 
-        slope = slope_of(*at(STEPS * reach))
+        slope = slope_of(*at(STEPS * length))
         if slope.kink and _is_bend(slope.right - slope.left, *at(SHORTER)):
             return slope._replace(kink=False, error=np.inf)
         return slope
 
     def forward(self, leaf: int, direction: np.ndarray[Any, Any]) -> float | None:
-        """The same slope by forward-mode differentiation; None where JAX has no rule for it."""
+        """Return the slope by forward-mode differentiation; None where JAX has no rule for it."""
 
         def slope(floats: list[Any], rest: list[Any], direction: list[Any]) -> Any:
             at = functools.partial(_along, floats, direction)

@@ -1,4 +1,4 @@
-"""The forms in which a function returns a gradient: it is taken out of what is around it.
+"""Extract a gradient from what a function returns around it, in any of four forms.
 
 gradient   (gradient,)   (value, gradient)   ((value, extra), gradient)   (gradient, extra)
 """
@@ -9,11 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.verify.returned import Expected, Returned, alike, fits, is_number, is_real_number, named
+from jaxnn.verify.returned import (
+    Expected,
+    Returned,
+    alike,
+    by_name,
+    fits,
+    is_number,
+    is_real_number,
+)
 
 
-def taken_out(out: Any, expected: Expected) -> Returned:
-    """The gradient in what a function returned.
+def extract_gradient(out: Any, expected: Expected) -> Returned:
+    """Extract the gradient from what a function returned.
 
     Raises:
         TypeError: nothing is returned, or a leaf of the gradient is no array.
@@ -27,7 +35,7 @@ def taken_out(out: Any, expected: Expected) -> Returned:
     if not _is_found(out, expected) and _is_found(arrays := _of_arrays(out), expected):
         out = arrays
     if type(out) not in (tuple, list) or alike(out, expected):
-        return named(out, expected)
+        return by_name(out, expected)
     if not expected.has_aux:
         _refuse_several(out, expected)
     readings = list(_readings(out, expected.has_aux))
@@ -45,7 +53,7 @@ def taken_out(out: Any, expected: Expected) -> Returned:
         valued = not _is_pair(expected.structure)
         right = [r for r in readings if (valued and "value" in r[0]) or alike(r[1], expected)]
     form, gradient = right[0] if right else ("", out)
-    return named(gradient, expected, form)
+    return by_name(gradient, expected, form)
 
 
 def _is_found(out: Any, expected: Expected) -> bool:

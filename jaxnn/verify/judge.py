@@ -1,4 +1,4 @@
-"""Everything that is asked of a call with its parameters first.
+"""Ask everything that is asked of a call with its parameters first.
 
 bind          -> a problem: two functions of arrays
 a point       -> both gradients there
@@ -14,22 +14,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from jaxnn.verify import laws
+from jaxnn.verify.arguments import Call
 from jaxnn.verify.batch import BatchLaws
-from jaxnn.verify.coverage import names_of_arrays, warnings
-from jaxnn.verify.each_rule import each_rule
-from jaxnn.verify.generic import second_point
-from jaxnn.verify.limits import too_long
-from jaxnn.verify.options import check_skip, check_tolerance
+from jaxnn.verify.coverage import too_long, warnings
+from jaxnn.verify.door import check_skip, check_tolerance
+from jaxnn.verify.laws import batch_laws as check_batch_laws
+from jaxnn.verify.neutral_settings import neutral_settings
 from jaxnn.verify.point import Point
-from jaxnn.verify.positions import Call
 from jaxnn.verify.problem import Problem, bind
 from jaxnn.verify.report import Report
+from jaxnn.verify.returned import WRAPPERS, Expected, Returned
+from jaxnn.verify.rule_laws import each_rule
 from jaxnn.verify.second_order import second_order as check_second_order
-from jaxnn.verify.settings import neutral_settings
-from jaxnn.verify.variables import left_out
+from jaxnn.verify.second_point import second_point
 from jaxnn.verify.verdict import verdict
 
 log = logging.getLogger("jaxnn.verify")
@@ -46,7 +43,7 @@ def judge(
     second_order: bool = False,
     seed: int = 0,
 ) -> tuple[Report, Point]:
-    """What `gradient` reports of a call with its parameters first, and the point looked at.
+    """Report, as `gradient` does, of a call with its parameters first, and the point looked at.
 
     Raises:
         TypeError, ValueError: as `gradient`.
@@ -92,7 +89,6 @@ def judge(
         report, said, seen = second_point(
             point,
             report,
-            names_of_arrays(loss, params, args, kwargs, problem.rest),
             lambda there: verdict(there, skip, seed),
             also,
         )
@@ -102,13 +98,11 @@ def judge(
     with point.precisely():
         if batch_laws:
             log.debug("batch laws")
-            problems += laws.batch_laws(batch_laws, on_other, args, kwargs, seed)
+            problems += check_batch_laws(batch_laws, on_other, args, kwargs, seed)
         if second_order:
             log.debug("second order")
             problems += check_second_order(problem, point.floats, point.rest, seed)
-    autodiff = dict(zip(problem.paths, point.here.autodiff, strict=True))
-    given = {p: np.asarray(x) for p, x in zip(problem.paths, problem.floats, strict=True)}
-    cannot = warnings(loss, params, args, kwargs, report.leaves, autodiff, given, seen)
+    cannot = warnings(point, report.leaves, seen)
     form = point.working.out.form
     taken = (f"what manual_grad returns beside its gradient, in {form}",) if form else ()
     last = (too_long(point),) if too_long(point) else ()
@@ -116,9 +110,7 @@ def judge(
         report,
         name=getattr(manual_grad, "__qualname__", repr(manual_grad)),
         leaves=tuple(
-            dataclasses.replace(leaf, messages=(*leaf.messages, str(declared[leaf.path])))
-            if leaf.path in declared
-            else leaf
+            leaf.saying(str(declared[leaf.path])) if leaf.path in declared else leaf
             for leaf in report.leaves
         ),
         problems=tuple(problems),
@@ -126,3 +118,29 @@ def judge(
         seconds=time.perf_counter() - started,
     )
     return report, point
+
+
+def left_out(out: Returned, expected: Expected) -> dict[str, str]:
+    """Return the leaves of which a gradient holds no variable of the same kind, with the reason.
+
+    A variable is what wraps one array: where some of a kind are there, none may be missing.
+    """
+    kinds = {
+        name: kind
+        for (path, name), kind in zip(expected.names, _innermost(expected.structure), strict=True)
+        if path and getattr(path[-1], "name", None) in WRAPPERS
+    }
+    there = {kind for name, kind in kinds.items() if name in out.leaves}
+    return {
+        name: f"of the kind {kind.__name__}, of which the gradient holds none"
+        for name, kind in kinds.items()
+        if there and kind not in there
+    }
+
+
+def _innermost(tree: Any, holder: Any = None) -> list[Any]:
+    """The container that holds each leaf of a structure."""
+    if tree.num_nodes == 1:
+        return [holder] * tree.num_leaves
+    kind = tree.node_data()[0]
+    return [found for child in tree.children() for found in _innermost(child, kind)]

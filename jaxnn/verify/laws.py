@@ -1,4 +1,4 @@
-"""What the gradient of a mean or a sum over a batch obeys.
+"""Hold a gradient to what that of a mean or a sum over a batch obeys.
 
     g(batch) = sum_k w_k g(part_k)      w_k = n_k / N for a mean, 1 for a sum
     g(batch permuted) = g(batch)
@@ -14,19 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.verify.batch import BatchLaws, listed, replaced, shown_by
-from jaxnn.verify.elsewhere import Gap, first_line, gaps, worst
-from jaxnn.verify.oracle import stripped
-from jaxnn.verify.problem import Problem, is_floating, to_float64
+from jaxnn.verify.batch import BatchLaws, arguments_in_words, replace_batch, visible_parts
+from jaxnn.verify.findings import Gap, described, gaps, worst_gap
+from jaxnn.verify.nearby import plausible_rounding
+from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.programs import Program, Programs
-from jaxnn.verify.rounding import plausible_rounding
-from jaxnn.verify.values import ask, largest
-from jaxnn.verify.width import EPSILON
+from jaxnn.verify.trace import EPSILON
+from jaxnn.verify.values import in_float64, largest
 
 # Rounding alone does not break a law by so much of a leaf's scale in float64.
-RELATIVE_TOLERANCE = 1e-9
+LAW_TOLERANCE = 1e-9
 PADDING = 2  # rows
-
 Gradient = dict[str, np.ndarray[Any, Any]]
 Change = Callable[[str, Any], Any]
 
@@ -38,7 +36,7 @@ def batch_laws(
     kwargs: dict[str, Any],
     seed: int,
 ) -> tuple[str, ...]:
-    """The laws that the hand-written gradient breaks, a sentence each. Call under `enable_x64`.
+    """List the laws that the hand-written gradient breaks, in words. Call under `enable_x64`.
 
     Args:
         laws: which arguments carry the batch.
@@ -48,24 +46,22 @@ def batch_laws(
         seed: of the permutation.
 
     Raises:
-        ValueError: as `shown_by`.
+        ValueError: as `visible_parts`.
     """
-    shown = shown_by(laws, args, kwargs)
+    of_arguments = f"the examples of {arguments_in_words(laws.arguments)}"
+    shown = visible_parts(laws, args, kwargs)
     size, seen = len(shown), np.flatnonzero(shown)
     programs = Programs()
 
     def gradients(index: np.ndarray[Any, Any], change: Change = lambda _, leaf: leaf) -> _Both:
-        chosen = replaced(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
+        chosen = replace_batch(laws, args, kwargs, lambda name, leaf: change(name, leaf[index]))
         problem = problem_of(*chosen)
-        problem = problem._replace(loss=stripped(problem.loss))
-        floats, rest = to_float64(problem.floats), to_float64(problem.rest)
         try:
-            asked = ask(problem, programs, f"{len(index)} examples", floats, rest)
-            values = asked.at(floats, rest)
+            values = in_float64(problem, programs, f"{len(index)} examples")
         except Exception as error:  # whatever the functions under verification raise
             raise _Refusal(
-                f"on {len(index)} examples, given {size}, {_refuses(problem, floats, rest)} raises "
-                f"{type(error).__name__}: {first_line(error)}; is the batch size a constant?"
+                f"on {len(index)} examples, given {size}, {_refuses(problem)} raises "
+                f"{described(error)}; is the batch size a constant?"
             ) from error
         autodiff = dict(zip(problem.paths, values.autodiff, strict=True))
         manual = {path: leaf for path, leaf in values.manual.items() if path in autodiff}
@@ -76,7 +72,7 @@ def batch_laws(
                     f"{leaf.shape} at {path}, the parameter {autodiff[path].shape}"
                 )
         floor = plausible_rounding(values.loss)
-        return _Both(manual, autodiff, floor, asked.program, problem.tolerances)
+        return _Both(manual, autodiff, floor, values.program, problem.tolerances)
 
     def hidden(name: str, leaf: Any) -> Any:
         if name == laws.mask:
@@ -115,7 +111,7 @@ def batch_laws(
             f"not additive over micro-batches of {cut} and {size - cut} examples, as a "
             f"{laws.reduction} over them is",
             _HINTS[instead("manual")],
-            f"the loss is no {laws.reduction} over the examples of {listed(laws.arguments)}"
+            f"the loss is no {laws.reduction} over {of_arguments}"
             + (f" but, it seems, a {instead('autodiff')}" if instead("autodiff") else ""),
         )
 
@@ -183,10 +179,10 @@ _HINTS = {
 }
 
 
-def _refuses(problem: Problem, floats: list[Any], rest: list[Any]) -> str:
+def _refuses(problem: Problem) -> str:
     """Which of the two functions cannot be traced."""
     try:
-        jax.eval_shape(jax.grad(problem.loss), floats, rest)
+        jax.eval_shape(jax.grad(problem.loss), problem.floats, problem.rest)
     except Exception:  # it was seen already; only whose it is was not
         return "the loss"
     return "the hand-written gradient"
@@ -199,7 +195,7 @@ def _judged(
     manual, autodiff = (_broken(role, parts, weights, whole) for role in ("manual", "autodiff"))
     if not manual:
         return ""
-    values = f"the hand-written one is {worst(manual)}"
+    values = f"the hand-written one is {worst_gap(manual)}"
     if autodiff:
         return f"{blame}: both gradients are {law}; {values}"
     return f"the hand-written gradient is {law}, autodiff's is not: {values}; {cause}"
@@ -228,5 +224,5 @@ def _broken(role: str, parts: Sequence[_Both], weights: Any, whole: _Both) -> di
 
 
 def relative_of(programs: Iterable[Program]) -> float:
-    """What rounding may change, of a leaf's scale: where it is to a narrower dtype, more."""
-    return max(RELATIVE_TOLERANCE, *(64 * EPSILON[p.rounded_to] for p in programs))
+    """Return what rounding may change, of a leaf's scale: where it is to a narrower dtype, more."""
+    return max(LAW_TOLERANCE, *(64 * EPSILON[p.rounded_to] for p in programs))

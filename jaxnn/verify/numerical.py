@@ -1,4 +1,4 @@
-"""The plain centred differences, coordinate by coordinate: they need values only."""
+"""Compute plain centred differences, coordinate by coordinate: they need values only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +10,16 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxnn.verify.arguments import kind_of, path_name
-from jaxnn.verify.outside import outside
-from jaxnn.verify.problem import check_scalar, is_floating, told_apart
+from jaxnn.verify.door import entrance
+from jaxnn.verify.problem import check_scalar, is_floating, raised_by
 from jaxnn.verify.programs import compiled
 from jaxnn.verify.returned import is_number
 from jaxnn.verify.trace import NotTraceable
 
 
-@outside
+@entrance
 def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e-6) -> Any:
-    """The gradient by centred differences, coordinate by coordinate, in float64.
+    """Return the gradient by centred differences, coordinate by coordinate, in float64.
 
         df/dx_i = (f(x + h e_i) - f(x - h e_i)) / 2h
 
@@ -51,7 +51,7 @@ def numerical_gradient(f: Callable[[Any], Any], params: Any, *, step: float = 6e
             )
 
     def scalar(params: Any) -> Any:
-        with told_apart("function", params):
+        with raised_by("function", params):
             out = f(params)
         check_scalar(out)
         return out

@@ -13,15 +13,15 @@ import numpy as np
 
 from jaxnn.calls import call_bwd, call_fwd
 from jaxnn.op import Op
-from jaxnn.verify.arguments import argument_names
-from jaxnn.verify.elsewhere import op_elsewhere
+from jaxnn.verify.arguments import Call, argument_names
+from jaxnn.verify.door import entrance
+from jaxnn.verify.findings import described
 from jaxnn.verify.judge import judge
-from jaxnn.verify.outside import outside
-from jaxnn.verify.positions import Call
+from jaxnn.verify.other_ways import precise_enough_at, run_op_in_other_ways
 from jaxnn.verify.report import Report
 
 
-@outside
+@entrance
 def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     """Verify an op's backward against autodiff of its forward, under a random cotangent.
 
@@ -43,14 +43,16 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
         raise TypeError(f"op is {op!r}; it must be a jaxnn.op.Op: bind Op(fwd, bwd, example)")
     inputs, static = op.arranged(inputs, static)
     if not inputs:
-        inputs = drawn(f"example of op {op.name}", op.example)
+        inputs = draw_inputs(f"example of op {op.name}", op.example)
     if static:
-        return under(op, inputs, static)
-    return together(op, {words(s): under(op, inputs, s) for s in settings(op)})
+        return verify_under(op, inputs, static)
+    return combine(
+        op, {settings_in_words(s): verify_under(op, inputs, s) for s in listed_settings(op)}
+    )
 
 
-def settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
-    """The settings to verify an op under.
+def listed_settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the settings to verify an op under.
 
     Raises:
         TypeError: they are no tuple of mappings, or there is none.
@@ -66,10 +68,10 @@ def settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
     return listed
 
 
-def drawn(
+def draw_inputs(
     what: str, example: Callable[[jax.Array], tuple[Any, ...]] | None, seed: int = 0
 ) -> tuple[Any, ...]:
-    """The inputs that a person's `example(key)` returns.
+    """Draw the inputs that a person's `example(key)` returns.
 
     Args:
         what: its name in messages.
@@ -93,16 +95,15 @@ def drawn(
     try:
         inputs: Any = example(key)
     except Exception as error:
-        said = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{what} raised {type(error).__name__}: {said}; {form}") from error
+        raise ValueError(f"{what} raised {described(error)}; {form}") from error
     if type(inputs) is not tuple or not inputs:
         got = "an array" if isinstance(inputs, jax.Array | np.ndarray) else f"{inputs!r:.60}"
         raise TypeError(f"{what} returns {got}; {form}")
     return inputs
 
 
-@outside
-def under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) -> Report:
+@entrance
+def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) -> Report:
     """Verify an op with these inputs, under these settings.
 
     Raises:
@@ -132,20 +133,20 @@ def under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) 
     report, point = judge(Call(loss, manual_grad, inputs, (dout, settings), names), {})
     called: tuple[str, ...] = ()
     if report.status != "fail":  # a wrong rule need not be called in other ways
-        called = op_elsewhere(
+        called = run_op_in_other_ways(
             op,
             inputs,
             dout,
             static,
             point.working.out,
             point.programs,
-            point.within(list(report.leaves)),
+            precise_enough_at(point, report.leaves),
             names,
         )
     return dataclasses.replace(
         report,
         coverage=(*report.coverage, *_neutral(op, len(inputs), static)),
-        name=", ".join(filter(None, (f"op {op.name}", words(static)))),
+        name=", ".join(filter(None, (f"op {op.name}", settings_in_words(static)))),
         elsewhere=(*report.elsewhere, *called),
         seconds=time.perf_counter() - started,
     )
@@ -153,7 +154,7 @@ def under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str, Any]) 
 
 def _neutral(op: Op[..., Any], given: int, static: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings at a default of 1 or 0, and never at another: a mistake there may not show."""
-    changed = {name for listed in (static, *settings(op)) for name in listed}
+    changed = {name for listed in (static, *listed_settings(op)) for name in listed}
     names = (*changed, *[*op.inputs][:given])
     try:
         parameters = inspect.signature(op.fwd).parameters
@@ -167,13 +168,13 @@ def _neutral(op: Op[..., Any], given: int, static: Mapping[str, Any]) -> tuple[s
     )
 
 
-def words(static: Mapping[str, Any]) -> str:
-    """Settings as they are written in a call; empty for none."""
+def settings_in_words(static: Mapping[str, Any]) -> str:
+    """Write settings as in a call; empty for none."""
     return ", ".join(f"{name}={value!r}" for name, value in static.items())
 
 
-def together(op: Op[..., Any], reports: Mapping[str, Report]) -> Report:
-    """One report of those on an op under each of its settings; what they all say is said once."""
+def combine(op: Op[..., Any], reports: Mapping[str, Report]) -> Report:
+    """Combine the reports on an op under each of its settings; what all say is said once."""
     first_way, first = next(iter(reports.items()))
     if len(reports) == 1:
         return first

@@ -1,33 +1,33 @@
-"""The reports as one self-contained web page: what a text says, and pictures of what is wrong."""
+"""Render reports as one self-contained web page: what a text says, and pictures of the wrong."""
 
-import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import NamedTuple
 
-from jaxnn.verify.findings import Disagreement, LeafReport
-from jaxnn.verify.report import HEADINGS, Report, extent, row, shared_cause, unseen, values
+from jaxnn.verify.figures import convergence, distances, figure, heat_map
+from jaxnn.verify.findings import Disagreement, LeafReport, Status
+from jaxnn.verify.lines import HEADINGS, extent, row, sides_of
 
-# Plots in SVG units: the drawing, and the margins for ticks and labels.
-_WIDTH, _HEIGHT = 380, 230
-_LEFT, _TOP = 64, 14
-# A heat map's colours, a plot's ticks, span at most so many.
-_DECADES, _TICKS = 5, 7
 _ICONS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "skipped": "»"}
+_WORDS = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}
 
 
-def to_html(reports: Sequence[Report]) -> str:
-    """The reports as one page without external resources; what does not pass is open."""
-    statuses = [report.status for report in reports]
-    counts = ", ".join(
-        f"{statuses.count(status)} {word}"
-        for status, word in (
-            ("pass", "passed"),
-            ("fail", "failed"),
-            ("inconclusive", "inconclusive"),
-        )
-        if status in statuses
-    )
-    body = "\n".join(map(_report, reports))
+class Section(NamedTuple):
+    """What a page has of one report: its summary, facts by name, leaves, how to run it again."""
+
+    status: Status
+    summary: str
+    facts: list[tuple[str, str]]
+    leaves: tuple[LeafReport, ...]
+    command: str
+
+
+def page(sections: Sequence[Section]) -> str:
+    """Render a page without external resources; what does not pass is open."""
+    statuses = Counter[str](section.status for section in sections)
+    counts = ", ".join(f"{statuses[s]} {word}" for s, word in _WORDS.items() if s in statuses)
+    body = "\n".join(map(_details, sections))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>jaxnn.verify: '
         f'{counts}</title>\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -37,38 +37,25 @@ def to_html(reports: Sequence[Report]) -> str:
     )
 
 
-def to_fragment(report: Report) -> str:
-    """A report as a part of somebody's page, a notebook's: its styles reach no further."""
-    return f'<div class="jaxnn-verify"><style>{_STYLE}</style>\n{_report(report)}</div>\n'
+def fragment(section: Section) -> str:
+    """Render a part of somebody's page, a notebook's: its styles reach no further."""
+    return f'<div class="jaxnn-verify"><style>{_STYLE}</style>\n{_details(section)}</div>\n'
 
 
-def _report(report: Report) -> str:
-    cause = shared_cause(report)
-    bad = [leaf for leaf in report.leaves if leaf.status in ("fail", "inconclusive")]
-    said = [leaf for leaf in report.leaves if leaf.messages and leaf not in bad]
-    facts = [
-        *(("problem", problem) for problem in report.problems),
-        *(((cause.heading, cause.text),) if cause else ()),
-        *((("chain", report.chain),) if report.chain else ()),
-        *((leaf.path, message) for leaf in said for message in leaf.messages),
-        *(("rule", rule) for rule in report.rules),
-        *((("cannot see", "\n".join(unseen(report))),) if report.coverage else ()),
-        *(("elsewhere", line) for line in report.elsewhere),
-        *((("loss in float64", f"{report.loss:.10g}"),) if report.loss is not None else ()),
-        ("seed", str(report.seed)),
-    ]
-    again = f"<dt>again</dt><dd><code>{escape(report.command)}</code></dd>"
+def _details(section: Section) -> str:
+    again = f"<dt>again</dt><dd><code>{escape(section.command)}</code></dd>"
     legend = (
         '<p class="legend">diff/scale: the largest difference as a fraction of the leaf\'s scale; '
         "sees: the smallest such error that would have been caught; error: in the leaf's own "
         "dtype, in brackets autodiff's</p>"
     )
+    bad = [leaf for leaf in section.leaves if leaf.status in ("fail", "inconclusive")]
     return (
-        f'<details class="report"{"" if report else " open"}>'
-        f"<summary>{_badge(report.status)} {escape(report.summary()[12:])}</summary>\n"
-        f"{_facts(facts, again if report.command else '')}\n"
-        + (_table(HEADINGS, map(row, report.leaves)) + legend if report.leaves else "")
-        + "".join(_leaf(leaf) for leaf in bad)
+        f'<details class="report"{"" if section.status == "pass" else " open"}>'
+        f"<summary>{_badge(section.status)} {escape(section.summary)}</summary>\n"
+        f"{_facts(section.facts, again if section.command else '')}\n"
+        + (_table(HEADINGS, map(row, section.leaves)) + legend if section.leaves else "")
+        + "".join(map(_leaf, bad))
         + "</details>"
     )
 
@@ -79,12 +66,12 @@ def _leaf(leaf: LeafReport) -> str:
     facts = [("note", message) for message in leaf.messages]
     facts += [(leaf.diagnosis.heading, leaf.diagnosis.text)] if leaf.diagnosis else []
     facts += [("where", extent(leaf) if w else leaf.where)] if w or leaf.where else []
-    figures = [_heat_map(leaf)] if leaf.heat else []
+    figures = [heat_map(leaf)] if leaf.heat else []
     if w:
         at = f"at {list(w.index)}" if w.index else "value"
-        facts += [(f"{label} {at}", value) for label, value in values(w)]
+        facts += [(f"{label} {at}", value) for label, value in sides_of(w)]
         facts.append(("verdict", w.verdict))
-        figures += [_convergence(w), _ladder(w)]
+        figures += [convergence(w), _ladder(w)]
     return (
         f"<section><h2>{_badge(leaf.status)} <code>{escape(leaf.path)}</code></h2>{_facts(facts)}"
         f'<div class="figures">{"".join(figures)}</div></section>\n'
@@ -108,141 +95,13 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _figure(caption: str, content: str) -> str:
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{content}</figure>"
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle", turn: int = 0) -> str:
-    turned = f' transform="rotate({turn} {x:.1f} {y:.1f})"' if turn else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned}>{escape(text)}</text>'
-
-
-def _svg(label: str, height: float, parts: Iterable[str]) -> str:
-    width = _LEFT + _WIDTH + 20
-    return (
-        f'<svg viewBox="0 0 {width} {height:.0f}" width="{width}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
-    )
-
-
-def _heat_map(leaf: LeafReport) -> str:
-    """The differences as fractions of the leaf's scale; depth of colour is their logarithm."""
-    rows, columns = len(leaf.heat), len(leaf.heat[0])
-    side = min(_WIDTH / columns, _HEIGHT / rows, 40)
-    allowed = leaf.tolerance / (leaf.scale or 1.0)
-    wrong = [v for cells in leaf.heat for v in cells if allowed < v < math.inf] or [1.0]
-    low, high = _decades(wrong)
-    low = max(low, high - _DECADES)
-
-    def cell(x: float, y: float, v: float, size: float) -> str:
-        depth = (math.log10(v) - low) / (high - low) if 0 < v < math.inf else 0.0
-        shade = f"fill-opacity:{0.2 + 0.8 * min(max(depth, 0.0), 1.0):.2f}"
-        look = 'class="same"' if v <= allowed else f'class="hot" style="{shade}"'
-        look = look if math.isfinite(v) else 'class="odd"'
-        return (
-            f'<rect {look} x="{x:.1f}" y="{y:.1f}" width="{size:.1f}" height="{size:.1f}">'
-            f"<title>{v:.1e}</title></rect>"
-        )
-
-    parts = [
-        cell(_LEFT + j * side, _TOP + i * side, v, side - min(1.0, side / 10))
-        for i, cells in enumerate(leaf.heat)
-        for j, v in enumerate(cells)
-    ]
-    bottom, right = _TOP + rows * side, _LEFT + columns * side
-    shape = leaf.shape or (1,)
-    across, down = shape[-1], math.prod(shape[:-1])
-    axes = "axis 0" if len(shape) == 2 else f"axes 0 to {len(shape) - 2}, flattened"
-    parts += [
-        _text(_LEFT, bottom + 15, "0", "start"),
-        _text(right, bottom + 15, str(across - 1), "end") if across > 1 else "",
-        _text((_LEFT + right) / 2, bottom + 30, f"axis {len(shape) - 1}"),
-    ]
-    if len(shape) > 1:
-        parts += [
-            _text(_LEFT - 6, _TOP + 11, "0", "end"),
-            _text(_LEFT - 6, bottom - 2, str(down - 1), "end") if down > 1 else "",
-            _text(_LEFT - 34, (_TOP + bottom) / 2, axes, turn=-90) if rows * side > 80 else "",
-        ]
-    y = bottom + 46
-    legend = [(allowed, "agrees"), *((10.0**n, f"1e{n}") for n in range(low, high + 1))]
-    if not all(math.isfinite(v) for cells in leaf.heat for v in cells):
-        legend.append((math.nan, "not finite"))
-    for i, (v, label) in enumerate(legend):
-        parts.append(cell(_LEFT + 48 * i, y, v, 16))
-        parts.append(_text(_LEFT + 48 * i, y + 30, label, "start"))
-    caption = "|hand-written - autodiff| / scale of the leaf" + (
-        "; each cell the largest of its entries" if rows < down or columns < across else ""
-    )
-    return _figure(caption, _svg(f"heat map, {rows} by {columns}: {caption}", y + 36, parts))
-
-
-def _decades(numbers: Sequence[float]) -> tuple[int, int]:
-    """The powers of ten around positive numbers, two at least, all of them floats."""
-    low = math.floor(math.log10(min(numbers)) + 1e-9)
-    high = math.ceil(math.log10(max(numbers)) - 1e-9)
-    low = min(max(low, -300), 299)
-    return low, min(max(high, low + 1), 300)
-
-
-def _distances(w: Disagreement) -> list[tuple[float, float, float]]:
-    """Step, and the distance of its centred difference to either gradient."""
-    return [(h, abs(centred - w.manual), abs(centred - w.autodiff)) for h, centred in w.ladder]
-
-
-def _convergence(w: Disagreement) -> str:
-    """Distances against the step, both logarithmic: the side that is right falls as h^2."""
-    drawn = [
-        (h, *(d if math.isfinite(d) else math.nan for d in both)) for h, *both in _distances(w)
-    ]
-    found = [d for _, *both in drawn for d in both if d > 0]
-    if not found:
-        return ""
-    (x_low, x_high), (y_low, y_high) = _decades([h for h, *_ in drawn]), _decades(found)
-
-    def at(h: float, d: float) -> tuple[float, float]:
-        """Where a point is drawn; no distance at all is drawn at the bottom."""
-        depth = (y_high - math.log10(max(d, 10.0**y_low))) / (y_high - y_low)
-        return (
-            _LEFT + 10 + (_WIDTH - 20) * (math.log10(h) - x_low) / (x_high - x_low),
-            _TOP + _HEIGHT * depth,
-        )
-
-    bottom = _TOP + _HEIGHT
-    parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{_LEFT + _WIDTH}"/>']
-    for n in range(x_low, x_high + 1):
-        parts.append(_text(at(10.0**n, 1.0)[0], bottom + 15, f"1e{n}"))
-    for n in range(y_low, y_high + 1, math.ceil((y_high - y_low) / _TICKS)):
-        y = at(1.0, 10.0**n)[1]
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}h{_WIDTH}"/>')
-        parts.append(_text(_LEFT - 6, y + 4, f"1e{n}", "end"))
-    parts.append(_text(_LEFT + _WIDTH / 2, bottom + 34, "step h"))
-    parts.append(_text(14, _TOP + _HEIGHT / 2, "distance", turn=-90))
-    for side, name in enumerate(("hand-written", "autodiff")):
-        points = [at(h, both[side]) for h, *both in drawn if not math.isnan(both[side])]
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        parts.append(f'<path class="{name} line" d="M{path}"/>')
-        marks = [*points, (_LEFT + 190.0 * side, bottom + 54)]
-        parts += [_mark(name, x, y) for x, y in marks]
-        parts.append(_text(_LEFT + 190 * side + 10, bottom + 58, f"to {name}", "start"))
-    caption = "Do centred differences tend to either gradient as the step shrinks?"
-    return _figure(caption, _svg(f"{caption} The table has the numbers.", bottom + 66, parts))
-
-
-def _mark(name: str, x: float, y: float) -> str:
-    """A circle for the hand-written side, a square for autodiff's: not by colour alone."""
-    if name == "hand-written":
-        return f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
-    return f'<rect class="{name}" x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6"/>'
-
-
 def _ladder(w: Disagreement) -> str:
     headings = ("step h", "centred difference", "to hand-written", "to autodiff")
     rows = [
         (f"{h:.0e}", f"{centred:.10g}", f"{to_manual:.1e}", f"{to_autodiff:.1e}")
-        for (h, centred), (_, to_manual, to_autodiff) in zip(w.ladder, _distances(w), strict=True)
+        for (h, centred), (_, to_manual, to_autodiff) in zip(w.ladder, distances(w), strict=True)
     ]
-    return _figure("The steps of the finite differences", _table(headings, rows))
+    return figure("The steps of the finite differences", _table(headings, rows))
 
 
 _STYLE = """

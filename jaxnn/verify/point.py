@@ -1,4 +1,4 @@
-"""Both gradients and the loss at the arrays given: in float64, in their own dtype, and nearby."""
+"""Evaluate both gradients and the loss at a point: in float64, in their own dtype, and nearby."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,22 +7,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.verify.compare import compare
+from jaxnn.verify.comparison import NEARBY_POINTS, compare_in_float64, compare_in_own_dtype
 from jaxnn.verify.derivative import Way, ways_of
-from jaxnn.verify.findings import LeafReport
+from jaxnn.verify.findings import LeafReport, first_line
 from jaxnn.verify.finite_differences import Line
-from jaxnn.verify.jaxprs import draws_of, primitives_of
-from jaxnn.verify.kinks import Nearby
+from jaxnn.verify.nearby import SlopesCloseBy, apart_of, moved, noise_of, rounding_of
 from jaxnn.verify.oracle import rules_in, stripped
-from jaxnn.verify.precision import NEARBY, check_precision
 from jaxnn.verify.problem import Problem, is_floating, to_float64
 from jaxnn.verify.programs import Programs
-from jaxnn.verify.rounding import apart_of, moved, noise_of, plausible_rounding, rounding_of
-from jaxnn.verify.trace import Trace, traced_as
-from jaxnn.verify.untraceable import as_it_is, traced_loss
-from jaxnn.verify.values import Values, ask, both_gradients, epsilon_of
-from jaxnn.verify.width import EPSILON, rounded_to
-from jaxnn.verify.witness import Witnesses, testify
+from jaxnn.verify.trace import EPSILON, Trace, draws_of, primitives_of, rounded_to, traced_as
+from jaxnn.verify.values import (
+    Values,
+    as_it_is,
+    both_gradients,
+    epsilon_of,
+    evaluator_of,
+    traced_loss,
+)
+from jaxnn.verify.witness import Witnesses, ask_witnesses
 
 # A loop that stops by itself, or its derivative, may be off by so many units in the last place of
 # the dtype given.
@@ -74,7 +76,7 @@ class Point:
             try:
                 self._trace(also)
             except Exception as error:  # of whatever insists on the dtypes given
-                self.obstacle = str(error).splitlines()[0]
+                self.obstacle = first_line(error)
         if self.obstacle:
             # Where the functions cannot be traced as they were given either, the error is theirs.
             self._x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
@@ -82,7 +84,7 @@ class Point:
             self._trace(also)
         with self.precisely():
             arrays = self.floats, self.rest
-            precise = ask(
+            precise = evaluator_of(
                 self.truth,
                 self.programs,
                 "precise",
@@ -95,7 +97,9 @@ class Point:
             self.line = Line(self.truth.loss, self.floats, self.rest, self.programs)
         self.working = self.here
         if not self.obstacle and any(dtype != np.float64 for dtype in widths):
-            working = ask(self.truth, self.programs, "working", *given, self.way, hastily=False)
+            working = evaluator_of(
+                self.truth, self.programs, "working", *given, self.way, hastily=False
+            )
             self.working = working.at(*given)
         primitives = primitives_of(loss.jaxpr)
         self.stopped = "stop_gradient" in primitives
@@ -128,7 +132,7 @@ class Point:
         )
 
     def precisely(self) -> Any:
-        """The context in which `floats` keep their dtype."""
+        """Return the context in which `floats` keep their dtype."""
         return jax.enable_x64(self._x64)
 
     @functools.cached_property
@@ -157,22 +161,22 @@ class Point:
     def nearby(self) -> list[tuple[Values, Values]]:
         """Both gradients in the working dtype and in float64, at a few points close by."""
         rng, pairs = np.random.default_rng(0), []
-        for _ in range(NEARBY):
+        for _ in range(NEARBY_POINTS):
             floats, rest = (
                 moved(leaves, 4 * self.epsilon, rng)
                 for leaves in (self.problem.floats, self.problem.rest)
             )
-            low = self.working.asked.at(floats, rest)
+            low = self.working.evaluator.at(floats, rest)
             with self.precisely():
-                high = self.here.asked.at(to_float64(floats), to_float64(rest))
+                high = self.here.evaluator.at(to_float64(floats), to_float64(rest))
             pairs.append((low, high))
         return pairs
 
     @functools.cached_property
-    def close_by(self) -> Nearby:
+    def close_by(self) -> SlopesCloseBy:
         """Autodiff's gradients so close by that only kinks make them differ."""
-        return Nearby(
-            self.floats, self._precise(lambda floats: self.here.asked.at(floats, self.rest))
+        return SlopesCloseBy(
+            self.floats, self._precise(lambda floats: self.here.evaluator.at(floats, self.rest))
         )
 
     @functools.cached_property
@@ -200,14 +204,14 @@ class Point:
         """What a loop that stops by itself may leave, as a part of the scale."""
         return STOPS * self.as_narrow_as if self.loops else 0.0
 
-    def compare(self, leaf: LeafReport, number: int) -> LeafReport:
-        """The two gradients of one leaf in float64, entry by entry."""
-        return compare(
+    def compare_in_float64(self, leaf: LeafReport, number: int) -> LeafReport:
+        """Compare the two gradients of one leaf in float64, entry by entry."""
+        return compare_in_float64(
             leaf, self.here, number, lambda: self.rounding, self.stops_at, lambda: self.apart
         )
 
-    def testify(self, leaf: LeafReport, number: int, seed: int) -> LeafReport:
-        """What the witnesses say of a leaf that was compared."""
+    def ask_witnesses(self, leaf: LeafReport, number: int, seed: int) -> LeafReport:
+        """Ask the witnesses of a leaf that was compared."""
         slope, forward = (
             self._precise(functools.partial(f, number))
             for f in (self.line.slope, self.line.forward)
@@ -216,10 +220,10 @@ class Point:
             slope, forward, lambda: self.close_by.slopes[number], self.stopped, self.loops
         )
         manual, autodiff = self.here.manual[leaf.path], self.here.autodiff[number]
-        return testify(leaf, manual, autodiff, witnesses, seed)
+        return ask_witnesses(leaf, manual, autodiff, witnesses, seed)
 
     def agrees_along_a_line(self, numbers: list[int], seed: int) -> bool:
-        """Whether finite differences agree with autodiff where several leaves move at once."""
+        """Tell whether finite differences agree with autodiff where several leaves move at once."""
         rng = np.random.default_rng(seed)
         shapes = {i: self.here.autodiff[i].shape for i in numbers}
         directions = {i: np.asarray(rng.normal(size=shape)) for i, shape in shapes.items()}
@@ -228,32 +232,12 @@ class Point:
             slope = self.line.along(directions)
         return slope.agrees_with(value) and slope.resolves(value)
 
-    def check_precision(self, leaf: LeafReport, number: int) -> LeafReport:
-        """Whether a leaf is as exact in its own dtype as autodiff is."""
+    def compare_in_own_dtype(self, leaf: LeafReport, number: int) -> LeafReport:
+        """Judge whether a leaf is as exact in its own dtype as autodiff is."""
         alone = self.draws_differ or self.here.width >= epsilon_of(leaf.dtype)
-        return check_precision(
-            leaf,
-            number,
-            (self.working, self.here),
-            lambda: self.nearby,
-            (lambda: self.noise) if alone else None,
-        )
-
-    def within(self, leaves: list[LeafReport]) -> Callable[[str, np.ndarray[Any, Any]], bool]:
-        """Whether values of a leaf, computed in some way, are as precise as they must be."""
-        by_path = {leaf.path: (leaf, self.here.autodiff[i]) for i, leaf in enumerate(leaves)}
-
-        def within(path: str, values: np.ndarray[Any, Any]) -> bool:
-            leaf, truth = by_path[path]
-            # Another order of the same sums is off by as much again.
-            allowed = 4 * max(
-                leaf.precision.allowed if leaf.precision else 0.0,
-                leaf.tolerance,
-                plausible_rounding(self.here.loss),
-            )
-            return values.shape == truth.shape and bool((np.abs(values - truth) <= allowed).all())
-
-        return within
+        noise = (lambda: self.noise) if alone else None
+        both = self.working, self.here
+        return compare_in_own_dtype(leaf, number, both, lambda: self.nearby, noise)
 
     def _precise(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From somebody's call to a problem that can be evaluated in float64.
+"""Make a problem that can be evaluated in float64 of somebody's call.
 
 A call `f(params, *args, **kwargs)` holds floating parameters (what is differentiated), other
 arrays, and everything else (configurations, strings, Python numbers), which stays as it is.
@@ -24,7 +24,7 @@ from jaxnn.verify.arguments import (
     path_name,
     settings_of,
 )
-from jaxnn.verify.forms import taken_out
+from jaxnn.verify.forms import extract_gradient
 from jaxnn.verify.returned import Expected, expected_of, has_foreign, is_number, is_real_number
 
 
@@ -40,7 +40,8 @@ class Problem(NamedTuple):
         call: `call(function)` is any function of the same arguments as one of the two lists.
         paths: the name of each floating parameter, in the order of `floats`.
         floats: the floating leaves of the parameters.
-        rest: every other array of the call, and `others` the names of these.
+        rest: every other array of the call, and `others` the names of these; the first `own` of
+            them are the parameters' own.
         in_numpy: which of `floats` and `rest`, one after the other, were given in NumPy.
         expected: what a gradient must look like.
         settings: the numbers among the rest of the call, in configurations too, by what each is.
@@ -55,6 +56,7 @@ class Problem(NamedTuple):
     floats: list[Any]
     rest: list[Any]
     others: list[str]
+    own: int
     in_numpy: list[bool]
     expected: Expected
     settings: list[tuple[float, str]]
@@ -125,7 +127,7 @@ def bind(
         return bound
 
     def scalar_loss(*args: Any, **kwargs: Any) -> Any:
-        with told_apart("loss", args[0]):
+        with raised_by("loss", args[0]):
             out = loss(*args, **kwargs)
         if has_aux:
             out = _without_extra(out)
@@ -135,9 +137,9 @@ def bind(
     expected = expected_of(params, paths, floating, (params, *args), has_aux)
 
     def gradient_of_arrays(*args: Any, **kwargs: Any) -> Any:
-        with told_apart("hand-written gradient", args[0]):
+        with raised_by("hand-written gradient", args[0]):
             out = manual_grad(*args, **kwargs)
-        return taken_out(out, expected)
+        return extract_gradient(out, expected)
 
     kept = [
         (f, leaf, given)
@@ -148,6 +150,7 @@ def bind(
     others += [name for name, d in zip(other_names, dynamic, strict=True) if d]
     floats = [(leaf, given) for f, leaf, given in kept if f]
     rest = [(leaf, given) for f, leaf, given in kept if not f]
+    own = len(rest)
     rest += [(leaf, leaf) for leaf, d in zip(other_leaves, dynamic, strict=True) if d]
     return Problem(
         loss=call(scalar_loss),
@@ -157,6 +160,7 @@ def bind(
         floats=[leaf for leaf, _ in floats],
         rest=[leaf for leaf, _ in rest],
         others=others,
+        own=own,
         in_numpy=[isinstance(given, np.ndarray | np.generic) for _, given in (*floats, *rest)],
         expected=expected,
         settings=settings_of(args, kwargs),
@@ -164,7 +168,7 @@ def bind(
 
 
 @contextlib.contextmanager
-def told_apart(role: str, params: Any) -> Iterator[None]:
+def raised_by(role: str, params: Any) -> Iterator[None]:
     """Add to what a function raises which of the two it was, and what its first argument is.
 
     Raises:
@@ -224,12 +228,12 @@ def _without_extra(out: Any) -> Any:
 
 
 def is_floating(leaf: Any) -> bool:
-    """Whether an array holds real floating numbers of any width."""
+    """Tell whether an array holds real floating numbers of any width."""
     return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def to_float64(leaves: list[Any]) -> list[Any]:
-    """The floating arrays in float64, the others as they are. Call under `jax.enable_x64`."""
+    """Return the floating arrays in float64, the others as they are. Call under `enable_x64`."""
     return [
         jax.device_put(np.asarray(leaf).astype(np.float64)) if is_floating(leaf) else leaf
         for leaf in leaves

@@ -1,4 +1,4 @@
-"""Functions compiled as fast as can be, and found again by all that their results depend on."""
+"""Compile functions as fast as can be; find them again by all that their results depend on."""
 
 import functools
 from collections import OrderedDict
@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax.extend.core import jaxpr_as_fun
 
-from jaxnn.verify.trace import Trace, traced_as
-from jaxnn.verify.width import EPSILON, rounded_to
+from jaxnn.verify.trace import EPSILON, Trace, rounded_to, traced_as
 
 Kept = TypeVar("Kept")
 
@@ -58,7 +57,7 @@ class Programs:
         hastily: bool = True,
         trace: "Trace | None" = None,
     ) -> Program:
-        """The program of this name, made from `function`, or its trace, if there is none yet."""
+        """Return the program of this name, made of `function`, or its trace, if there is none."""
         if name not in self._named:
             trace = trace or traced_as(function, arrays)
             self._named[name] = built(trace, arrays, hastily, self.long or trace.long)
@@ -66,7 +65,7 @@ class Programs:
 
     @staticmethod
     def found(trace: "Trace", arrays: Any, also: Any) -> "Programs":
-        """The collection made for a function of the same trace, of such arrays.
+        """Return the collection made for a function of the same trace, of such arrays.
 
         `also` is what else must be the same: a trace is in one dtype, and functions may branch on
         it.
@@ -93,7 +92,7 @@ def _recall(cache: OrderedDict[Any, Kept], key: Any, make: Callable[[], Kept]) -
 
 
 def compiled(function: Callable[..., Any], *arrays: Any, hastily: bool = True) -> Program:
-    """`function` compiled for these arrays, reusing an equal program compiled before.
+    """Compile `function` for these arrays, or find an equal program compiled before.
 
     Hastily, compilation takes a third as long, and small arrays do not suffer; what is to be judged
     by its rounding must be compiled as its user would.
@@ -109,7 +108,7 @@ def compiled(function: Callable[..., Any], *arrays: Any, hastily: bool = True) -
 
 
 def built(trace: Trace, arrays: Any, hastily: bool, one_by_one: bool) -> Program:
-    """What was traced as a program, which may run operation by operation.
+    """Return what was traced as a program, which may run operation by operation.
 
     A compiler takes a time for every operation; one by one, alike ones are compiled once.
     """

@@ -17,31 +17,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxnn.verify.arguments import argument_names
-from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.generic import MOVE, TRIES, moved_off
-from jaxnn.verify.gradients import GradientMismatch
-from jaxnn.verify.options import (
+from jaxnn.verify.comparison import NEARBY_POINTS
+from jaxnn.verify.door import (
     Declared,
     check_options,
     check_signature,
     check_skip,
     check_tolerance,
+    entrance,
 )
-from jaxnn.verify.outside import outside
+from jaxnn.verify.findings import LeafReport, described
+from jaxnn.verify.gradients import GradientMismatch
+from jaxnn.verify.nearby import moved
 from jaxnn.verify.point import Point
-from jaxnn.verify.precision import NEARBY
 from jaxnn.verify.report import Report
-from jaxnn.verify.rounding import moved
-from jaxnn.verify.side_by_side import SideBySide, Triple
+from jaxnn.verify.second_point import MOVE, TRIES, moved_off
+from jaxnn.verify.side_by_side import SideBySide
+from jaxnn.verify.triples import Triple, compare_with_reference
 from jaxnn.verify.values import epsilon_of
 from jaxnn.verify.verdict import verdict
-from jaxnn.verify.within import judged
 
 
 def assert_against(
     f: Callable[..., Any], reference: Callable[..., Any], /, *inputs: Any, **options: Any
 ) -> Report:
-    """As `against`, for tests.
+    """Assert that `against` passes, in a test.
 
     Raises:
         GradientMismatch: the status is not "pass".
@@ -53,7 +53,7 @@ def assert_against(
     return report
 
 
-@outside
+@entrance
 def against(
     f: Callable[..., Any],
     reference: Callable[..., Any],
@@ -151,14 +151,14 @@ class _Judge(NamedTuple):
     noise: Mapping[str, float]
 
     def leaves(self, here: dict[str, Triple], floats: list[Any]) -> list[LeafReport]:
-        """A report of each, at a point."""
+        """Report on each, at a point."""
         near: list[dict[str, Triple]] = []
 
         def nearby(name: str) -> list[Triple]:
             if not near:
                 rng = np.random.default_rng(0)
                 epsilon = max(epsilon_of(x.dtype) for x in floats)
-                for _ in range(NEARBY):
+                for _ in range(NEARBY_POINTS):
                     near.append(self.both.at(moved(floats, 4 * epsilon, rng), self.both.rest))
             return [there[name] for there in near]
 
@@ -170,7 +170,7 @@ class _Judge(NamedTuple):
                 reason = f"not judged: {self.skip[name]}"
                 leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
             else:
-                leaf = judged(
+                leaf = compare_with_reference(
                     leaf,
                     triple,
                     self.both.epsilon_of(triple.dtype) if triple.floating else 0.0,
@@ -179,7 +179,7 @@ class _Judge(NamedTuple):
                 )
             if name in self.declared:
                 said = str(self.declared[name])
-                leaf = dataclasses.replace(leaf, messages=(*leaf.messages, said))
+                leaf = leaf.saying(said)
             found.append(leaf)
         return found
 
@@ -208,25 +208,13 @@ def _explained(
     try:
         report = verdict(Point(both.problem, functions), {}, seed)
     except Exception as error:
-        said = f"the cause could not be looked for: {type(error).__name__}: {error}".splitlines()[0]
-        return [
-            dataclasses.replace(leaf, messages=(*leaf.messages, said))
-            if leaf.path in wrong
-            else leaf
-            for leaf in leaves
-        ]
+        said = f"the cause could not be looked for: {described(error)}"
+        return [leaf.saying(said) if leaf.path in wrong else leaf for leaf in leaves]
     found = {leaf.path: leaf for leaf in report.leaves if leaf.status == "fail"}
+    kept = ("wrong", "tolerance", "where", "worst", "diagnosis", "heat")
     return [
-        dataclasses.replace(
-            leaf,
-            wrong=found[leaf.path].wrong,
-            tolerance=found[leaf.path].tolerance,
-            where=found[leaf.path].where,
-            worst=found[leaf.path].worst,
-            diagnosis=found[leaf.path].diagnosis,
-            heat=found[leaf.path].heat,
-        )
-        if leaf.path in wrong and leaf.path in found
+        dataclasses.replace(leaf, **{name: getattr(found[leaf.path], name) for name in kept})
+        if leaf.path in wrong & {*found}
         else leaf
         for leaf in leaves
     ]

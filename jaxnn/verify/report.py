@@ -1,16 +1,22 @@
-"""What a verification found: per leaf, then as a whole; as text and JSON."""
+"""Report what a verification found: per leaf, then as a whole; as text, JSON and a page."""
 
 import json
 import math
 import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from jaxnn.verify.findings import Diagnosis, Disagreement, LeafReport, Status
+from jaxnn.verify.findings import Diagnosis, LeafReport, Status
+from jaxnn.verify.lines import WIDTH, details, fold, relative_difference, table
+from jaxnn.verify.page import Section, fragment, page
 
 JSON_VERSION = 3
+# The leaves and the blind spots in a text; and the order of the leaves.
+ROWS, BLIND_SPOTS = 16, 4
+ORDER: tuple[Status, ...] = ("fail", "inconclusive", "skipped", "pass")
+# What is in the remarks on ways to run that were not tried: they concern no number.
+UNTRIED = ("whether it gives the same without jit", "how it does under jit")
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,49 @@ class Report:
     def __bool__(self) -> bool:
         return self.status == "pass"
 
+    @property
+    def shared_cause(self) -> Diagnosis | None:
+        """The one diagnosis of all the leaves that fail (that are in doubt, where none fails)."""
+        found = {leaf.diagnosis for leaf in self.leaves if leaf.status == self.status != "pass"}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def unseen(self) -> list[str]:
+        """What the report could not see; last in what ways the gradient was not run."""
+        return sorted(self.coverage, key=lambda line: any(way in line for way in UNTRIED))
+
+    def remarks(self) -> list[str]:
+        """List the rules found, what the report could not see, and what differs in other ways."""
+        shown, more = self.unseen[:BLIND_SPOTS], len(self.coverage) - BLIND_SPOTS
+        shown += [f"and {more} more"] if more > 0 else []
+        coverage = [f"cannot see: {'; '.join(shown)}"] if shown else []
+        rules = [f"rule: {rule}" for rule in self.rules]
+        return rules + coverage + [f"elsewhere: {line}" for line in self.elsewhere]
+
+    @property
+    def section(self) -> Section:
+        """What a page has of it."""
+        cause, bad = self.shared_cause, ("fail", "inconclusive")
+        said = [leaf for leaf in self.leaves if leaf.status not in bad]
+        facts = [
+            *(("problem", problem) for problem in self.problems),
+            *(((cause.heading, cause.text),) if cause else ()),
+            *((("chain", self.chain),) if self.chain else ()),
+            *((leaf.path, message) for leaf in said for message in leaf.messages),
+            *(("rule", rule) for rule in self.rules),
+            *((("cannot see", "\n".join(self.unseen)),) if self.coverage else ()),
+            *(("elsewhere", line) for line in self.elsewhere),
+            *((("loss in float64", f"{self.loss:.10g}"),) if self.loss is not None else ()),
+            ("seed", str(self.seed)),
+        ]
+        return Section(self.status, self.summary()[12:], facts, self.leaves, self.command)
+
     def _repr_html_(self) -> str:
         """How a notebook shows it: what the page has of it."""
-        from jaxnn.verify.page import to_fragment  # it needs what is here
-
-        return to_fragment(self)
+        return fragment(self.section)
 
     def summary(self) -> str:
-        """One line."""
+        """Return one line."""
         bad = [leaf for leaf in self.leaves if leaf.status in ("fail", "inconclusive")]
         skipped = sum(leaf.status == "skipped" for leaf in self.leaves)
         uncompared = [leaf for leaf in bad if leaf.difference is None]
@@ -76,7 +117,7 @@ class Report:
         else:
             # A gradient of 0 has no scale but rounding's.
             scaled = [x for x in self.leaves if x in bad or x.scale > x.tolerance] or self.leaves
-            found = f"largest difference {max(map(ratio, scaled)):.1e} of the scale"
+            found = f"largest difference {max(map(relative_difference, scaled)):.1e} of the scale"
         leaves = "leaf" if len(self.leaves) == 1 else "leaves"
         start = f"{self.status.upper():<12} {self.name}: {f'{len(bad)} of ' if bad else ''}"
         start += f"{len(self.leaves)} {leaves}, {f'{skipped} skipped, ' if skipped else ''}"
@@ -85,127 +126,23 @@ class Report:
         return start + textwrap.shorten(found, room, placeholder=" ...") + end
 
     def __str__(self) -> str:
-        cause = shared_cause(self)
+        cause = self.shared_cause
         above = [f"problem: {problem}" for problem in self.problems]
         above += [f"{cause.heading}: {cause.text}"] if cause else []
         if self.loss is not None:
             above.append(f"loss {self.loss:.10g} in float64, seed {self.seed}")
-        ranked = sorted(self.leaves, key=lambda leaf: _ORDER.index(leaf.status))
+        ranked = sorted(self.leaves, key=lambda leaf: ORDER.index(leaf.status))
         below = []
         for leaf in ranked[:ROWS]:
             below += details(replace(leaf, diagnosis=None) if leaf.diagnosis == cause else leaf)
         below += [f"chain: {self.chain}"] if self.chain else []
-        lines = fold(above) + _table(ranked[:ROWS], ranked[ROWS:]) + fold([*below, *remarks(self)])
+        lines = fold(above) + table(ranked[:ROWS], ranked[ROWS:]) + fold([*below, *self.remarks()])
         again = [f"  again: {self.command}"] if self.command and not self else []
         return "\n".join([self.summary(), *lines, *again])
 
 
-# The columns of a terminal, which only names may exceed; the leaves and the blind spots in a text.
-WIDTH, ROWS, BLIND_SPOTS = 100, 16, 4
-# What is in the remarks on ways to run that were not tried: they concern no number.
-UNTRIED = ("whether it gives the same without jit", "how it does under jit")
-HEADINGS = ("leaf", "shape", "status", "scale", "diff/scale", "sees", "error (autodiff)")
-_ORDER: tuple[Status, ...] = ("fail", "inconclusive", "skipped", "pass")
-_FOLD = textwrap.TextWrapper(WIDTH, "  ", " " * 6, break_long_words=False, break_on_hyphens=False)
-
-
-def ratio(leaf: LeafReport) -> float:
-    """The difference as a fraction of the scale; as it is where the scale is 0."""
-    difference = leaf.difference or 0.0
-    return difference / leaf.scale if leaf.scale else difference
-
-
-def row(leaf: LeafReport) -> tuple[str, ...]:
-    """A leaf under the `HEADINGS`; the last is the error in its own dtype, and autodiff's.
-
-    An error as large as the leaf, and still not seen, is no figure: nothing would be.
-    """
-    compared, p = leaf.difference is not None, leaf.precision
-    return (
-        leaf.path,
-        f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]",
-        leaf.status,
-        f"{leaf.scale:.2e}" if compared else "-",
-        f"{ratio(leaf):.1e}" if compared else "-",
-        f"{leaf.sees:.1e}" if leaf.sees is not None and leaf.sees < 1 else "-",
-        "-" if p is None else f"{p.manual:.0e} ({p.autodiff:.0e})",
-    )
-
-
-def details(leaf: LeafReport) -> list[str]:
-    """What a leaf's row does not say, in lines of text; those that go with another indented."""
-    lines = [f"{leaf.path}: {message}" for message in leaf.messages]
-    if w := leaf.worst:
-        at = f"at {list(w.index)}: " if w.index else ""
-        lines.append(f"{leaf.path}: {extent(leaf)}")
-        for i, (label, value) in enumerate(values(w)):
-            lines.append(f"    {' ' * len(at) if i else at}{label:<18}  {value}")
-        lines.append(f"    {w.verdict}")
-    elif leaf.where:
-        lines.append(f"{leaf.path}: where: {leaf.where}")
-    return lines + (
-        [f"{leaf.path}: {leaf.diagnosis.heading}: {leaf.diagnosis.text}"] if leaf.diagnosis else []
-    )
-
-
-def extent(leaf: LeafReport) -> str:
-    """How many of a leaf's entries are wrong, and which."""
-    size = math.prod(leaf.shape)
-    fill = f"; they fill {leaf.where}" if leaf.where and leaf.wrong < size else ""
-    return f"{leaf.wrong} of {size} entries differ by more than {leaf.tolerance:.1e}{fill}"
-
-
-def values(w: Disagreement) -> list[tuple[str, str]]:
-    """What each side says of one entry, labelled, with digits enough to see that they differ."""
-    digits = 10 if f"{w.manual:.10g}" != f"{w.autodiff:.10g}" else 17
-    sides = f" (a kink: left {w.left:.6g}, right {w.right:.6g})" if w.kink else ""
-    forward = [] if w.forward is None else [("forward mode", f"{w.forward:.{digits}g}")]
-    return [
-        ("hand-written", f"{w.manual:.{digits}g}"),
-        ("autodiff", f"{w.autodiff:.{digits}g}"),
-        *forward,
-        ("finite differences", f"{w.slope:.10g} +- {w.error:.1g}{sides}"),
-    ]
-
-
-def shared_cause(report: Report) -> Diagnosis | None:
-    """The one diagnosis of all the leaves that fail (that are in doubt, where none fails)."""
-    found = {leaf.diagnosis for leaf in report.leaves if leaf.status == report.status != "pass"}
-    return found.pop() if len(found) == 1 else None
-
-
-def remarks(report: Report) -> list[str]:
-    """The rules found, what the report could not see, in one line, and what differs elsewhere."""
-    lines = unseen(report)
-    shown, more = lines[:BLIND_SPOTS], len(lines) - BLIND_SPOTS
-    shown += (f"and {more} more",) if more > 0 else ()
-    coverage = [f"cannot see: {'; '.join(shown)}"] if shown else []
-    rules = [f"rule: {rule}" for rule in report.rules]
-    return rules + coverage + [f"elsewhere: {line}" for line in report.elsewhere]
-
-
-def unseen(report: Report) -> tuple[str, ...]:
-    """What the report could not see; last in what ways the gradient was not run."""
-    return tuple(sorted(report.coverage, key=lambda line: any(way in line for way in UNTRIED)))
-
-
-def _table(shown: Sequence[LeafReport], hidden: Sequence[LeafReport]) -> list[str]:
-    """The rows of the leaves shown, aligned, without empty columns; the others counted."""
-    columns = [c for c in zip(HEADINGS, *map(row, shown), strict=True) if {*c[1:]} - {"-"}]
-    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in columns]
-    lines = ["  " + "  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
-    counts = Counter(leaf.status for leaf in hidden)
-    more = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return lines + ([f"  and {len(hidden)} more leaves: {more}"] if hidden else [])
-
-
-def fold(texts: Sequence[str]) -> list[str]:
-    """Lines for below a summary, folded where they are too long."""
-    return [line for text in texts for line in _FOLD.wrap(text)]
-
-
 def to_json(reports: Sequence[Report]) -> str:
-    """The reports as JSON: {"version", "reports"}, fields as in the dataclasses here.
+    """Return the reports as JSON: {"version", "reports"}, fields as in the dataclasses here.
 
     A number that JSON cannot hold (NaN, infinity) is written as a string.
     """
@@ -213,6 +150,11 @@ def to_json(reports: Sequence[Report]) -> str:
     return json.dumps(
         _finite({"version": JSON_VERSION, "reports": rows}), indent=2, allow_nan=False
     )
+
+
+def to_html(reports: Sequence[Report]) -> str:
+    """Render the reports as one self-contained page."""
+    return page([report.section for report in reports])
 
 
 def _finite(value: Any) -> Any:

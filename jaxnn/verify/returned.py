@@ -1,4 +1,4 @@
-"""A gradient as it was returned, its leaves by the names of the parameters they belong to.
+"""Name the leaves of a gradient that was returned by the parameters they belong to.
 
 By their paths; or, where a tree holds containers of a library (modules, states), by what those
 paths have in common: `bias` for `.bias`, `['bias']` and `['bias'].value`.
@@ -60,13 +60,13 @@ class Returned:
         self.leaves, self.structure, self.form, self.unasked = leaves, structure, form, unasked
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], Any]:
-        """For JAX."""
+        """Return the leaves with their names, for JAX."""
         named = [(jax.tree_util.GetAttrKey(name), x) for name, x in self.leaves.items()]
         return named, (tuple(self.leaves), self.structure, self.form, self.unasked)
 
     @classmethod
     def tree_unflatten(cls, also: Any, leaves: Sequence[Any]) -> "Returned":
-        """For JAX."""
+        """Build it of leaves, for JAX."""
         names, *rest = also
         return cls(dict(zip(names, leaves, strict=True)), *rest)
 
@@ -78,7 +78,7 @@ def expected_of(
     arguments: tuple[Any, ...],
     has_aux: bool,
 ) -> Expected:
-    """What a gradient of `params` is expected to be: its leaves' names, and which are floating."""
+    """Describe what a gradient of `params` must be: its leaves' names, and which are floating."""
     found, tree = jax.tree_util.tree_flatten_with_path(params)
     rows = list(zip(found, names, floating, strict=True))
     floating_only = [leaf if judged else None for (_, leaf), _, judged in rows]
@@ -94,10 +94,10 @@ def expected_of(
     )
 
 
-def structure(
+def structural_faults(
     out: Returned, expected: Expected, dtypes: dict[str, Any]
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """What is wrong with a gradient before any number: as a whole, and by the parameter's name."""
+    """Say what is wrong with a gradient before any number: as a whole, and by leaf."""
     got, shapes = out.leaves, expected.shapes
     faults: dict[str, tuple[str, ...]] = {}
     for name, shape in shapes.items():
@@ -134,7 +134,7 @@ def structure(
 
 
 def is_number(leaf: Any) -> bool:
-    """Whether something has a shape and a dtype of JAX's, as arrays and Python's numbers do."""
+    """Tell whether something has a shape and dtype of JAX's, as arrays and numbers do."""
     return hasattr(leaf, "aval") or (
         isinstance(leaf, int | float | complex | np.ndarray | np.generic | jax.ShapeDtypeStruct)
         and getattr(leaf, "dtype", np.dtype(float)).kind in "biufcV"
@@ -142,7 +142,7 @@ def is_number(leaf: Any) -> bool:
 
 
 def is_real_number(leaf: Any) -> bool:
-    """Whether something is one real floating number, of Python's or in an array."""
+    """Tell whether something is one real floating number, of Python's or in an array."""
     return (
         is_number(leaf)
         and jnp.shape(leaf) == ()
@@ -151,7 +151,7 @@ def is_real_number(leaf: Any) -> bool:
 
 
 def has_foreign(tree: Any) -> bool:
-    """Whether a structure holds containers that are neither Python's nor named tuples."""
+    """Tell whether a structure holds containers that are neither Python's nor named tuples."""
     node = tree.node_data()
     kind = type(None) if node is None else node[0]
     python = kind in (dict, list, tuple, type(None), OrderedDict, defaultdict)
@@ -197,8 +197,8 @@ def _own(path: str, names: Iterable[str]) -> str:
     return path if short in names else short
 
 
-def named(tree: Any, expected: Expected, form: str = "") -> Returned:
-    """A gradient by the names of the parameters.
+def by_name(tree: Any, expected: Expected, form: str = "") -> Returned:
+    """Return a gradient by the names of the parameters.
 
     Raises:
         TypeError: a leaf of it is no array.
@@ -232,12 +232,12 @@ def _unasked(tree: Any, expected: Expected) -> bool:
 
 
 def alike(tree: Any, expected: Expected) -> bool:
-    """Whether something has a leaf for every parameter, and no other."""
+    """Tell whether something has a leaf for every parameter, and no other."""
     return {*_leaves(tree, expected)} == {*expected.shapes}
 
 
 def fits(tree: Any, expected: Expected) -> bool:
-    """Whether it has their shapes too."""
+    """Tell whether it has their shapes too."""
     leaves = _leaves(tree, expected)
     return alike(tree, expected) and all(
         is_number(x) and jnp.shape(x) == expected.shapes[name] for name, x in leaves.items()

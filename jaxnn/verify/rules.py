@@ -9,22 +9,24 @@ from typing import Any
 
 import jax
 
-from jaxnn.verify.arguments import argument_names
-from jaxnn.verify.each_rule import wrong_by_themselves
+from jaxnn.verify.arguments import Call, argument_names
+from jaxnn.verify.cotangents import cotangents_by_rule
+from jaxnn.verify.door import check_options, check_signature, check_surrogate, entrance
 from jaxnn.verify.gradients import GradientMismatch
 from jaxnn.verify.judge import judge
-from jaxnn.verify.options import check_options, check_signature, check_surrogate
 from jaxnn.verify.oracle import rules_in
-from jaxnn.verify.outside import outside
-from jaxnn.verify.own_derivative import differentiated
-from jaxnn.verify.positions import Call
 from jaxnn.verify.report import Report
-from jaxnn.verify.rule_laws import alone, disagreement, forward_rules
+from jaxnn.verify.rule_laws import (
+    each_output_alone,
+    forward_rules,
+    value_disagreement,
+    wrong_by_themselves,
+)
 from jaxnn.verify.weighted import Weighted, check_same_outputs
 
 
 def assert_rule(f: Callable[..., Any], /, *inputs: Any, **options: Any) -> Report:
-    """As `rule`, for tests.
+    """Assert that `rule` passes, in a test.
 
     Raises:
         GradientMismatch: the status is not "pass".
@@ -36,7 +38,7 @@ def assert_rule(f: Callable[..., Any], /, *inputs: Any, **options: Any) -> Repor
     return report
 
 
-@outside
+@entrance
 def rule(
     f: Callable[..., Any],
     /,
@@ -103,7 +105,7 @@ def rule(
     names = argument_names(f, len(inputs))
     call = Call(
         of_base.loss,
-        functools.partial(differentiated, of_rule, name=name),
+        functools.partial(cotangents_by_rule, of_rule, name=name),
         inputs,
         (douts, SimpleNamespace(**settings)),
         names,
@@ -111,9 +113,11 @@ def rule(
     report, point = judge(call, {}, skip=skip, tolerance=tolerance, seed=seed)
     problems = list(report.problems)
     if not because:
-        problems += disagreement(point, of_rule, of_base, name, "reference" if reference else "")
+        problems += value_disagreement(
+            point, of_rule, of_base, name, "reference" if reference else ""
+        )
     if report.status == "pass":
-        problems += alone(point, call, report, of_rule, of_base, name)
+        problems += each_output_alone(point, call, report, of_rule, of_base, name)
         problems += forward_rules(point, of_rule, of_base, seed)
         problems += wrong_by_themselves(report.rules)
     coverage = report.coverage

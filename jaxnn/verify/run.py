@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxnn.verify.find import Check
+from jaxnn.verify.findings import described
 from jaxnn.verify.report import Report
-from jaxnn.verify.targets import described, own_frames
+from jaxnn.verify.targets import own_frames
 
 # Seconds of one check before its progress is shown; then between lines, on a terminal and off it.
 PATIENCE, REWRITE, REPEAT = 2.0, 0.5, 30.0
@@ -24,7 +25,7 @@ VERDICT_KNOWN = "looking for the cause"
 
 
 def run(check: Check, seed: int) -> Report:
-    """A check's report; if what it verifies raises or exits, that is a failure.
+    """Return a check's report; if what it verifies raises or exits, that is a failure.
 
     Raises:
         KeyboardInterrupt: the person at the terminal does not want to wait.
@@ -54,7 +55,7 @@ def run(check: Check, seed: int) -> Report:
 
 @contextmanager
 def no_exit() -> Iterator[None]:
-    """Inside, `os._exit`, which ends a process at once, raises SystemExit in this process."""
+    """Have `os._exit`, which ends a process at once, raise SystemExit in this process instead."""
     real, process = os._exit, os.getpid()
 
     def leave(status: int) -> NoReturn:
@@ -80,7 +81,7 @@ class _Stage(logging.Handler):
 
 @contextmanager
 def progress(name: str) -> Iterator[None]:
-    """While a long check runs, say on stderr how far it is: on a terminal in one changing line."""
+    """Say on stderr how far a long check is: on a terminal in one changing line."""
     stage, done, began = _Stage(), threading.Event(), time.perf_counter()
     terminal = sys.stderr.isatty()
     logger = logging.getLogger("jaxnn.verify")

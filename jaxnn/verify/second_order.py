@@ -1,4 +1,4 @@
-"""The gradient's own derivative: along a direction it is autodiff's Hessian-vector product.
+"""Compare the gradient's own derivative with autodiff's Hessian-vector product.
 
 Dg(x) v = H(x) v
 """
@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.elsewhere import first_line, gaps, worst
+from jaxnn.verify.findings import described, gaps, worst_gap
 from jaxnn.verify.laws import relative_of
+from jaxnn.verify.nearby import plausible_rounding
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.programs import Program, compiled
-from jaxnn.verify.rounding import plausible_rounding
 from jaxnn.verify.values import by_path, largest
 
 DIRECTIONS = 3
@@ -23,7 +23,7 @@ DIRECTIONS = 3
 def second_order(
     problem: Problem, floats: list[Any], rest: list[Any], seed: int
 ) -> tuple[str, ...]:
-    """What is wrong with the hand-written gradient's own derivative, along random directions.
+    """Say what is wrong with the hand-written gradient's own derivative, along random lines.
 
     Args:
         problem: the two functions.
@@ -53,7 +53,7 @@ def second_order(
         except (TypeError, ValueError, NotImplementedError) as error:
             return (
                 f"second order: the {who} cannot be differentiated in forward mode "
-                f"({type(error).__name__}: {first_line(error)}); does it call a jax.custom_vjp "
+                f"({described(error)}); does it call a jax.custom_vjp "
                 "function, or leave JAX?",
             )
     manual, autodiff = programs
@@ -74,7 +74,7 @@ def second_order(
         if gap := gaps(ours, theirs, allowed):
             return (
                 f"second order: along random direction {number + 1} the hand-written gradient's "
-                f"own derivative is {worst(gap)}, which is autodiff's Hessian-vector product; is "
-                "there a stop_gradient or a custom derivative rule in it?",
+                f"own derivative is {worst_gap(gap)}, which is autodiff's Hessian-vector product; "
+                "is there a stop_gradient or a custom derivative rule in it?",
             )
     return ()

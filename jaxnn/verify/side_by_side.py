@@ -1,46 +1,26 @@
-"""An implementation and its reference, at one point: as they are, and the reference in float64."""
+"""Evaluate an implementation and its reference at one point, and the reference in float64."""
 
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.backward import check_cotangents, cotangents
+from jaxnn.verify.cotangents import check_cotangents, cotangents_by_backward, cotangents_by_rule
 from jaxnn.verify.derivative import derivative, split, ways_of
+from jaxnn.verify.nearby import DRAWS, moved
 from jaxnn.verify.oracle import rules_in, stripped
-from jaxnn.verify.own_derivative import differentiated
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import Program, compiled
-from jaxnn.verify.rounding import DRAWS, moved
-from jaxnn.verify.untraceable import as_given, as_it_is, on_numbers
-from jaxnn.verify.values import epsilon_of, largest
+from jaxnn.verify.trace import EPSILON, epsilon_to
+from jaxnn.verify.triples import Triple
+from jaxnn.verify.values import as_given, as_it_is, epsilon_of, largest, on_numbers
 from jaxnn.verify.weighted import Weighted, check_same_outputs
-from jaxnn.verify.width import EPSILON, epsilon_to
 
-Leaf = np.ndarray[Any, Any]
 Compute = Callable[[list[Any], list[Any]], dict[str, Any]]
-
-
-class Triple(NamedTuple):
-    """One array three times.
-
-    Attributes:
-        got: the implementation's.
-        low: the reference's, in the dtypes given.
-        truth: the reference's in float64.
-        dtype: of the implementation's.
-        floating: whether it holds real numbers.
-    """
-
-    got: Leaf
-    low: Leaf
-    truth: Leaf
-    dtype: str
-    floating: bool
 
 
 class SideBySide:
@@ -109,15 +89,15 @@ class SideBySide:
         return all(x.dtype == np.float64 for x in self.floats)
 
     def epsilon_of(self, dtype: str) -> float:
-        """The spacing at 1 that an array of f's is held to: its dtype's.
+        """Return the spacing at 1 that an array of f's is held to: its dtype's.
 
         Given float64, a kernel may compute in float32 all the same, and is held to that.
         """
-        held = self.width == EPSILON["float32"] and dtype == "float64"
-        return EPSILON["float32"] if held else epsilon_of(dtype)
+        narrower = self.width == EPSILON["float32"] and dtype == "float64"
+        return EPSILON["float32"] if narrower else epsilon_of(dtype)
 
     def at(self, floats: list[Any], rest: list[Any]) -> dict[str, Triple]:
-        """Every output, then every cotangent of a floating input, by its name."""
+        """Return every output, then every cotangent of a floating input, by its name."""
         got = {**self._values(floats, rest), **self._gradient(floats, rest)}
         low = self._reference(self._low, floats, rest)
         with jax.enable_x64(True):
@@ -134,13 +114,13 @@ class SideBySide:
         }
 
     def loss(self) -> float:
-        """The reference's outputs times the cotangents, in float64."""
+        """Return the reference's outputs times the cotangents, in float64."""
         with jax.enable_x64(True):
             arrays = to_float64(self.floats), to_float64(self.rest)
             return float(self._high.run(*arrays)[1])
 
     def noise(self) -> dict[str, float]:
-        """How far rounding moves each array of the reference, in the dtypes given.
+        """Return how far rounding moves each array of the reference, in the dtypes given.
 
         Every input is moved in its last place: the largest change, as the median of several draws.
         """
@@ -155,7 +135,7 @@ class SideBySide:
         return dict(zip(here, np.median(draws, axis=0).tolist(), strict=True))
 
     def differs_again(self) -> str:
-        """What is not the same, to the bit, when f is run twice; empty where all is."""
+        """Say what is not the same, to the bit, when f is run twice; empty where all is."""
         first, second = (
             {**self._values(self.floats, self.rest), **self._gradient(self.floats, self.rest)}
             for _ in range(2)
@@ -223,12 +203,12 @@ class SideBySide:
         return lambda floats, rest: run(floats, rest).leaves
 
     def _by_rule(self, inputs: Any, douts: list[Any], settings: Any) -> Any:
-        return differentiated(self._of_f, inputs, douts, settings, name=self.name)
+        return cotangents_by_rule(self._of_f, inputs, douts, settings, name=self.name)
 
     def _by_backward(self, inputs: Any, douts: list[Any], settings: Any) -> Any:
         assert self._backward is not None
         outputs = self._of_reference.outputs
-        return cotangents(self._backward, inputs, outputs, douts, vars(settings))
+        return cotangents_by_backward(self._backward, inputs, outputs, douts, vars(settings))
 
     def _compiled_reference(self, floats: list[Any], rest: list[Any]) -> Program:
         """The reference's outputs, and the gradient of their weighted sum."""

@@ -1,4 +1,4 @@
-"""The modules that a target on the command line names: imported, or refused in words."""
+"""Import the modules that a target on the command line names, or refuse in words."""
 
 import importlib
 import importlib.util
@@ -34,11 +34,11 @@ class Target:
         self.siblings = _Siblings(file) if name.endswith(".py") or file.is_file() else None
 
     def importable(self) -> AbstractContextManager[None]:
-        """Inside, what lies beside a file can be imported, as when Python runs that file."""
+        """Make what lies beside a file importable, as when Python runs that file."""
         return self.siblings.importable() if self.siblings else nullcontext()
 
     def modules(self) -> list[ModuleType]:
-        """The module named and, if it is a package, those below it.
+        """Return the module named and, if it is a package, those below it.
 
         Raises:
             UsageError: it is not there, or cannot be imported.
@@ -70,7 +70,7 @@ class _Siblings(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of a sibling; None for what Python is to find."""
+        """Return the spec of a sibling; None for what Python is to find."""
         if path is not None or name == self.file.stem or name in sys.stdlib_module_names:
             return None
         spec = PathFinder.find_spec(name, [self.folder])
@@ -81,7 +81,7 @@ class _Siblings(MetaPathFinder):
 
     @contextmanager
     def importable(self) -> Iterator[None]:
-        """Inside, the siblings can be imported; those that were are there again."""
+        """Make what lies beside a file importable, as when Python runs that file."""
         hidden = {name: sys.modules[name] for name in self.modules if name in sys.modules}
         sys.modules.update(self.modules)
         sys.meta_path.insert(0, self)
@@ -98,8 +98,8 @@ class _Siblings(MetaPathFinder):
             sys.modules.update(hidden)
 
 
-def title(module: ModuleType) -> str:
-    """A module's name; a file's without its folder and suffix."""
+def module_title(module: ModuleType) -> str:
+    """Return a module's name; a file's without its folder and suffix."""
     return module.__name__.partition(_MARK)[0]
 
 
@@ -143,21 +143,17 @@ def _dotted(name: str) -> Iterator[ModuleType]:
             yield importlib.import_module(info.name)
 
 
-def described(error: BaseException, at: str = "") -> str:
-    """An error's type and the first line of its message."""
-    return f"{type(error).__name__}{at}: {error}".partition("\n")[0]
-
-
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of an error that are the user's: not of Python's importing, JAX's or ours."""
+    """Return the frames of an error that are the user's: not Python's importing, JAX's or ours."""
     foreign = [Path(str(module.__file__)).parent for module in (jax, importlib)]
-    ours = [Path(__file__).parent, Path(__file__).parent.parent / "op.py"]
+    library = Path(__file__).parents[1]
+    ours = [Path(__file__).parent, library / "op.py", library / "calls.py"]
 
-    def within(frame: traceback.FrameSummary, places: list[Path]) -> bool:
+    def is_in(frame: traceback.FrameSummary, places: list[Path]) -> bool:
         file = Path(frame.filename)
         return any(place == file or place in file.parents for place in places)
 
     frames = traceback.extract_tb(error.__traceback__)
-    if error.__cause__ and frames and within(frames[-1], ours):  # said in our words
+    if error.__cause__ and frames and is_in(frames[-1], ours):  # said in our words
         return own_frames(error.__cause__)
-    return [f for f in frames if not (f.filename.startswith("<") or within(f, foreign + ours))]
+    return [f for f in frames if not (f.filename.startswith("<") or is_in(f, foreign + ours))]

@@ -1,4 +1,4 @@
-"""The verdict on a problem at a point, whatever its functions are.
+"""Judge a problem at a point, whatever its functions are.
 
 both gradients                -> structure, shapes, dtypes; finite?
 in float64                    -> hand-written against autodiff, every entry
@@ -14,20 +14,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxnn.verify.chain import locate
-from jaxnn.verify.coverage import survivors
-from jaxnn.verify.diagnose import explained
-from jaxnn.verify.elsewhere import elsewhere
+from jaxnn.verify.causes import find_causes
+from jaxnn.verify.coverage import limits_at, undetected_faults
 from jaxnn.verify.findings import LeafReport
-from jaxnn.verify.limits import limits
+from jaxnn.verify.lines import relative_difference
+from jaxnn.verify.other_ways import precise_enough_at, run_in_other_ways
 from jaxnn.verify.point import Point
-from jaxnn.verify.report import Report, ratio
-from jaxnn.verify.returned import structure
+from jaxnn.verify.report import Report
+from jaxnn.verify.returned import structural_faults
 from jaxnn.verify.witness import STOPPED
 
 log = logging.getLogger("jaxnn.verify")
-
-
 # So many leaves are witnessed one by one; of more, as many groups along one random line each.
 MOST_WITNESSED = 32
 # Of a group along whose line finite differences do not agree, so many leaves are asked about alone.
@@ -35,7 +32,7 @@ MOST_IN_DOUBT = 4
 
 
 def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
-    """What there is to say of a problem at a point, whatever its functions are.
+    """Judge a problem at a point, whatever its functions are.
 
     Args:
         point: both gradients there.
@@ -44,7 +41,7 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
     """
     problem = point.problem
     dtypes = {path: x.dtype for path, x in zip(problem.paths, problem.floats, strict=True)}
-    problems, faults = structure(point.working.out, problem.expected, dtypes)
+    problems, faults = structural_faults(point.working.out, problem.expected, dtypes)
     leaves: list[LeafReport] = []
     for i, path in enumerate(problem.paths):
         x = problem.floats[i]
@@ -57,13 +54,15 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
             leaf = dataclasses.replace(leaf, status="skipped", messages=(reason,))
         elif not leaf.messages:
             log.debug("comparing %s", path)
-            leaf = point.compare(leaf, i)
+            leaf = point.compare_in_float64(leaf, i)
             if leaf.difference is not None and not leaf.wrong:
-                problems += survivors(leaf, point.here, i, lambda: point.rounding)
+                problems += undetected_faults(leaf, point.here, i, lambda: point.rounding)
         leaves.append(leaf)
     leaves = _witnessed(point, leaves, seed)
     leaves = [
-        leaf if leaf.status == "skipped" or faults[leaf.path] else point.check_precision(leaf, i)
+        leaf
+        if leaf.status == "skipped" or faults[leaf.path]
+        else point.compare_in_own_dtype(leaf, i)
         for i, leaf in enumerate(leaves)
     ]
     if conflict := _conflict(point, leaves):
@@ -83,19 +82,14 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
         tuple(leaves),
         problems,
         0.0,
-        coverage=(*said, *limits(point)),
+        coverage=(*said, *limits_at(point)),
         seed=seed,
     )
-    report = _explained(point, report)
+    if any(leaf.status == "fail" and leaf.wrong for leaf in leaves):
+        report = find_causes(point, report)
     log.debug("running it in other ways")
-    others = elsewhere(
-        problem,
-        problem.floats,
-        problem.rest,
-        point.working,
-        point.programs,
-        point.within(list(report.leaves)),
-    )
+    precise_enough = precise_enough_at(point, report.leaves)
+    others = run_in_other_ways(problem, point.working, point.programs, precise_enough)
     return dataclasses.replace(report, elsewhere=others)
 
 
@@ -104,13 +98,14 @@ def _witnessed(point: Point, leaves: list[LeafReport], seed: int) -> list[LeafRe
     asked = [i for i, leaf in enumerate(leaves) if leaf.difference is not None]
     if len(asked) <= MOST_WITNESSED:
         return [
-            point.testify(leaf, i, seed) if i in asked else leaf for i, leaf in enumerate(leaves)
+            point.ask_witnesses(leaf, i, seed) if i in asked else leaf
+            for i, leaf in enumerate(leaves)
         ]
     # One by one only those that are in question, the worst first; the others in groups.
     found = list(leaves)
     doubtful = [i for i in asked if leaves[i].status != "pass"]
-    for i in sorted(doubtful, key=lambda i: -ratio(leaves[i]))[:MOST_WITNESSED]:
-        found[i] = point.testify(leaves[i], i, seed)
+    for i in sorted(doubtful, key=lambda i: -relative_difference(leaves[i]))[:MOST_WITNESSED]:
+        found[i] = point.ask_witnesses(leaves[i], i, seed)
     alike = [i for i in asked if leaves[i].status == "pass"]
     for k in range(min(MOST_WITNESSED, len(alike))):
         group = alike[k::MOST_WITNESSED]
@@ -119,11 +114,11 @@ def _witnessed(point: Point, leaves: list[LeafReport], seed: int) -> list[LeafRe
                 found[i] = dataclasses.replace(leaves[i], directions=1)
             continue
         for i in group[:MOST_IN_DOUBT]:
-            found[i] = point.testify(leaves[i], i, seed)
+            found[i] = point.ask_witnesses(leaves[i], i, seed)
         for i in group[MOST_IN_DOUBT:]:
             said = (
                 *leaves[i].messages,
-                "finite differences could not testify alone, as one of many",
+                "finite differences could not tell alone, as one of many",
             )
             found[i] = dataclasses.replace(leaves[i], messages=said)
     return found
@@ -138,20 +133,3 @@ def _conflict(point: Point, leaves: list[LeafReport]) -> str:
     judged = {leaf.path for leaf in leaves if leaf.status == "pass"}
     manual = {path: g for path, g in point.here.manual.items() if path in judged}
     return point.close_by.conflict(manual, point.here.autodiff, point.problem.paths)
-
-
-def _explained(point: Point, report: Report) -> Report:
-    """The report with a likely cause, where something is wrong; the search can be interrupted."""
-    if not any(leaf.status == "fail" and leaf.wrong for leaf in report.leaves):
-        return report
-    log.debug("looking for the cause")
-    try:
-        with point.precisely():
-            leaves, unexplained = explained(list(report.leaves), point)
-            chain = locate(point.problem, point.floats, point.rest)
-    except KeyboardInterrupt:
-        said = ("the search for the cause was interrupted",)
-        return dataclasses.replace(report, coverage=(*said, *report.coverage))
-    return dataclasses.replace(
-        report, leaves=tuple(leaves), chain=chain, coverage=(*unexplained, *report.coverage)
-    )

@@ -1,7 +1,13 @@
-"""A function of any inputs and outputs as a loss: its outputs times random cotangents, summed."""
+"""Make a loss of any function: its outputs times random cotangents, summed.
 
+What JAX refuses of a function with derivative rules is said of the rule, and what to do.
+"""
+
+import contextlib
 import functools
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,8 +16,70 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.arguments import is_array
-from jaxnn.verify.form_of_rules import in_words
+from jaxnn.verify.findings import first_line
 from jaxnn.verify.problem import is_floating
+
+# What JAX's complaints begin with or hold, and what a rule must be instead.
+_FORMS = {
+    "Custom VJP bwd rule": (
+        "the backward rule of {} must return a tuple of one cotangent per input, each of its "
+        "input's shape and dtype (None where there is none)"
+    ),
+    "Custom VJP fwd rule": (
+        "the forward rule of {} must return (output, residuals), the output like the function's own"
+    ),
+    "Custom JVP rule": (
+        "the forward-mode rule of {} must return (output, tangents), alike in shape and dtype"
+    ),
+    "No VJP defined": "{} has no rule yet: give it one with defvjp(forward, backward)",
+    "No JVP defined": "{} has no rule yet: give it one with defjvp(rule)",
+    "is not a valid JAX type": (
+        "the forward rule of {} must save arrays alone among its residuals: what is no array is "
+        "for a setting (nondiff_argnums), or for the function around the rule to hold"
+    ),
+    "could not be resolved to positional-only": (
+        "{} takes an argument by name alone, which no function with a rule can: let it be given by "
+        "position too (no * before it)"
+    ),
+}
+
+
+def refuse_form(name: str, error: Exception) -> None:
+    """Say of a rule that JAX refuses what it must be.
+
+    Raises:
+        TypeError: JAX refuses its form.
+    """
+    first = " ".join(str(error).split())
+    for start, what in _FORMS.items():
+        if start in first:
+            raise TypeError(f"{what.format(name)}. JAX says: {first:.400}") from error
+
+
+@contextlib.contextmanager
+def in_words(name: str) -> Iterator[None]:
+    """Yield what JAX raises when it traces a function for its outputs, in words.
+
+    Raises:
+        TypeError: JAX refuses the form of a rule in it, or cannot trace it.
+    """
+    try:
+        yield
+    except jax.errors.JAXTypeError as error:
+        raise TypeError(
+            f"{name} looks at the values of its arrays (NumPy calls, `if` or `float` on an array); "
+            "it must be traceable by jax.jit: use jax.numpy, jnp.where and lax.cond. JAX says: "
+            f"{first_line(error)}"
+        ) from error
+    except Exception as error:
+        refuse_form(name, error)
+        raise
+
+
+def raised_by_jax(error: Exception) -> bool:
+    """Tell whether an exception comes from inside JAX, and not from the function that it runs."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(jax.__file__).parent in Path(last.filename).parents
 
 
 class Weighted:
@@ -39,14 +107,14 @@ class Weighted:
             return jax.eval_shape(self.of_arrays, [self.leaves[i] for i in self.arrays])
 
     def of_arrays(self, arrays: list[Any]) -> Any:
-        """The outputs, of the arrays among the inputs alone."""
+        """Return the outputs, of the arrays among the inputs alone."""
         leaves = list(self.leaves)
         for i, x in zip(self.arrays, arrays, strict=True):
             leaves[i] = x
         return self.f(*jax.tree.unflatten(self.tree, leaves), **self.settings)
 
     def trace(self) -> ClosedJaxpr:
-        """The traced function."""
+        """Return the traced function."""
         with in_words(self.name):
             return jax.make_jaxpr(self.of_arrays)([self.leaves[i] for i in self.arrays])
 
@@ -66,11 +134,11 @@ class Weighted:
             )
 
     def floating(self) -> list[int]:
-        """Which of the outputs' leaves are floating."""
+        """Return which of the outputs' leaves are floating."""
         return [i for i, x in enumerate(jax.tree.leaves(self.outputs)) if is_floating(x)]
 
     def cotangents(self, seed: int) -> list[Any]:
-        """Random cotangents of the floating outputs.
+        """Draw random cotangents of the floating outputs.
 
         Random, because ones hide what sums to zero, as in softmax; large, because a rule must be
         linear in them.
@@ -87,18 +155,18 @@ class Weighted:
     def loss(
         self, inputs: Any, cotangents: list[Any], settings: Any, only: int | None = None
     ) -> Any:
-        """The outputs times their cotangents, summed: of all outputs, or of one."""
+        """Return the outputs times their cotangents, summed: of all outputs, or of one."""
         outputs = jax.tree.leaves(self.f(*inputs, **vars(settings)))
         return self.summed([outputs[i] for i in self.floating()], cotangents, only)
 
     @staticmethod
     def summed(outputs: list[Any], douts: list[Any], only: int | None = None) -> Any:
-        """Outputs times cotangents, summed."""
+        """Return outputs times cotangents, summed."""
         terms = [(o * d).sum() for o, d in zip(outputs, douts, strict=True)]
         return sum(terms) if only is None else terms[only]
 
     def of_floating(self, inputs: Any, settings: Any) -> tuple[Callable[..., Any], list[Any]]:
-        """The floating outputs as a function of the floating inputs, and these."""
+        """Return the floating outputs as a function of the floating inputs, and these."""
         leaves, tree = jax.tree.flatten(inputs)
         chosen = [i for i, x in enumerate(leaves) if is_array_or_traced(x) and is_floating(x)]
 
@@ -133,5 +201,5 @@ def check_same_outputs(ours: Any, theirs: Any, name: str) -> None:
 
 
 def is_array_or_traced(leaf: Any) -> bool:
-    """Whether a leaf is an array, traced or not."""
+    """Tell whether a leaf is an array, traced or not."""
     return isinstance(leaf, jax.core.Tracer) or is_array(leaf)

@@ -1,4 +1,4 @@
-"""Finite differences in the witness box: do they confirm both gradients, or one, or neither?
+"""Ask finite differences whether they confirm both gradients, or one, or neither.
 
 Forward-mode differentiation is heard beside them where the two gradients differ, and at kinks the
 gradients close by.
@@ -6,13 +6,13 @@ gradients close by.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxnn.verify.findings import Disagreement, LeafReport
+from jaxnn.verify.findings import Disagreement, Leaf, LeafReport
 from jaxnn.verify.finite_differences import Slope
-from jaxnn.verify.kinks import Slopes
+from jaxnn.verify.nearby import Slopes
 from jaxnn.verify.values import first_index, largest
 
 # A leaf of up to this many entries is witnessed entry by entry, a larger one along a random line.
@@ -21,12 +21,10 @@ FEW_ENTRIES = 8
 MOST_ASKED = 64
 # Why finite differences were not heard: it is no part of the derivative, which is what it is for.
 STOPPED = (
-    "finite differences could not testify: the loss holds a stop_gradient, and what it holds still "
+    "finite differences could not tell: the loss holds a stop_gradient, and what it holds still "
     "is no part of the derivative"
 )
-
 Guilty = Literal["hand-written", "autodiff", ""]
-Leaf = np.ndarray[Any, Any]
 
 
 class Witnesses(NamedTuple):
@@ -47,7 +45,7 @@ class Witnesses(NamedTuple):
     loops: bool
 
 
-def testify(
+def ask_witnesses(
     leaf: LeafReport, manual: Leaf, autodiff: Leaf, witnesses: Witnesses, seed: int
 ) -> LeafReport:
     """Ask the witnesses: of the whole leaf, of entries that differ, of those autodiff has not.
@@ -96,7 +94,7 @@ def _confirm(leaf: LeafReport, autodiff: Leaf, witnesses: Witnesses, seed: int) 
         messages.append(STOPPED)
     elif silent == len(directions) > 0:
         messages.append(
-            "finite differences could not testify: in every direction they meet a kink, a loss "
+            "finite differences could not tell: in every direction they meet a kink, a loss "
             "that is not finite, or a slope too small for them"
         )
     return dataclasses.replace(
@@ -203,8 +201,8 @@ def _ask(
     m, a = float(manual[at]), float(autodiff[at])
     verdict, guilty = _vote(s, f, m, a, leaf.tolerance)
     # A convention of autodiff's, which its values close by do not follow, is nothing held still.
-    held = guilty == "autodiff" and witnesses.stopped
-    if held and not witnesses.close_by().admit(manual, leaf.scale)[at]:
+    stopped = guilty == "autodiff" and witnesses.stopped
+    if stopped and not witnesses.close_by().admit(manual, leaf.scale)[at]:
         verdict = "the loss holds still by stop_gradient what the hand-written gradient moves"
         guilty = "hand-written"
     return Disagreement(

@@ -86,18 +86,18 @@ ROWS = {
         lambda torch, x: torch.nn.functional.relu6(x + 3) / 6,
     ),
     "silu": Row(
-        activations.silu,
+        gated.silu,
         {},
         lambda x: x / (1 + np.exp(-x)),
         one,
         lambda torch, x: torch.nn.functional.silu(x),
     ),
     **{
-        f"gelu {static}": Row(activations.gelu, static, gelu, one, torch_gelu)
+        f"gelu {static}": Row(gated.gelu, static, gelu, one, torch_gelu)
         for static in ({}, {"approximate": True})
     },
     "mish": Row(
-        activations.mish,
+        gated.mish,
         {},
         lambda x: x * np.tanh(np.log1p(np.exp(x))),
         one,

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import scipy.special
 
-from jaxnn.ops import losses, reductions
+from jaxnn.ops import losses, weighted_mean
 from jaxnn.ops.cross_entropy import linear_cross_entropy, softmax_cross_entropy
 from jaxnn.ops.hinge import multiclass_hinge
 from rows import Row
@@ -73,7 +73,7 @@ SMOOTHED = {"label_smoothing": 0.2, "z_loss": 0.03, "reduction": "none"}
 
 ROWS = {
     "weighted_mean": Row(
-        reductions.weighted_mean,
+        weighted_mean.weighted_mean,
         {},
         lambda v, w: np.average(v, weights=w),
         likely,

@@ -4,8 +4,8 @@ import numpy as np
 from scipy.special import expit
 
 from jaxnn.ops import recurrent
-from jaxnn.ops.recurrent import Directions
-from jaxnn.ops.sequence import Recurrent, State
+from jaxnn.ops.bidirectional import Directions, bidirectional
+from jaxnn.ops.recurrent_parts import CellState, Recurrent
 from rows import Row
 
 
@@ -23,7 +23,7 @@ def parameters(rng, shape, gates):
 
 def state(rng, shape, gates):
     n, _, _, h = sizes(shape)
-    return State(rng.normal(size=(n, h)), rng.normal(size=(n, h)) if gates == 4 else None)
+    return CellState(rng.normal(size=(n, h)), rng.normal(size=(n, h)) if gates == 4 else None)
 
 
 def inputs(rng, shape):
@@ -69,7 +69,7 @@ def one_by_one(p, state, x, lengths, reverse=False):
     """Sequence by sequence, over its real steps alone."""
     y, final = (
         np.zeros((*x.shape[:2], state.h.shape[1])),
-        State(state.h.copy(), None if state.c is None else state.c.copy()),
+        CellState(state.h.copy(), None if state.c is None else state.c.copy()),
     )
     for row in range(len(x)):
         h, c = state.h[row], None if state.c is None else state.c[row]
@@ -121,7 +121,7 @@ def torch_layer(torch, p, state, x, lengths, reverse=False):
     any_step = (lengths > 0)[:, None]
     after = after if len(before) > 1 else [after]
     final = [torch.where(any_step, a, b)[0] for a, b in zip(after, before, strict=True)]
-    return turn(y) * any_step[..., None], State(*final)
+    return turn(y) * any_step[..., None], CellState(*final)
 
 
 def torch_both_ways(torch, p, states, x, lengths, cell):
@@ -135,6 +135,6 @@ ROWS = {
     "lstm": Row(recurrent.lstm, {}, one_by_one, layer(4), torch_layer),
     "gru reverse": Row(recurrent.gru, {"reverse": True}, one_by_one, layer(3), torch_layer),
     "bidirectional rnn": Row(
-        recurrent.bidirectional, {"cell": recurrent.rnn}, two_ways, both_ways, torch_both_ways
+        bidirectional, {"cell": recurrent.rnn}, two_ways, both_ways, torch_both_ways
     ),
 }

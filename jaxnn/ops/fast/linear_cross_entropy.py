@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.numerics import valid_labels, widen
+from jaxnn.numerics import reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.ops import cross_entropy as plain
 from jaxnn.ops.cross_entropy import LinearCrossEntropyResiduals
-from jaxnn.ops.reductions import reduce_bwd, reduce_fwd
 
 # How many to hold at once if nothing else is asked for, and of how many classes at least: what a
 # cache holds, and enough to keep any matrix product busy.

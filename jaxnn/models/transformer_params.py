@@ -1,0 +1,259 @@
+"""The settings and the parameters of `jaxnn.models.transformer`: checked, drawn, of two kinds.
+
+`gpt2` and `llama` are the two usual choices among the settings (Radford et al., 2019, "Language
+models are unsupervised multitask learners"; Touvron et al., 2023, "LLaMA").
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn.initializers import normal
+
+from jaxnn.checks import check_init
+from jaxnn.op import door
+from jaxnn.ops.experts import Experts
+from jaxnn.ops.linear import Embedding
+from jaxnn.ops.multi_head import MultiHead
+from jaxnn.ops.normalisation import Scale
+from jaxnn.settings import (
+    check_choice,
+    check_coefficient,
+    check_flag,
+    check_integer,
+    check_number,
+    check_rate,
+)
+
+NORMS = ("layer", "rms")
+FEED_FORWARDS = ("gelu", "swiglu")
+POSITIONS = ("learned", "rotary")
+# The settings that are integers, with their least values, and those of them that may be None.
+COUNTS = {
+    "vocabulary": 1,
+    "positions": 1,
+    "layers": 1,
+    "width": 1,
+    "heads": 1,
+    "kv_heads": 1,
+    "hidden": 1,
+    "experts": 0,
+    "experts_per_token": 1,
+    "block": 1,
+    "window": 1,
+    "chunk": 1,
+}
+OPTIONAL = ("kv_heads", "hidden", "block", "window", "chunk")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the network is. Hashable and static: a different one is a different program.
+
+    Attributes:
+        vocabulary: V, how many tokens there are.
+        positions: T at most.
+        layers: how many.
+        width: D, features of a token between the layers.
+        heads: of queries; they divide the width.
+        kv_heads: of keys and values; they divide the heads. None for as many.
+        hidden: units of a feed-forward layer, or of each expert. None for 4 times the width.
+        norm: "layer" or "rms".
+        feed_forward: "gelu" (its approximation by tanh, as GPT-2) or "swiglu".
+        position: "learned" or "rotary".
+        tied: whether the output layer is the transposed embedding table.
+        biases: whether projections have biases and layer norms a shift. The output layer and
+            experts never have one, RMS norms never a shift.
+        experts: how many each feed-forward layer has, of "swiglu" only; 0 for a plain layer.
+        experts_per_token: of these, how many a token uses.
+        balance: coefficient of each layer's load-balancing loss, see `jaxnn.ops.experts`.
+        dropout: probability to drop what leaves the embeddings, an attention or a feed-forward
+            layer, in [0, 1).
+        recompute: whether training saves no more than the input of each layer, and computes the
+            layer a second time on the way back.
+        block: how many queries attend at a time; None for a whole run, see `attention_fwd`.
+        window: how many tokens one sees, itself and those before it; None for all.
+        rotary_base: see `rotary_fwd`.
+        eps: of the norms.
+        chunk: classes whose logits the loss holds at a time, see `linear_cross_entropy_fwd`; None
+            for as many as have two million logits.
+
+    Raises:
+        ValueError: a setting is outside its range; the message lists the known names.
+        TypeError: a setting is of another kind than above.
+    """
+
+    vocabulary: int = 128
+    positions: int = 128
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    kv_heads: int | None = None
+    hidden: int | None = None
+    norm: str = "layer"
+    feed_forward: str = "gelu"
+    position: str = "learned"
+    tied: bool = True
+    biases: bool = True
+    experts: int = 0
+    experts_per_token: int = 2
+    balance: float = 0.01
+    dropout: float = 0.0
+    recompute: bool = False
+    block: int | None = None
+    window: int | None = None
+    rotary_base: float = 10000.0
+    eps: float = 1e-5
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every setting once, here, so that nothing after has to."""
+        for field, least in COUNTS.items():
+            value = getattr(self, field)
+            if not (value is None and field in OPTIONAL):
+                object.__setattr__(self, field, check_integer(field, value, least))
+        check_choice("norm", self.norm, NORMS)
+        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        check_choice("position", self.position, POSITIONS)
+        for field in ("tied", "biases", "recompute"):
+            object.__setattr__(self, field, check_flag(field, getattr(self, field)))
+        if self.width % self.heads:
+            raise ValueError(
+                f"width is {self.width} for {self.heads} heads; the heads must divide the width, "
+                "so that each has as many features: change one"
+            )
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(
+                f"kv_heads is {self.kv_heads} for {self.heads} heads; the heads of keys and values "
+                "must divide those of queries, so that each serves as many: change one"
+            )
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(
+                f"width {self.width} and {self.heads} heads make heads of size {self.head_size}; "
+                "with rotary positions it must be even: change width or heads, or take learned ones"
+            )
+        if self.experts and self.feed_forward != "swiglu":
+            raise ValueError(
+                f"feed_forward is {self.feed_forward!r} with {self.experts} experts; experts are "
+                "'swiglu': choose it, or experts=0"
+            )
+        if self.experts and self.experts_per_token > self.experts:
+            raise ValueError(
+                f"experts_per_token is {self.experts_per_token} of {self.experts} experts; it must "
+                "be at most as many: choose fewer per token, or more experts"
+            )
+        object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
+        object.__setattr__(self, "balance", check_coefficient("balance", self.balance))
+        for field in ("rotary_base", "eps"):
+            value = check_number(
+                field, getattr(self, field), "finite, above 0", lambda v: 0 < v < math.inf
+            )
+            object.__setattr__(self, field, value)
+
+    @property
+    def head_size(self) -> int:
+        """Features of one head."""
+        return self.width // self.heads
+
+
+def gpt2(**settings: Any) -> Config:
+    """Return a configuration of GPT-2's kind; sizes, or any other setting, as `Config` has them."""
+    kind: dict[str, Any] = {"norm": "layer", "feed_forward": "gelu", "position": "learned"}
+    return Config(**kind | {"tied": True, "biases": True} | settings)
+
+
+def llama(**settings: Any) -> Config:
+    """Return a configuration of Llama's kind; sizes, or any other setting, as `Config` has them."""
+    kind: dict[str, Any] = {"norm": "rms", "feed_forward": "swiglu", "position": "rotary"}
+    return Config(**kind | {"tied": False, "biases": False} | settings)
+
+
+class FeedForward(NamedTuple):
+    """Parameters: `up` and `gate` (D, F), `down` (F, D); biases (outputs,) or None.
+
+    The gate is "swiglu"'s only.
+    """
+
+    up: Array
+    down: Array
+    gate: Array | None = None
+    bup: Array | None = None
+    bdown: Array | None = None
+    bgate: Array | None = None
+
+
+class Block(NamedTuple):
+    """Parameters of one layer, or of all, stacked along a first axis."""
+
+    attention_norm: Scale
+    attention: MultiHead
+    feed_forward_norm: Scale
+    feed_forward: FeedForward | Experts
+
+
+class Params(NamedTuple):
+    """The tables (V, D) and (positions, D), the stacked layers, the last norm, the output (D, V).
+
+    `positions` is None with rotary positions, `output` in a tied model.
+    """
+
+    tokens: Embedding
+    positions: Embedding | None
+    blocks: Block
+    norm: Scale
+    output: Array | None
+
+
+@door(partial(check_init, kind=Config))
+def init_params(key: Array, config: Config) -> Params:
+    """Draw weights from N(0, 2 / (5 D)), smaller where they lead back to the residual stream.
+
+    The smaller ones, `wo` and `down`, have 1 / sqrt(2 layers) of the others' deviation: so many
+    such terms are added up (GPT-2). The others' is that of Nguyen and Salazar (2019, "Transformers
+    without tears", section 2.2): GPT-2's own 0.02 where D is 1,000, and enough to learn from where
+    it is far smaller. Biases and shifts are 0, scales 1.
+
+    Raises:
+        TypeError: the key is none of `jax.random`, or the configuration another model's.
+    """
+    d, h, n = config.width, config.hidden or 4 * config.width, config.layers
+    inner = (config.kv_heads or config.heads) * config.head_size
+    keys = iter(jax.random.split(key, 11))
+
+    std = math.sqrt(2 / (5 * d))
+
+    def draw(*shape: int, std: float = std) -> Array:
+        return normal(std)(next(keys), shape)
+
+    def bias(*shape: int) -> Array | None:
+        return jnp.zeros(shape) if config.biases else None
+
+    def scale(*shape: int) -> Scale:
+        return Scale(jnp.ones(shape), bias(*shape) if config.norm == "layer" else None)
+
+    back = partial(draw, std=std / math.sqrt(2 * n))
+    attention = MultiHead(
+        draw(n, d, d), draw(n, d, inner), draw(n, d, inner), back(n, d, d),
+        bias(n, d), bias(n, inner), bias(n, inner), bias(n, d),
+    )  # fmt: skip
+    feed_forward: FeedForward | Experts
+    if config.experts:
+        e = config.experts
+        feed_forward = Experts(draw(n, d, e), draw(n, e, d, h), draw(n, e, d, h), back(n, e, h, d))
+    elif config.feed_forward == "swiglu":
+        feed_forward = FeedForward(
+            draw(n, d, h), back(n, h, d), draw(n, d, h), bias(n, h), bias(n, d), bias(n, h)
+        )
+    else:
+        feed_forward = FeedForward(draw(n, d, h), back(n, h, d), None, bias(n, h), bias(n, d))
+    return Params(
+        Embedding(draw(config.vocabulary, d)),
+        Embedding(draw(config.positions, d)) if config.position == "learned" else None,
+        Block(scale(n, d), attention, scale(n, d), feed_forward),
+        scale(d),
+        None if config.tied else draw(d, config.vocabulary),
+    )
