@@ -147,13 +147,15 @@ def _in_blocks_bwd(
         first, k, v, seen = keys_of(start, qi)
         part = AttentionResiduals(qi, k, v, seen, yi, li)
         dqi, *of_keys, _ = plain.attention_bwd(part, dyi, scale=scale)
-        added = [_add_at(d, first, di.swapaxes(1, 2)) for d, di in zip(sums, of_keys, strict=True)]
+        added = [
+            _add_at(d, first, di.transpose(0, 2, 3, 1)) for d, di in zip(sums, of_keys, strict=True)
+        ]
         return (added[0], added[1]), dqi
 
-    zeros = jnp.zeros_like(k.swapaxes(1, 2)), jnp.zeros_like(v.swapaxes(1, 2))
+    zeros = tuple(jnp.zeros_like(x.transpose(0, 2, 3, 1)) for x in (k, v))
     blocks = [_blocks(x, block) for x in (q, y, log_normaliser, dy)]
     (dk, dv), dq = lax.scan(attend, zeros, (jnp.arange(0, t, block), *blocks))
-    return _joined(dq, t), dk.swapaxes(1, 2), dv.swapaxes(1, 2), None
+    return _joined(dq, t), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None
 
 
 def _keys_in_reach(
@@ -183,9 +185,9 @@ def _keys_in_reach(
 
 
 def _add_at(x: Array, start: Array, part: Array) -> Array:
-    """`part` added to x (N, G, S, D) from position `start` on."""
-    sums = lax.dynamic_slice_in_dim(x, start, part.shape[2], axis=2) + part
-    return lax.dynamic_update_slice_in_dim(x, sums, start, axis=2)
+    """`part` added to x (N, G, D, S), as products give it, from position `start` on."""
+    sums = lax.dynamic_slice_in_dim(x, start, part.shape[3], axis=3) + part
+    return lax.dynamic_update_slice_in_dim(x, sums, start, axis=3)
 
 
 def _blocks(x: Array, block: int) -> Array:
