@@ -146,13 +146,10 @@ def _in_blocks_bwd(
         start, qi, yi, li, dyi = turn
         first, k, v, seen = keys_of(start, qi)
         part = AttentionResiduals(qi, k, v, seen, yi, li)
-        dqi, *of_keys, _ = plain.attention_bwd(part, dyi, scale=scale)
-        added = [
-            _add_at(d, first, di.transpose(0, 2, 3, 1)) for d, di in zip(sums, of_keys, strict=True)
-        ]
-        return (added[0], added[1]), dqi
+        dqi, dki, dvi, _ = plain.attention_bwd(part, dyi, scale=scale)
+        return (_add_at(sums[0], first, dki), _add_at(sums[1], first, dvi)), dqi
 
-    zeros = tuple(jnp.zeros_like(x.transpose(0, 2, 3, 1)) for x in (k, v))
+    zeros = jnp.zeros_like(_turned(k)), jnp.zeros_like(_turned(v))
     blocks = [_blocks(x, block) for x in (q, y, log_normaliser, dy)]
     (dk, dv), dq = lax.scan(attend, zeros, (jnp.arange(0, t, block), *blocks))
     return _joined(dq, t), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None
@@ -184,9 +181,14 @@ def _keys_in_reach(
     return keys_of
 
 
+def _turned(x: Array) -> Array:
+    """(N, S, G, D) as (N, G, D, S): as the plain backward's products give it, and not copied."""
+    return x.transpose(0, 2, 3, 1)
+
+
 def _add_at(x: Array, start: Array, part: Array) -> Array:
-    """`part` added to x (N, G, D, S), as products give it, from position `start` on."""
-    sums = lax.dynamic_slice_in_dim(x, start, part.shape[3], axis=3) + part
+    """`part` (N, S, G, D) added to x (N, G, D, S) from position `start` on."""
+    sums = lax.dynamic_slice_in_dim(x, start, part.shape[1], axis=3) + _turned(part)
     return lax.dynamic_update_slice_in_dim(x, sums, start, axis=3)
 
 
