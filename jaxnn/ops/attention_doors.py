@@ -1,12 +1,12 @@
-"""What attention and the multi-head block refuse: their doors."""
+"""What attention, rotary positions and the multi-head block refuse: their doors."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.checks import check_broadcasts, check_kind, check_one_dtype, check_shapes
-from jaxnn.ops.rotary import rotary
+from jaxnn.checks import check_broadcasts, check_integers, check_kind, check_one_dtype, check_shapes
 from jaxnn.settings import check_flag, check_integer, check_number
 
 
@@ -60,6 +60,30 @@ def check_attention(
         )
 
 
+def check_rotary(x: Any, positions: Any, *, base: Any) -> None:
+    """Refuse what `rotary_fwd` says it raises.
+
+    Raises:
+        TypeError, ValueError: as `rotary_fwd`.
+    """
+    check_shapes("rotary", "reshape x to four dimensions", x=(x, "NTHD"))
+    check_one_dtype("rotary", x=x)
+    if x.shape[3] % 2:
+        raise ValueError(
+            f"rotary: x has shape {x.shape}, heads of size {x.shape[3]}; the size must be even, "
+            "because its halves are paired: choose an even head size"
+        )
+    check_integers("rotary: positions", positions, "cast them with positions.astype(int)")
+    if positions.shape not in (x.shape[1:2], x.shape[:2]):
+        raise ValueError(
+            f"rotary: positions have shape {positions.shape}, x {x.shape}; there must be one "
+            f"for each of the {x.shape[1]} positions, {x.shape[1:2]} or {x.shape[:2]}: pass "
+            f"jnp.arange({x.shape[1]}), or slice what you have"
+        )
+    rule = "finite and above 0, for example 10000.0"
+    check_number("rotary: base", base, rule, lambda b: 0 < b < math.inf)
+
+
 def check_multi_head(
     kind: type[NamedTuple], params: Any, x: Any, positions: Any, mask: Any, **settings: Any
 ) -> None:
@@ -91,4 +115,4 @@ def check_multi_head(
     q, k = (jax.ShapeDtypeStruct((n, t, h, size), x.dtype) for h in (heads, kv_heads))
     check_attention(q, k, k, mask, scale=None, **settings)
     if base is not None:
-        rotary.admit((q, jnp.arange(t) if positions is None else positions), {"base": base})
+        check_rotary(q, jnp.arange(t) if positions is None else positions, base=base)

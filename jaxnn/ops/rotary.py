@@ -10,16 +10,13 @@ i = 0 .. D/2 - 1:
 The transpose of a rotation is the rotation back: dx is dy turned by -theta.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.checks import check_integers, check_one_dtype, check_shapes
 from jaxnn.op import Op
-from jaxnn.settings import check_number
+from jaxnn.ops.attention_doors import check_rotary
 
 
 def rotary_fwd(x: Array, positions: Array, *, base: float = 10000.0) -> tuple[Array, Array]:
@@ -64,29 +61,10 @@ def _cos_and_sin(positions: Array, x: Array, base: float) -> tuple[Array, Array]
     return jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
 
 
-def _check(x: Array, positions: Array, *, base: float) -> None:
-    check_shapes("rotary", "reshape x to four dimensions", x=(x, "NTHD"))
-    check_one_dtype("rotary", x=x)
-    if x.shape[3] % 2:
-        raise ValueError(
-            f"rotary: x has shape {x.shape}, heads of size {x.shape[3]}; the size must be even, "
-            "because its halves are paired: choose an even head size"
-        )
-    check_integers("rotary: positions", positions, "cast them with positions.astype(int)")
-    if positions.shape not in (x.shape[1:2], x.shape[:2]):
-        raise ValueError(
-            f"rotary: positions have shape {positions.shape}, x {x.shape}; there must be one "
-            f"for each of the {x.shape[1]} positions, {x.shape[1:2]} or {x.shape[:2]}: pass "
-            f"jnp.arange({x.shape[1]}), or slice what you have"
-        )
-    rule = "finite and above 0, for example 10000.0"
-    check_number("rotary: base", base, rule, lambda b: 0 < b < math.inf)
-
-
 def _example(key: Array) -> tuple[Array, Array]:
     """Rows at different positions, position 0 among them and one far off."""
     positions = jnp.array([[0, 1, 2, 3, 4], [7, 8, 9, 10, 1000], [0, 0, 3, 1, 2]])
     return jax.random.normal(key, (3, 5, 2, 6)), positions
 
 
-rotary = Op(rotary_fwd, rotary_bwd, _example, ({}, {"base": 100.0}), check=_check)
+rotary = Op(rotary_fwd, rotary_bwd, _example, ({}, {"base": 100.0}), check=check_rotary)
