@@ -75,6 +75,7 @@ def test_runs_and_blocks_agree_with_the_plain_form(
         (143, 143, None, None, 1),
         (144, 144, None, None, 2),
         (144, 150, None, 20, 2),
+        (8, 6, 10**400, 10**400, 1),
         (400, 399, None, None, 1),
         (575, 575, 115, None, 1),
         (576, 576, 115, None, 2),
@@ -289,8 +290,14 @@ HEADS = {"heads": 4, "kv_heads": 2}
         (attention, (Q, KV, KV, jnp.ones((3, 1, 1, 1, 1), bool)), {}, ValueError, "(3, 1, 1, 1"),
         (attention, (Q, KV, KV, [[True]]), {}, TypeError, "mask is a list.*jnp.asarray"),
         (attention, (Q, KV, None, None), {}, TypeError, "attention: v is a NoneType"),
-        (attention, (Q[:, :0], KV, KV, None), {}, ValueError, "(2, 0, 4, 6).*may be 0"),
-        (attention, (Q[:, :0], KV, KV, None), {"block": 2}, ValueError, "(2, 0, 4, 6).*may be 0"),
+        (attention, (Q[:, :0], KV, KV, None), {}, ValueError, "(2, 0, 4, 6).*at least 1"),
+        (
+            attention,
+            (Q[:, :0], KV, KV, None),
+            {"block": 2},
+            ValueError,
+            "(2, 0, 4, 6).*at least 1",
+        ),
         (
             attention,
             (Q, KV.astype(jnp.bfloat16), KV, None),
@@ -336,7 +343,7 @@ HEADS = {"heads": 4, "kv_heads": 2}
             (PARAMS, X, None, None),
             {"heads": 3},
             ValueError,
-            "8 outputs for 3 heads, no",
+            "8 outputs for 3 heads; they",
         ),
         (
             multi_head,
@@ -380,7 +387,7 @@ HEADS = {"heads": 4, "kv_heads": 2}
             (PARAMS, X[:, :0], None, None),
             HEADS,
             ValueError,
-            "(2, 0, 4, 2).*batch may be 0",
+            "(2, 0, 4, 2).*must be at least 1",
         ),
         (
             multi_head,

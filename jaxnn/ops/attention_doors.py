@@ -40,8 +40,8 @@ def check_attention(
     check_one_dtype("attention", q=q, k=k, v=v)
     if 0 in sizes["THDSGE"]:
         raise ValueError(
-            f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; no size but "
-            "that of the batch may be 0: leave out the call where there is nothing to attend to"
+            f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; all "
+            "sizes but the batch's must be at least 1: leave out a call about nothing"
         )
     check_heads("attention", sizes.H, sizes.G)
     if mask is not None:
@@ -55,8 +55,8 @@ def check_attention(
         check_number("attention: scale", scale, "finite, or None for 1 / sqrt(D)")
     if window is not None and not causal:
         raise ValueError(
-            f"attention: window is {window} but causal is False; a window reaches back from the "
-            "query: pass causal=True, or a mask for a window of another form"
+            f"attention: window is {window!s:.50} but causal is False; it must be True, for a "
+            "window reaches back from the query: pass causal=True, or a mask"
         )
 
 
@@ -102,7 +102,7 @@ def check_multi_head(
     check_one_dtype("multi_head", **params._asdict(), x=x)
     if sizes.Q % heads:
         raise ValueError(
-            f"multi_head: wq has {sizes.Q} outputs for {heads} heads, no multiple: change one"
+            f"multi_head: wq has {sizes.Q} outputs for {heads!s:.50} heads; they must divide it"
         )
     size, kv_heads = sizes.Q // heads, heads if kv_heads is None else kv_heads
     if kv_heads * size != sizes.K:

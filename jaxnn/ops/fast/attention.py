@@ -39,7 +39,7 @@ def attention_fwd(
     """Return what the plain form does, run by run."""
     attend: Callable[..., Any] = plain.attention_fwd
     if block is not None:
-        attend = partial(_in_blocks_fwd, block=block)
+        attend = partial(_in_blocks_fwd, block=min(block, q.shape[1]))
     qh, kh, vh = (x.swapaxes(1, 2) for x in (q, k, v))  # once, and not for every run
     parts = []
     for i, j in _runs(q, k, causal, window, block):
@@ -63,7 +63,7 @@ def attention_bwd(
     q, k, v, mask, y, log_normaliser = residuals
     attend: Callable[..., Any] = plain.attention_bwd
     if block is not None:
-        attend = partial(_in_blocks_bwd, block=block)
+        attend = partial(_in_blocks_bwd, block=min(block, q.shape[1]))
     qh, kh, vh, yh, dyh = (x.swapaxes(1, 2) for x in (q, k, v, y, dy))
     dqs: list[Array] = []
     dk, dv = jnp.zeros_like(k), jnp.zeros_like(v)
@@ -161,18 +161,17 @@ def _keys_in_reach(
 ) -> Callable[[Array, Array], tuple[Array, Array, Array, Array]]:
     """What gives, of a block and where it starts, its keys: first, k, v, and which are seen."""
     t, s = q.shape[1], k.shape[1]
+    reach = s if window is None else min(window, s)
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # as they are needed: once, not for every block
 
     def keys_of(start: Array, qi: Array) -> tuple[Array, Array, Array, Array]:
-        first, count = jnp.zeros_like(start), s
-        if window is not None:
-            count = min(s, qi.shape[1] + window - 1)
-            first = jnp.clip(start + (s - t - window + 1), 0, s - count)
+        count = min(s, qi.shape[1] + reach - 1)
+        first = jnp.clip(start + (s - t - reach + 1), 0, s - count)
         i, j = start + jnp.arange(qi.shape[1]), first + jnp.arange(count)
         position = i[:, None] + (s - t)
-        seen = j <= position if causal else jnp.ones((len(i), count), bool)
-        if window is not None:
-            seen &= j > position - window
+        seen = jnp.ones((len(i), count), bool)
+        if causal:
+            seen = (j <= position) & (j > position - reach)
         if mask is not None:
             rows, columns = mask.shape[-2:]  # rows past the end are padding, whatever they see
             of_rows = mask if rows == 1 else jnp.take(mask, i, -2, mode="clip")
@@ -192,9 +191,8 @@ def _add_at(x: Array, start: Array, part: Array) -> Array:
 def _blocks(x: Array, block: int) -> Array:
     """(N, T, H, D) as (blocks, N, queries of a block, H, D), filled up with zeros."""
     n, t, *others = x.shape
-    size = min(block, t)
-    x = jnp.pad(x, [(0, -t % size if axis == 1 else 0) for axis in range(4)])
-    return jnp.moveaxis(x.reshape(n, x.shape[1] // size, size, *others), 1, 0)
+    x = jnp.pad(x, [(0, -t % block if axis == 1 else 0) for axis in range(4)])
+    return jnp.moveaxis(x.reshape(n, x.shape[1] // block, block, *others), 1, 0)
 
 
 def _joined(blocks: Array, t: int) -> Array:
