@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-MOST = 2**31  # what XLA counts the positions along an axis to
+MOST = 2**31  # what JAX counts the positions along an axis to
 
 
 def check_number(
@@ -114,7 +114,7 @@ def check_per_axis(name: str, value: Any, axes: int, least: int = 1, hint: str =
 
     Raises:
         TypeError: an entry is no integer.
-        ValueError: it has another number of entries, or one is below `least` or not below 2^31.
+        ValueError: it has another number of entries, or one is below `least` or beyond 32 bits.
     """
     hint = hint or f", or {axes} of them, one per axis"
     entries = value if isinstance(value, tuple | list) else (value,) * axes

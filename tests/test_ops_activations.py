@@ -9,7 +9,7 @@ from conftest import assert_leaves_close, run
 
 from jaxnn.ops import activations as act
 from jaxnn.ops import gated
-from jaxnn.ops.dropout import drop_fwd, dropout
+from jaxnn.ops.dropout import dropout
 from jaxnn.ops.softmax import log_softmax, masked_softmax, softmax
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -257,7 +257,7 @@ MASK = jnp.ones(3, bool)
         (lambda x: dropout(x, jax.random.key(0), rate=1.0), ValueError, r"1\.0;.*drop.*1 - p"),
         (lambda x: dropout(x, jax.random.key(0), rate=-0.1), ValueError, r"rate is -0\.1"),
         (lambda x: dropout(x, jax.random.key(0), rate=float("nan")), ValueError, "rate is nan"),
-        (lambda x: drop_fwd(x, jax.random.key(0), 2.0), ValueError, "dropout: rate is 2"),
+        (lambda x: dropout.fwd(x, jax.random.key(0), rate=2.0), ValueError, "dropout: rate is 2"),
         (lambda x: dropout(x, jax.random.key(0), rate=10**400), ValueError, "rate is 1000"),
         (lambda x: dropout(x, jnp.zeros(2), rate=0.5), TypeError, r"key is float32\[2\]"),
         (

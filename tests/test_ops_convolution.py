@@ -318,14 +318,18 @@ NAN, SPREAD = float("nan"), Conv(jnp.zeros((2, 2, 3, 6)), None)
             lambda: global_max_pool(IMAGE[:, :0]),
             r"x has shape \(2, 0, 4, 6\).*but N must be at least 1",
         ),
-        (lambda: conv2d(KERNEL, IMAGE, stride=10**400), "stride has 1329 bits.*below 2.31"),
-        (lambda: conv2d(KERNEL, IMAGE, padding=2**31), "padding has 32 bits.*below 2.31"),
+        (lambda: conv2d(KERNEL, IMAGE, stride=10**400), "stride is 1000.*below 2147483648"),
+        (lambda: conv2d(KERNEL, IMAGE, padding=2**31), "padding is 2147483648.*below 2147483648"),
         (lambda: conv2d_transpose(SPREAD, IMAGE, stride=2**30), "would have .*below 2.31"),
         (lambda: conv2d_transpose(SPREAD, IMAGE, padding="same"), "padding is 'same'.*transpose"),
         (lambda: conv2d_transpose(SPREAD, IMAGE, output_padding=-1), "output_padding is -1"),
         (lambda: average_pool(IMAGE, stride=0), "average_pool: stride is 0"),
         (lambda: max_pool(IMAGE, padding="causal"), "max_pool: padding is 'causal'"),
-        (lambda: upsample_nearest(IMAGE, factor=10**400), "factor .*1329 bits.*below 2.31"),
+        (lambda: upsample_nearest(IMAGE, factor=10**400), "factor is 1000.*below 2147483648"),
+        (
+            lambda: upsample_nearest(IMAGE, factor=2**29),
+            r"factor is 536870912.*stay below 2147483648",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):

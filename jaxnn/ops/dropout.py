@@ -46,21 +46,6 @@ def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     return dx, None
 
 
-def drop_fwd(x: Array, key: Array | None, rate: float) -> tuple[Array, Array | None]:
-    """Drop as a model does: in training with a key; without one, or at rate 0, return x as it is.
-
-    Saves which elements are kept, None for all.
-    """
-    if key is None or rate == 0:
-        return x, None
-    return dropout.fwd(x, key, rate=rate)
-
-
-def drop_bwd(kept: Array | None, dy: Array, rate: float) -> Array:
-    """Return dx of `drop_fwd`."""
-    return dy if kept is None else dropout.bwd(kept, dy, rate=rate)[0]
-
-
 def _check(x: Array, key: Array, *, rate: float) -> None:
     check_floating("dropout: x", x)
     check_rate("dropout: rate", rate)

@@ -195,8 +195,8 @@ def _check_upsample(x: Array, *, factor: int) -> None:
     check_integer("upsample_nearest: factor", factor)
     if max(x.shape) * factor >= MOST:
         raise ValueError(
-            f"upsample_nearest: factor has {factor.bit_length()} bits; H and W must stay below "
-            "2^31: take a smaller one"
+            f"upsample_nearest: factor is {factor}, x has shape {x.shape}; H and W must stay below "
+            f"{MOST}: choose less"
         )
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxnn.ops.attention import attention
-from jaxnn.ops.multi_head import MultiHead, multi_head, rotary
+from jaxnn.ops.attention import MultiHead, attention, multi_head
+from jaxnn.ops.rotary import rotary
 from rows import Row
 
 BLOCKS = {"causal": True, "window": 3, "scale": 0.7, "block": 4}
