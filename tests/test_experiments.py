@@ -159,7 +159,7 @@ def test_residuals_counts_what_is_kept_and_no_input(tmp_path, capsys):
     x = jnp.ones((3, 4))
     assert residuals.kept((x, jnp.arange(5)), (x, (y := x + 1), y, y > 0)) == 4 + 1
     assert residuals.main("jaxnn.ops.linear", out=tmp_path) == 0
-    assert residuals.main("jaxnn.ops.dropout", out=tmp_path) == 0
+    assert residuals.main("jaxnn.ops.activations", out=tmp_path) == 0
     assert re.search(r"dropout, rate=0.3 +1\.00 ", capsys.readouterr().out)
     assert "dropout" in (tmp_path / "table.txt").read_text()
 
@@ -183,7 +183,7 @@ def test_residuals_prints_each_row_when_it_is_measured(tmp_path, capsys, monkeyp
 
 def test_residuals_cuts_long_settings_visibly(monkeypatch):
     monkeypatch.setattr(residuals, "measure", lambda op, static: (1.0, 2.0))
-    lines = list(residuals.rows("jaxnn.ops.multi_head"))
+    lines = list(residuals.rows("jaxnn.ops.attention"))
     assert len({len(line) for line in lines[1:]}) == 1
     assert any(re.search(r"^multi_head, .* \.\.\.  +1\.00", line) for line in lines)
 

@@ -9,7 +9,7 @@ from conftest import assert_leaves_close, run
 
 from jaxnn.ops import activations as act
 from jaxnn.ops import gated
-from jaxnn.ops.dropout import dropout
+from jaxnn.ops.activations import dropout
 from jaxnn.ops.softmax import log_softmax, masked_softmax, softmax
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

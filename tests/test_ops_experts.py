@@ -70,7 +70,7 @@ PARAMS = Experts(
         (PARAMS, (2, 5), 0, "k is 0; it must be at least 1, and at most 4"),
         (PARAMS, (2, 5), 5, "k is 5 for 4 experts"),
         (PARAMS, (2, 6), 1, "x has shape (2, 6), beside router (5, 4)"),
-        (PARAMS, (0, 5), 1, "(0, 5), no element; the loss is a mean over tokens"),
+        (PARAMS, (0, 5), 1, "(0, 5), no element; it must have some, for the loss is a mean"),
         (
             PARAMS._replace(down=PARAMS.up),
             (2, 5),

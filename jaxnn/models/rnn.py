@@ -29,8 +29,8 @@ from jaxnn.checks import (
 from jaxnn.data import KeyedBatch
 from jaxnn.models.sampling import draw_settings, sample
 from jaxnn.op import Op, door
+from jaxnn.ops.activations import dropout
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
-from jaxnn.ops.dropout import dropout
 from jaxnn.ops.linear import (
     Embedding,
     EmbeddingResiduals,

@@ -30,9 +30,9 @@ from jaxnn.models.transformer_params import gpt2 as gpt2
 from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
 from jaxnn.op import Op, door
+from jaxnn.ops.activations import dropout
 from jaxnn.ops.attention import MultiHeadResiduals, multi_head
 from jaxnn.ops.cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
-from jaxnn.ops.dropout import dropout
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
 from jaxnn.ops.gated import Halves, gelu, swiglu
 from jaxnn.ops.linear import (

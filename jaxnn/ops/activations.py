@@ -1,4 +1,4 @@
-"""Activations, elementwise: y = f(x) and dx = f'(x) dy, for x of any shape.
+"""Activations and dropout, elementwise: y = f(x) and dx = f'(x) dy, for x of any shape.
 
     relu          max(x, 0)                             slope 0 or 1
     leaky_relu    x or slope x                          slope 1 or `slope`
@@ -14,6 +14,9 @@ no extra bytes where the next layer keeps y as its input anyway. (The leaky one 
 and saves the sign of x.) At a kink the slope is the one that `jax.nn` takes. Huge x of either sign
 give their true slope, never 0 times inf. Each raises a TypeError for an x that is no floating
 array. Those that fall before they rise are in `jaxnn.ops.gated`.
+
+Dropout drops each element with probability `rate`: y = x / (1 - rate) where it is kept, else 0, so
+that the mean of y is x, and dx = dy / (1 - rate) there. A model in evaluation leaves it out.
 """
 
 import math
@@ -23,9 +26,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_floating
+from jaxnn.checks import check_floating, check_key
 from jaxnn.op import Op
-from jaxnn.settings import check_number
+from jaxnn.settings import check_number, check_rate
 
 SELU_SCALE = 1.0507009873554805
 SELU_ALPHA = 1.6732632423543772
@@ -146,6 +149,36 @@ def tanh_bwd(y: Array, dy: Array) -> tuple[Array]:
     return (dy * (1 - y) * (1 + y),)
 
 
+def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
+    """Put 0 in place of a share `rate` of x, drawn from `key`; divide the rest by 1 - rate.
+
+    The same key drops the same elements, whatever the dtype of x, in the forward and the backward.
+    Saves which elements are kept, one byte per element. Srivastava et al. 2014, "Dropout: a simple
+    way to prevent neural networks from overfitting", with the scaling in training in place of
+    evaluation.
+
+    Args:
+        x: any shape.
+        key: a key of `jax.random`, typed or not; no other draw should use it.
+        rate: the probability to drop an element (not to keep it), in [0, 1), exact to 2^-32.
+
+    Returns:
+        y (the shape of x), residuals.
+
+    Raises:
+        TypeError: x is no floating array, the key no key or the rate no number.
+        ValueError: the rate is outside [0, 1).
+    """
+    # Integers, and not the uniform numbers of x's dtype: those would be others in another dtype.
+    kept = jax.random.bits(key, x.shape, jnp.uint32) >= jnp.uint32(int(rate * 2**32))
+    return jnp.where(kept, x / (1 - rate), 0), kept
+
+
+def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
+    """Return dx = dy / (1 - rate) where x was kept, else 0; the key has no cotangent."""
+    return jnp.where(kept, dy / (1 - rate), 0), None
+
+
 def _check(op: str, x: Array, *, slope: float = 0.0, alpha: float = 0.0) -> None:
     """Refuse what is no floating array, and settings outside their range."""
     check_floating(f"{op}: x", x)
@@ -154,16 +187,21 @@ def _check(op: str, x: Array, *, slope: float = 0.0, alpha: float = 0.0) -> None
     check_number(f"{op}: alpha", alpha, rule, lambda a: 0 <= a < math.inf)
 
 
+def _check_dropout(x: Array, key: Array, *, rate: float) -> None:
+    check_floating("dropout: x", x)
+    check_rate("dropout: rate", rate)
+    check_key("dropout: key", key, ", or leave dropout out in evaluation")
+
+
 def _example(key: Array) -> tuple[Array]:
-    """Normal values with a zero (a kink of some), a tie, and both saturated ends."""
-    x = jax.random.normal(key, (3, 1, 5))
+    """Normal values with the kinks at 0, -3 and 3, a tie, and both saturated ends."""
+    x = jax.random.normal(key, (3, 1, 5)).at[1, 0, :2].set(jnp.array([-3.0, 3.0]))
     return (x.at[0, 0].set(jnp.array([0.0, 0.0, -30.0, 30.0, 30.0])),)
 
 
-def _kinks_example(key: Array) -> tuple[Array]:
-    """As `_example`, with the two kinks of the hard sigmoid."""
-    (x,) = _example(key)
-    return (x.at[1, 0, :2].set(jnp.array([-3.0, 3.0])),)
+def _dropout_example(key: Array) -> tuple[Array, Array]:
+    kx, kdrop = jax.random.split(key)
+    return jax.random.normal(kx, (3, 1, 7)).at[0, 0, :2].set(0.0), kdrop
 
 
 relu = Op(relu_fwd, relu_bwd, _example, check=partial(_check, "relu"))
@@ -179,6 +217,9 @@ selu = Op(selu_fwd, selu_bwd, _example, check=partial(_check, "selu"))
 softplus = Op(softplus_fwd, softplus_bwd, _example, check=partial(_check, "softplus"))
 sigmoid = Op(sigmoid_fwd, sigmoid_bwd, _example, check=partial(_check, "sigmoid"))
 hard_sigmoid = Op(
-    hard_sigmoid_fwd, hard_sigmoid_bwd, _kinks_example, check=partial(_check, "hard_sigmoid")
+    hard_sigmoid_fwd, hard_sigmoid_bwd, _example, check=partial(_check, "hard_sigmoid")
 )
 tanh = Op(tanh_fwd, tanh_bwd, _example, check=partial(_check, "tanh"))
+dropout = Op(
+    dropout_fwd, dropout_bwd, _dropout_example, settings=({"rate": 0.3},), check=_check_dropout
+)

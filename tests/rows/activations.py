@@ -5,7 +5,7 @@ import numpy as np
 import scipy.special
 
 from jaxnn.ops import activations, gated
-from jaxnn.ops.dropout import dropout
+from jaxnn.ops.activations import dropout
 from jaxnn.ops.softmax import masked_softmax, softmax
 from rows import Row
 from rows.basic import one
