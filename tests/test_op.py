@@ -1,13 +1,16 @@
 """An op as a function: what it makes of its inputs, and what it says of a wrong fwd or bwd."""
 
 import functools
+import inspect
+import pydoc
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.op import Op, watched
+from jaxnn.op import Op, door, plain_forms, watched
+from jaxnn.ops.attention import attention
 
 
 def bind(fwd, bwd):
@@ -173,3 +176,98 @@ def test_a_watched_op_still_runs_its_own_functions_when_called():
         product.fwd(1.0, 2.0)
         assert jax.grad(product)(1.0, 2.0) == 2
     assert seen == [(product, "fwd")]
+
+
+def test_numpys_numbers_and_arrays_are_taken_as_pythons_and_jaxs():
+    scaled = bind(lambda x, *, gain=1.0: (gain * x, x), lambda x, dy, *, gain=1.0: (gain * dy,))
+    x = jnp.ones(3, jnp.bfloat16)
+    gain = np.float32(2.0)  # a number of NumPy's would widen x to float32
+    assert scaled(x, gain=gain).dtype == jnp.bfloat16
+    assert scaled.fwd(x, gain=gain)[0].dtype == jnp.bfloat16
+    assert scaled.bwd(x, x, gain=gain)[0].dtype == jnp.bfloat16
+    picked = bind(lambda x: (x.at[0].get(), x), lambda x, dy: (jnp.zeros_like(x).at[0].set(dy),))
+    assert picked(np.ones(3, np.float32)) == picked.fwd(np.ones(3, np.float32))[0] == 1
+
+
+def test_a_cotangent_of_another_dtype_is_refused():
+    wide = bind(lambda x: (x, x), lambda x, dy: (dy.astype(jnp.float32),))
+    with pytest.raises(TypeError, match=r"float32\[2\] for its input .*bfloat16\[2\]: .*astype"):
+        jax.grad(lambda x: wide(x).sum())(jnp.ones(2, jnp.bfloat16))
+    assert jax.grad(lambda x: wide(x).sum())(jnp.ones(2)).dtype == jnp.float32
+
+
+def checked_square(seen):
+    return Op(square_fwd, square_bwd, check=lambda x: seen.append(jnp.shape(x)))
+
+
+def test_the_door_is_run_where_a_person_enters_and_not_inside_a_model():
+    seen = []
+    inner = checked_square(seen)
+    twice = Op(
+        lambda x: (inner.fwd(inner.fwd(x)[0])[0], x),
+        lambda x, dy: (4 * x**3 * dy,),
+        check=lambda x: seen.append("twice"),
+    )
+
+    @door(lambda x, times=2: seen.append(("model", times)))
+    def model(x, times=2):
+        return inner(x) + inner.fwd(x)[0] + twice(x)
+
+    model(X)
+    assert seen == [("model", 2)]
+    seen.clear()
+    inner(X)
+    inner.fwd(X)
+    twice(X)
+    assert seen == [(3,), (3,), "twice"]
+    seen.clear()
+    jax.grad(lambda x: twice(x).sum())(X)
+    assert seen == ["twice"]
+
+
+def test_the_door_is_open_again_after_an_error_inside():
+    seen = []
+    inner = checked_square(seen)
+
+    @door()
+    def failing(x):
+        raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        failing(X)
+    inner(X)
+    assert seen == [(3,)]
+    with pytest.raises(TypeError, match="failing takes no setting colour: it is failing"):
+        failing(X, colour="red")
+
+
+def test_help_and_signature_are_the_forwards():
+    def fwd(x, *, gain=1.0):
+        """Multiply x by the gain."""
+        return gain * x, x
+
+    scaled = bind(fwd, lambda x, dy, *, gain=1.0: (gain * dy,))
+    assert str(inspect.signature(scaled)) == "(x, *, gain=1.0)"
+    assert "(x, *, gain=1.0)\n    \n    Multiply x by the gain." in pydoc.render_doc(scaled)
+
+
+def test_a_program_can_be_told_to_run_the_plain_forms():
+    scores = [jnp.ones((1, 200, 1, 2))] * 3
+    plain = attention.plain.fwd(*scores, None, causal=True)
+    with plain_forms():
+        assert attention.form is attention.plain
+        assert jax.make_jaxpr(lambda q: attention(q, *scores[1:], None, causal=True))(scores[0])
+        inside = str(jax.make_jaxpr(lambda q: attention.fwd(q, *scores[1:], None))(scores[0]))
+    assert attention.form is attention.fast is not attention.plain
+    assert square.form is square.fast is square.plain
+    assert inside == str(
+        jax.make_jaxpr(lambda q: attention.plain.fwd(q, *scores[1:], None))(scores[0])
+    )
+    np.testing.assert_allclose(attention(*scores, None, causal=True), plain[0], rtol=1e-6)
+
+
+def test_replace_keeps_the_rest():
+    wrong = product.replace(bwd=lambda r, dout, *, gain=1.0: (dout, dout))
+    assert jax.grad(wrong)(5.0, 7.0) == 1
+    assert wrong.settings == product.settings
+    assert jax.grad(product)(5.0, 7.0) == 7

@@ -213,25 +213,6 @@ def test_far_positions_keep_their_angles_in_bfloat16():
     np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.02)
 
 
-def test_the_block_is_pytorchs_multihead_attention(x64):
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True, dtype=torch.float64)
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.copy_(torch.tensor(rng.normal(size=tuple(parameter.shape))))
-    w, b = theirs.in_proj_weight.detach().numpy(), theirs.in_proj_bias.detach().numpy()
-    wo, bo = theirs.out_proj.weight.detach().numpy().T, theirs.out_proj.bias.detach().numpy()
-    params = jax.tree.map(
-        jnp.asarray, MultiHead(*(m.T for m in np.split(w, 3)), wo, *np.split(b, 3), bo)
-    )
-    x, hidden = rng.normal(size=(2, 5, 6)), rng.random((2, 5)) < 0.3
-    expected, _ = theirs(*[torch.tensor(x)] * 3, key_padding_mask=torch.tensor(hidden))
-    mask = jnp.asarray(~hidden[:, None, None, :])
-    z = run(lambda p, x, m: multi_head(p, x, None, m, heads=3), params, jnp.asarray(x), mask)
-    assert_leaves_close(z, expected.detach().numpy(), 1e-12)
-
-
 def test_the_block_without_biases_given_positions_or_rotary_and_in_blocks(x64):
     """By hand as by `jax.vjp`, and in blocks as at once; positions count from 0 unless given."""
     rng = np.random.default_rng(0)

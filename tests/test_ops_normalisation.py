@@ -107,31 +107,6 @@ def test_evaluation_hands_out_the_running_statistics_as_they_came():
     assert_leaves_close(running, FRESH, 0)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_pytorch_moves_its_running_statistics_likewise(training):
-    torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    x, dy = rng.normal(size=(2, 5, 3, 4))
-    scale, shift, mean = rng.normal(size=(3, 4))
-    variance = rng.uniform(0.5, 2, 4)
-    tensors = [torch.tensor(v, requires_grad=True) for v in (scale, shift, x)]
-    buffers = [torch.tensor(mean), torch.tensor(variance)]
-    y = torch.nn.functional.batch_norm(
-        tensors[2].movedim(-1, 1), *buffers, *tensors[:2], training, momentum=0.3
-    ).movedim(1, -1)
-    y.backward(torch.tensor(dy))
-    with jax.enable_x64(True):
-        inputs = jax.tree.map(jnp.asarray, (Scale(scale, shift), Running(mean, variance), x))
-        zeros = Running(jnp.zeros(4), jnp.zeros(4))
-        out, (dparams, _, dx) = run(
-            lambda inputs, dout: by_hand(batch_norm, inputs, dout, training=training, momentum=0.3),
-            inputs,
-            (jnp.asarray(dy), zeros),
-        )
-    assert_leaves_close(out, (y.detach().numpy(), *(b.numpy() for b in buffers)), 1e-12)
-    assert_leaves_close((*dparams, dx), [t.grad.numpy() for t in tensors], 1e-12)
-
-
 @pytest.mark.parametrize("norm", [layer_norm, rms_norm])
 def test_without_parameters_rows_go_back_as_with_a_scale_of_1(norm):
     rng = np.random.default_rng(3)

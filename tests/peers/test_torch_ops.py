@@ -11,6 +11,10 @@ torch = pytest.importorskip(
     "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
 )
 
+from jaxnn.ops.attention import MultiHead, multi_head  # noqa: E402
+from jaxnn.ops.batch_norm import Running, batch_norm  # noqa: E402
+from jaxnn.ops.normalisation import Scale  # noqa: E402
+
 PEERS = {name: row for name, row in ROWS.items() if row.peer}
 
 
@@ -37,3 +41,51 @@ def test_pytorch_agrees(row, shape):
     grads = [t.grad.numpy() for t in jax.tree.leaves(tensors) if t.requires_grad]
     assert_leaves_close(out, [o.detach().numpy() for o in outs], 1e-9, floor=1e-15)
     assert_leaves_close(hand, grads, 1e-9, floor=1e-15)
+
+
+def hand_of(op, inputs, dout, **settings):
+    out, residuals = op.fwd(*inputs, **settings)
+    return out, op.bwd(residuals, dout, **settings)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_pytorch_moves_its_running_statistics_likewise(training):
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(2, 5, 3, 4))
+    scale, shift, mean = rng.normal(size=(3, 4))
+    variance = rng.uniform(0.5, 2, 4)
+    tensors = [torch.tensor(v, requires_grad=True) for v in (scale, shift, x)]
+    buffers = [torch.tensor(mean), torch.tensor(variance)]
+    y = torch.nn.functional.batch_norm(
+        tensors[2].movedim(-1, 1), *buffers, *tensors[:2], training, momentum=0.3
+    ).movedim(1, -1)
+    y.backward(torch.tensor(dy))
+    with jax.enable_x64(True):
+        inputs = jax.tree.map(jnp.asarray, (Scale(scale, shift), Running(mean, variance), x))
+        zeros = Running(jnp.zeros(4), jnp.zeros(4))
+        out, (dparams, _, dx) = run(
+            lambda x, d: hand_of(batch_norm, x, d, training=training, momentum=0.3),
+            inputs,
+            (jnp.asarray(dy), zeros),
+        )
+    assert_leaves_close(out, (y.detach().numpy(), *(b.numpy() for b in buffers)), 1e-12)
+    assert_leaves_close((*dparams, dx), [t.grad.numpy() for t in tensors], 1e-12)
+
+
+def test_the_block_is_pytorchs_multihead_attention():
+    rng = np.random.default_rng(0)
+    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.tensor(rng.normal(size=tuple(parameter.shape))))
+    w, b = theirs.in_proj_weight.detach().numpy(), theirs.in_proj_bias.detach().numpy()
+    wo, bo = theirs.out_proj.weight.detach().numpy().T, theirs.out_proj.bias.detach().numpy()
+    with jax.enable_x64(True):
+        params = jax.tree.map(
+            jnp.asarray, MultiHead(*(m.T for m in np.split(w, 3)), wo, *np.split(b, 3), bo)
+        )
+        x, hidden = rng.normal(size=(2, 5, 6)), rng.random((2, 5)) < 0.3
+        expected, _ = theirs(*[torch.tensor(x)] * 3, key_padding_mask=torch.tensor(hidden))
+        mask = jnp.asarray(~hidden[:, None, None, :])
+        z = run(lambda p, x, m: multi_head(p, x, None, m, heads=3), params, jnp.asarray(x), mask)
+        assert_leaves_close(z, expected.detach().numpy(), 1e-12)

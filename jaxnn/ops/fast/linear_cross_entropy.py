@@ -59,7 +59,7 @@ def linear_cross_entropy_fwd(
     if _size(w, x, chunk) >= w.shape[1]:
         return plain.linear_cross_entropy_fwd(w, x, labels, reduction=reduction, **settings)
 
-    rows, targets, valid = _rows(w, x, labels)
+    rows, targets, valid = _flattened(w, x, labels)
     chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
     zero = jnp.zeros_like(valid)
 
@@ -107,7 +107,7 @@ def linear_cross_entropy_bwd(
 
     w, x, labels, *of_rows = residuals
     largest, log_sum = (number[:, None] for number in of_rows)
-    rows, targets, valid = _rows(w, x, labels)
+    rows, targets, valid = _flattened(w, x, labels)
     chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
     dlosses = (reduce_bwd(dloss, labels.size, reduction).ravel() * valid)[:, None]
 
@@ -135,7 +135,7 @@ def _size(w: Array, x: Array, chunk: int | None) -> int:
     return min(w.shape[1], max(CLASSES, LOGITS // rows) if chunk is None else chunk)
 
 
-def _rows(w: Array, x: Array, labels: Array) -> tuple[Array, Array, Array]:
+def _flattened(w: Array, x: Array, labels: Array) -> tuple[Array, Array, Array]:
     """x as (N, D), the labels as (N,), and of each 1, or NaN where it is no class."""
     rows = x.reshape(-1, x.shape[-1])
     return rows, *valid_labels(labels.ravel(), w.shape[1], widen(x).dtype)
