@@ -91,13 +91,14 @@ def check_leaves(op: str, names: Sequence[str], inputs: tuple[Any, ...]) -> None
     Raises:
         TypeError: one does.
     """
+    most = np.iinfo(jax.dtypes.canonicalize_dtype(np.int64)).max
     for place, given in enumerate(inputs):
         for leaf in jax.tree.leaves(given):
-            if not _is_array(leaf) or (isinstance(leaf, int) and abs(leaf) >= 2**63):
+            if not _is_array(leaf) or (isinstance(leaf, int) and abs(leaf) > most):
                 name = ", ".join(names[place : place + 1]) or f"number {place}"
                 raise TypeError(
                     f"op {op}: its input {name} has {leaf!r:.50}; inputs must be arrays, or "
-                    "numbers of 64 bits: give what is none as a setting, by keyword"
+                    f"numbers of at most {most}: give what is none as a setting, by keyword"
                 )
 
 
@@ -158,7 +159,7 @@ def check_cotangents(
     for place, (cotangent, like) in enumerate(zip(cotangents, likes, strict=True)):
         try:
             held.append(jax.tree.map(_held, cotangent, like, is_leaf=lambda d: d is None))
-        except (AssertionError, TypeError, ValueError):
+        except (AssertionError, AttributeError, TypeError, ValueError):
             got, wanted = (jax.tree.map(_kind, tree) for tree in (cotangent, like))
             which = ", ".join(names[place : place + 1]) or f"number {place}"
             raise TypeError(
@@ -171,14 +172,16 @@ def check_cotangents(
 
 def _held(d: Any, x: Any) -> Any:
     """A cotangent, None where there is none; AssertionError if it is not of its input's kind."""
-    if d is None or jnp.result_type(d) == jax.dtypes.float0:
+    if d is None or x is None or jnp.result_type(d) == jax.dtypes.float0:
         return None
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return None
+    d = jnp.asarray(d)  # of NumPy's in the width that JAX is in
     chex.assert_shape(d, x.shape)
-    if not _is_weak(d):
+    # A number of Python's has no dtype of its own: neither as the cotangent, nor as the input.
+    if not (jax.typeof(d).weak_type or x.weak_type):
         chex.assert_type(d, x.dtype)
-    return jnp.asarray(d, x.dtype)
+    return d.astype(x.dtype)
 
 
 def _called(
@@ -214,11 +217,6 @@ def _is_array(leaf: Any) -> bool:
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.kind not in "OSUMm"
     return isinstance(leaf, jax.Array | bool | int | float | complex) or hasattr(leaf, "aval")
-
-
-def _is_weak(d: Any) -> bool:
-    """Whether it is a number of Python's, or made of such alone: of any floating dtype."""
-    return bool(jax.typeof(d).weak_type)
 
 
 def _kind(leaf: Any) -> str:

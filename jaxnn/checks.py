@@ -349,6 +349,20 @@ def check_batch(batch: Any, kind: type[NamedTuple]) -> None:
         )
 
 
+def check_dloss(saved: Any, dloss: Any, config: Any) -> None:
+    """Refuse a cotangent that is none of a loss, which is a scalar.
+
+    Raises:
+        ValueError: it has axes.
+    """
+    words = (
+        f"dloss has shape {np.shape(dloss)}; the loss is a scalar, and its cotangent must be: pass "
+        "1.0, or sum the losses first"
+    )
+    with said(words):
+        chex.assert_shape(dloss, ())
+
+
 def check_inputs(inputs: Any, dtype: Any, *shapes: tuple[int, ...]) -> None:
     """Refuse what are no examples of the parameters' dtype, each of one of these shapes.
 

@@ -137,9 +137,19 @@ class Op(Generic[Inputs, Out]):
         return same[0] if same else own or "op"
 
     def replace(self, **changes: Any) -> "Op[..., Any]":
-        """The op with other arguments of `Op` for its own; its pair is the form in force."""
-        kept = {"example": self.example, "settings": self.settings, "check": self.check}
-        return Op(**self.form._asdict() | kept | changes)
+        """The op with other arguments of `Op` for its own; of a changed pair there is one form."""
+        kept = self._arguments()
+        if changes.keys() & {"fwd", "bwd"}:
+            kept |= self.form._asdict() | {"fast": None}
+        return Op(**kept | changes)
+
+    def _arguments(self) -> dict[str, Any]:
+        rest = {"example": self.example, "settings": self.settings, "check": self.check}
+        return self.plain._asdict() | rest | {"fast": self._fast_module}
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are made anew of the op's own arguments."""
+        return functools.partial(Op, **self._arguments()), ()
 
     def arranged(
         self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
@@ -166,6 +176,9 @@ class Op(Generic[Inputs, Out]):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs in their places as JAX's arrays, the settings by name as Python's numbers."""
         placed, static = self.arranged(inputs, settings)
+        left_out = [*self.inputs.values()][len(placed) :]
+        if inspect.Parameter.empty not in left_out:
+            placed += tuple(left_out)
         if not _inside.get():
             static = _as_python(static)
             self.admit(placed, static)
@@ -181,7 +194,7 @@ class Op(Generic[Inputs, Out]):
                 shape and dtype of its input.
             TypeError, ValueError: as `check`.
         """
-        form, (placed, static) = self.form, self._entered(inputs, settings)
+        form, plain, (placed, static) = self.form, _plain.get(), self._entered(inputs, settings)
         avals = jax.tree.map(jax.typeof, placed)
 
         def primal(*args: Any) -> Out:
@@ -194,7 +207,7 @@ class Op(Generic[Inputs, Out]):
 
         def backward(residuals: Any, dout: Any) -> tuple[Any, ...]:
             n = len(avals)
-            with _behind_door_of(self):
+            with _behind_door_of(self), _as(_plain, plain):
                 cotangents = calls.call_bwd(self.name, form.bwd, residuals, dout, static, n)
             return calls.check_cotangents(self.name, [*self.inputs], cotangents, avals)
 
@@ -216,6 +229,7 @@ def plain_forms() -> Iterator[None]:
     """Inside, in this thread, every op runs the form that one reads, and not the fast one.
 
     The choice is made when a program is traced: what `jax.jit` compiled before stays as it was.
+    What a fast forward saved is for the fast backward: call both inside, or both outside.
     """
     with _as(_plain, True):
         yield

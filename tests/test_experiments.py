@@ -252,6 +252,8 @@ INTERRUPTING = """
 import os, signal, sys
 from experiments import cli, digits, fit
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
 class Bar(fit.tqdm):
     def update(self, n=1):
         super().update(n)

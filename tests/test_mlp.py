@@ -1,5 +1,6 @@
 """The multilayer perceptron against autodiff, NumPy, and the tutorials' own figures."""
 
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -221,3 +222,15 @@ def test_the_verifier_passes_the_model_and_catches_a_fault_in_it(wrong):
         f"layers[{number}].{leaf}"
     ]
     assert "side with autodiff" in str(report)
+
+
+def test_a_cotangent_of_the_loss_is_a_scalar():
+    config = mlp.EXAMPLE_CONFIGS[0]
+    params = mlp.init_params(jax.random.key(0), config)
+    _, saved = mlp.loss_fwd(params, mlp.example_batch(jax.random.key(1), config), config)
+    with pytest.raises(ValueError, match=r"dloss has shape \(7,\); the loss is a scalar"):
+        mlp.loss_bwd(saved, jnp.ones(7), config)
+    doubled = mlp.loss_bwd(saved, np.float32(2.0), config)
+    chex.assert_trees_all_close(
+        doubled, jax.tree.map(lambda d: 2 * d, mlp.loss_bwd(saved, 1.0, config))
+    )

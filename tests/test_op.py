@@ -1,7 +1,9 @@
 """An op as a function: what it makes of its inputs, and what it says of a wrong fwd or bwd."""
 
+import copy
 import functools
 import inspect
+import pickle
 import pydoc
 
 import jax
@@ -271,3 +273,45 @@ def test_replace_keeps_the_rest():
     assert jax.grad(wrong)(5.0, 7.0) == 1
     assert wrong.settings == product.settings
     assert jax.grad(product)(5.0, 7.0) == 7
+    assert attention.replace(check=None).plain == attention.plain
+    assert attention.replace(check=None).fast == attention.fast
+
+
+def test_copies_and_pickles_are_ops_of_their_own():
+    again = pickle.loads(pickle.dumps(square))
+    assert again.plain == square.plain
+    np.testing.assert_array_equal(jax.grad(lambda x: again(x).sum())(X), 2 * X)
+    seen = []
+    copied = copy.copy(checked_square(seen).replace(check=None))
+    copied(X)
+    copied.fwd(X)
+    assert not seen
+
+
+def test_a_number_of_pythons_takes_a_cotangent_of_any_floating_dtype():
+    scaled = bind(lambda x, s: (x * s, (x, s)), lambda r, d: (d * r[1], (d * r[0]).sum()))
+    half = X.astype(jnp.bfloat16)
+    assert jax.grad(lambda x: scaled(x, 3.0).sum())(half).dtype == jnp.bfloat16
+    assert jax.grad(lambda s: scaled(half, s).sum())(3.0) == 6
+    in_numpy = bind(lambda x: (x, ()), lambda r, d: (np.ones(3),))
+    np.testing.assert_array_equal(jax.grad(lambda x: in_numpy(x).sum())(X), np.ones(3))
+
+
+def test_an_input_that_is_left_out_has_its_default_and_a_cotangent():
+    scaled = bind(lambda x, s=2.0: (x * s, (x, s)), lambda r, d: (d * r[1], (d * r[0]).sum()))
+    np.testing.assert_array_equal(jax.grad(lambda x: scaled(x).sum())(X), [2, 2, 2])
+
+
+def test_a_bare_array_for_a_tuple_of_parameters_is_said_to_be_one():
+    affine = bind(lambda p, x: (p[0] * x + p[1], (p, x)), lambda r, d: (d * r[1], d * r[0][0]))
+    with pytest.raises(TypeError, match=r"returns float32\[3\] for its input p; .*astype"):
+        jax.grad(lambda p: affine(p, X).sum())((X, X))
+    unused = bind(lambda x, mask: (x, ()), lambda r, d: (d, d))
+    np.testing.assert_array_equal(jax.grad(lambda x: unused(x, None).sum())(X), [1, 1, 1])
+
+
+def test_a_backward_traced_among_plain_forms_is_that_of_its_forward():
+    _, back = jax.vjp(lambda q: attention(q, q, q, None, causal=True), jnp.ones((1, 200, 1, 2)))
+    with plain_forms():
+        (inside,) = back(jnp.ones((1, 200, 1, 2)))
+    np.testing.assert_array_equal(inside, back(jnp.ones((1, 200, 1, 2)))[0])

@@ -25,6 +25,7 @@ from jax import Array, lax
 from jaxnn.checks import (
     check_batch,
     check_batch_key,
+    check_dloss,
     check_init,
     check_inputs,
     check_key,
@@ -261,7 +262,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return total, LossResiduals(encoder, noise, decoder, terms, of_kl)
 
 
-@door()
+@door(check_dloss)
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back from both terms of the loss.
 

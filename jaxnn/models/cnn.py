@@ -28,6 +28,7 @@ from jax.nn.initializers import variance_scaling
 from jaxnn.checks import (
     check_batch,
     check_batch_key,
+    check_dloss,
     check_init,
     check_inputs,
     check_model,
@@ -369,7 +370,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return value, LossResiduals(network, of_logits, key)
 
 
-@door()
+@door(check_dloss)
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the cross-entropy, then the network."""
     dlogits, _ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from jaxnn.checks import check_batch, check_init, check_inputs, check_model, check_not_empty
+from jaxnn.checks import (
+    check_batch,
+    check_dloss,
+    check_init,
+    check_inputs,
+    check_model,
+    check_not_empty,
+)
 from jaxnn.data import Batch
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import relu, sigmoid, tanh
@@ -209,7 +216,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return data_loss + penalty, LossResiduals(layers, data, of_penalty)
 
 
-@door()
+@door(check_dloss)
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the data loss, then the layers; the penalty adds to the weights alone."""
     (dweights,) = l2_penalty.bwd(saved.penalty, dloss, coefficient=config.l2)

@@ -20,6 +20,7 @@ from jax.nn.initializers import glorot_uniform, normal
 
 from jaxnn.checks import (
     check_batch,
+    check_dloss,
     check_init,
     check_key,
     check_model,
@@ -253,7 +254,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return value, LossResiduals(network, of_logits)
 
 
-@door()
+@door(check_dloss)
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the cross-entropy, then the network.
 

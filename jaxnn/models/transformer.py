@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_batch, check_model, check_targets, check_tokens
+from jaxnn.checks import check_batch, check_dloss, check_model, check_targets, check_tokens
 from jaxnn.data import KeyedBatch
 from jaxnn.models.transformer_params import Block, FeedForward
 from jaxnn.models.transformer_params import Config as Config
@@ -384,7 +384,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return cross_entropy + config.balance * balance, LossResiduals(network, saved)
 
 
-@door()
+@door(check_dloss)
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the output, then the network.
 
