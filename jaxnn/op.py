@@ -17,6 +17,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
@@ -148,7 +149,10 @@ class Op(Generic[Inputs, Out]):
         return self.plain._asdict() | rest | {"fast": self._fast_module}
 
     def __reduce__(self) -> Any:
-        """Copies and pickles are made anew of the op's own arguments."""
+        """Where it is bound beside its forward it is found by name, as a function is; else anew."""
+        module = str(getattr(self.plain.fwd, "__module__", ""))
+        if getattr(sys.modules.get(module), self.name, None) is self:
+            return _found, (module, self.name)
         return functools.partial(Op, **self._arguments()), ()
 
     def arranged(
@@ -303,6 +307,10 @@ def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
 def _behind_door_of(op: Op[..., Any]) -> contextlib.AbstractContextManager[None]:
     """Where an op has a door, the ops that it is made of run none."""
     return contextlib.nullcontext() if op.check is None else _as(_inside, True)
+
+
+def _found(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 def _as_jax(leaf: Any) -> Any:

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import pydoc
 
+import fuzz
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -277,8 +278,13 @@ def test_replace_keeps_the_rest():
     assert attention.replace(check=None).fast == attention.fast
 
 
-def test_copies_and_pickles_are_ops_of_their_own():
-    again = pickle.loads(pickle.dumps(square))
+def test_an_op_is_pickled_by_its_name_as_a_function_is():
+    for op in fuzz.ops().values():
+        assert pickle.loads(pickle.dumps(op)) is op
+
+
+def test_copies_of_an_op_without_a_name_are_ops_of_their_own():
+    again = pickle.loads(pickle.dumps(bind(square_fwd, square_bwd)))
     assert again.plain == square.plain
     np.testing.assert_array_equal(jax.grad(lambda x: again(x).sum())(X), 2 * X)
     seen = []
