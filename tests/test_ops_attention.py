@@ -10,8 +10,9 @@ from conftest import assert_leaves_close, run
 from rows.attention import attend
 
 from jaxnn.op import plain_forms
-from jaxnn.ops.attention import MultiHead, attention, multi_head
+from jaxnn.ops.attention import attention
 from jaxnn.ops.fast import attention as fast
+from jaxnn.ops.multi_head import MultiHead, multi_head
 from jaxnn.ops.rotary import rotary
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

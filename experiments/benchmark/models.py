@@ -26,8 +26,8 @@ from jaxnn import data
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
 from jaxnn.models.transformer import NORMS, Config, feed_forward_fwd
 from jaxnn.numerics import widen
-from jaxnn.ops.attention import MultiHead
 from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.rotary import rotary
 
 # By hand, by `jax.grad` and in PyTorch, a table's gradient in bfloat16 is off by 0.9 to 1.7% of the

@@ -25,8 +25,9 @@ from jaxnn.models.transformer import (
 )
 from jaxnn.models.transformer_params import Block, Config, Params
 from jaxnn.op import door
-from jaxnn.ops.attention import MultiHead, attention
+from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import Linear, linear
+from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.rotary import rotary
 
 

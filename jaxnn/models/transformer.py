@@ -31,7 +31,6 @@ from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout
-from jaxnn.ops.attention import MultiHeadResiduals, multi_head
 from jaxnn.ops.cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
 from jaxnn.ops.gated import Halves, gelu, swiglu
@@ -43,6 +42,7 @@ from jaxnn.ops.linear import (
     embedding,
     linear,
 )
+from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
 from jaxnn.ops.normalisation import Normalised, layer_norm, rms_norm
 
 Batch = KeyedBatch

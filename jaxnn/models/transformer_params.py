@@ -16,9 +16,9 @@ from jax.nn.initializers import normal
 
 from jaxnn.checks import check_init
 from jaxnn.op import door
-from jaxnn.ops.attention import MultiHead
 from jaxnn.ops.experts import Experts
 from jaxnn.ops.linear import Embedding
+from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.normalisation import Scale
 from jaxnn.settings import (
     check_choice,

@@ -11,8 +11,8 @@ torch = pytest.importorskip(
     "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
 )
 
-from jaxnn.ops.attention import MultiHead, multi_head  # noqa: E402
 from jaxnn.ops.batch_norm import Running, batch_norm  # noqa: E402
+from jaxnn.ops.multi_head import MultiHead, multi_head  # noqa: E402
 from jaxnn.ops.normalisation import Scale  # noqa: E402
 
 PEERS = {name: row for name, row in ROWS.items() if row.peer}

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jaxnn.ops.attention import MultiHead, attention, multi_head
+from jaxnn.ops.attention import attention
+from jaxnn.ops.multi_head import MultiHead, multi_head
 from jaxnn.ops.rotary import rotary
 from rows import Row
 
