@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_leaves_close, run
-from test_ops import ROWS, as_jax, by_hand, cotangent
+from test_ops import ROWS, as_jax, by_hand, cotangent, is_real
 
 torch = pytest.importorskip(
     "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
@@ -41,6 +41,49 @@ def test_pytorch_agrees(row, shape):
     grads = [t.grad.numpy() for t in jax.tree.leaves(tensors) if t.requires_grad]
     assert_leaves_close(out, [o.detach().numpy() for o in outs], 1e-9, floor=1e-15)
     assert_leaves_close(hand, grads, 1e-9, floor=1e-15)
+
+
+NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def in_torch(row, inputs, dout, dtype):
+    """The result and the gradients of a row's peer in a dtype of PyTorch's, as float64; None where
+    PyTorch cannot compute in it."""
+
+    def cast(x):
+        x = tensor(np.asarray(x, np.float64) if is_real(x) else x)
+        return x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x
+
+    tensors = jax.tree.map(cast, inputs)
+    try:
+        outs = jax.tree.leaves(row.peer(torch, *tensors, **row.static))
+        douts = [torch.tensor(np.asarray(d, np.float64)).to(dtype) for d in jax.tree.leaves(dout)]
+        torch.autograd.backward(outs, douts)
+    except (NotImplementedError, RuntimeError):
+        return None
+    grads = [t.grad for t in jax.tree.leaves(tensors) if t.requires_grad]
+    return [x.detach().double().numpy() for x in (*outs, *grads)]
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize("row", PEERS.values(), ids=PEERS.keys())
+def test_in_16_bits_within_three_times_pytorchs_error(row, dtype, scale):
+    """Against PyTorch in float64 of the same rounded inputs; half a unit of the largest entry is an
+    error that nobody can help."""
+    drawn = row.draw(np.random.default_rng(0), (8, 8))
+    scaled = jax.tree.map(lambda x: x * scale if row.scalable and is_real(x) else x, drawn)
+    inputs = as_jax(scaled, dtype)
+    dout = cotangent(row, inputs, 1)
+    out, hand = run(lambda x, d: (row.op(*x, **row.static), by_hand(row, x, d)), inputs, dout)
+    truth = in_torch(row, inputs, dout, torch.float64)
+    theirs = in_torch(row, inputs, dout, NARROW[dtype]) or truth
+    half = float(jnp.finfo(dtype).eps) / 2
+    ours = [np.asarray(x, np.float64) for x in jax.tree.leaves((out, hand))]
+    for number, (o, t, exact) in enumerate(zip(ours, theirs, truth, strict=True)):
+        error, peer = (np.abs(x - exact).max(initial=0.0) for x in (o, t))
+        largest = np.abs(exact).max(initial=0.0)
+        assert error <= 3 * max(peer, half * largest), (number, error / largest, peer / largest)
 
 
 def hand_of(op, inputs, dout, **settings):

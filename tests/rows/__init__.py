@@ -20,6 +20,7 @@ class Row(NamedTuple):
             from 1 to 8, to be used as the op likes.
         peer: `peer(torch, *inputs, **static)`, the same in PyTorch, of tensors in containers such
             as the inputs'; None where PyTorch has no such operation.
+        scalable: whether its real inputs may be multiplied by anything, as probabilities may not.
     """
 
     op: Op[..., Any]
@@ -27,3 +28,4 @@ class Row(NamedTuple):
     reference: Callable[..., Any]
     draw: Callable[[np.random.Generator, tuple[int, ...]], tuple[Any, ...]]
     peer: Callable[..., Any] | None = None
+    scalable: bool = True
