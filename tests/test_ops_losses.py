@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from conftest import assert_leaves_close, run
 from rows.losses import nll
+from test_ops import without_integers
 
 from jaxnn.numerics import REDUCTIONS
 from jaxnn.op import plain_forms
 from jaxnn.ops import losses
-from jaxnn.ops.cross_entropy import linear_cross_entropy, softmax_cross_entropy
+from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.fast import linear_cross_entropy as fast
 from jaxnn.ops.hinge import multiclass_hinge
-from jaxnn.ops.linear import Embedding, embedding, unembed
+from jaxnn.ops.linear import Embedding, Linear, embedding, linear, unembed
+from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.weighted_mean import weighted_mean
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -34,10 +36,8 @@ def by_hand(op, inputs, dout, **static):
 
 
 def by_autodiff(op, inputs, dout, **static):
-    reals = [x for x in inputs if jnp.issubdtype(x.dtype, jnp.floating)]
-    others = inputs[len(reals) :]
-    out, pull = jax.vjp(lambda *x: op.fwd(*x, *others, **static)[0], *reals)
-    return out, pull(dout)
+    out, pull = jax.vjp(lambda *x: op.fwd(*x, **static)[0], *inputs)
+    return out, without_integers(pull(dout))
 
 
 @pytest.mark.parametrize("op", ALL, ids=lambda op: op.name)
@@ -103,7 +103,7 @@ def test_huge_scores_give_finite_and_right_losses(scale):
         one = jnp.ones(2)
         return (
             by_hand(softmax_cross_entropy, (z, labels), one, **static),
-            by_hand(linear_cross_entropy, (w, x, labels), one, chunk=1, **static),
+            by_hand(linear_cross_entropy, (Linear(w), x, labels), one, chunk=1, **static),
             by_hand(losses.sigmoid_binary_cross_entropy, (z, targets), jnp.float32(1.0)),
             by_hand(multiclass_hinge, (z, labels), one, reduction="none"),
         )
@@ -140,31 +140,33 @@ def test_single_examples_and_single_classes():
     one, label = jnp.array([[3.0]]), jnp.array([0])
     assert softmax_cross_entropy(one, label, label_smoothing=0.3) == 0
     assert multiclass_hinge(one, label) == 0
-    assert linear_cross_entropy(one, one, label) == 0
+    assert linear_cross_entropy(Linear(one), one, label) == 0
     assert multiclass_hinge(jnp.array([2.0, 1.5]), jnp.array(0), reduction="none") == 0.25
     assert losses.huber(jnp.array(3.0), jnp.array(1.0), delta=0.5) == 0.875
     assert losses.mean_squared_error(jnp.array(3.0), jnp.array(1.0), reduction="none") == 4
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("chunk", [1, 3, 7, 8, 9, 100])
-def test_chunks_of_any_size_equal_the_two_ops_apart(chunk, x64):
+def test_chunks_of_any_size_equal_the_two_ops_apart(chunk, biased, x64):
     k1, k2 = jax.random.split(jax.random.key(0))
-    w, x = jax.random.normal(k1, (2, 9)), jax.random.normal(k2, (1, 7, 2))
+    x = jax.random.normal(k2, (1, 7, 2))
+    params = Linear(jax.random.normal(k1, (2, 9)), jnp.linspace(-1.0, 1.0, 9) if biased else None)
     labels = jnp.arange(7)[None]
     dout = jax.random.normal(k1, (1, 7))
     static = {"label_smoothing": 0.1, "z_loss": 0.1, "reduction": "none"}
 
-    def apart(w, x):
-        return softmax_cross_entropy.fwd(x @ w, labels, **static)[0]
+    def apart(params, x):
+        return softmax_cross_entropy.fwd(linear(params, x), labels, **static)[0]
 
-    def together(w, x, dout):
-        loss, pull = jax.vjp(apart, w, x)
-        return by_hand(linear_cross_entropy, (w, x, labels), dout, chunk=chunk, **static), (
+    def together(params, x, dout):
+        loss, pull = jax.vjp(apart, params, x)
+        return by_hand(linear_cross_entropy, (params, x, labels), dout, chunk=chunk, **static), (
             loss,
             pull(dout),
         )
 
-    hand, auto = run(together, w, x, dout)
+    hand, auto = run(together, params, x, dout)
     assert_leaves_close(hand, auto, 1e-13)
 
 
@@ -178,7 +180,7 @@ def test_on_both_sides_of_few_logits_the_forms_agree(rows, classes, chunked, x64
     rng = np.random.default_rng(0)
     w, x, dloss = (jnp.asarray(rng.normal(size=s)) for s in ((2, classes), (rows, 2), (rows,)))
     static = {"label_smoothing": 0.1, "z_loss": 0.1, "reduction": "none"}
-    inputs = w, x, jnp.asarray(rng.integers(0, classes, rows))
+    inputs = Linear(w), x, jnp.asarray(rng.integers(0, classes, rows))
 
     def both_forms(*inputs):
         with plain_forms():
@@ -200,7 +202,7 @@ def test_linear_cross_entropy_never_holds_all_logits():
         return softmax_cross_entropy.fwd(x @ w, labels)[0]
 
     def by_op(w, x, labels):
-        return linear_cross_entropy(w, x, labels, chunk=32)
+        return linear_cross_entropy(Linear(w), x, labels, chunk=32)
 
     def temporary(loss):
         compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes, labels).compile()
@@ -215,7 +217,7 @@ def test_the_softmax_is_kept_where_there_are_few_logits():
         w, x = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, classes), (rows, 1)))
         labels = jax.ShapeDtypeStruct((rows,), jnp.int32)
         _, residuals = jax.eval_shape(
-            lambda *inputs: linear_cross_entropy.fwd(*inputs), w, x, labels
+            lambda *inputs: linear_cross_entropy.fwd(*inputs), Linear(w), x, labels
         )
         return max(leaf.size for leaf in jax.tree.leaves(residuals))
 
@@ -233,8 +235,8 @@ def test_a_label_out_of_range_is_an_error_or_makes_its_row_nan(label):
     for op, inputs, static in (
         (softmax_cross_entropy, (z,), {}),
         (multiclass_hinge, (z,), {}),
-        (linear_cross_entropy, (jnp.eye(3), z), {}),
-        (linear_cross_entropy, (jnp.eye(3), z), {"chunk": 2}),
+        (linear_cross_entropy, (Linear(jnp.eye(3)), z), {}),
+        (linear_cross_entropy, (Linear(jnp.eye(3)), z), {"chunk": 2}),
     ):
         with pytest.raises(ValueError, match=rf"{op.name}: label {label} at index \(1,\).*\[0, 3"):
             op(*inputs, labels, **static)
@@ -299,7 +301,7 @@ def test_small_chunks_do_not_round_the_sum_over_them():
     labels = jnp.array([0, 2047, 4095])
 
     def dx(w, x):
-        _, residuals = linear_cross_entropy.fwd(w, x, labels, chunk=4)
+        _, residuals = linear_cross_entropy.fwd(Linear(w), x, labels, chunk=4)
         return linear_cross_entropy.bwd(residuals, jnp.ones((), w.dtype), chunk=4)[1]
 
     narrow = run(dx, w, x)
@@ -315,13 +317,15 @@ def test_numpys_arrays_and_settings_are_taken():
         (losses.l2_penalty, ([z],), {"coefficient": np.float64(2)}),
         (weighted_mean, (z, z), {}),
         (softmax_cross_entropy, (z, labels), {"z_loss": np.float32(0.1)}),
-        (linear_cross_entropy, (z.T, z, labels * 0), {"chunk": np.int64(1)}),
-        (linear_cross_entropy, (z.T, z, np.zeros(2, int)), {"chunk": 1, "z_loss": np.float64(1)}),
+        (linear_cross_entropy, (Linear(z.T), z, labels * 0), {"chunk": np.int64(1)}),
+        (linear_cross_entropy, (Linear(z.T), z, labels * 0), {"z_loss": np.float64(1)}),
     ):
         assert op(*inputs, **static).dtype == jnp.float32
 
 
 Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2)))
+TURNED = Linear(Z.T)
+NARROW = Linear(Z.T.astype("bfloat16"))
 
 
 @pytest.mark.parametrize(
@@ -368,13 +372,27 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
         ),
         (
             linear_cross_entropy,
-            (Z.T, Z, LABELS),
+            (TURNED, Z, LABELS),
             {"chunk": 0},
             ValueError,
             "chunk is 0.*at least 1",
         ),
-        (linear_cross_entropy, (Z.T, Z, LABELS), {"chunk": True}, TypeError, "chunk is True"),
-        (linear_cross_entropy, (Z.T.astype("bfloat16"), Z, LABELS), {}, TypeError, "bfloat16.*one"),
+        (
+            linear_cross_entropy,
+            (TURNED, Z, LABELS),
+            {"chunk": True},
+            TypeError,
+            "chunk is True",
+        ),
+        (linear_cross_entropy, (NARROW, Z, LABELS), {}, TypeError, "bfloat16.*one"),
+        (linear_cross_entropy, (Z.T, Z, LABELS), {}, TypeError, r"params is a .*Linear\(\.\.\.\)"),
+        (
+            linear_cross_entropy,
+            (Linear(Z.T, Z[0]), Z, LABELS),
+            {},
+            ValueError,
+            r"b has shape \(3,\), beside w \(3, 2\)",
+        ),
         (softmax_cross_entropy, (Z, LABELS), {"z_loss": "1"}, TypeError, "z_loss is '1'"),
         (softmax_cross_entropy, (Z, LABELS), {"label_smoothing": None}, TypeError, "is None"),
         (softmax_cross_entropy, ([[0.0]], LABELS), {}, TypeError, "logits is a list"),
@@ -408,12 +426,18 @@ Z, LABELS, TWO = jnp.zeros((2, 3)), jnp.zeros(2, int), Embedding(jnp.zeros((4, 2
         (embedding, (Embedding([[1.0]]), LABELS), {}, TypeError, "table is a list"),
         (
             linear_cross_entropy,
-            (Z, Z, LABELS),
+            (Linear(Z), Z, LABELS),
             {},
             ValueError,
             r"x has shape \(2, 3\), beside w \(2, 3\).*transpose w",
         ),
-        (linear_cross_entropy, (Z.T, Z, LABELS[:1]), {}, ValueError, r"\(1,\), logits \(2, 2\)"),
+        (
+            linear_cross_entropy,
+            (TURNED, Z, LABELS[:1]),
+            {},
+            ValueError,
+            r"\(1,\), logits \(2, 2\)",
+        ),
         (embedding, (TWO, jnp.zeros(3)), {}, TypeError, "tokens has dtype float32.*integers"),
         (embedding, (TWO, [1]), {}, TypeError, "tokens is a list.*asarray"),
         (embedding, (Embedding(Z[0]), LABELS), {}, ValueError, r"table has shape \(3,\).*\(V, D\)"),
@@ -460,10 +484,11 @@ def test_the_three_reductions_are_the_settings_that_are_verified():
 @pytest.mark.parametrize("op", [*LABELLED, linear_cross_entropy], ids=lambda op: op.name)
 def test_a_batch_without_rows_has_a_sum_but_no_mean(op):
     logits, labels = jnp.zeros((0, 3)), jnp.zeros(0, int)
-    inputs = (jnp.zeros((3, 3)), logits, labels) if op is linear_cross_entropy else (logits, labels)
+    params = (Linear(jnp.zeros((3, 3))),) if op is linear_cross_entropy else ()
+    inputs = (*params, logits, labels)
     total, cotangents = by_hand(op, inputs, jnp.ones(()), reduction="sum")
     assert total == 0
-    assert not any(d.any() for d in cotangents[:-1])
+    assert not any(d.any() for d in jax.tree.leaves(cotangents))
     assert op(*inputs, reduction="none").shape == (0,)
     with pytest.raises(ValueError, match=rf"{op.name}: .*\(0, 3\).*for the mean, a row"):
         op(*inputs)

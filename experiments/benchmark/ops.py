@@ -25,8 +25,8 @@ from jaxnn.op import Op
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, conv2d
-from jaxnn.ops.cross_entropy import linear_cross_entropy
-from jaxnn.ops.linear import Embedding, embedding
+from jaxnn.ops.linear import Embedding, Linear, embedding
+from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
 from jaxnn.ops.pooling import average_pool, max_pool
 from jaxnn.ops.recurrent import Output, gru, lstm
@@ -96,19 +96,19 @@ def _op(
 def lm_head_case(n: int, d: int, vocabulary: int, chunk: int = 128) -> Case:
     """The last product and the cross-entropy; for autodiff also in chunks that are recomputed."""
 
-    def whole(w: Array, x: Array, labels: Array) -> Array:
-        return cross_entropy(x @ w, labels)
+    def whole(params: Linear, x: Array, labels: Array) -> Array:
+        return cross_entropy(x @ params.w, labels)
 
-    def chunked(w: Array, x: Array, labels: Array) -> Array:
+    def chunked(params: Linear, x: Array, labels: Array) -> Array:
         size = min(chunk, n)
         rows = x.reshape(-1, size, d), labels.reshape(-1, size)
-        losses: Array = lax.map(jax.checkpoint(lambda part: whole(w, *part)), rows)
+        losses: Array = lax.map(jax.checkpoint(lambda part: whole(params, *part)), rows)
         return losses.mean()
 
     return _op(
         f"N {n}, D {d}, vocabulary {vocabulary}",
         linear_cross_entropy,
-        lambda: (normal(0, d, vocabulary) / d, normal(1, n, d), integers(2, vocabulary, n)),
+        lambda: (Linear(normal(0, d, vocabulary) / d), normal(1, n, d), integers(2, vocabulary, n)),
         lambda torch, inputs, dout: torch.lm_head(*inputs, dout),
         wrt=(0, 1),
         stronger={"all logits at once": whole, f"{chunk} rows checkpointed": chunked},

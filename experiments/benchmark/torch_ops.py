@@ -19,9 +19,9 @@ from experiments.benchmark.in_torch import (
 )
 
 
-def lm_head(w: Any, x: Any, labels: Any, dout: Any) -> dict[str, Work]:
+def lm_head(params: Any, x: Any, labels: Any, dout: Any) -> dict[str, Work]:
     """A product, and the cross-entropy of all logits."""
-    weights, features, targets = learned(w), learned(x), fixed(labels)
+    weights, features, targets = learned(params.w), learned(x), fixed(labels)
     forward = lambda: F.cross_entropy(features @ weights, targets)  # noqa: E731
     return {"": Work(forward, [weights, features], fixed(dout))}
 

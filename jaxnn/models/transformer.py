@@ -31,7 +31,6 @@ from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout
-from jaxnn.ops.cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
 from jaxnn.ops.gated import Halves, gelu, swiglu
 from jaxnn.ops.linear import (
@@ -42,6 +41,7 @@ from jaxnn.ops.linear import (
     embedding,
     linear,
 )
+from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
 from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
 from jaxnn.ops.normalisation import Normalised, layer_norm, rms_norm
 
@@ -379,8 +379,8 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     """Return cross-entropy plus the experts' balance, and residuals; raises as `loss`."""
     tokens, targets, key = Batch(*batch)
     (x, balance), network = network_fwd(params, tokens, key, config)
-    w = output_weights(params)
-    cross_entropy, saved = linear_cross_entropy.fwd(w, x, targets, chunk=config.chunk)
+    output = Linear(output_weights(params))
+    cross_entropy, saved = linear_cross_entropy.fwd(output, x, targets, chunk=config.chunk)
     return cross_entropy + config.balance * balance, LossResiduals(network, saved)
 
 
@@ -390,7 +390,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
 
     A tied table has two uses, as the embedding and as the output, and gets the sum of both.
     """
-    dw, dx, _ = linear_cross_entropy.bwd(saved.cross_entropy, dloss, chunk=config.chunk)
+    (dw, _), dx, *_ = linear_cross_entropy.bwd(saved.cross_entropy, dloss, chunk=config.chunk)
     grads = network_bwd(saved.network, (dx, config.balance * dloss), config)
     if config.tied:
         return grads._replace(tokens=Embedding(grads.tokens.table + dw.T))

@@ -1,6 +1,6 @@
-"""Softmax cross-entropy of logits z (..., K), or of z = x w, against integer labels (...).
+"""Softmax cross-entropy of logits z (..., K) against integer labels (...).
 
-    l = L - z_label,  L = log sum_j exp(z_j)      dz = (p - q) dl,  dx = dz w^T,  dw = x^T dz
+    l = L - z_label,  L = log sum_j exp(z_j)      dz = (p - q) dl
 
 with p the softmax of z and q the one-hot row of the label, in float32 or wider. A label outside
 [0, K) is an error where it can be seen; under jit it makes its row's loss and gradient NaN.
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_floating, check_integers, check_one_dtype, check_range, check_shapes
+from jaxnn.checks import check_floating, check_integers, check_range
 from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.op import Op
-from jaxnn.settings import check_choice, check_coefficient, check_integer, check_number
+from jaxnn.settings import check_choice, check_coefficient, check_number
 
 
 class CrossEntropyResiduals(NamedTuple):
@@ -95,62 +95,6 @@ def softmax_cross_entropy_bwd(
     return (dz * dlosses[..., None]).astype(exp.dtype), None
 
 
-class LinearCrossEntropyResiduals(NamedTuple):
-    """Weights (D, V), features (..., D), and what is kept of the logits."""
-
-    w: Array
-    x: Array
-    kept: CrossEntropyResiduals
-
-
-def linear_cross_entropy_fwd(
-    w: Array,
-    x: Array,
-    labels: Array,
-    *,
-    chunk: int | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-) -> tuple[Array, LinearCrossEntropyResiduals]:
-    """Return `softmax_cross_entropy` of the logits x w, in nats.
-
-    Saves what `softmax_cross_entropy` does, one value per logit; the fast form never holds all of
-    them where they are many, as those of a large vocabulary are.
-
-    Args:
-        w: (D, V), V classes; of a tied model the transposed table of its embedding.
-        x: (..., D), of the dtype of w.
-        labels: (...) integers in [0, V).
-        chunk: classes whose logits the fast form holds at once; None for two million logits.
-        label_smoothing: as `softmax_cross_entropy`.
-        z_loss: as `softmax_cross_entropy`.
-        reduction: as `softmax_cross_entropy`.
-
-    Raises:
-        TypeError, ValueError: as `softmax_cross_entropy`; w and x do not fit or differ in dtype.
-    """
-    settings = {"label_smoothing": label_smoothing, "z_loss": z_loss}
-    loss, kept = softmax_cross_entropy_fwd(x @ w, labels, reduction=reduction, **settings)
-    return loss, LinearCrossEntropyResiduals(w, x, kept)
-
-
-def linear_cross_entropy_bwd(
-    residuals: LinearCrossEntropyResiduals,
-    dloss: Array,
-    *,
-    chunk: int | None = None,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-) -> tuple[Array, Array, None]:
-    """Return dw = x^T dz over all rows, and dx = dz w^T."""
-    w, x, kept = residuals
-    settings = {"label_smoothing": label_smoothing, "z_loss": z_loss}
-    dz, _ = softmax_cross_entropy_bwd(kept, dloss, reduction=reduction, **settings)
-    return jnp.einsum("...d,...v->dv", x, dz), dz @ w.T, None
-
-
 def check_labels(
     logits: Any,
     labels: Array,
@@ -178,20 +122,12 @@ def check_labels(
 
 
 def _check(logits: Any, labels: Any, *, reduction: Any, **settings: Any) -> None:
-    _check_settings("softmax_cross_entropy", **settings)
+    check_settings("softmax_cross_entropy", **settings)
     check_labels(logits, labels, reduction=reduction)
 
 
-def _check_linear(w: Any, x: Any, labels: Any, *, chunk: Any, reduction: Any, **rest: Any) -> None:
-    op = "linear_cross_entropy"
-    _check_settings(op, **rest)
-    check_integer(f"{op}: chunk", 1 if chunk is None else chunk, hint=", or None")
-    check_shapes(op, "transpose w or check the feature count", w=(w, "DV"), x=(x, "...D"))
-    check_one_dtype(op, w=w, x=x)
-    check_labels(jax.eval_shape(jnp.matmul, x, w), labels, op, reduction=reduction)
-
-
-def _check_settings(op: str, label_smoothing: Any, z_loss: Any) -> None:
+def check_settings(op: str, label_smoothing: Any, z_loss: Any) -> None:
+    """Refuse a smoothing or a coefficient outside its range."""
     rule = "in [0, 1], the share of the label to spread over all classes: 0.1 is usual"
     check_number(f"{op}: label_smoothing", label_smoothing, rule, lambda s: 0 <= s <= 1)
     check_coefficient(f"{op}: z_loss", z_loss)
@@ -204,13 +140,6 @@ def labelled_example(key: Array) -> tuple[Array, Array]:
     return logits, jnp.array([1, 3, 0, 2, 0, 4, 4])
 
 
-def _linear_example(key: Array) -> tuple[Array, Array, Array]:
-    """Seven rows, one of them zeros (all classes tie), which neither 2 nor 3 divides."""
-    kw, kx, kl = jax.random.split(key, 3)
-    x = jax.random.normal(kx, (7, 3)).at[0].set(0.0)
-    return jax.random.normal(kw, (3, 5)), x, jax.random.randint(kl, (7,), 0, 5)
-
-
 softmax_cross_entropy = Op(
     softmax_cross_entropy_fwd,
     softmax_cross_entropy_bwd,
@@ -220,17 +149,5 @@ softmax_cross_entropy = Op(
         {},
         {"label_smoothing": 0.1, "reduction": "sum"},
         {"label_smoothing": 0.1, "z_loss": 0.01, "reduction": "none"},
-    ),
-)
-linear_cross_entropy = Op(
-    linear_cross_entropy_fwd,
-    linear_cross_entropy_bwd,
-    check=_check_linear,
-    fast="jaxnn.ops.fast.linear_cross_entropy",
-    example=_linear_example,
-    settings=(
-        {},
-        {"chunk": 2, "label_smoothing": 0.1, "reduction": "sum"},
-        {"chunk": 3, "label_smoothing": 0.1, "z_loss": 0.01, "reduction": "none"},
     ),
 )

@@ -5,8 +5,10 @@ import numpy as np
 import scipy.special
 
 from jaxnn.ops import losses, weighted_mean
-from jaxnn.ops.cross_entropy import linear_cross_entropy, softmax_cross_entropy
+from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.hinge import multiclass_hinge
+from jaxnn.ops.linear import Linear
+from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from rows import Row
 
 REDUCE = {"mean": np.mean, "sum": np.sum, "none": np.asarray}
@@ -31,8 +33,8 @@ def labelled(rng, shape):
 
 def headed(rng, shape):
     classes = 1 + shape[0] % 4
-    w = rng.normal(size=(shape[-1], classes))
-    return w, rng.normal(size=shape), rng.integers(0, classes, shape[:-1])
+    params = Linear(rng.normal(size=(shape[-1], classes)), rng.normal(size=classes))
+    return params, rng.normal(size=shape), rng.integers(0, classes, shape[:-1])
 
 
 def tree(rng, shape):
@@ -128,8 +130,8 @@ ROWS = {
     "linear_cross_entropy": Row(
         linear_cross_entropy,
         {"chunk": 3, **SMOOTHED},
-        lambda w, x, t, chunk, **static: nll(x.dot(w), t, **static),
+        lambda p, x, t, chunk, **static: nll(x.dot(p.w) + p.b, t, **static),
         headed,
-        lambda torch, w, x, t, chunk, **static: torch_nll(torch, x @ w, t, **static),
+        lambda torch, p, x, t, chunk, **static: torch_nll(torch, x @ p.w + p.b, t, **static),
     ),
 }

@@ -15,8 +15,9 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn.numerics import reduce_bwd, reduce_fwd, valid_labels, widen
-from jaxnn.ops import cross_entropy as plain
-from jaxnn.ops.cross_entropy import LinearCrossEntropyResiduals
+from jaxnn.ops import linear_cross_entropy as plain
+from jaxnn.ops.linear import Linear
+from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals
 
 # How many to hold at once if nothing else is asked for, and of how many classes at least: what a
 # cache holds, and enough to keep any matrix product busy.
@@ -24,12 +25,12 @@ LOGITS, CLASSES = 2**21, 128
 
 
 class ChunkedResiduals(NamedTuple):
-    """Weights (D, V), features (..., D), labels (...); of each row (N,) the largest logit m.
+    """The layer's w (D, V) and b (V,) or None, features (..., D), labels (...).
 
-    `log_sum` (N,) is log sum_j exp(z_j - m).
+    Of each row `largest` (N,), its largest logit m, and `log_sum` (N,), log sum_j exp(z_j - m).
     """
 
-    w: Array
+    params: Linear
     x: Array
     labels: Array
     largest: Array
@@ -37,11 +38,12 @@ class ChunkedResiduals(NamedTuple):
 
 
 Sums = tuple[Array, Array, Array, Array]
+Grads = tuple[Array, Array, Array]
 Residuals = ChunkedResiduals | LinearCrossEntropyResiduals
 
 
 def linear_cross_entropy_fwd(
-    w: Array,
+    params: Linear,
     x: Array,
     labels: Array,
     *,
@@ -56,11 +58,12 @@ def linear_cross_entropy_fwd(
     are no more than two million logits or 128 classes, it is the plain form.
     """
     settings: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    w, _ = params
     if _size(w, x, chunk) >= w.shape[1]:
-        return plain.linear_cross_entropy_fwd(w, x, labels, reduction=reduction, **settings)
+        return plain.linear_cross_entropy_fwd(params, x, labels, reduction=reduction, **settings)
 
     rows, targets, valid = _flattened(w, x, labels)
-    chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
+    chunk_of, starts = _chunks(params, rows, chunk, targets.dtype)
     zero = jnp.zeros_like(valid)
 
     def add(sums: Sums, start: Array) -> tuple[Sums, None]:
@@ -88,7 +91,7 @@ def linear_cross_entropy_fwd(
     if z_loss:
         losses = losses + z_loss * (largest + log_sum) ** 2
     loss = reduce_fwd((losses * valid).reshape(labels.shape), reduction).astype(x.dtype)
-    return loss, ChunkedResiduals(w, x, labels, largest, log_sum)
+    return loss, ChunkedResiduals(params, x, labels, largest, log_sum)
 
 
 def linear_cross_entropy_bwd(
@@ -99,20 +102,21 @@ def linear_cross_entropy_bwd(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     reduction: str = "mean",
-) -> tuple[Array, Array, None]:
-    """Return dw and dx of all logits at once, or of a chunk's, computed again, at a time."""
+) -> tuple[Linear, Array, None]:
+    """Return dw, db and dx of all logits at once, or of a chunk's, computed again, at a time."""
     if isinstance(residuals, LinearCrossEntropyResiduals):
         settings: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
         return plain.linear_cross_entropy_bwd(residuals, dloss, reduction=reduction, **settings)
 
-    w, x, labels, *of_rows = residuals
+    params, x, labels, *of_rows = residuals
+    w, b = params
     largest, log_sum = (number[:, None] for number in of_rows)
     rows, targets, valid = _flattened(w, x, labels)
-    chunk_of, starts = _chunks(w, rows, chunk, targets.dtype)
+    chunk_of, starts = _chunks(params, rows, chunk, targets.dtype)
     dlosses = (reduce_bwd(dloss, labels.size, reduction).ravel() * valid)[:, None]
 
-    def add(sums: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
-        dw, dx = sums
+    def add(sums: Grads, start: Array) -> tuple[Grads, None]:
+        dw, db, dx = sums
         first, part, z, is_new = chunk_of(start)
         p = jnp.exp(z - largest - log_sum)
         is_label = targets[:, None] == first + jnp.arange(z.shape[1], dtype=first.dtype)
@@ -120,13 +124,19 @@ def linear_cross_entropy_bwd(
         dz = p - q
         if z_loss:
             dz = dz + 2 * z_loss * (largest + log_sum) * p
-        dz = (dz * dlosses).astype(x.dtype)
-        dw = lax.dynamic_update_slice_in_dim(dw, rows.T @ dz, first, axis=1)
+        dz = dz * dlosses
+        if b is not None:
+            db = lax.dynamic_update_slice_in_dim(db, dz.sum(0).astype(b.dtype), first, axis=0)
+        dz = dz.astype(x.dtype)
+        columns = jnp.matmul(rows.T, dz, preferred_element_type=dx.dtype).astype(w.dtype)
+        dw = lax.dynamic_update_slice_in_dim(dw, columns, first, axis=1)
         dx = dx + jnp.matmul(dz, jnp.where(is_new, part, 0).T, preferred_element_type=dx.dtype)
-        return (dw, dx), None
+        return (dw, db, dx), None
 
-    (dw, dx), _ = lax.scan(add, (jnp.zeros_like(w), widen(jnp.zeros_like(rows))), starts)
-    return dw, dx.astype(x.dtype).reshape(x.shape), None
+    zeros = jnp.zeros_like(w), jnp.zeros_like(w[0]), widen(jnp.zeros_like(rows))
+    (dw, db, dx), _ = lax.scan(add, zeros, starts)
+    dparams = Linear(dw, None if b is None else db)
+    return dparams, dx.astype(x.dtype).reshape(x.shape), None
 
 
 def _size(w: Array, x: Array, chunk: int | None) -> int:
@@ -142,19 +152,23 @@ def _flattened(w: Array, x: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 
 def _chunks(
-    w: Array, rows: Array, chunk: int | None, dtype: Any
+    params: Linear, rows: Array, chunk: int | None, dtype: Any
 ) -> tuple[Callable[[Array], tuple[Array, ...]], Array]:
     """What computes a chunk of the logits from where it starts, and where each starts (integers).
 
     The last chunk reaches back to be as wide as the others: its classes that were there before are
     not new, and are not to be counted again.
     """
-    size = _size(w, rows, chunk)
+    w, b = params
+    size, wide = _size(w, rows, chunk), widen(rows).dtype
 
     def chunk_of(start: Array) -> tuple[Array, ...]:
         first = jnp.minimum(start, w.shape[1] - size)
         classes = first + jnp.arange(size, dtype=dtype)
         part = lax.dynamic_slice_in_dim(w, first, size, axis=1)
-        return first, part, widen(rows @ part), classes >= start
+        z = jnp.matmul(rows, part, preferred_element_type=wide)
+        if b is not None:
+            z = z + lax.dynamic_slice_in_dim(b, first, size).astype(wide)
+        return first, part, z, classes >= start
 
     return chunk_of, jnp.arange(0, w.shape[1], size, dtype=dtype)
