@@ -131,7 +131,7 @@ def test_statistics_of_narrow_numbers_are_wide(dtype):
     y, residuals = layer_norm.fwd(NONE, x)
     assert y.dtype == residuals.x_hat.dtype == dtype
     np.testing.assert_allclose(np.asarray(y, float), exact, atol=2 * eps)
-    np.testing.assert_allclose(np.asarray(residuals.y, float), exact, atol=3 * eps)
+    np.testing.assert_allclose(np.asarray(residuals.y(), float), exact, atol=3 * eps)
 
 
 @pytest.mark.parametrize("norm", [layer_norm, rms_norm])
@@ -139,7 +139,19 @@ def test_residuals_give_the_result_again(norm):
     rng = np.random.default_rng(4)
     params = Scale(*(jnp.asarray(rng.normal(size=5), jnp.float32) for _ in range(2)))
     y, residuals = norm.fwd(params, jnp.asarray(rng.normal(2, 1, (4, 3, 5)), jnp.float32))
-    np.testing.assert_allclose(residuals.y, y, rtol=1e-6)
+    np.testing.assert_allclose(residuals.y(), y, rtol=1e-6)
+
+
+def test_an_offset_is_added_to_a_narrow_scale_in_float32_and_residuals_know_it():
+    """1 + 0.001 is 1 in bfloat16; Gemma's weights are of that size."""
+    params = Scale(jnp.full(4, 0.003, "bfloat16"), None)
+    x = jnp.array([[1.0, -1, 256, -256]], "bfloat16")
+    y, residuals = rms_norm.fwd(params, x, offset=1.0)
+    exact = np.asarray(x, float) / np.sqrt(np.square(np.asarray(x, float)).mean())
+    exact *= 1 + float(params.scale[0])
+    np.testing.assert_array_equal(y, jnp.asarray(exact, "bfloat16"))
+    np.testing.assert_allclose(np.asarray(residuals.y(1.0), float), exact, rtol=0.01)
+    assert (residuals.y() != residuals.y(1.0)).all()
 
 
 def test_an_empty_batch_is_normalised_where_no_mean_is_taken_over_it():
@@ -183,6 +195,9 @@ X = jnp.zeros((2, 3, 4))
             r"shift has shape \(\).*x \(2, 3, 4\).*\(C,\)",
         ),
         (lambda: layer_norm(NONE, X, eps=0.0), "layer_norm: eps is 0.0.*positive"),
+        (lambda: rms_norm(NONE, X, offset=1.0), "offset is 1.0 but scale is None.*pass a scale"),
+        (lambda: rms_norm(NONE, X, offset="1"), "rms_norm: offset is '1'.*finite"),
+        (lambda: rms_norm(NONE, X, offset=float("inf")), "offset is inf.*finite"),
         (lambda: rms_norm(NONE, X, eps=1e-46), "eps is 1e-46.*positive in float32"),
         (lambda: layer_norm(NONE, X[..., :0]), r"\(2, 3, 0\).*no axis may be empty"),
         (lambda: rms_norm(NONE, X[..., :0]), r"\(2, 3, 0\).*no axis may be empty"),

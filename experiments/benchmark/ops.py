@@ -243,7 +243,7 @@ def _windows(x: Array, initial: float, combine: Callable[..., Array]) -> Array:
 
 def norm_case(kind: str, shape: tuple[int, int]) -> Case:
     """Layer or RMS norm of rows."""
-    op = {"layer": layer_norm, "rms": rms_norm}[kind]
+    op: Op[..., Array] = layer_norm if kind == "layer" else rms_norm
 
     def draw() -> tuple[Scale, Array]:
         shift = normal(1, shape[1]) if kind == "layer" else None

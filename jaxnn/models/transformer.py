@@ -194,9 +194,9 @@ def leave_out(saved: BlockResiduals) -> BlockResiduals:
 def put_back(saved: BlockResiduals, block: Block) -> BlockResiduals:
     """Return the residuals as they were before `leave_out`."""
     attention_norm = saved.attention_norm._replace(params=block.attention_norm)
-    a = attention_norm.y
+    a = attention_norm.y()
     feed_norm = saved.feed_forward_norm._replace(params=block.feed_forward_norm)
-    feed, f = saved.feed_forward, feed_norm.y
+    feed, f = saved.feed_forward, feed_norm.y()
     params: Any = block.feed_forward
     if isinstance(feed, ExpertsResiduals):
         feed = feed._replace(params=params, x=f)

@@ -29,7 +29,8 @@ from jax import Array, lax
 from jaxnn.checks import check_floating, check_kind, check_shapes
 from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.normalisation import Normalised, Scale, affine, check_norm, draw_example
+from jaxnn.ops.normalisation import Normalised, Scale, affine, draw_example
+from jaxnn.ops.normalisation_doors import check_norm
 from jaxnn.settings import check_flag, check_number
 
 
@@ -122,7 +123,7 @@ def batch_norm_bwd(
 def _check(
     params: Scale, running: Running, x: Array, *, training: bool, momentum: float, eps: float
 ) -> None:
-    check_norm("batch_norm", params, x, eps)
+    check_norm(Scale, "batch_norm", params, x, eps)
     check_kind("batch_norm: running", running, Running)
     mean, variance = running
     fix = "one value per channel, channels last: start from Running(jnp.zeros(C), jnp.ones(C))"

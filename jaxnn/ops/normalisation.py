@@ -19,13 +19,11 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jax import Array, lax
 
-from jaxnn.checks import check_floating, check_kind, check_shapes
 from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.settings import check_integer, check_number
+from jaxnn.ops.normalisation_doors import check_groups, check_norm, check_rms
 
 
 class Scale(NamedTuple):
@@ -42,26 +40,30 @@ class Normalised(NamedTuple):
     x_hat: Array
     rstd: Array
 
-    @property
-    def y(self) -> Array:
-        """Return what the normalisation gave."""
-        return affine(self.params, widen(self.x_hat)).astype(self.x_hat.dtype)
+    def y(self, offset: float = 0.0) -> Array:
+        """Return what the normalisation gave, with its setting `offset`, if it has one."""
+        return affine(self.params, widen(self.x_hat), offset).astype(self.x_hat.dtype)
 
 
-def affine(params: Scale, x_hat: Array) -> Array:
-    """Return y = scale x_hat + shift, without what is None, in the dtype of x_hat."""
-    scale, shift = params
-    y = x_hat if scale is None else scale.astype(x_hat.dtype) * x_hat
-    return y if shift is None else y + shift.astype(x_hat.dtype)
+def affine(params: Scale, x_hat: Array, offset: float = 0.0) -> Array:
+    """Return y = (offset + scale) x_hat + shift, without what is None, in the dtype of x_hat."""
+    y = x_hat if params.scale is None else _gain(params.scale, offset, x_hat) * x_hat
+    return y if params.shift is None else y + params.shift.astype(x_hat.dtype)
 
 
-def _affine_bwd(params: Scale, x_hat: Array, dy: Array) -> tuple[Scale, Array]:
-    """Return dscale = sum dy x_hat and dshift = sum dy, None for None, and dx_hat = scale dy."""
+def _affine_bwd(params: Scale, x_hat: Array, dy: Array, offset: float = 0.0) -> tuple[Scale, Array]:
+    """Return dscale = sum dy x_hat, dshift = sum dy, None for None; (offset + scale) dy."""
     scale, shift = params
     batch = range(dy.ndim - 1)
     dscale = None if scale is None else (dy * x_hat).sum(batch).astype(scale.dtype)
     dshift = None if shift is None else dy.sum(batch).astype(shift.dtype)
-    return Scale(dscale, dshift), dy if scale is None else scale.astype(dy.dtype) * dy
+    return Scale(dscale, dshift), dy if scale is None else _gain(scale, offset, dy) * dy
+
+
+def _gain(scale: Array, offset: float, like: Array) -> Array:
+    """Return offset + scale, added in the dtype of `like`: bfloat16 has 3 digits near 1."""
+    scale = scale.astype(like.dtype)
+    return offset + scale if offset else scale
 
 
 def layer_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, Normalised]:
@@ -98,22 +100,32 @@ def layer_norm_bwd(saved: Normalised, dy: Array, *, eps: float = 1e-5) -> tuple[
     return dparams, dx.astype(dy.dtype)
 
 
-def rms_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, Normalised]:
+def rms_norm_fwd(
+    params: Scale, x: Array, *, eps: float = 1e-5, offset: float = 0.0
+) -> tuple[Array, Normalised]:
     """Divide each vector by its size, sqrt(mean(x^2) + eps) (Zhang and Sennrich, 2019, eq. 4).
 
-    No mean is subtracted. Arguments, result and errors as `layer_norm_fwd`.
+    No mean is subtracted, and y = (offset + scale) x_hat + shift. With an offset of 1 the scale is
+    learned from 0, so that weight decay draws the factor to 1 (Gemma's convention; the sum is taken
+    in float32 or wider). All else as `layer_norm_fwd`.
+
+    Raises:
+        TypeError, ValueError: as `layer_norm_fwd`; or the offset is no finite number, or not 0
+            where there is no scale to add it to.
     """
     wide = widen(x)
     rstd = lax.rsqrt((wide**2).mean(-1, keepdims=True) + eps)
     x_hat = wide * rstd
-    y = affine(params, x_hat).astype(x.dtype)
+    y = affine(params, x_hat, offset).astype(x.dtype)
     return y, Normalised(params, x_hat.astype(x.dtype), rstd)
 
 
-def rms_norm_bwd(saved: Normalised, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
+def rms_norm_bwd(
+    saved: Normalised, dy: Array, *, eps: float = 1e-5, offset: float = 0.0
+) -> tuple[Scale, Array]:
     """Return dscale, dshift and dx = (dx_hat - x_hat mean(dx_hat x_hat)) / sigma."""
     x_hat = widen(saved.x_hat)
-    dparams, dx_hat = _affine_bwd(saved.params, x_hat, widen(dy))
+    dparams, dx_hat = _affine_bwd(saved.params, x_hat, widen(dy), offset)
     through_sigma = x_hat * (dx_hat * x_hat).mean(-1, keepdims=True)
     dx = saved.rstd * (dx_hat - through_sigma)
     return dparams, dx.astype(dy.dtype)
@@ -179,41 +191,6 @@ def instance_norm_bwd(saved: Normalised, dy: Array, *, eps: float = 1e-5) -> tup
     return group_norm_bwd(saved, dy, groups=dy.shape[-1], eps=eps)
 
 
-def check_norm(name: str, params: Scale, x: Array, eps: float, axes: int = 1) -> None:
-    """Refuse what no normalisation can take, or one of x with so many axes; as `layer_norm_fwd`."""
-    check_kind(f"{name}: params", params, Scale)
-    scale, shift = params
-    fix = "one value per channel, channels last"
-    check_shapes(name, fix, x=(x, "...C"), scale=(scale, "C?"), shift=(shift, "C?"))
-    for field, value in {"x": x, "scale": scale, "shift": shift}.items():
-        if value is not None:
-            check_floating(f"{name}: {field}", value)
-    if x.ndim < axes:
-        raise ValueError(
-            f"{name}: x has shape {x.shape}; it must be (N, ..., C), {axes} axes or more: add an "
-            "axis of examples, or of positions"
-        )
-    if 0 in x.shape[-1 if axes == 1 else 1 :]:
-        raise ValueError(
-            f"{name}: x has shape {x.shape}; no axis may be empty that a mean is taken over: pass "
-            "at least one value"
-        )
-    # What is no normal number, a processor may take for 0.
-    limits = np.finfo(np.promote_types(x.dtype, np.float32))
-    rule = f"finite and positive in {limits.dtype}, or 0 could be divided by 0: 1e-5 is usual"
-    check_number(f"{name}: eps", eps, rule, lambda e: float(limits.tiny) <= e <= float(limits.max))
-
-
-def _check_groups(params: Scale, x: Array, *, groups: int, eps: float) -> None:
-    check_norm("group_norm", params, x, eps, axes=2)
-    check_integer("group_norm: groups", groups, hint=", a divisor of the channels")
-    if x.shape[-1] % groups:
-        raise ValueError(
-            f"group_norm: groups are {groups} but x has {x.shape[-1]} channels; groups must divide "
-            "the channels: choose a divisor"
-        )
-
-
 @partial(jax.jit, static_argnums=0)
 def draw_example(shape: tuple[int, ...], key: Array) -> tuple[Scale, Array]:
     """Draw all parameters, and x of which one part is 0 throughout, and so its variance."""
@@ -225,26 +202,26 @@ def draw_example(shape: tuple[int, ...], key: Array) -> tuple[Scale, Array]:
 layer_norm = Op(
     layer_norm_fwd,
     layer_norm_bwd,
-    check=partial(check_norm, "layer_norm"),
+    check=partial(check_norm, Scale, "layer_norm"),
     example=partial(draw_example, (3, 2, 5)),
 )
 rms_norm = Op(
     rms_norm_fwd,
     rms_norm_bwd,
-    check=partial(check_norm, "rms_norm"),
+    check=partial(check_rms, Scale),
     example=partial(draw_example, (3, 2, 5)),
-    settings=({"eps": 0.1},),
+    settings=({"eps": 0.1}, {"offset": 1.0}),
 )
 group_norm = Op(
     group_norm_fwd,
     group_norm_bwd,
-    check=_check_groups,
+    check=partial(check_groups, Scale),
     example=partial(draw_example, (2, 1, 5, 6)),
     settings=({"groups": 3},),
 )
 instance_norm = Op(
     instance_norm_fwd,
     instance_norm_bwd,
-    check=partial(check_norm, "instance_norm", axes=3),
+    check=partial(check_norm, Scale, "instance_norm", axes=3),
     example=partial(draw_example, (2, 1, 5, 6)),
 )

@@ -110,6 +110,15 @@ ROWS = {
         unshifted,
         lambda torch, p, x, eps: torch.nn.functional.rms_norm(x, x.shape[-1:], p.scale, eps),
     ),
+    "rms_norm with an offset": Row(
+        normalisation.rms_norm,
+        {"offset": 1.0},
+        lambda p, x, offset: rms_norm(p._replace(scale=offset + p.scale), x, 1e-5),
+        scaled,
+        lambda torch, p, x, offset: (
+            torch.nn.functional.rms_norm(x, x.shape[-1:], None, 1e-5) * (offset + p.scale) + p.shift
+        ),
+    ),
     "group_norm": Row(
         normalisation.group_norm, {"groups": 3}, group_norm, images, torch_group_norm
     ),

@@ -1,0 +1,56 @@
+"""What the normalisations refuse: their doors. `kind` is the NamedTuple of their parameters."""
+
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from jaxnn.checks import check_floating, check_kind, check_shapes
+from jaxnn.settings import check_integer, check_number
+
+
+def check_norm(kind: type, name: str, params: Any, x: Array, eps: float, axes: int = 1) -> None:
+    """Refuse what no normalisation can take, or one of x with so many axes; as `layer_norm_fwd`."""
+    check_kind(f"{name}: params", params, kind)
+    scale, shift = params
+    fix = "one value per channel, channels last"
+    check_shapes(name, fix, x=(x, "...C"), scale=(scale, "C?"), shift=(shift, "C?"))
+    for field, value in {"x": x, "scale": scale, "shift": shift}.items():
+        if value is not None:
+            check_floating(f"{name}: {field}", value)
+    if x.ndim < axes:
+        raise ValueError(
+            f"{name}: x has shape {x.shape}; it must be (N, ..., C), {axes} axes or more: add an "
+            "axis of examples, or of positions"
+        )
+    if 0 in x.shape[-1 if axes == 1 else 1 :]:
+        raise ValueError(
+            f"{name}: x has shape {x.shape}; no axis may be empty that a mean is taken over: pass "
+            "at least one value"
+        )
+    # What is no normal number, a processor may take for 0.
+    limits = np.finfo(np.promote_types(x.dtype, np.float32))
+    rule = f"finite and positive in {limits.dtype}, or 0 could be divided by 0: 1e-5 is usual"
+    check_number(f"{name}: eps", eps, rule, lambda e: float(limits.tiny) <= e <= float(limits.max))
+
+
+def check_rms(kind: type, params: Any, x: Array, *, eps: float, offset: float) -> None:
+    """Refuse what `rms_norm_fwd` says it raises."""
+    check_norm(kind, "rms_norm", params, x, eps)
+    check_number("rms_norm: offset", offset)
+    if offset and params.scale is None:
+        raise ValueError(
+            f"rms_norm: offset is {offset} but scale is None; it must be added to a scale: leave "
+            "it 0, or pass a scale"
+        )
+
+
+def check_groups(kind: type, params: Any, x: Array, *, groups: int, eps: float) -> None:
+    """Refuse what `group_norm_fwd` says it raises."""
+    check_norm(kind, "group_norm", params, x, eps, axes=2)
+    check_integer("group_norm: groups", groups, hint=", a divisor of the channels")
+    if x.shape[-1] % groups:
+        raise ValueError(
+            f"group_norm: groups are {groups} but x has {x.shape[-1]} channels; groups must divide "
+            "the channels: choose a divisor"
+        )
