@@ -225,7 +225,7 @@ def _plain_transformer_loss(
     norm = NORMS[config.norm]
 
     def attend(params: MultiHead, x: Array) -> Array:
-        wq, wk, wv, wo, bq, bk, bv, bo = params
+        wq, wk, wv, wo, bq, bk, bv, bo, *_ = params
         q, k, v = (
             linear.fwd(Linear(w, b), x)[0].reshape(*x.shape[:2], -1, config.head_size)
             for w, b in ((wq, bq), (wk, bk), (wv, bv))
