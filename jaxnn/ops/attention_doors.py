@@ -61,31 +61,30 @@ def check_attention(
         )
 
 
-def check_scaling(name: str, scaling: Any, kind: type[NamedTuple]) -> None:
-    """Refuse what is neither None nor a scaling of rotary positions, of this kind.
+def check_scaling(name: str, scaling: Any, kind: Any) -> Any:
+    """A scaling of rotary positions, of this kind and of Python's numbers, or None.
 
     Raises:
         TypeError: it is of another kind, or a part of it no number.
         ValueError: a part is outside its range, or of three that belong together one is missing.
     """
     if scaling is None:
-        return
+        return None
     check_kind(name, scaling, kind)
-    parts: Any = scaling
-    factor, low, high, positions = parts
+    factor, low, high, positions = scaling
     rule = "finite and at least 1, by how much to slow the turns down"
-    check_number(f"{name}: factor", factor, rule, lambda f: 1 <= f < math.inf)
+    factor = check_number(f"{name}: factor", factor, rule, lambda f: 1 <= f < math.inf)
     if low is high is positions is None:
-        return
+        return kind(factor)
     if None in (low, high, positions):
         raise ValueError(
             f"{name} has low {low!s:.50}, high {high!s:.50} and positions {positions!s:.50}; they "
             "must be all given, or all None: give those that are missing"
         )
-    check_integer(f"{name}: positions", positions)
-    check_number(f"{name}: low", low, "finite and above 0", lambda v: 0 < v < math.inf)
-    rule = f"finite and above low, which is {low!s:.50}"
-    check_number(f"{name}: high", high, rule, lambda v: low < v < math.inf)
+    low = check_number(f"{name}: low", low, "finite and above 0", lambda v: 0 < v < math.inf)
+    rule = f"finite and above low, which is {low}"
+    high = check_number(f"{name}: high", high, rule, lambda v: low < v < math.inf)
+    return kind(factor, low, high, check_integer(f"{name}: positions", positions))
 
 
 def check_rotary(
