@@ -19,6 +19,14 @@ def widen(x: Array) -> Array:
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
+def product(a: Array, b: Array) -> Array:
+    """Return the matrix product of a and b, summed and left in float32 or wider.
+
+    Of 16 bits it would be rounded before it is summed or exponentiated further.
+    """
+    return jnp.matmul(a, b, preferred_element_type=np.promote_types(a.dtype, np.float32))
+
+
 def divide(a: Array, b: Array) -> Array:
     """Return a / b, and 0 where b is 0: a sum over nothing has a mean of 0 here, not NaN.
 

@@ -1,6 +1,7 @@
 """Attention, rotary embedding and the multi-head block: what their rows do not show."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +183,77 @@ def test_a_batch_of_none_gives_none():
     dparams, dx, *_ = multi_head.bwd(residuals, z, **HEADS)
     assert dx.shape == (0, 5, 3)
     assert not any(d.any() for d in jax.tree.leaves(dparams))
+
+
+NARROW_WAYS = {
+    "plain": {},
+    "causal": {"causal": True},
+    "in runs": {"causal": True, "t": 160, "kv_heads": 1},
+    "in blocks": {"block": 16, "kv_heads": 2},
+    "window in blocks": {"causal": True, "window": 20, "block": 16, "kv_heads": 1},
+    "masked": {"masked": True, "kv_heads": 2},
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("way", NARROW_WAYS)
+def test_in_16_bits_within_three_times_the_error_of_jax_nn(way, dtype):
+    """Where scores are large (queries and keys of deviation 4), against float64 of the same."""
+    static = dict(NARROW_WAYS[way])
+    t, kv_heads, masked = (static.pop(*x) for x in (("t", 64), ("kv_heads", 4), ("masked", False)))
+    seeds = range(3)
+    drawn = [
+        (*draw(t, t, 4, kv_heads, 2, 32, s), draw(t, t, 4, size=32, seed=s + 9)[0]) for s in seeds
+    ]
+    narrow = [
+        jnp.stack(x).astype(dtype) * c
+        for x, c in zip(zip(*drawn, strict=True), (4, 4, 1, 1), strict=True)
+    ]
+    mask = jnp.asarray(np.random.default_rng(0).random((2, 1, t, t)) < 0.7) if masked else None
+
+    def ours(q, k, v, dy):
+        y, residuals = attention.fwd(q, k, v, mask, **static)
+        return y, *attention.bwd(residuals, dy, **static)[:3]
+
+    def plainly(*inputs):
+        with plain_forms():
+            return ours(*inputs)
+
+    def theirs(q, k, v, dy):
+        window = static.get("window")
+        y, pull = jax.vjp(
+            partial(
+                jax.nn.dot_product_attention,
+                mask=mask,
+                is_causal="causal" in static,
+                local_window_size=None if window is None else (window - 1, 0),
+            ),
+            q,
+            k,
+            v,
+        )
+        return y, *pull(dy)
+
+    with jax.numpy_dtype_promotion("standard"):
+        peer = jax.vmap(theirs)(*narrow)  # compiled at once, it asks for more than a CPU has
+    forms = [run(jax.vmap(form), *narrow) for form in (ours, plainly)]
+    with jax.enable_x64(True):
+        truth = run(jax.vmap(ours), *(jnp.asarray(np.asarray(x, np.float64)) for x in narrow))
+    for form in forms:
+        for one, other, exact in zip(form, peer, map(np.asarray, truth), strict=True):
+            assert one.dtype == dtype
+            errors = (np.abs(np.asarray(x, np.float64) - exact) for x in (one, other))
+            error, least = (x.reshape(len(seeds), -1).max(1) for x in errors)
+            assert (error <= 3 * least).all(), error / least
+
+
+def test_in_float32_no_number_is_converted():
+    def counted(dtype):
+        q, k, v = (x.astype(dtype) for x in draw(160, 160, heads=4, kv_heads=2))
+        program = jax.jit(lambda *x: both(*x, None, causal=True)[:2]).lower(q, k, v).as_text()
+        return len(re.findall(r"stablehlo.convert .*: \(tensor<.*xb?f\d+>\)", program))
+
+    assert counted("float32") == 0 < counted("bfloat16")
 
 
 def test_sums_beyond_float16_are_divided_in_time():

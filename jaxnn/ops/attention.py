@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import widen
+from jaxnn.numerics import product
 from jaxnn.op import Op
 from jaxnn.ops.attention_doors import check_attention
 
@@ -54,19 +54,19 @@ def attention_fwd(
         TypeError: q, k, v are not floating of one dtype, mask not boolean, or a setting mistyped.
         ValueError: the shapes do not fit or hold a 0, or a setting is outside its range.
     """
-    (n, t, h, d), g = q.shape, k.shape[2]
-    scale = float(d**-0.5 if scale is None else scale)
-    rows, keys, values = _heads_first(q * scale, g), _heads_first(k, g), _heads_first(v, g)
+    (n, t, h, _), g = q.shape, k.shape[2]
+    before, after = _scales(q, scale)
+    rows, keys, values = _heads_first(before * q, g), _heads_first(k, g), _heads_first(v, g)
     seen = _seen(q, k, mask, causal, window)
-    scores = jnp.where(seen, rows @ keys.mT, -jnp.inf)
+    scores = jnp.where(seen, after * product(rows, keys.mT), -jnp.inf)
     largest = lax.stop_gradient(scores.max(-1, keepdims=True))
     largest = jnp.where(largest == -jnp.inf, 0, largest)  # -inf - -inf is no number
     exp = jnp.exp(scores - largest)
-    total = widen(exp).sum(-1, keepdims=True)
+    total = exp.sum(-1, keepdims=True)
     total = jnp.where(total == 0, 1, total)
-    sums = jnp.matmul(exp, values, preferred_element_type=total.dtype)
-    y = (sums / total).astype(v.dtype).reshape(n, h, t, v.shape[3]).swapaxes(1, 2)
-    log_normaliser = (widen(largest) + jnp.log(total)).reshape(n, h, t, 1).swapaxes(1, 2)
+    y = product(exp.astype(v.dtype), values) / total
+    y = y.astype(v.dtype).reshape(n, h, t, v.shape[3]).swapaxes(1, 2)
+    log_normaliser = (largest + jnp.log(total)).reshape(n, h, t, 1).swapaxes(1, 2)
     return y, AttentionResiduals(q, k, v, mask, y, log_normaliser)
 
 
@@ -82,16 +82,22 @@ def attention_bwd(
     """Return dq, dk and dv as above. Where the values share a large offset, dy . y loses digits."""
     q, k, v, mask, y, log_normaliser = residuals
     (n, t, h, d), g = q.shape, k.shape[2]
-    scale = float(d**-0.5 if scale is None else scale)
-    rows, keys, values = _heads_first(q * scale, g), _heads_first(k, g), _heads_first(v, g)
-    drows, dot = _heads_first(dy, g), _heads_first((dy * y).sum(-1, keepdims=True), g)
+    before, after = _scales(q, scale)
+    rows, keys, values = _heads_first(before * q, g), _heads_first(k, g), _heads_first(v, g)
+    drows = _heads_first(dy.astype(v.dtype), g)
     seen = _seen(q, k, mask, causal, window)
-    scores = jnp.where(seen, rows @ keys.mT, -jnp.inf)
-    p = jnp.exp(widen(scores) - _heads_first(log_normaliser, g)).astype(q.dtype)
-    ds = p * (drows @ values.mT - dot)
-    dq = (ds @ keys).reshape(n, h, t, d).swapaxes(1, 2) * scale
-    dk, dv = rows.mT @ ds, drows.mT @ p
-    return dq, dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None
+    scores = jnp.where(seen, after * product(rows, keys.mT), -jnp.inf)
+    p = jnp.exp(scores - _heads_first(log_normaliser, g))
+    dp = product(drows, values.mT)
+    if y.dtype == p.dtype:
+        mean = _heads_first((dy * y).sum(-1, keepdims=True), g)
+    else:  # the same, of what y was before it was rounded
+        mean = (p * dp).sum(-1, keepdims=True)
+    ds = (p * (dp - mean)).astype(q.dtype)
+    dq = (before * after * product(ds, keys)).reshape(n, h, t, d).swapaxes(1, 2)
+    dk = (after * product(rows.mT, ds)).transpose(0, 3, 1, 2)
+    dv = product(drows.mT, p.astype(v.dtype)).transpose(0, 3, 1, 2)
+    return dq.astype(dy.dtype), dk.astype(dy.dtype), dv.astype(dy.dtype), None
 
 
 def _seen(q: Array, k: Array, mask: Array | None, causal: bool, window: int | None) -> Array:
@@ -102,6 +108,12 @@ def _seen(q: Array, k: Array, mask: Array | None, causal: bool, window: int | No
     seen = seen & (j <= i) if causal else seen
     seen = seen if window is None else seen & (j > i - min(window, s))
     return jnp.broadcast_to(seen, (n, h, t, s)).reshape(n, g, h // g * t, s)
+
+
+def _scales(q: Array, scale: float | None) -> tuple[float, float]:
+    """The scale as a factor of the queries and, in 16 bits, where these would be rounded, of s."""
+    scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    return (1.0, scale) if q.dtype.itemsize < 4 else (scale, 1.0)
 
 
 def _heads_first(x: Array, g: int) -> Array:

@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.numerics import widen
 from jaxnn.ops import attention as plain
 from jaxnn.ops.attention import AttentionResiduals
 
@@ -66,15 +67,18 @@ def attention_bwd(
         attend = partial(_in_blocks_bwd, block=min(block, q.shape[1]))
     qh, kh, vh, yh, dyh = (x.swapaxes(1, 2) for x in (q, k, v, y, dy))
     dqs: list[Array] = []
-    dk, dv = jnp.zeros_like(k), jnp.zeros_like(v)
+    dk, dv = jnp.zeros_like(widen(k)), jnp.zeros_like(widen(v))
     for i, j in _runs(q, k, causal, window, block):
         of_keys = _cut(kh, j), _cut(vh, j), _taken(mask, i, j)
         part = AttentionResiduals(_cut(qh, i), *of_keys, _cut(yh, i), log_normaliser[:, i])
-        dq, dki, dvi, _ = attend(part, _cut(dyh, i), causal=causal, window=window, scale=scale)
+        dq, dki, dvi, _ = attend(
+            part, widen(_cut(dyh, i)), causal=causal, window=window, scale=scale
+        )
         around = [(0, 0), (j.start, k.shape[1] - j.stop), (0, 0), (0, 0)]
         dqs.append(dq)
         dk, dv = dk + jnp.pad(dki, around), dv + jnp.pad(dvi, around)
-    return jnp.concatenate(dqs, 1), dk, dv, None
+    dq = jnp.concatenate(dqs, 1)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
 def _runs(
@@ -149,7 +153,7 @@ def _in_blocks_bwd(
         dqi, dki, dvi, _ = plain.attention_bwd(part, dyi, scale=scale)
         return (_add_at(sums[0], first, dki), _add_at(sums[1], first, dvi)), dqi
 
-    zeros = jnp.zeros_like(_turned(k)), jnp.zeros_like(_turned(v))
+    zeros = jnp.zeros_like(_turned(widen(k))), jnp.zeros_like(_turned(widen(v)))
     blocks = [_blocks(x, block) for x in (q, y, log_normaliser, dy)]
     (dk, dv), dq = lax.scan(attend, zeros, (jnp.arange(0, t, block), *blocks))
     return _joined(dq, t), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None
