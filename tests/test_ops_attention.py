@@ -14,7 +14,7 @@ from jaxnn.op import plain_forms
 from jaxnn.ops.attention import attention
 from jaxnn.ops.fast import attention as fast
 from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.rotary import Scaling, rotary
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -390,7 +390,53 @@ HEADS = {"heads": 4, "kv_heads": 2}
         (rotary, (Q, jnp.arange(7)), {}, ValueError, "(7,), x (2, 5, 4, 6).*5 positions"),
         (rotary, (Q, jnp.arange(5)), {"base": 0}, ValueError, "base is 0.*above 0"),
         (rotary, (Q, jnp.arange(5)), {"base": float("inf")}, ValueError, "base is inf.*finite"),
+        (rotary, (Q, jnp.arange(5)), {"scaling": 2.0}, TypeError, "is a float.*rotary.Scaling"),
+        (rotary, (Q, jnp.arange(5)), {"scaling": Scaling("2")}, TypeError, "factor is '2'"),
+        (rotary, (Q, jnp.arange(5)), {"scaling": Scaling(0.5)}, ValueError, "is 0.5.*at least 1"),
+        (rotary, (Q, jnp.arange(5)), {"scaling": Scaling(2.0, 1.0)}, ValueError, "high None"),
+        (
+            rotary,
+            (Q, jnp.arange(5)),
+            {"scaling": Scaling(2.0, 4.0, 4.0, 8)},
+            ValueError,
+            "high is 4.0.*above low, which is 4.0",
+        ),
+        (
+            rotary,
+            (Q, jnp.arange(5)),
+            {"scaling": Scaling(2.0, 1.0, 4.0, 8.5)},
+            TypeError,
+            "positions is 8.5.*integer",
+        ),
         (rotary, (Q.astype(int), jnp.arange(5)), {}, TypeError, "x has dtype int32.*floating"),
+        (
+            multi_head,
+            (PARAMS, X, None, None),
+            HEADS | {"rotary_scaling": Scaling(2.0)},
+            ValueError,
+            "rotary_base is None; there must be a base",
+        ),
+        (
+            multi_head,
+            (PARAMS, X, None, None),
+            HEADS | {"norm_offset": 1.0},
+            ValueError,
+            "norm_offset is 1.0 but q_norm and k_norm are None",
+        ),
+        (
+            multi_head,
+            (PARAMS._replace(q_norm=jnp.zeros(4)), X, None, None),
+            HEADS,
+            ValueError,
+            "q_norm has shape (4,); with 4 heads of size 2 it must be (2,)",
+        ),
+        (
+            multi_head,
+            (PARAMS._replace(k_norm=jnp.zeros(2)), X, None, None),
+            HEADS | {"norm_eps": 0.0},
+            ValueError,
+            "eps is 0.0",
+        ),
         (rotary, (Q, [0, 1, 2, 3, 4]), {}, TypeError, "positions is a list"),
         (
             multi_head,

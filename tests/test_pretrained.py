@@ -38,7 +38,7 @@ def gpt2_shapes(config=GPT2, prefix="transformer."):
 
 def llama_shapes(config=LLAMA, prefix="model."):
     """What Llama's files hold: every projection is (outputs, inputs)."""
-    d, h, inner = config.width, config.hidden, config.kv_heads * config.head_size
+    d, h, inner = config.width, config.hidden, config.kv_heads * config.per_head
     shapes = {"embed_tokens.weight": (config.vocabulary, d), "norm.weight": (d,)}
     for n in range(config.layers):
         layer = {

@@ -14,9 +14,10 @@ from conftest import assert_leaves_close, run
 from jaxnn import train, verify
 from jaxnn.data import KeyedBatch as Batch
 from jaxnn.models import generate, rnn, sampling, transformer
+from jaxnn.ops.rotary import Scaling
 
-GPT2, LLAMA, WINDOWED, ROUTED = transformer.EXAMPLE_CONFIGS
-NAMES = ["gpt2", "llama", "recompute, block and window", "experts"]
+GPT2, LLAMA, WINDOWED, ROUTED, GEMMA = transformer.EXAMPLE_CONFIGS
+NAMES = ["gpt2", "llama", "recompute, block and window", "experts", "gemma and qwen"]
 CROSSED = dataclasses.replace(
     ROUTED, recompute=True, dropout=0.3, tied=True, biases=True, positions=9
 )
@@ -51,6 +52,23 @@ def test_manual_grad_equals_autodiff_with_settings_crossed(x64, strict_dtypes):
     assert_leaves_close(grads, oracle, 1e-10, floor=1e-15)
 
 
+OTHERS = {
+    "exact": dataclasses.replace(GPT2, feed_forward="gelu_exact", head_size=3),
+    "silu": dataclasses.replace(GPT2, feed_forward="silu", qk_norm=True, norm_offset=1.0),
+    "relu": dataclasses.replace(GPT2, feed_forward="relu", attention_biases="none"),
+    "geglu_exact": dataclasses.replace(LLAMA, feed_forward="geglu_exact", attention_biases="all"),
+    "slowed": dataclasses.replace(LLAMA, rotary_scaling=Scaling(4.0), feed_forward_biases=True),
+    "recomputed": dataclasses.replace(GEMMA, recompute=True, dropout=0.2, tied=False, window=2),
+}
+
+
+@pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS.keys())
+def test_manual_grad_equals_autodiff_with_each_activation(config, x64, strict_dtypes):
+    (value, grads), (expected, oracle) = gradients(config)
+    assert_leaves_close(value, expected, 1e-14)
+    assert_leaves_close(grads, oracle, 1e-10, floor=1e-15)
+
+
 @pytest.mark.parametrize("config", transformer.EXAMPLE_CONFIGS, ids=NAMES)
 def test_the_verifier_passes_the_model(config, strict_dtypes):
     report = verify.model(transformer, config)
@@ -67,6 +85,7 @@ def test_recomputation_changes_no_number(x64):
 
 
 SAVED = {"gpt2": (12, 6624), "llama": (11, 6720), NAMES[2]: (1, 720), "experts": (14, 9120)}
+SAVED["gemma and qwen"] = (15, 9360)
 
 
 @pytest.mark.parametrize("config", transformer.EXAMPLE_CONFIGS, ids=NAMES)
@@ -88,13 +107,13 @@ def test_the_scan_stacks_no_more_than_it_must(config):
 
 def test_what_is_left_out_is_put_back(x64):
     """The residuals of a layer are again those that its forward saved."""
-    for config in (GPT2, LLAMA, ROUTED):
+    for config in (GPT2, LLAMA, ROUTED, GEMMA, OTHERS["relu"]):
         params, batch = draw(config)
         block = jax.tree.map(lambda leaf: leaf[0], params.blocks)
         x = jax.random.normal(jax.random.key(2), (*batch.inputs.shape, config.width))
         keys = jax.random.split(jax.random.key(3)) if config.dropout else None
         _, saved = transformer.block_fwd(block, x, keys, config)
-        again = transformer.put_back(transformer.leave_out(saved), block)
+        again = transformer.put_back(transformer.leave_out(saved), block, config)
         assert jax.tree.structure(again) == jax.tree.structure(saved)
         assert_leaves_close(again, saved, 1e-15)
 
@@ -174,7 +193,7 @@ def test_a_tiny_text_is_learned_by_heart_and_recited():
     np.testing.assert_array_equal(recited, PAGE)
 
 
-@pytest.mark.parametrize("config", [LLAMA, WINDOWED, ROUTED], ids=NAMES[1:])
+@pytest.mark.parametrize("config", [LLAMA, WINDOWED, ROUTED, GEMMA], ids=NAMES[1:])
 def test_with_a_cache_the_logits_are_the_forwards(config, x64, strict_dtypes):
     """Two tokens are read at once, the others one by one; the cache has room to spare."""
     params, batch = draw(config)
@@ -287,7 +306,7 @@ def test_initial_weights_have_the_promised_scale():
         ({"width": 10, "heads": 4}, ValueError, "width is 10 for 4 heads.*divide"),
         ({"heads": 4, "kv_heads": 3}, ValueError, "kv_heads is 3 for 4 heads.*divide"),
         ({"norm": "batch"}, ValueError, "norm is 'batch'.*'layer', 'rms'"),
-        ({"feed_forward": "relu"}, ValueError, "'relu'.*'gelu', 'swiglu'"),
+        ({"feed_forward": "elu"}, ValueError, "'elu'.*'gelu', .*'relu', 'swiglu', 'geglu'"),
         ({"position": "none"}, ValueError, "'none'.*'learned', 'rotary'"),
         ({"tied": "yes"}, TypeError, "tied is 'yes'.*True or False"),
         ({"tied": np.array([1, 0])}, TypeError, "tied is .*True or False"),
@@ -308,6 +327,25 @@ def test_initial_weights_have_the_promised_scale():
         ({"balance": float("nan")}, ValueError, "balance is nan.*finite"),
         ({"eps": 0.0}, ValueError, "eps is 0.0.*above 0"),
         ({"window": 0}, ValueError, "window is 0.*at least 1"),
+        ({"head_size": 0}, ValueError, "head_size is 0.*at least 1"),
+        ({"head_size": 3, "position": "rotary"}, ValueError, "^heads of size 3.*even"),
+        ({"norm_offset": 1.0}, ValueError, "norm_offset is 1.0 with norm 'layer' and no qk_norm"),
+        ({"norm_offset": -1.0, "norm": "rms"}, ValueError, "norm_offset is -1.0.*at least 0"),
+        ({"qk_norm": 1}, TypeError, "qk_norm is 1.*True or False"),
+        ({"attention_biases": "q"}, ValueError, "'q'; it must be one of 'all', 'qkv', 'none'"),
+        ({"attention_biases": True}, ValueError, "attention_biases is True; it must be one of"),
+        ({"feed_forward_biases": "no"}, TypeError, "feed_forward_biases is 'no'.*True or False"),
+        (
+            {"feed_forward_biases": True, "experts": 2, "feed_forward": "swiglu"},
+            ValueError,
+            "feed_forward_biases is True with 2 experts",
+        ),
+        ({"rotary_scaling": 8.0}, TypeError, "rotary_scaling is a float.*rotary.Scaling"),
+        (
+            {"rotary_scaling": Scaling(8.0)},
+            ValueError,
+            "rotary_scaling is .*8.0.* with 'learned' positions; they must be 'rotary'",
+        ),
     ],
 )
 def test_a_bad_configuration_is_refused(settings, error, message):
@@ -384,6 +422,9 @@ def test_a_text_longer_than_the_positions_is_refused():
 def test_settings_become_pythons_and_hash():
     config = transformer.Config(eps=np.float32(0.5), tied=np.bool_(True), layers=np.int64(2))
     assert (type(config.eps), type(config.tied), type(config.layers)) == (float, bool, int)
+    scaling = Scaling(np.float32(2), np.int64(1), 4, np.int64(8))
+    scaling = transformer.Config(position="rotary", rotary_scaling=scaling).rotary_scaling
+    assert [type(part) for part in scaling] == [float, float, float, int]
     assert hash(config) == hash(transformer.Config(eps=0.5, tied=True, layers=2))
 
 

@@ -24,7 +24,8 @@ from experiments.benchmark.ops import cross_entropy, lstm_step, unrolled
 from experiments.benchmark.peers import peers
 from jaxnn import data
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
-from jaxnn.models.transformer import NORMS, Config, feed_forward_fwd
+from jaxnn.models.transformer import Config, feed_forward_fwd, norm_of
+from jaxnn.models.transformer_params import GATED
 from jaxnn.numerics import widen
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.multi_head import MultiHead
@@ -222,12 +223,12 @@ def _plain_transformer_loss(
     """No scan over the layers, an attention of JAX's, and all logits at once, in float32."""
     positions = jnp.arange(batch.inputs.shape[1])
 
-    norm = NORMS[config.norm]
+    norm, settings = norm_of(config)
 
     def attend(params: MultiHead, x: Array) -> Array:
-        wq, wk, wv, wo, bq, bk, bv, bo = params
+        wq, wk, wv, wo, bq, bk, bv, bo, *_ = params
         q, k, v = (
-            linear.fwd(Linear(w, b), x)[0].reshape(*x.shape[:2], -1, config.head_size)
+            linear.fwd(Linear(w, b), x)[0].reshape(*x.shape[:2], -1, config.per_head)
             for w, b in ((wq, bq), (wk, bk), (wv, bv))
         )
         if config.position == "rotary":
@@ -236,17 +237,17 @@ def _plain_transformer_loss(
         return linear.fwd(Linear(wo, bo), y.reshape(x.shape))[0]
 
     def layer(block: Any, x: Array) -> Array:
-        a, _ = norm.fwd(block.attention_norm, x, eps=config.eps)
+        a, _ = norm.fwd(block.attention_norm, x, **settings)
         x = x + attend(block.attention, a)
-        f, _ = norm.fwd(block.feed_forward_norm, x, eps=config.eps)
+        f, _ = norm.fwd(block.feed_forward_norm, x, **settings)
         (f, _), _ = feed_forward_fwd(block.feed_forward, f, config)
         return x + f
 
     layer = jax.checkpoint(layer) if checkpoint else layer
-    x, _ = transformer.embed_fwd(params, batch.inputs, positions)
+    x, _ = transformer.embed_fwd(params, batch.inputs, positions, config)
     for number in range(config.layers):
         x = layer(jax.tree.map(lambda leaf, number=number: leaf[number], params.blocks), x)
-    x, _ = norm.fwd(params.norm, x, eps=config.eps)
+    x, _ = norm.fwd(params.norm, x, **settings)
     logits = widen(x @ transformer.output_weights(params))
     return cross_entropy(logits, batch.targets).astype(x.dtype)
 
@@ -266,15 +267,18 @@ def _tokens(vocabulary: int, n: int, t: int) -> data.KeyedBatch:
 def transformer_flops(config: Config, n: int, t: int) -> float:
     """Operations of the products in a training step of N sequences of T tokens, no experts.
 
-        6 N T (P + 2 layers T D)
+        6 N T (P + 2 layers T Q)
 
-    P weights are in products: per layer 2 D^2 + 2 D (kv_heads head_size) in the attention and 2 or
-    (swiglu) 3 D hidden in the feed-forward, and D V in the output. Each does a multiply-add per
-    token in the forward and two in the backward; so do the T keys in the scores and the average of
-    every layer, D each. Hidden scores count too, as is usual, and nothing recomputed does.
+    P weights are in products: per layer 2 D Q + 2 D K in the attention, with Q features of all
+    heads and K of those of keys, and 2 or (gated) 3 D hidden in the feed-forward, and D V in the
+    output. Each does a multiply-add per token in the forward and two in the backward; so do the T
+    keys in the scores and the average of every layer, Q each. Hidden scores count too, as is usual,
+    and nothing recomputed does.
     """
     d, hidden = config.width, config.hidden or 4 * config.width
-    inner = (config.kv_heads or config.heads) * config.head_size
-    feed_forward = (3 if config.feed_forward == "swiglu" else 2) * d * hidden
-    weights = config.layers * (2 * d * d + 2 * d * inner + feed_forward) + d * config.vocabulary
-    return float(6 * n * t * (weights + 2 * config.layers * t * d))
+    queries = config.heads * config.per_head
+    inner = (config.kv_heads or config.heads) * config.per_head
+    feed_forward = (3 if config.feed_forward in GATED else 2) * d * hidden
+    layer = 2 * d * queries + 2 * d * inner + feed_forward
+    weights = config.layers * layer + d * config.vocabulary
+    return float(6 * n * t * (weights + 2 * config.layers * t * queries))

@@ -115,7 +115,7 @@ def transformer(params: Any, batch: Any, config: Any) -> dict[str, Work]:
 
     def attend(p: Any, x: Any) -> Any:
         q, k, v = (
-            linear(x, w, b).unflatten(-1, (-1, config.head_size)).transpose(1, 2)
+            linear(x, w, b).unflatten(-1, (-1, config.per_head)).transpose(1, 2)
             for w, b in ((p.wq, p.bq), (p.wk, p.bk), (p.wv, p.bv))
         )
         if config.position == "rotary":
@@ -148,7 +148,7 @@ def transformer(params: Any, batch: Any, config: Any) -> dict[str, Work]:
 
 def _turns(t: int, config: Any) -> tuple[Any, Any]:
     """Cosines and sines (T, head size) of rotary positions."""
-    half = torch.arange(0, config.head_size, 2, device=DEVICE) / config.head_size
+    half = torch.arange(0, config.per_head, 2, device=DEVICE) / config.per_head
     angles = torch.outer(torch.arange(float(t), device=DEVICE), config.rotary_base**-half).repeat(
         1, 2
     )

@@ -17,10 +17,10 @@ from jax import Array, lax
 from jaxnn.checks import check_key, check_kind, check_shapes
 from jaxnn.models.sampling import draw_settings, sample
 from jaxnn.models.transformer import (
-    NORMS,
     check_sequences,
     embed_fwd,
     feed_forward_fwd,
+    norm_of,
     output_weights,
 )
 from jaxnn.models.transformer_params import Block, Config, Params
@@ -28,6 +28,7 @@ from jaxnn.op import door
 from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.multi_head import MultiHead
+from jaxnn.ops.normalisation import Scale, rms_norm
 from jaxnn.ops.rotary import rotary
 
 
@@ -41,7 +42,7 @@ class Cache(NamedTuple):
 def init_cache(params: Params, n: int, length: int, config: Config) -> Cache:
     """Make room for `length` tokens of N sequences, none of them read yet."""
     kv_heads = config.kv_heads or config.heads
-    shape = (config.layers, n, length, kv_heads, config.head_size)
+    shape = (config.layers, n, length, kv_heads, config.per_head)
     zeros = jnp.zeros(shape, params.tokens.table.dtype)
     return Cache(zeros, zeros)
 
@@ -56,10 +57,10 @@ def _check_cached(
         "cached_forward", "take it from init_cache", k=(cache.k, "LNSGD"), v=(cache.v, "LNSGD")
     )
     layers, n, kv_heads = config.layers, len(tokens), config.kv_heads or config.heads
-    if (layers, n, kv_heads, config.head_size) != (sizes.L, sizes.N, sizes.G, sizes.D):
+    if (layers, n, kv_heads, config.per_head) != (sizes.L, sizes.N, sizes.G, sizes.D):
         raise ValueError(
             f"cached_forward: the cache has shape {cache.k.shape}; it must be ({layers}, {n}, "
-            f"room, {kv_heads}, {config.head_size}) for tokens {tokens.shape}: take it from "
+            f"room, {kv_heads}, {config.per_head}) for tokens {tokens.shape}: take it from "
             "init_cache"
         )
 
@@ -85,20 +86,20 @@ def cached_forward(
         TypeError, ValueError: as `jaxnn.models.transformer.forward`; or the cache is none of
             `init_cache`'s for these.
     """
-    norm, positions = NORMS[config.norm], start + jnp.arange(tokens.shape[1])
-    x, _ = embed_fwd(params, tokens, positions)
+    (norm, settings), positions = norm_of(config), start + jnp.arange(tokens.shape[1])
+    x, _ = embed_fwd(params, tokens, positions, config)
 
     def step(x: Array, layer: tuple[Block, Cache]) -> tuple[Array, Cache]:
         block, cache = layer
-        a, _ = norm.fwd(block.attention_norm, x, eps=config.eps)
+        a, _ = norm.fwd(block.attention_norm, x, **settings)
         a, cache = _attend(block.attention, a, cache, positions, config)
         x = x + a
-        f, _ = norm.fwd(block.feed_forward_norm, x, eps=config.eps)
+        f, _ = norm.fwd(block.feed_forward_norm, x, **settings)
         (f, _), _ = feed_forward_fwd(block.feed_forward, f, config)
         return x + f, cache
 
     x, cache = lax.scan(step, x, (params.blocks, cache))
-    x, _ = norm.fwd(params.norm, x, eps=config.eps)
+    x, _ = norm.fwd(params.norm, x, **settings)
     return x @ output_weights(params), cache
 
 
@@ -109,11 +110,16 @@ def _attend(
 
     def heads(w: Array, b: Array | None) -> Array:
         y, _ = linear.fwd(Linear(w, b), x)
-        return y.reshape(*x.shape[:2], w.shape[1] // config.head_size, config.head_size)
+        return y.reshape(*x.shape[:2], w.shape[1] // config.per_head, config.per_head)
 
     q, k = heads(params.wq, params.bq), heads(params.wk, params.bk)
+    if config.qk_norm:
+        settings = {"eps": config.eps, "offset": config.norm_offset}
+        q, _ = rms_norm.fwd(Scale(params.q_norm, None), q, **settings)
+        k, _ = rms_norm.fwd(Scale(params.k_norm, None), k, **settings)
     if config.position == "rotary":
-        q, k = (rotary.fwd(part, positions, base=config.rotary_base)[0] for part in (q, k))
+        turn = partial(rotary.fwd, base=config.rotary_base, scaling=config.rotary_scaling)
+        q, k = turn(q, positions)[0], turn(k, positions)[0]
     new = Cache(k, heads(params.wv, params.bv))
     cache = jax.tree.map(
         lambda old, new: lax.dynamic_update_slice_in_dim(old, new, positions[0], axis=1), cache, new
@@ -121,7 +127,7 @@ def _attend(
     seen = positions[:, None] - jnp.arange(cache.k.shape[1])  # how many tokens ago, from 0
     mask = (seen >= 0) & (seen < (config.window or cache.k.shape[1]))
     y, _ = attention.fwd(q, *cache, mask[None, None], block=config.block)
-    z, _ = linear.fwd(Linear(params.wo, params.bo), y.reshape(x.shape))
+    z, _ = linear.fwd(Linear(params.wo, params.bo), y.reshape(*x.shape[:2], -1))
     return z, cache
 
 

@@ -4,7 +4,8 @@
     x = x + attention(norm(x)),  x = x + feed_forward(norm(x))                   in each layer
     logits = norm(x) w                                    w = embedding table^T in a tied model
 
-    feed_forward    gelu(x up) down,  (silu(x gate) * (x up)) down,  or a mixture of experts
+    feed_forward    f(x up) down,  (f(x gate) * (x up)) down,  or a mixture of experts, with f as
+                    the configuration has it
 
     loss = mean over all N T places of -log p(target), in nats per token
            + balance (sum of the layers' load-balancing losses)                  with experts
@@ -15,6 +16,7 @@ a hundred. `jaxnn.models.generate` draws text from a model; its settings and par
 `jaxnn.models.transformer_params`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -30,9 +32,9 @@ from jaxnn.models.transformer_params import gpt2 as gpt2
 from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
 from jaxnn.op import Op, door
-from jaxnn.ops.activations import dropout
+from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
-from jaxnn.ops.gated import Halves, gelu, swiglu
+from jaxnn.ops.gated import Halves, geglu, gelu, silu, swiglu
 from jaxnn.ops.linear import (
     Embedding,
     EmbeddingResiduals,
@@ -43,10 +45,20 @@ from jaxnn.ops.linear import (
 )
 from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
 from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
-from jaxnn.ops.normalisation import Normalised, layer_norm, rms_norm
+from jaxnn.ops.normalisation import Normalised, Scale, layer_norm, rms_norm
+from jaxnn.ops.rotary import Scaling
 
 Batch = KeyedBatch
-NORMS: dict[str, Op[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
+# The activation of a feed-forward layer, of one array or of gate and value, and its settings.
+ACTIVATIONS: dict[str, tuple[Op[..., Array], dict[str, Any]]] = {
+    "gelu": (gelu, {"approximate": True}),
+    "gelu_exact": (gelu, {}),
+    "silu": (silu, {}),
+    "relu": (relu, {}),
+    "swiglu": (swiglu, {}),
+    "geglu": (geglu, {"approximate": True}),
+    "geglu_exact": (geglu, {}),
+}
 EXAMPLE_CONFIGS = (
     gpt2(vocabulary=7, positions=6, layers=2, width=4, heads=2, dropout=0.3),
     llama(vocabulary=6, positions=5, layers=2, width=8, heads=4, kv_heads=2, hidden=5, chunk=4),
@@ -59,7 +71,20 @@ EXAMPLE_CONFIGS = (
         vocabulary=6, positions=5, layers=2, width=4, heads=1, hidden=5, norm="layer",
         position="learned", experts=4, balance=0.1, eps=1e-3,
     ),
+    llama(
+        vocabulary=5, positions=6, layers=2, width=6, heads=2, kv_heads=1, head_size=4, hidden=5,
+        norm_offset=1.0, qk_norm=True, feed_forward="geglu", tied=True, scaled_embedding=True,
+        attention_biases="qkv", feed_forward_biases=True, rotary_base=100.0,
+        rotary_scaling=Scaling(2.0, 1.0, 4.0, 16),
+    ),
 )  # fmt: skip
+
+
+def norm_of(config: Config) -> tuple[Op[..., Array], dict[str, float]]:
+    """Return the norm of a configuration, and its settings."""
+    if config.norm == "layer":
+        return layer_norm, {"eps": config.eps}
+    return rms_norm, {"eps": config.eps, "offset": config.norm_offset}
 
 
 class FeedForwardResiduals(NamedTuple):
@@ -77,14 +102,15 @@ def feed_forward_fwd(
     """Map x (N, T, D) to (y (N, T, D), load-balancing loss, 0 without experts), residuals."""
     if isinstance(params, Experts):
         return experts.fwd(params, x, k=config.experts_per_token)
+    f, settings = ACTIVATIONS[config.feed_forward]
     activation: Array | Halves
     h, up = linear.fwd(Linear(params.up, params.bup), x)
     if params.gate is None:
         gate = None
-        h, activation = gelu.fwd(h, approximate=True)
+        h, activation = f.fwd(h, **settings)
     else:
         g, gate = linear.fwd(Linear(params.gate, params.bgate), x)
-        h, activation = swiglu.fwd(g, h)
+        h, activation = f.fwd(g, h, **settings)
     y, down = linear.fwd(Linear(params.down, params.bdown), h)
     return (y, jnp.zeros((), y.dtype)), FeedForwardResiduals(up, gate, activation, down)
 
@@ -96,13 +122,14 @@ def feed_forward_bwd(
     if isinstance(saved, ExpertsResiduals):
         dexperts, dx = experts.bwd(saved, dout, k=config.experts_per_token)
         return dexperts, dx
+    f, settings = ACTIVATIONS[config.feed_forward]
     dy, _ = dout
     (ddown, dbdown), dh = linear.bwd(saved.down, dy)
     if saved.gate is None:
-        (dh,) = gelu.bwd(saved.activation, dh, approximate=True)
+        (dh,) = f.bwd(saved.activation, dh, **settings)
         (dup, dbup), dx = linear.bwd(saved.up, dh)
         return FeedForward(dup, ddown, None, dbup, dbdown), dx
-    dg, dh = swiglu.bwd(saved.activation, dh)
+    dg, dh = f.bwd(saved.activation, dh, **settings)
     (dgate, dbgate), dx_gate = linear.bwd(saved.gate, dg)
     (dup, dbup), dx_up = linear.bwd(saved.up, dh)
     return FeedForward(dup, ddown, dgate, dbup, dbdown, dbgate), dx_gate + dx_up
@@ -123,14 +150,14 @@ def block_fwd(
     block: Block, x: Array, keys: Array | None, config: Config
 ) -> tuple[tuple[Array, Array], BlockResiduals]:
     """Run one layer: (x (N, T, D), load-balancing loss), residuals; `keys` are two for dropout."""
-    norm, rate = NORMS[config.norm], config.dropout
+    (norm, settings), rate = norm_of(config), config.dropout
     k_attention, k_feed_forward = (None, None) if keys is None else keys
-    a, attention_norm = norm.fwd(block.attention_norm, x, eps=config.eps)
+    a, attention_norm = norm.fwd(block.attention_norm, x, **settings)
     positions = jnp.arange(x.shape[1])
     a, attention = multi_head.fwd(block.attention, a, positions, None, **_attention(config))
     a, a_kept = (a, None) if k_attention is None else dropout.fwd(a, k_attention, rate=rate)
     x = x + a
-    f, feed_norm = norm.fwd(block.feed_forward_norm, x, eps=config.eps)
+    f, feed_norm = norm.fwd(block.feed_forward_norm, x, **settings)
     (f, balance), feed = feed_forward_fwd(block.feed_forward, f, config)
     f, f_kept = (f, None) if k_feed_forward is None else dropout.fwd(f, k_feed_forward, rate=rate)
     saved = BlockResiduals(attention_norm, attention, a_kept, feed_norm, feed, f_kept)
@@ -144,29 +171,33 @@ def block_bwd(
 
     What a branch sends back is added to what passes it by.
     """
-    norm, rate = NORMS[config.norm], config.dropout
+    (norm, settings), rate = norm_of(config), config.dropout
     attention_norm, attention, a_kept, feed_norm, feed, f_kept = saved
     dx, dbalance = dout
     df = dx if f_kept is None else dropout.bwd(f_kept, dx, rate=rate)[0]
     dfeed, df = feed_forward_bwd(feed, (df, dbalance), config)
-    dfeed_norm, df = norm.bwd(feed_norm, df, eps=config.eps)
+    dfeed_norm, df = norm.bwd(feed_norm, df, **settings)
     dx = dx + df
     da = dx if a_kept is None else dropout.bwd(a_kept, dx, rate=rate)[0]
     dattention, da, _, _ = multi_head.bwd(attention, da, **_attention(config))
-    dattention_norm, da = norm.bwd(attention_norm, da, eps=config.eps)
+    dattention_norm, da = norm.bwd(attention_norm, da, **settings)
     return Block(dattention_norm, dattention, dfeed_norm, dfeed), dx + da
 
 
 def _attention(config: Config) -> dict[str, Any]:
     """The settings of a layer's attention."""
-    return {
+    settings = {
         "heads": config.heads,
         "kv_heads": config.kv_heads,
         "causal": True,
         "window": config.window,
         "block": config.block,
         "rotary_base": config.rotary_base if config.position == "rotary" else None,
+        "rotary_scaling": config.rotary_scaling,
     }
+    if config.qk_norm:
+        settings |= {"norm_eps": config.eps, "norm_offset": config.norm_offset}
+    return settings
 
 
 _LEFT_OUT: Any = None
@@ -178,10 +209,13 @@ def leave_out(saved: BlockResiduals) -> BlockResiduals:
     A scan would stack a second copy of the parameters; to stack the others costs more passes over
     memory than the one: what enters a branch is y of its norm, what enters `down` the activation.
     """
-    feed = saved.feed_forward
+    feed, (*_, of_attention, q_norm, k_norm) = saved.feed_forward, saved.attention
+    if q_norm is not None and k_norm is not None:
+        q_norm, k_norm = (norm._replace(params=_LEFT_OUT) for norm in (q_norm, k_norm))
+    attention = MultiHeadResiduals(_LEFT_OUT, _LEFT_OUT, _LEFT_OUT, of_attention, q_norm, k_norm)
     return BlockResiduals(
         saved.attention_norm._replace(params=_LEFT_OUT),
-        saved.attention._replace(params=_LEFT_OUT, x=_LEFT_OUT, positions=_LEFT_OUT),
+        attention,
         saved.attention_kept,
         saved.feed_forward_norm._replace(params=_LEFT_OUT),
         feed._replace(params=_LEFT_OUT, x=_LEFT_OUT)
@@ -191,28 +225,35 @@ def leave_out(saved: BlockResiduals) -> BlockResiduals:
     )
 
 
-def put_back(saved: BlockResiduals, block: Block) -> BlockResiduals:
+def put_back(saved: BlockResiduals, block: Block, config: Config) -> BlockResiduals:
     """Return the residuals as they were before `leave_out`."""
+    offset = config.norm_offset if config.norm == "rms" else 0.0
     attention_norm = saved.attention_norm._replace(params=block.attention_norm)
-    a = attention_norm.y()
+    a, (*_, of_attention, q_norm, k_norm) = attention_norm.y(offset), saved.attention
+    if q_norm is not None and k_norm is not None:
+        q_norm = q_norm._replace(params=Scale(block.attention.q_norm, None))
+        k_norm = k_norm._replace(params=Scale(block.attention.k_norm, None))
+    positions = jnp.arange(a.shape[1])
+    attention = MultiHeadResiduals(block.attention, a, positions, of_attention, q_norm, k_norm)
     feed_norm = saved.feed_forward_norm._replace(params=block.feed_forward_norm)
-    feed, f = saved.feed_forward, feed_norm.y()
+    feed, x = saved.feed_forward, feed_norm.y(offset)
     params: Any = block.feed_forward
     if isinstance(feed, ExpertsResiduals):
-        feed = feed._replace(params=params, x=f)
+        feed = feed._replace(params=params, x=x)
     else:
         gate, (_, _, activation, _) = None, feed
+        f, settings = ACTIVATIONS[config.feed_forward]
         if isinstance(activation, Halves):
-            gate = LinearResiduals(Linear(params.gate, params.bgate), f)
-            h, _ = swiglu.fwd(*activation)
-        else:
-            h, _ = gelu.fwd(activation, approximate=True)
-        up = LinearResiduals(Linear(params.up, params.bup), f)
+            gate = LinearResiduals(Linear(params.gate, params.bgate), x)
+            h, _ = f.fwd(*activation, **settings)
+        else:  # of what it gave, ReLU gives the same
+            h, _ = f.fwd(activation, **settings)
+        up = LinearResiduals(Linear(params.up, params.bup), x)
         down = LinearResiduals(Linear(params.down, params.bdown), h)
         feed = FeedForwardResiduals(up, gate, activation, down)
     return BlockResiduals(
         attention_norm,
-        saved.attention._replace(params=block.attention, x=a, positions=jnp.arange(a.shape[1])),
+        attention,
         saved.attention_kept,
         feed_norm,
         feed,
@@ -257,7 +298,7 @@ def layers_bwd(
     def step(dx: Array, layer: LayersResiduals) -> tuple[Array, Block]:
         block, keys, saved = layer
         if isinstance(saved, BlockResiduals):
-            whole = put_back(saved, block)
+            whole = put_back(saved, block, config)
         else:
             _, whole = block_fwd(block, saved, keys, config)
         dblock, dx = block_bwd(whole, (dx, dbalance), config)
@@ -274,18 +315,25 @@ class EmbedResiduals(NamedTuple):
     positions: EmbeddingResiduals | None
 
 
-def embed_fwd(params: Params, tokens: Array, positions: Array) -> tuple[Array, EmbedResiduals]:
+def embed_fwd(
+    params: Params, tokens: Array, positions: Array, config: Config
+) -> tuple[Array, EmbedResiduals]:
     """Embed tokens (N, T) at positions (T,): what enters the first layer (N, T, D), residuals."""
     x, at_tokens = embedding.fwd(params.tokens, tokens)
+    if config.scaled_embedding:
+        x = x * math.sqrt(config.width)
     if params.positions is None:
         return x, EmbedResiduals(at_tokens, None)
     p, at_positions = embedding.fwd(params.positions, positions)
     return x + p, EmbedResiduals(at_tokens, at_positions)
 
 
-def embed_bwd(saved: EmbedResiduals, dx: Array) -> tuple[Embedding, Embedding | None]:
+def embed_bwd(
+    saved: EmbedResiduals, dx: Array, config: Config
+) -> tuple[Embedding, Embedding | None]:
     """Return both tables' gradients; a position's row was added to each of the N examples."""
-    dtokens, _ = embedding.bwd(saved.tokens, dx)
+    scaled = dx * math.sqrt(config.width) if config.scaled_embedding else dx
+    dtokens, _ = embedding.bwd(saved.tokens, scaled)
     if saved.positions is None:
         return dtokens, None
     dpositions, _ = embedding.bwd(saved.positions, dx.sum(0))
@@ -305,24 +353,26 @@ def network_fwd(
     params: Params, tokens: Array, key: Array | None, config: Config
 ) -> tuple[tuple[Array, Array], NetworkResiduals]:
     """Run all but the output: (x (N, T, D), sum of the load-balancing losses), residuals."""
-    x, embedded = embed_fwd(params, tokens, jnp.arange(tokens.shape[1]))
+    x, embedded = embed_fwd(params, tokens, jnp.arange(tokens.shape[1]), config)
     kept, k_layers = None, None
     if key is not None and config.dropout:
         k_embedding, k_layers = jax.random.split(key)
         x, kept = dropout.fwd(x, k_embedding, rate=config.dropout)
     (x, balance), layers = layers_fwd(params.blocks, x, k_layers, config)
-    x, norm = NORMS[config.norm].fwd(params.norm, x, eps=config.eps)
-    return (x, balance), NetworkResiduals(embedded, kept, layers, norm)
+    norm, settings = norm_of(config)
+    x, normalised = norm.fwd(params.norm, x, **settings)
+    return (x, balance), NetworkResiduals(embedded, kept, layers, normalised)
 
 
 def network_bwd(saved: NetworkResiduals, dout: tuple[Array, Array], config: Config) -> Params:
     """Walk from the norm back to the tables: gradients of all parameters but the output's."""
     dx, dbalance = dout
-    dnorm, dx = NORMS[config.norm].bwd(saved.norm, dx, eps=config.eps)
+    norm, settings = norm_of(config)
+    dnorm, dx = norm.bwd(saved.norm, dx, **settings)
     dblocks, dx = layers_bwd(saved.layers, (dx, dbalance), config)
     if saved.kept is not None:
         dx, _ = dropout.bwd(saved.kept, dx, rate=config.dropout)
-    dtokens, dpositions = embed_bwd(saved.embedded, dx)
+    dtokens, dpositions = embed_bwd(saved.embedded, dx, config)
     return Params(dtokens, dpositions, dblocks, dnorm, None)
 
 

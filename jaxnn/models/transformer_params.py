@@ -16,10 +16,12 @@ from jax.nn.initializers import normal
 
 from jaxnn.checks import check_init
 from jaxnn.op import door
+from jaxnn.ops.attention_doors import check_scaling
 from jaxnn.ops.experts import Experts
 from jaxnn.ops.linear import Embedding
 from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.normalisation import Scale
+from jaxnn.ops.rotary import Scaling
 from jaxnn.settings import (
     check_choice,
     check_coefficient,
@@ -30,8 +32,10 @@ from jaxnn.settings import (
 )
 
 NORMS = ("layer", "rms")
-FEED_FORWARDS = ("gelu", "swiglu")
+PLAIN = ("gelu", "gelu_exact", "silu", "relu")
+GATED = ("swiglu", "geglu", "geglu_exact")
 POSITIONS = ("learned", "rotary")
+ATTENTION_BIASES = ("all", "qkv", "none")
 # The settings that are integers, with their least values, and those of them that may be None.
 COUNTS = {
     "vocabulary": 1,
@@ -40,6 +44,7 @@ COUNTS = {
     "width": 1,
     "heads": 1,
     "kv_heads": 1,
+    "head_size": 1,
     "hidden": 1,
     "experts": 0,
     "experts_per_token": 1,
@@ -47,7 +52,7 @@ COUNTS = {
     "window": 1,
     "chunk": 1,
 }
-OPTIONAL = ("kv_heads", "hidden", "block", "window", "chunk")
+OPTIONAL = ("kv_heads", "head_size", "hidden", "block", "window", "chunk")
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,26 @@ class Config:
         positions: T at most.
         layers: how many.
         width: D, features of a token between the layers.
-        heads: of queries; they divide the width.
+        heads: of queries.
         kv_heads: of keys and values; they divide the heads. None for as many.
+        head_size: features of a head. None for width / heads, which the heads must divide.
         hidden: units of a feed-forward layer, or of each expert. None for 4 times the width.
         norm: "layer" or "rms".
-        feed_forward: "gelu" (its approximation by tanh, as GPT-2) or "swiglu".
+        norm_offset: what is added to the scale of every RMS norm, see `rms_norm_fwd`: 0 or, as
+            Gemma has it, 1.
+        qk_norm: whether queries and keys are brought to size 1, head by head, see `multi_head_fwd`.
+        feed_forward: activation(x up) down: "gelu" (its approximation by tanh, as GPT-2),
+            "gelu_exact", "silu" or "relu"; or activation(x gate) (x up) down: "swiglu" (of SiLU),
+            "geglu" (of GELU's approximation by tanh, as Gemma) or "geglu_exact".
         position: "learned" or "rotary".
         tied: whether the output layer is the transposed embedding table.
+        scaled_embedding: whether a token's embedding is multiplied by sqrt(width), as Gemma's
+            (Vaswani et al., 2017, section 3.4); the output layer of a tied model is not.
         biases: whether projections have biases and layer norms a shift. The output layer and
             experts never have one, RMS norms never a shift.
+        attention_biases: "all", "qkv" for none in the last projection (Qwen2), or "none"; None for
+            all or none as `biases`.
+        feed_forward_biases: whether feed-forward layers have biases; None for as `biases`.
         experts: how many each feed-forward layer has, of "swiglu" only; 0 for a plain layer.
         experts_per_token: of these, how many a token uses.
         balance: coefficient of each layer's load-balancing loss, see `jaxnn.ops.experts`.
@@ -78,6 +94,7 @@ class Config:
         block: how many queries attend at a time; None for a whole run, see `attention_fwd`.
         window: how many tokens one sees, itself and those before it; None for all.
         rotary_base: see `rotary_fwd`.
+        rotary_scaling: see `jaxnn.ops.rotary.Scaling`; None for none.
         eps: of the norms.
         chunk: classes whose logits the loss holds at a time, see `linear_cross_entropy_fwd`; None
             for as many as have two million logits.
@@ -93,12 +110,18 @@ class Config:
     width: int = 128
     heads: int = 4
     kv_heads: int | None = None
+    head_size: int | None = None
     hidden: int | None = None
     norm: str = "layer"
+    norm_offset: float = 0.0
+    qk_norm: bool = False
     feed_forward: str = "gelu"
     position: str = "learned"
     tied: bool = True
+    scaled_embedding: bool = False
     biases: bool = True
+    attention_biases: str | None = None
+    feed_forward_biases: bool | None = None
     experts: int = 0
     experts_per_token: int = 2
     balance: float = 0.01
@@ -107,6 +130,7 @@ class Config:
     block: int | None = None
     window: int | None = None
     rotary_base: float = 10000.0
+    rotary_scaling: Scaling | None = None
     eps: float = 1e-5
     chunk: int | None = None
 
@@ -117,29 +141,55 @@ class Config:
             if not (value is None and field in OPTIONAL):
                 object.__setattr__(self, field, check_integer(field, value, least))
         check_choice("norm", self.norm, NORMS)
-        check_choice("feed_forward", self.feed_forward, FEED_FORWARDS)
+        check_choice("feed_forward", self.feed_forward, (*PLAIN, *GATED))
         check_choice("position", self.position, POSITIONS)
-        for field in ("tied", "biases", "recompute"):
+        for field in ("tied", "biases", "recompute", "qk_norm", "scaled_embedding"):
             object.__setattr__(self, field, check_flag(field, getattr(self, field)))
-        if self.width % self.heads:
+        if self.attention_biases is not None:
+            check_choice("attention_biases", self.attention_biases, ATTENTION_BIASES)
+        if self.feed_forward_biases is not None:
+            flag = check_flag("feed_forward_biases", self.feed_forward_biases)
+            object.__setattr__(self, "feed_forward_biases", flag)
+        rule, zero = "finite and at least 0", lambda v: 0 <= v < math.inf
+        offset = check_number("norm_offset", self.norm_offset, rule, zero)
+        object.__setattr__(self, "norm_offset", offset)
+        scaling = check_scaling("rotary_scaling", self.rotary_scaling, Scaling)
+        object.__setattr__(self, "rotary_scaling", scaling)
+        if self.head_size is None and self.width % self.heads:
             raise ValueError(
                 f"width is {self.width} for {self.heads} heads; the heads must divide the width, "
-                "so that each has as many features: change one"
+                "so that each has as many features: change one, or give a head_size"
             )
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError(
                 f"kv_heads is {self.kv_heads} for {self.heads} heads; the heads of keys and values "
                 "must divide those of queries, so that each serves as many: change one"
             )
-        if self.position == "rotary" and self.head_size % 2:
+        if self.position == "rotary" and self.per_head % 2:
+            made = "" if self.head_size else f"width {self.width} and {self.heads} heads make "
             raise ValueError(
-                f"width {self.width} and {self.heads} heads make heads of size {self.head_size}; "
-                "with rotary positions it must be even: change width or heads, or take learned ones"
+                f"{made}heads of size {self.per_head}; with rotary positions it must be even: "
+                "change the size, or take learned positions"
+            )
+        if self.position != "rotary" and self.rotary_scaling is not None:
+            raise ValueError(
+                f"rotary_scaling is {self.rotary_scaling} with {self.position!r} positions; they "
+                "must be 'rotary', for it is their turns that are slowed: choose them, or None"
+            )
+        if self.norm_offset and self.norm != "rms" and not self.qk_norm:
+            raise ValueError(
+                f"norm_offset is {self.norm_offset} with norm {self.norm!r} and no qk_norm; it "
+                "must be 0, for only RMS norms have one: choose norm='rms', or 0"
             )
         if self.experts and self.feed_forward != "swiglu":
             raise ValueError(
                 f"feed_forward is {self.feed_forward!r} with {self.experts} experts; experts are "
                 "'swiglu': choose it, or experts=0"
+            )
+        if self.experts and self.feed_forward_biases:
+            raise ValueError(
+                f"feed_forward_biases is True with {self.experts} experts; it must be False or "
+                "None, for experts have none: choose one, or experts=0"
             )
         if self.experts and self.experts_per_token > self.experts:
             raise ValueError(
@@ -155,9 +205,9 @@ class Config:
             object.__setattr__(self, field, value)
 
     @property
-    def head_size(self) -> int:
+    def per_head(self) -> int:
         """Features of one head."""
-        return self.width // self.heads
+        return self.head_size or self.width // self.heads
 
 
 def gpt2(**settings: Any) -> Config:
@@ -175,7 +225,7 @@ def llama(**settings: Any) -> Config:
 class FeedForward(NamedTuple):
     """Parameters: `up` and `gate` (D, F), `down` (F, D); biases (outputs,) or None.
 
-    The gate is "swiglu"'s only.
+    The gate is the gated ones' only.
     """
 
     up: Array
@@ -215,41 +265,56 @@ def init_params(key: Array, config: Config) -> Params:
     The smaller ones, `wo` and `down`, have 1 / sqrt(2 layers) of the others' deviation: so many
     such terms are added up (GPT-2). The others' is that of Nguyen and Salazar (2019, "Transformers
     without tears", section 2.2): GPT-2's own 0.02 where D is 1,000, and enough to learn from where
-    it is far smaller. Biases and shifts are 0, scales 1.
+    it is far smaller. Biases and shifts are 0, scales 1 (less
+    `norm_offset`).
 
     Raises:
         TypeError: the key is none of `jax.random`, or the configuration another model's.
     """
     d, h, n = config.width, config.hidden or 4 * config.width, config.layers
-    inner = (config.kv_heads or config.heads) * config.head_size
+    queries = config.heads * config.per_head
+    inner = (config.kv_heads or config.heads) * config.per_head
     keys = iter(jax.random.split(key, 11))
-
     std = math.sqrt(2 / (5 * d))
+    of_attention = config.attention_biases or ("all" if config.biases else "none")
+    of_feed_forward = config.feed_forward_biases
+    of_feed_forward = config.biases if of_feed_forward is None else of_feed_forward
 
     def draw(*shape: int, std: float = std) -> Array:
         return normal(std)(next(keys), shape)
 
-    def bias(*shape: int) -> Array | None:
-        return jnp.zeros(shape) if config.biases else None
+    def bias(there: bool, *shape: int) -> Array | None:
+        return jnp.zeros(shape) if there else None
+
+    def one(*shape: int) -> Array:
+        return jnp.full(shape, 1 - config.norm_offset)
 
     def scale(*shape: int) -> Scale:
-        return Scale(jnp.ones(shape), bias(*shape) if config.norm == "layer" else None)
+        if config.norm == "rms":
+            return Scale(one(*shape), None)
+        return Scale(jnp.ones(shape), bias(config.biases, *shape))
 
     back = partial(draw, std=std / math.sqrt(2 * n))
     attention = MultiHead(
-        draw(n, d, d), draw(n, d, inner), draw(n, d, inner), back(n, d, d),
-        bias(n, d), bias(n, inner), bias(n, inner), bias(n, d),
+        draw(n, d, queries), draw(n, d, inner), draw(n, d, inner), back(n, queries, d),
+        bias(of_attention != "none", n, queries),
+        bias(of_attention != "none", n, inner),
+        bias(of_attention != "none", n, inner),
+        bias(of_attention == "all", n, d),
+        one(n, config.per_head) if config.qk_norm else None,
+        one(n, config.per_head) if config.qk_norm else None,
     )  # fmt: skip
     feed_forward: FeedForward | Experts
     if config.experts:
         e = config.experts
         feed_forward = Experts(draw(n, d, e), draw(n, e, d, h), draw(n, e, d, h), back(n, e, h, d))
-    elif config.feed_forward == "swiglu":
-        feed_forward = FeedForward(
-            draw(n, d, h), back(n, h, d), draw(n, d, h), bias(n, h), bias(n, d), bias(n, h)
-        )
     else:
-        feed_forward = FeedForward(draw(n, d, h), back(n, h, d), None, bias(n, h), bias(n, d))
+        up, down = draw(n, d, h), back(n, h, d)
+        gate = draw(n, d, h) if config.feed_forward in GATED else None
+        feed_forward = FeedForward(
+            up, down, gate, bias(of_feed_forward, n, h), bias(of_feed_forward, n, d),
+            bias(of_feed_forward and gate is not None, n, h),
+        )  # fmt: skip
     return Params(
         Embedding(draw(config.vocabulary, d)),
         Embedding(draw(config.positions, d)) if config.position == "learned" else None,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.checks import check_broadcasts, check_integers, check_kind, check_one_dtype, check_shapes
+from jaxnn.ops.normalisation_doors import check_rms
 from jaxnn.settings import check_flag, check_integer, check_number
 
 
@@ -60,8 +61,36 @@ def check_attention(
         )
 
 
-def check_rotary(x: Any, positions: Any, *, base: Any) -> None:
-    """Refuse what `rotary_fwd` says it raises.
+def check_scaling(name: str, scaling: Any, kind: Any) -> Any:
+    """A scaling of rotary positions, of this kind and of Python's numbers, or None.
+
+    Raises:
+        TypeError: it is of another kind, or a part of it no number.
+        ValueError: a part is outside its range, or of three that belong together one is missing.
+    """
+    if scaling is None:
+        return None
+    check_kind(name, scaling, kind)
+    factor, low, high, positions = scaling
+    rule = "finite and at least 1, by how much to slow the turns down"
+    factor = check_number(f"{name}: factor", factor, rule, lambda f: 1 <= f < math.inf)
+    if low is high is positions is None:
+        return kind(factor)
+    if None in (low, high, positions):
+        raise ValueError(
+            f"{name} has low {low!s:.50}, high {high!s:.50} and positions {positions!s:.50}; they "
+            "must be all given, or all None: give those that are missing"
+        )
+    low = check_number(f"{name}: low", low, "finite and above 0", lambda v: 0 < v < math.inf)
+    rule = f"finite and above low, which is {low}"
+    high = check_number(f"{name}: high", high, rule, lambda v: low < v < math.inf)
+    return kind(factor, low, high, check_integer(f"{name}: positions", positions))
+
+
+def check_rotary(
+    kind: type[NamedTuple], x: Any, positions: Any, *, base: Any, scaling: Any
+) -> None:
+    """Refuse what `rotary_fwd` says it raises; `kind` is the scaling's.
 
     Raises:
         TypeError, ValueError: as `rotary_fwd`.
@@ -82,22 +111,32 @@ def check_rotary(x: Any, positions: Any, *, base: Any) -> None:
         )
     rule = "finite and above 0, for example 10000.0"
     check_number("rotary: base", base, rule, lambda b: 0 < b < math.inf)
+    check_scaling("rotary: scaling", scaling, kind)
 
 
 def check_multi_head(
-    kind: type[NamedTuple], params: Any, x: Any, positions: Any, mask: Any, **settings: Any
+    kind: type[NamedTuple],
+    scale: Any,
+    scaling: type[NamedTuple],
+    params: Any,
+    x: Any,
+    positions: Any,
+    mask: Any,
+    **settings: Any,
 ) -> None:
-    """Refuse what `multi_head_fwd` says it raises; `kind` is the parameters'.
+    """Refuse what `multi_head_fwd` says it raises; the kinds are those of its parameters.
 
     Raises:
         TypeError, ValueError: as `multi_head_fwd`.
     """
-    heads, kv_heads, base = (settings.pop(n) for n in ("heads", "kv_heads", "rotary_base"))
+    heads, kv_heads = settings.pop("heads"), settings.pop("kv_heads")
+    rotary = {name: settings.pop(f"rotary_{name}") for name in ("base", "scaling")}
+    norm = {name: settings.pop(f"norm_{name}") for name in ("eps", "offset")}
     check_kind("multi_head: params", params, kind)
     check_heads("multi_head", heads, kv_heads)
     fix = "reshape x or change the parameters"
-    axes = zip(params, ("DQ", "DK", "DK", "QO", "Q?", "K?", "K?", "O?"), strict=True)
-    given = dict(zip(kind._fields, axes, strict=True))
+    forms = ("DQ", "DK", "DK", "QO", "Q?", "K?", "K?", "O?", "S?", "S?")
+    given = dict(zip(kind._fields, zip(params, forms, strict=True), strict=True))
     sizes = check_shapes("multi_head", fix, **given, x=(x, "NTD"))
     check_one_dtype("multi_head", **params._asdict(), x=x)
     if sizes.Q % heads:
@@ -112,7 +151,27 @@ def check_multi_head(
             "change the shapes or kv_heads"
         )
     n, t = x.shape[:2]
+    q: Any
     q, k = (jax.ShapeDtypeStruct((n, t, h, size), x.dtype) for h in (heads, kv_heads))
     check_attention(q, k, k, mask, scale=None, **settings)
-    if base is not None:
-        check_rotary(q, jnp.arange(t) if positions is None else positions, base=base)
+    norms = {name: getattr(params, name) for name in ("q_norm", "k_norm")}
+    for name in [name for name in norms if norms[name] is not None]:
+        if norms[name].shape != (size,):
+            raise ValueError(
+                f"multi_head: {name} has shape {norms[name].shape}; with {heads} heads of size "
+                f"{size} it must be {(size,)}: change the shape or the heads"
+            )
+        check_rms(scale, scale(norms[name], None), q, **norm)
+    if all(one is None for one in norms.values()) and norm["offset"]:
+        raise ValueError(
+            f"multi_head: norm_offset is {norm['offset']!s:.50} but q_norm and k_norm are None; it "
+            "must be added to their scales: leave it 0, or pass one"
+        )
+    if rotary["base"] is not None:
+        places = jnp.arange(t) if positions is None else positions
+        check_rotary(scaling, q, places, **rotary)
+    elif rotary["scaling"] is not None:
+        raise ValueError(
+            f"multi_head: rotary_scaling is {rotary['scaling']!s:.50} but rotary_base is None; "
+            "there must be a base, for it is its turns that are slowed: pass both or neither"
+        )

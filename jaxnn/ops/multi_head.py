@@ -1,6 +1,8 @@
 """The multi-head block: attention of tokens to each other, by heads that see features of their own.
 
-z = attention(rotary(x wq + bq), rotary(x wk + bk), x wv + bv) wo + bo, by heads
+q = x wq + bq        k = x wk + bk        v = x wv + bv                each shared out by heads
+q, k <- rotary(rms_norm(q)), rotary(rms_norm(k))                       if there are such
+z = attention(q, k, v) wo + bo
 """
 
 from functools import partial
@@ -14,11 +16,15 @@ from jaxnn.op import Op
 from jaxnn.ops.attention import AttentionResiduals, attention
 from jaxnn.ops.attention_doors import check_multi_head
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.normalisation import Normalised, Scale, rms_norm
+from jaxnn.ops.rotary import Scaling, rotary
 
 
 class MultiHead(NamedTuple):
-    """Weights (inputs, outputs), the heads side by side; biases (outputs,) or None."""
+    """Weights (inputs, outputs), the heads side by side; biases (outputs,) or None.
+
+    `q_norm` and `k_norm` (Dh,) are the scales of norms over a head's features, None for no norms.
+    """
 
     wq: Array
     wk: Array
@@ -28,15 +34,19 @@ class MultiHead(NamedTuple):
     bk: Array | None = None
     bv: Array | None = None
     bo: Array | None = None
+    q_norm: Array | None = None
+    k_norm: Array | None = None
 
 
 class MultiHeadResiduals(NamedTuple):
-    """The parameters, both inputs, and what attention saved, its output y among that."""
+    """The parameters, both inputs, and what attention saved, its y among that, and the norms."""
 
     params: MultiHead
     x: Array
     positions: Array
     attention: AttentionResiduals
+    q_norm: Normalised | None = None
+    k_norm: Normalised | None = None
 
 
 def multi_head_fwd(
@@ -51,30 +61,43 @@ def multi_head_fwd(
     window: int | None = None,
     block: int | None = None,
     rotary_base: float | None = None,
+    rotary_scaling: Scaling | None = None,
+    norm_eps: float = 1e-6,
+    norm_offset: float = 0.0,
 ) -> tuple[Array, MultiHeadResiduals]:
     """Attend x (N, T, D) to itself with H heads (Vaswani et al., 2017, section 3.2.2): z (N, T, O).
 
     wq is (D, H Dh), wk and wv (D, G Dh), wo (H Dh, O), for H `heads` and G `kv_heads`, None for H.
-    `positions`, integers (T,) or (N, T), None for 0 .. T-1, turn q and k if there is a
-    `rotary_base` (see `rotary_fwd`); the rest is as in `attention_fwd`. Saves x, q, k, v, y and L.
+    Where there is a `q_norm` or `k_norm`, q or k is normalised head by head, with `norm_eps` and
+    `norm_offset` as in `rms_norm_fwd` (Henry et al., 2020, "Query-key normalization for
+    transformers"; Qwen3). `positions`, integers (T,) or (N, T), None for 0 .. T-1, turn q and k if
+    there is a `rotary_base` (see `rotary_fwd`); the rest is as in `attention_fwd`.
+
+    Saves x, q, k, v, y, L and, of a norm, x_hat and 1/sigma.
 
     Raises:
         TypeError: params are no `MultiHead`, or not of one floating dtype with x.
-        ValueError: shapes do not fit each other or the heads; or as `attention_fwd`, `rotary_fwd`.
+        ValueError: shapes do not fit each other or the heads; a scaling without a base; or as
+            `attention_fwd`, `rms_norm_fwd`, `rotary_fwd`.
     """
     kv_heads = heads if kv_heads is None else kv_heads
-    wq, wk, wv, wo, bq, bk, bv, bo = params
+    wq, wk, wv, wo, bq, bk, bv, bo, gq, gk = params
     (n, t, _), size = x.shape, wq.shape[1] // heads
     positions = jnp.arange(t) if positions is None else positions
     q = linear.fwd(Linear(wq, bq), x)[0].reshape(n, t, heads, size)
     k = linear.fwd(Linear(wk, bk), x)[0].reshape(n, t, kv_heads, size)
     v = linear.fwd(Linear(wv, bv), x)[0].reshape(n, t, kv_heads, size)
+    q_norm = k_norm = None
+    if gq is not None:
+        q, q_norm = rms_norm.fwd(Scale(gq, None), q, eps=norm_eps, offset=norm_offset)
+    if gk is not None:
+        k, k_norm = rms_norm.fwd(Scale(gk, None), k, eps=norm_eps, offset=norm_offset)
     if rotary_base is not None:
-        q, _ = rotary.fwd(q, positions, base=rotary_base)
-        k, _ = rotary.fwd(k, positions, base=rotary_base)
+        q, _ = rotary.fwd(q, positions, base=rotary_base, scaling=rotary_scaling)
+        k, _ = rotary.fwd(k, positions, base=rotary_base, scaling=rotary_scaling)
     y, saved = attention.fwd(q, k, v, mask, causal=causal, window=window, block=block)
     z, _ = linear.fwd(Linear(wo, bo), y.reshape(n, t, heads * size))
-    return z, MultiHeadResiduals(params, x, positions, saved)
+    return z, MultiHeadResiduals(params, x, positions, saved, q_norm, k_norm)
 
 
 def multi_head_bwd(
@@ -87,25 +110,35 @@ def multi_head_bwd(
     window: int | None = None,
     block: int | None = None,
     rotary_base: float | None = None,
+    rotary_scaling: Scaling | None = None,
+    norm_eps: float = 1e-6,
+    norm_offset: float = 0.0,
 ) -> tuple[MultiHead, Array, None, None]:
     """Walk the same chain from its end; x collects from all three projections."""
-    (wq, wk, wv, wo, bq, bk, bv, bo), x, positions, saved = residuals
+    (wq, wk, wv, wo, bq, bk, bv, bo, *_), x, positions, saved, q_norm, k_norm = residuals
     n, t, _ = x.shape
     (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), saved.y.reshape(n, t, len(wo))), dz)
     dy = dy.reshape(saved.y.shape)
     dq, dk, dv, _ = attention.bwd(saved, dy, causal=causal, window=window, block=block)
     if rotary_base is not None:
-        dq, _ = rotary.bwd(positions, dq, base=rotary_base)
-        dk, _ = rotary.bwd(positions, dk, base=rotary_base)
+        dq, _ = rotary.bwd(positions, dq, base=rotary_base, scaling=rotary_scaling)
+        dk, _ = rotary.bwd(positions, dk, base=rotary_base, scaling=rotary_scaling)
+    dgq = dgk = None
+    if q_norm is not None:
+        (dgq, _), dq = rms_norm.bwd(q_norm, dq, eps=norm_eps, offset=norm_offset)
+    if k_norm is not None:
+        (dgk, _), dk = rms_norm.bwd(k_norm, dk, eps=norm_eps, offset=norm_offset)
     (dwq, dbq), dxq = linear.bwd(LinearResiduals(Linear(wq, bq), x), dq.reshape(n, t, wq.shape[1]))
     (dwk, dbk), dxk = linear.bwd(LinearResiduals(Linear(wk, bk), x), dk.reshape(n, t, wk.shape[1]))
     (dwv, dbv), dxv = linear.bwd(LinearResiduals(Linear(wv, bv), x), dv.reshape(n, t, wv.shape[1]))
-    return MultiHead(dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo), dxq + dxk + dxv, None, None
+    dparams = MultiHead(dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo, dgq, dgk)
+    return dparams, dxq + dxk + dxv, None, None
 
 
 def _example(key: Array) -> tuple[MultiHead, Array, Array, Array]:
     """Two kinds of bias missing, unequal positions, a row of the mask that hides everything."""
     shapes = {"wq": (3, 8), "wk": (3, 4), "wv": (3, 4), "wo": (8, 6), "bq": (8,), "bo": (6,)}
+    shapes |= {"q_norm": (2,), "k_norm": (2,)}
     *keys, kx, km = jax.random.split(key, len(shapes) + 2)
     drawn = {n: jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
     x = jax.random.normal(kx, (2, 5, 3)).at[0, 0].set(0)
@@ -116,11 +149,14 @@ def _example(key: Array) -> tuple[MultiHead, Array, Array, Array]:
 multi_head = Op(
     multi_head_fwd,
     multi_head_bwd,
-    check=partial(check_multi_head, MultiHead),
+    check=partial(check_multi_head, MultiHead, Scale, Scaling),
     example=_example,
     settings=(
-        {"heads": 2, "kv_heads": 1, "causal": True},
-        {"heads": 4, "kv_heads": 2, "causal": True, "window": 3, "rotary_base": 100.0},
+        {"heads": 4, "kv_heads": 2, "causal": True, "norm_eps": 0.1},
         {"heads": 4, "kv_heads": 2, "block": 4, "rotary_base": 100.0},
+        {
+            "heads": 4, "kv_heads": 2, "causal": True, "window": 3, "rotary_base": 100.0,
+            "rotary_scaling": Scaling(2.0), "norm_offset": 1.0,
+        },
     ),
-)
+)  # fmt: skip

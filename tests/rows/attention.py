@@ -1,14 +1,11 @@
-"""Rows of attention, rotary embedding and the multi-head block."""
+"""Rows of attention."""
 
 import numpy as np
 
 from jaxnn.ops.attention import attention
-from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.rotary import rotary
 from rows import Row
 
 BLOCKS = {"causal": True, "window": 3, "scale": 0.7, "block": 4}
-GROUPED = {"heads": 4, "kv_heads": 2, "causal": True, "window": 3, "rotary_base": 100.0}
 
 
 def drawn(mask_shape):
@@ -61,62 +58,7 @@ def torch_attend(torch, q, k, v, mask, causal=False, window=None, scale=None, bl
     ).transpose(1, 2)
 
 
-def turning(rng, shape):
-    n, t = shape[0], shape[-1]
-    return rng.normal(size=(n, t, 3, 4)), rng.integers(0, 50, (n, t))
-
-
-def turn(x, positions, base):
-    """The halves as the real and imaginary parts of complex numbers, multiplied by e^(i theta)."""
-    half = x.shape[-1] // 2
-    theta = positions[..., None, None] / base ** (np.arange(half) / half)
-    z = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * theta)
-    return np.concatenate([z.real, z.imag], -1)
-
-
-def torch_turn(torch, x, positions, base):
-    half = x.shape[-1] // 2
-    theta = positions[..., None, None] / base ** (torch.arange(half, dtype=x.dtype) / half)
-    z = torch.complex(*x.chunk(2, -1)) * torch.polar(torch.ones_like(theta), theta)
-    return torch.cat([z.real, z.imag], -1)
-
-
-def multi_input(rng, shape):
-    size, outputs, t = 1 + shape[0] % 3, 2 + shape[0] % 4, shape[-1] + 2
-    weights = [rng.normal(size=s) for s in ((size, 16), (size, 8), (size, 8), (16, outputs))]
-    biases = [rng.normal(size=w.shape[1]) for w in weights]
-    mask = rng.random((shape[0], 1, 1, t)) < 0.8
-    positions = np.sort(rng.integers(0, 50, t))
-    return MultiHead(*weights, *biases), rng.normal(size=(shape[0], t, size)), positions, mask
-
-
-def multi(params, x, positions, mask, heads, kv_heads, rotary_base=None, **static):
-    split = (heads, kv_heads, kv_heads)
-    q, k, v = (
-        (np.einsum("nti,io->nto", x, w) + (0 if b is None else b)).reshape(*x.shape[:2], h, -1)
-        for w, b, h in zip(params[:3], params[4:7], split, strict=True)
-    )
-    if rotary_base:
-        q, k = turn(q, positions, rotary_base), turn(k, positions, rotary_base)
-    y = attend(q, k, v, mask, **static).reshape(*x.shape[:2], -1)
-    return y @ params.wo + (0 if params.bo is None else params.bo)
-
-
-def torch_multi(torch, params, x, positions, mask, heads, kv_heads, rotary_base=None, **static):
-    linear, split = torch.nn.functional.linear, (heads, kv_heads, kv_heads)
-    q, k, v = (
-        linear(x, w.T, b).unflatten(-1, (h, -1))
-        for w, b, h in zip(params[:3], params[4:7], split, strict=True)
-    )
-    if rotary_base:
-        q, k = (torch_turn(torch, z, positions, rotary_base) for z in (q, k))
-    y = torch_attend(torch, q, k, v, mask, **static).flatten(2)
-    return linear(y, params.wo.T, params.bo)
-
-
 ROWS = {
     "attention": Row(attention, {}, attend, drawn("HTS"), torch_attend),
     f"attention {BLOCKS}": Row(attention, BLOCKS, attend, drawn("N1TS"), torch_attend),
-    "rotary": Row(rotary, {"base": 100.0}, turn, turning, torch_turn),
-    "multi_head": Row(multi_head, GROUPED, multi, multi_input, torch_multi),
 }
