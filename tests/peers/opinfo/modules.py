@@ -2,7 +2,6 @@
 function of the table with parameters of their own."""
 
 import functools
-import warnings
 
 import torch
 from torch.func import functional_call
@@ -15,10 +14,6 @@ from jaxnn.ops.recurrent_parts import CellState, Recurrent
 
 from . import Call, CannotSay, only
 from .compare import Case
-
-with warnings.catch_warnings():  # of PyTorch's own tests
-    warnings.simplefilter("ignore")
-    from torch.testing._internal.common_modules import module_db
 
 OPS = {"RNN": rnn, "LSTM": lstm, "GRU": gru}
 Directed = tuple[Recurrent, CellState]
@@ -133,27 +128,12 @@ OWN = {"MultiheadAttention": attention_block} | dict.fromkeys(OPS, recurrent)
 MODELS = ("Transformer", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoderLayer")
 
 
-def module_cases(table):
-    """Every sample of the modules by name, in float64.
+def module_case(info, table, sample):
+    """A sample of a module.
 
     All samples of recurrent layers have two layers, and those of the block attend to others: asked
     of one layer, and of attention to itself, which is what the ops here are.
     """
-    for info in module_db:
-        name = info.module_cls.__name__
-        if "Lazy" in name or name in MODELS:
-            continue
-        torch.manual_seed(0)
-        cases = [case(info, table, sample) for sample in samples_of(info)]
-        yield f"nn.{name}", cases
-
-
-def samples_of(info):
-    settings = {"dtype": torch.float64, "requires_grad": True, "training": True}
-    return info.module_inputs_func(info, device="cpu", **settings)
-
-
-def case(info, table, sample):
     name, made, given = info.module_cls.__name__, sample.constructor_input, sample.forward_input
     settings, inputs = dict(made.kwargs), list(given.args)
     if name in OPS:

@@ -1,0 +1,21 @@
+"""A choice of PyTorch's own samples for every op, in all dtypes; all of them by opinfo_run.py."""
+
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'")
+pytest.importorskip("expecttest", reason="PyTorch's samples need it: pip install -e '.[peers]'")
+
+from opinfo.compare import judge
+from opinfo.samples import NAMES, covering
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of its own samples
+@pytest.mark.parametrize("name", NAMES)
+def test_pytorchs_samples_agree_or_are_refused_in_words(name):
+    wrong = []
+    for case, dtypes in covering(name, 8):
+        for dtype in dtypes:
+            outcome = judge(case, dtype)
+            if outcome.kind in ("differs", "fault"):
+                wrong.append(f"{dtype}: {case}: {outcome.kind}, {outcome.reason}")
+    assert not wrong, "\n".join(wrong)
