@@ -22,6 +22,7 @@ class Call(NamedTuple):
         settings: its settings.
         back: of our result, as tensors, what PyTorch returns.
         theirs: of PyTorch's result, what is compared.
+        step: of the inputs and settings, the integers that PyTorch returns as well, or None.
     """
 
     op: Op[..., Any]
@@ -29,12 +30,14 @@ class Call(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})
     back: Callable[[Any], Any] = lambda out: out
     theirs: Callable[[Any], Any] = lambda out: out
+    step: Callable[..., Any] | None = None
 
 
 # Why a sample cannot be expressed: the documentation counts by these words.
 REASONS = {
     "random": "PyTorch draws random numbers that only it can draw",
     "indices": "PyTorch also returns where the largest is",
+    "repeats": "two maxima at one position: added up here, one of them in PyTorch",
     "setting": "a setting that the op has not",
     "layers": "several layers in one call: a model chains ops",
     "running": "running statistics where there are none here",

@@ -59,17 +59,32 @@ def in_torch(case, dtype, arguments, pick, douts=()):
     """Results and gradients in a dtype, as float64."""
     args, kwargs = cast(arguments, dtype)
     leaves = [x for x in tensors((args, kwargs)) if x.requires_grad]
-    outs = tensors(pick(case.function(*args, **kwargs)))
+    out = pick(case.function(*args, **kwargs))
+    outs = tensors(out)
     pairs = [(o, d.to(o.dtype)) for o, d in zip(outs, douts, strict=False) if o.requires_grad]
     grads = [None] * len(leaves)
     if pairs and leaves:
         tops, into = zip(*pairs, strict=True)
         grads = torch.autograd.grad(tops, leaves, into, allow_unused=True)
-    return [o.detach().double() for o in outs], filled(grads, leaves)
+    steps = [x for x in jax.tree.leaves(out) if isinstance(x, torch.Tensor)]
+    steps = [x for x in steps if not is_real_tensor(x)]
+    return [o.detach().double() for o in (*outs, *steps)], filled(grads, leaves)
 
 
-# The programs of one op may be asked for by hundreds of samples of the same shapes.
+# Hundreds of samples of one op ask for the same program; a process may hold only so many.
+MOST_KEPT = 256
 _programs: dict[Any, Any] = {}
+
+
+def program(function, key, *arrays):
+    """The compiled function, found again by a key and the shapes, or made."""
+    leaves, structure = jax.tree.flatten(arrays)
+    key = (*key, structure, tuple((x.shape, str(x.dtype)) for x in leaves))
+    if key not in _programs:
+        if len(_programs) == MOST_KEPT:
+            _programs.clear()
+        _programs[key] = compiled(function, *arrays)
+    return _programs[key].run(*arrays)
 
 
 def run_ours(call, inputs, douts, autodiff=False):
@@ -79,21 +94,20 @@ def run_ours(call, inputs, douts, autodiff=False):
 
     def plain(inputs, dout):
         out, pull = jax.vjp(lambda *x: op.fwd(*x, **settings)[0], *inputs)
-        grads = [d for d in jax.tree.leaves(pull(dout)) if d.dtype != jax.dtypes.float0]
-        return out, pull(dout), grads
+        return out, pull(dout), without_integers(pull(dout))
 
     def everything(inputs, dout):
         _, residuals = op.fwd(*inputs, **settings)
         hand = op.bwd(residuals, dout, **settings)
         out, pull = jax.vjp(lambda *x: op(*x, **settings), *inputs)
-        return out, hand, [d for d in jax.tree.leaves(pull(dout)) if d.dtype != jax.dtypes.float0]
+        return out, hand, without_integers(pull(dout))
 
-    leaves, structure = jax.tree.flatten((inputs, douts))
-    shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
-    key = (op.name, repr(settings), structure, shapes, autodiff)
-    if key not in _programs:
-        _programs[key] = compiled(plain if autodiff else everything, inputs, douts)
-    return _programs[key].run(inputs, douts)
+    key = (op.name, repr(settings), autodiff)
+    return program(plain if autodiff else everything, key, inputs, douts)
+
+
+def without_integers(cotangents):
+    return [d for d in jax.tree.leaves(cotangents) if d.dtype != jax.dtypes.float0]
 
 
 def ours_of(call, dtype, leaves, douts, autodiff=False):
@@ -108,13 +122,18 @@ def ours_of(call, dtype, leaves, douts, autodiff=False):
     )
     tops = tensors(call.back(shown))
     ours = tensors(shown)
-    dours = filled(torch.autograd.grad(tops, ours, douts, allow_unused=True), ours)
+    dours = filled(torch.autograd.grad(tops, ours, douts[: len(tops)], allow_unused=True), ours)
     dout = jax.tree.unflatten(
         jax.tree.structure(out),
         [jnp.asarray(d.numpy(), o.dtype) for d, o in zip(dours, jax.tree.leaves(out), strict=True)],
     )
     called, hand, auto = run_ours(call, inputs, dout, autodiff)
-    results = [o.detach().double() for o in tensors(call.back(jax.tree.map(as_torch, called)))]
+    called = [call.back(jax.tree.map(as_torch, called))]
+    if call.step:
+        step = functools.partial(call.step, **call.settings)
+        steps = program(step, (call.step, repr(call.settings)), *inputs)
+        called.append(call.back(as_torch(steps)))
+    results = [o.detach().double() for o in tensors(called)]
     hand = jax.tree.map(_or_zero, inputs, hand, is_leaf=lambda x: x is None)
     real = [t for t in jax.tree.leaves(call.inputs) if is_real_tensor(t)]
     hand = [d for d in jax.tree.leaves(hand) if jnp.issubdtype(d.dtype, jnp.floating)]

@@ -1,0 +1,73 @@
+"""All samples of PyTorch's OpInfo and ModuleInfo for the ops here, in all dtypes, counted.
+
+    python tests/peers/opinfo_run.py                      # all, half an hour on two cores
+    python tests/peers/opinfo_run.py softmax nn.LSTM      # some
+    python tests/peers/opinfo_run.py --write              # and the counts into jaxnn/ops/README.md
+
+Prints a line for every function: how many samples agree with PyTorch in every dtype, are refused
+in words, cannot be expressed, and for which reasons. A sample that differs, or ends in an exception
+that is not ours, is printed whole, and the exit status is 1. Compiled programs are kept where
+JAX_COMPILATION_CACHE_DIR says.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import multiprocessing
+import sys
+import warnings
+
+sys.path.insert(0, "tests")
+
+import conftest  # noqa: F401  (compiled quickly, and once)
+import torch
+from opinfo.compare import DTYPES, judge
+from opinfo.report import Count, write
+from opinfo.samples import MODULES, TABLE, cases
+
+
+def counted(name):
+    """What became of a function's samples: of each the first that is worst in any dtype."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    kinds, reasons, wrong = collections.Counter(), collections.Counter(), []
+    for case in cases(name):
+        for dtype in DTYPES:
+            outcome = judge(case, dtype)
+            if outcome.kind in ("differs", "fault"):
+                wrong.append(f"{outcome.kind} {dtype}: {case}: {outcome.reason}")
+                break
+            if outcome.kind == "cannot":
+                reasons[f"{outcome.reason} {outcome.detail}".strip()] += 1
+                break
+            if outcome.kind == "refused":
+                reasons[outcome.reason] += 1
+                break
+        kinds[outcome.kind] += 1
+    return Count(name, dict(kinds), dict(reasons), wrong)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="functions or modules, none for all")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="the counts into jaxnn/ops/README.md")
+    options = parser.parse_args()
+    names = options.names or [*TABLE, *MODULES]
+    counts = []
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.processes, context) as pool:
+        for count in pool.map(counted, names):
+            counts.append(count)
+            print(count, flush=True)
+    total = collections.Counter()
+    for count in counts:
+        total.update(count.kinds)
+    print("all:", ", ".join(f"{number} {kind}" for kind, number in total.items()))
+    if options.write:
+        write(counts)
+    sys.exit(any(count.wrong for count in counts))
+
+
+if __name__ == "__main__":
+    main()
