@@ -343,6 +343,26 @@ def test_bad_inputs_are_named(op, inputs, error, message):
         ops[op](*inputs)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sums_over_4096_tokens_are_wide_in_16_bits(dtype):
+    """A running sum of ones stops at 256 in bfloat16 and at 2,048 in float16."""
+    tokens, ones = jnp.zeros(4096, int), jnp.ones((4096, 1), dtype)
+    _, of_tokens = linear_module.embedding.fwd(linear_module.Embedding(ones[:3]), tokens)
+    dtable, _ = linear_module.embedding.bwd(of_tokens, ones)
+    np.testing.assert_array_equal(dtable.table, [[4096], [0], [0]])
+    _, of_layer = linear_module.linear.fwd(linear_module.Linear(ones[:1], ones[0]), ones)
+    np.testing.assert_array_equal(linear_module.linear.bwd(of_layer, ones)[0].b, 4096)
+    np.testing.assert_array_equal(linear_module.linear.bwd(of_layer, ones)[0].w, 4096)
+
+
+def test_a_bias_is_added_before_a_narrow_result_is_rounded():
+    params = linear_module.Linear(jnp.full((2, 1), 257 / 256, "float32"), jnp.array([-2.0]))
+    params = jax.tree.map(lambda p: p.astype("bfloat16"), params)
+    x = jnp.array([[1.0, 129 / 128]], "bfloat16")
+    exact = np.asarray(x, float) @ np.asarray(params.w, float) + np.asarray(params.b, float)
+    np.testing.assert_array_equal(np.asarray(linear_module.linear(params, x), float), exact)
+
+
 @pytest.mark.parametrize("multiply", LADDER.values(), ids=LADDER.keys())
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (2, 1, 4)])
 def test_every_rung_of_the_ladder_multiplies(multiply, shape, x64):

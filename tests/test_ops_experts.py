@@ -59,6 +59,16 @@ def test_one_expert_for_all_tokens_costs_as_much_as_there_are_experts():
     assert_leaves_close(loss, 4.0, 1e-6)
 
 
+def test_close_logits_in_16_bits_are_told_apart():
+    """Rounded to bfloat16 these two are equal, and the first would be chosen."""
+    params, _ = experts.example(jax.random.key(0))
+    router = jnp.zeros((5, 4)).at[0, 1:3].set(1).at[1, 1:3].set(jnp.array([0.25, 0.5]))
+    params = jax.tree.map(lambda w: w.astype("bfloat16"), params._replace(router=router))
+    x = jnp.array([[256.0, 1, 0, 0, 0]], "bfloat16")
+    _, residuals = experts.fwd(params, x, k=1)
+    np.testing.assert_array_equal(residuals.chosen, [[False, False, True, False]])
+
+
 PARAMS = Experts(
     jnp.zeros((5, 4)), jnp.zeros((4, 5, 3)), jnp.zeros((4, 5, 3)), jnp.zeros((4, 3, 5))
 )

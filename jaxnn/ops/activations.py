@@ -2,24 +2,24 @@
 
     relu          max(x, 0)                             slope 0 or 1
     leaky_relu    x or slope x                          slope 1 or `slope`
-    elu           x or alpha (exp(x) - 1)               slope 1 or y + alpha
-    selu          scale elu(x)                          slope scale or y + scale alpha
-    softplus      log(1 + exp(x))                       slope 1 - exp(-y)
+    elu           x or alpha (exp(x) - 1)               slope 1 or alpha exp(x)
+    selu          scale elu(x)                          slope scale or scale alpha exp(x)
+    softplus      log(1 + exp(x))                       slope sigmoid(x)
     sigmoid       1 / (1 + exp(-x))                     slope y (1 - y)
     hard_sigmoid  min(max(x + 3, 0), 6) / 6             slope 0 or 1/6
     tanh          tanh(x)                               slope 1 - y^2
 
-None of them falls as x rises, so the slope follows from y: y is saved, one value per element, and
-no extra bytes where the next layer keeps y as its input anyway. (The leaky one may be told to fall,
-and saves the sign of x.) At a kink the slope is the one that `jax.nn` takes. Huge x of either sign
-give their true slope, never 0 times inf. Each raises a TypeError for an x that is no floating
-array. Those that fall before they rise are in `jaxnn.ops.gated`.
+What is saved has the digits of the slope: y where it tells them (relu, sigmoid, tanh: no extra
+bytes where the next layer keeps y as its input anyway), else x (far left every digit of elu's y is
+-alpha's), or on which side of its kinks x is, one byte per element. At a kink the slope is the one
+that `jax.nn` takes. Huge x of either sign give their true slope, never 0 times inf. Each raises a
+TypeError for an x that is no floating array. All compute in float32 or wider and round once. Those
+that fall before they rise are in `jaxnn.ops.gated`.
 
 Dropout drops each element with probability `rate`: y = x / (1 - rate) where it is kept, else 0, so
 that the mean of y is x, and dx = dy / (1 - rate) there. A model in evaluation leaves it out.
 """
 
-import math
 from functools import partial
 
 import jax
@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_key
+from jaxnn.numerics import widen
 from jaxnn.op import Op
 from jaxnn.settings import check_number, check_rate
 
@@ -56,12 +57,12 @@ def leaky_relu_fwd(x: Array, *, slope: float = 0.01) -> tuple[Array, Array]:
         TypeError, ValueError: the slope is no finite number.
     """
     positive = x >= 0
-    return jnp.where(positive, x, slope * x), positive
+    return jnp.where(positive, x, (slope * widen(x)).astype(x.dtype)), positive
 
 
 def leaky_relu_bwd(positive: Array, dy: Array, *, slope: float = 0.01) -> tuple[Array]:
     """Return dx = dy where x >= 0, else slope dy."""
-    return (jnp.where(positive, dy, slope * dy),)
+    return (jnp.where(positive, dy, (slope * widen(dy)).astype(dy.dtype)),)
 
 
 def elu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
@@ -71,17 +72,17 @@ def elu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
     exponential linear units".
 
     Raises:
-        TypeError: alpha is no number.
-        ValueError: it is not finite, or negative, so that y does not tell the sign of x.
+        TypeError, ValueError: alpha is no finite number.
     """
     # Where x is positive its exponential is not used, and could overflow.
-    y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
-    return y, y
+    below = jnp.where(x > 0, 0, widen(x))
+    return jnp.where(x > 0, x, (alpha * jnp.expm1(below)).astype(x.dtype)), x
 
 
-def elu_bwd(y: Array, dy: Array, *, alpha: float = 1.0) -> tuple[Array]:
-    """Return dx = dy where y > 0, else dy (y + alpha): alpha exp(x) is y + alpha."""
-    return (jnp.where(y > 0, dy, dy * (y + alpha)),)
+def elu_bwd(x: Array, dy: Array, *, alpha: float = 1.0) -> tuple[Array]:
+    """Return dx = dy where x > 0, else dy alpha exp(x)."""
+    below = jnp.where(x > 0, 0, widen(x))
+    return (jnp.where(x > 0, dy, (widen(dy) * (alpha * jnp.exp(below))).astype(dy.dtype)),)
 
 
 def selu_fwd(x: Array) -> tuple[Array, Array]:
@@ -90,13 +91,16 @@ def selu_fwd(x: Array) -> tuple[Array, Array]:
     The slope at 0 is scale alpha. Klambauer et al. 2017, "Self-normalizing neural networks",
     equation 2.
     """
-    y = SELU_SCALE * jnp.where(x > 0, x, SELU_ALPHA * jnp.expm1(jnp.where(x > 0, 0, x)))
-    return y, y
+    below = jnp.where(x > 0, 0, widen(x))
+    y = SELU_SCALE * jnp.where(x > 0, widen(x), SELU_ALPHA * jnp.expm1(below))
+    return y.astype(x.dtype), x
 
 
-def selu_bwd(y: Array, dy: Array) -> tuple[Array]:
-    """Return dx = scale dy where y > 0, else dy (y + scale alpha)."""
-    return (dy * jnp.where(y > 0, SELU_SCALE, y + SELU_SCALE * SELU_ALPHA),)
+def selu_bwd(x: Array, dy: Array) -> tuple[Array]:
+    """Return dx = scale dy where x > 0, else scale alpha exp(x) dy."""
+    below = jnp.where(x > 0, 0, widen(x))
+    dx = SELU_SCALE * widen(dy) * jnp.where(x > 0, 1, SELU_ALPHA * jnp.exp(below))
+    return (dx.astype(dy.dtype),)
 
 
 def softplus_fwd(x: Array) -> tuple[Array, Array]:
@@ -104,24 +108,24 @@ def softplus_fwd(x: Array) -> tuple[Array, Array]:
 
     Dugas et al. 2001, "Incorporating second-order functional knowledge for better option pricing".
     """
-    y = jnp.logaddexp(x, 0)
-    return y, y
+    return jnp.logaddexp(widen(x), 0).astype(x.dtype), x
 
 
-def softplus_bwd(y: Array, dy: Array) -> tuple[Array]:
-    """Return dx = dy (1 - exp(-y)), the sigmoid of x; by expm1 it keeps its digits near y = 0."""
-    return (dy * -jnp.expm1(-y),)
+def softplus_bwd(x: Array, dy: Array) -> tuple[Array]:
+    """Return dx = dy sigmoid(x)."""
+    return ((widen(dy) * lax.logistic(widen(x))).astype(dy.dtype),)
 
 
 def sigmoid_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = 1 / (1 + exp(-x))."""
-    y = lax.logistic(x)
+    y = lax.logistic(widen(x)).astype(x.dtype)
     return y, y
 
 
 def sigmoid_bwd(y: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy y (1 - y)."""
-    return (dy * y * (1 - y),)
+    wide = widen(y)
+    return ((widen(dy) * wide * (1 - wide)).astype(dy.dtype),)
 
 
 def hard_sigmoid_fwd(x: Array) -> tuple[Array, Array]:
@@ -129,24 +133,25 @@ def hard_sigmoid_fwd(x: Array) -> tuple[Array, Array]:
 
     Howard et al. 2019, "Searching for MobileNetV3", section 5.2.
     """
-    y = jax.nn.relu6(x + 3) / 6
-    return y, y
+    y = (jax.nn.relu6(widen(x) + 3) / 6).astype(x.dtype)
+    return y, (x > -3) & (x < 3)
 
 
-def hard_sigmoid_bwd(y: Array, dy: Array) -> tuple[Array]:
-    """Return dx = dy / 6 where 0 < y < 1, else 0."""
-    return (jnp.where((y > 0) & (y < 1), dy / 6, 0),)
+def hard_sigmoid_bwd(rising: Array, dy: Array) -> tuple[Array]:
+    """Return dx = dy / 6 where -3 < x < 3, else 0."""
+    return (jnp.where(rising, dy / 6, 0),)
 
 
 def tanh_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = tanh(x)."""
-    y = jnp.tanh(x)
+    y = jnp.tanh(widen(x)).astype(x.dtype)
     return y, y
 
 
 def tanh_bwd(y: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy (1 - y^2), in factors: they keep the digits that 1 - y^2 loses near 1."""
-    return (dy * (1 - y) * (1 + y),)
+    wide = widen(y)
+    return ((widen(dy) * (1 - wide) * (1 + wide)).astype(dy.dtype),)
 
 
 def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
@@ -171,20 +176,20 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
     """
     # Integers, and not the uniform numbers of x's dtype: those would be others in another dtype.
     kept = jax.random.bits(key, x.shape, jnp.uint32) >= jnp.uint32(int(rate * 2**32))
-    return jnp.where(kept, x / (1 - rate), 0), kept
+    # Wide: in bfloat16 1 - rate is rounded, by 1 part in 256, and so would be the mean of y.
+    return jnp.where(kept, (widen(x) / (1 - rate)).astype(x.dtype), 0), kept
 
 
 def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     """Return dx = dy / (1 - rate) where x was kept, else 0; the key has no cotangent."""
-    return jnp.where(kept, dy / (1 - rate), 0), None
+    return jnp.where(kept, (widen(dy) / (1 - rate)).astype(dy.dtype), 0), None
 
 
 def _check(op: str, x: Array, *, slope: float = 0.0, alpha: float = 0.0) -> None:
     """Refuse what is no floating array, and settings outside their range."""
     check_floating(f"{op}: x", x)
     check_number(f"{op}: slope", slope)
-    rule = "finite and at least 0, for -alpha is the limit as x falls"
-    check_number(f"{op}: alpha", alpha, rule, lambda a: 0 <= a < math.inf)
+    check_number(f"{op}: alpha", alpha)
 
 
 def _check_dropout(x: Array, key: Array, *, rate: float) -> None:

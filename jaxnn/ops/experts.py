@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_kind, check_not_empty, check_one_dtype, check_shapes
+from jaxnn.numerics import product, widen
 from jaxnn.op import Op
 from jaxnn.settings import check_integer
 
@@ -34,7 +35,10 @@ class Experts(NamedTuple):
 
 
 class ExpertsResiduals(NamedTuple):
-    """The inputs; p, w and who chose whom (B, E) of B tokens; x gate and x up (B, E, F)."""
+    """The inputs; p, w and who chose whom (B, E) of B tokens; x gate and x up (B, E, F).
+
+    p and w are in float32 or wider.
+    """
 
     params: Experts
     x: Array
@@ -81,7 +85,7 @@ def experts_fwd(
     transformers", equations 4 to 6, with tokens that choose k experts each.
     """
     rows = x.reshape(-1, x.shape[-1])
-    z = rows @ params.router
+    z = product(rows, params.router)  # wide: rounded, two close logits would change places
     count = z.shape[-1]
     index = lax.top_k(z, k)[1][..., None]
     chosen = (index == jnp.arange(count, dtype=index.dtype)).any(-2)
@@ -91,10 +95,11 @@ def experts_fwd(
     w /= w.sum(-1, keepdims=True)
     gated = jnp.einsum("bd,edf->bef", rows, params.gate)
     raised = jnp.einsum("bd,edf->bef", rows, params.up)
-    h = jax.nn.silu(gated) * raised
-    y = jnp.einsum("bef,efd->bd", w[..., None] * h, params.down)
+    h = jax.nn.silu(widen(gated)) * widen(raised)
+    y = jnp.einsum("bef,efd->bd", (w[..., None] * h).astype(x.dtype), params.down)
     loss = count * (chosen.astype(p.dtype).mean(0) * p.mean(0)).sum()
-    return (y.reshape(x.shape), loss), ExpertsResiduals(params, x, p, w, chosen, gated, raised)
+    saved = ExpertsResiduals(params, x, p, w, chosen, gated, raised)
+    return (y.reshape(x.shape), loss.astype(x.dtype)), saved
 
 
 def experts_bwd(
@@ -104,25 +109,29 @@ def experts_bwd(
     (router, gate, up, down), x, p, w, chosen, gated, raised = residuals
     dy, dloss = dout
     rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1])
+    gated, raised = widen(gated), widen(raised)
     sigmoid = lax.logistic(gated)
     silu = gated * sigmoid
     h = silu * raised
-    back = jnp.einsum("bd,efd->bef", dy, down)  # of each expert's output, were its weight 1
+    # Of each expert's output, were its weight 1; a sum over D that is multiplied and summed again.
+    back = jnp.einsum("bd,efd->bef", dy, down, preferred_element_type=w.dtype)
     dw = (back * h).sum(-1)
     dh = w[..., None] * back
-    ddown = jnp.einsum("bef,bd->efd", w[..., None] * h, dy)
-    dgated = dh * raised * (sigmoid + silu * (1 - sigmoid))
-    draised = dh * silu
-    dp = dloss * p.shape[1] / p.shape[0] * chosen.astype(p.dtype).mean(0)
+    dgated = (dh * raised * (sigmoid + silu * (1 - sigmoid))).astype(x.dtype)
+    draised = (dh * silu).astype(x.dtype)
+    dp = widen(dloss) * p.shape[1] / p.shape[0] * chosen.astype(p.dtype).mean(0)
     dz = w * (dw - (w * dw).sum(-1, keepdims=True)) + p * (dp - (p * dp).sum(-1, keepdims=True))
+    dz = dz.astype(x.dtype)
     dx = (
-        dz @ router.T
-        + jnp.einsum("bef,edf->bd", dgated, gate)
-        + jnp.einsum("bef,edf->bd", draised, up)
+        product(dz, router.T)
+        + jnp.einsum("bef,edf->bd", dgated, gate, preferred_element_type=w.dtype)
+        + jnp.einsum("bef,edf->bd", draised, up, preferred_element_type=w.dtype)
     )
+    ddown = jnp.einsum("bef,bd->efd", (w[..., None] * h).astype(x.dtype), dy)
     dgate = jnp.einsum("bd,bef->edf", rows, dgated)
     dup = jnp.einsum("bd,bef->edf", rows, draised)
-    return Experts(rows.T @ dz, dgate, dup, ddown), dx.reshape(x.shape)
+    dparams = Experts(rows.T @ dz, dgate, dup, ddown)
+    return dparams, dx.astype(x.dtype).reshape(x.shape)
 
 
 def _check(params: Experts, x: Array, *, k: int) -> None:

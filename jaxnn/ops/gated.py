@@ -18,6 +18,9 @@ The others are of two halves, linear maps of one input. They come as two arrays:
 matrix product gives is cut by `jnp.split(x, 2, axis=-1)`, in the order in which its weights were
 laid out. (What `jax.nn.glu` and PyTorch's `glu` call the first half is the value here, the second
 the gate.) They save the two halves and compute f(gate) again in the backward.
+
+All compute in float32 or wider, and round once: in bfloat16 a slope near its zero, as SiLU's at
+-1.28, would else have no right digit.
 """
 
 import math
@@ -30,6 +33,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_one_dtype, said
+from jaxnn.numerics import widen
 from jaxnn.op import Op
 from jaxnn.settings import check_flag
 
@@ -45,13 +49,15 @@ def silu_fwd(x: Array) -> tuple[Array, Array]:
     Raises:
         TypeError: x is no floating array.
     """
-    return x * lax.logistic(x), x
+    wide = widen(x)
+    return (wide * lax.logistic(wide)).astype(x.dtype), x
 
 
 def silu_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy s (1 + x (1 - s))."""
-    s = lax.logistic(x)
-    return (dy * s * (1 + x * (1 - s)),)
+    wide = widen(x)
+    s = lax.logistic(wide)
+    return ((widen(dy) * s * (1 + wide * (1 - s))).astype(dy.dtype),)
 
 
 def gelu_fwd(x: Array, *, approximate: bool = False) -> tuple[Array, Array]:
@@ -66,10 +72,11 @@ def gelu_fwd(x: Array, *, approximate: bool = False) -> tuple[Array, Array]:
     Raises:
         TypeError: x is no floating array, or `approximate` neither True nor False.
     """
+    wide = widen(x)
     if approximate:
-        u = math.sqrt(2 / math.pi) * (x + _GELU_CUBIC * x * x * x)
-        return x * lax.logistic(2 * u), x
-    return x * (lax.erfc(x * -math.sqrt(0.5)) / 2), x
+        u = math.sqrt(2 / math.pi) * (wide + _GELU_CUBIC * wide * wide * wide)
+        return (wide * lax.logistic(2 * u)).astype(x.dtype), x
+    return (wide * (lax.erfc(wide * -math.sqrt(0.5)) / 2)).astype(x.dtype), x
 
 
 def gelu_bwd(x: Array, dy: Array, *, approximate: bool = False) -> tuple[Array]:
@@ -78,17 +85,19 @@ def gelu_bwd(x: Array, dy: Array, *, approximate: bool = False) -> tuple[Array]:
     exact          P' = exp(-x^2 / 2) / sqrt(2 pi)
     approximate    P' = P (1 - P) 2 u',  u' = sqrt(2 / pi) (1 + 3 0.044715 x^2)
     """
+    wide, dy = widen(x), widen(dy)
     if approximate:
-        u = math.sqrt(2 / math.pi) * (x + _GELU_CUBIC * x * x * x)
+        u = math.sqrt(2 / math.pi) * (wide + _GELU_CUBIC * wide * wide * wide)
         p = lax.logistic(2 * u)
         # Where |x| >= 40, P' is 0 in every dtype; x P' must not become 0 times inf there.
-        x = jnp.clip(x, -40, 40)
-        du = math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBIC * x * x)
-        return (dy * p * (1 + x * (1 - p) * 2 * du),)
-    z = x * -math.sqrt(0.5)
+        wide = jnp.clip(wide, -40, 40)
+        du = math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBIC * wide * wide)
+        return ((dy * p * (1 + wide * (1 - p) * 2 * du)).astype(x.dtype),)
+    z = wide * -math.sqrt(0.5)
     # -(z * z), as erfc has it: one exponential serves both.
     p, dp = lax.erfc(z) / 2, jnp.exp(-(z * z)) / math.sqrt(2 * math.pi)
-    return (dy * (p + jnp.where(dp == 0, 0, x * dp)),)  # 0 where x is infinite
+    through_p = jnp.where(dp == 0, 0, wide * dp)  # 0 where x is infinite
+    return ((dy * (p + through_p)).astype(x.dtype),)
 
 
 def mish_fwd(x: Array) -> tuple[Array, Array]:
@@ -103,15 +112,18 @@ def mish_fwd(x: Array) -> tuple[Array, Array]:
     Raises:
         TypeError: x is no floating array.
     """
-    s, q = lax.logistic(x), lax.logistic(-x)
-    return x * (s * (1 + q) / (1 + q * q)), x
+    wide = widen(x)
+    s, q = lax.logistic(wide), lax.logistic(-wide)
+    return (wide * (s * (1 + q) / (1 + q * q))).astype(x.dtype), x
 
 
 def mish_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy (t + x (1 - t^2) s), where 1 - t^2 = 4 q^2 / (1 + q^2)^2."""
-    s, q = lax.logistic(x), lax.logistic(-x)
+    wide = widen(x)
+    s, q = lax.logistic(wide), lax.logistic(-wide)
     square = 1 + q * q
-    return (dy * s * (1 + q + x * (4 * q * q / square)) / square,)
+    dx = widen(dy) * s * (1 + q + wide * (4 * q * q / square)) / square
+    return (dx.astype(dy.dtype),)
 
 
 class Halves(NamedTuple):
@@ -130,14 +142,15 @@ def glu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
         TypeError: gate and value are no floating arrays of one dtype.
         ValueError: they differ in shape.
     """
-    return lax.logistic(gate) * value, Halves(gate, value)
+    y = lax.logistic(widen(gate)) * widen(value)
+    return y.astype(value.dtype), Halves(gate, value)
 
 
 def glu_bwd(halves: Halves, dy: Array) -> tuple[Array, Array]:
     """Return dgate = dy value s (1 - s) and dvalue = dy s, with s = sigmoid(gate)."""
-    gate, value = halves
+    gate, value, wide = widen(halves.gate), widen(halves.value), widen(dy)
     s = lax.logistic(gate)
-    return dy * value * s * (1 - s), dy * s
+    return (wide * value * s * (1 - s)).astype(dy.dtype), (wide * s).astype(dy.dtype)
 
 
 def swiglu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
@@ -145,14 +158,17 @@ def swiglu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
 
     Shazeer 2020, "GLU variants improve transformer", equation 5. Raises as `glu_fwd`.
     """
-    return gate * lax.logistic(gate) * value, Halves(gate, value)
+    wide = widen(gate)
+    y = wide * lax.logistic(wide) * widen(value)
+    return y.astype(value.dtype), Halves(gate, value)
 
 
 def swiglu_bwd(halves: Halves, dy: Array) -> tuple[Array, Array]:
     """Return dgate = silu'(gate) dy value and dvalue = dy silu(gate)."""
-    gate, value = halves
+    gate, value, wide = widen(halves.gate), widen(halves.value), widen(dy)
     s = lax.logistic(gate)
-    return dy * value * s * (1 + gate * (1 - s)), dy * (gate * s)
+    dgate = wide * value * s * (1 + gate * (1 - s))
+    return dgate.astype(dy.dtype), (wide * (gate * s)).astype(dy.dtype)
 
 
 def geglu_fwd(gate: Array, value: Array, *, approximate: bool = False) -> tuple[Array, Halves]:
@@ -160,16 +176,16 @@ def geglu_fwd(gate: Array, value: Array, *, approximate: bool = False) -> tuple[
 
     Shazeer 2020, "GLU variants improve transformer", equation 5. Raises as the two.
     """
-    f, _ = gelu_fwd(gate, approximate=approximate)
-    return f * value, Halves(gate, value)
+    f, _ = gelu_fwd(widen(gate), approximate=approximate)
+    return (f * widen(value)).astype(value.dtype), Halves(gate, value)
 
 
 def geglu_bwd(halves: Halves, dy: Array, *, approximate: bool = False) -> tuple[Array, Array]:
     """Return dgate = gelu'(gate) dy value and dvalue = dy gelu(gate)."""
-    gate, value = halves
+    gate, value, wide = widen(halves.gate), widen(halves.value), widen(dy)
     f, _ = gelu_fwd(gate, approximate=approximate)
-    (dgate,) = gelu_bwd(gate, dy * value, approximate=approximate)
-    return dgate, dy * f
+    (dgate,) = gelu_bwd(gate, wide * value, approximate=approximate)
+    return dgate.astype(dy.dtype), (wide * f).astype(dy.dtype)
 
 
 def _check(op: str, x: Array, *, approximate: bool = False) -> None:

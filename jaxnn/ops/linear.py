@@ -4,7 +4,8 @@
     embedding    y_n = table[t_n]     dtable[v] = sum of dy_n over every n with t_n = v
     unembedding  y = x table^T        dx = dy table,  dtable = dy^T x
 
-Each saves its inputs, which are there already: no extra bytes. Nothing is recomputed.
+Each saves its inputs, which are there already: no extra bytes. Nothing is recomputed. Sums are in
+float32 or wider, and rounded once.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.checks import check_integers, check_kind, check_one_dtype, check_range, check_shapes
+from jaxnn.numerics import product, widen
 from jaxnn.op import Op
 
 
@@ -46,8 +48,8 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
         ValueError: their shapes do not fit.
     """
     w, b = params
-    y = x @ w
-    return y if b is None else y + b, LinearResiduals(params, x)
+    y = x @ w if b is None else (product(x, w) + widen(b)).astype(x.dtype)
+    return y, LinearResiduals(params, x)
 
 
 def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Linear, Array]:
@@ -97,8 +99,10 @@ def embedding_fwd(params: Embedding, tokens: Array) -> tuple[Array, EmbeddingRes
 def embedding_bwd(residuals: EmbeddingResiduals, dy: Array) -> tuple[Embedding, None]:
     """Add each dy to its token's row, so that a token seen twice gets the sum."""
     table, tokens = residuals
-    rows = jnp.zeros_like(table).at[tokens]
-    return Embedding(rows.add(dy, mode="drop", wrap_negative_indices=False)), None
+    # Wide: a sum of ones in bfloat16 stops at 256.
+    rows = widen(jnp.zeros_like(table)).at[tokens]
+    sums = rows.add(widen(dy), mode="drop", wrap_negative_indices=False)
+    return Embedding(sums.astype(table.dtype)), None
 
 
 class UnembedResiduals(NamedTuple):
