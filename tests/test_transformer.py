@@ -413,6 +413,44 @@ def test_bad_sampling_settings_are_refused(settings, error, message):
             model.generate(params, **given)
 
 
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.5}])
+def test_where_there_is_nothing_to_draw_from_no_token_is_drawn(settings):
+    nan, inf = jnp.nan, jnp.inf
+    rows = [[nan, 1, 2], [0, nan, nan], [inf, 0, 1], [-inf, -inf, -inf], [-inf, 3, -inf]]
+    for dtype in ("float32", "bfloat16"):
+        logits = jnp.array(rows, dtype)
+        tokens = sampling.sample(logits, jax.random.key(0), **settings)
+        np.testing.assert_array_equal(tokens, [-1, -1, -1, -1, 1])
+
+
+@pytest.mark.parametrize("strange", [7, 100, -1])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
+def test_after_a_token_outside_the_vocabulary_there_is_no_other(dtype, strange):
+    """Under jit, where it cannot be refused; the other rows are what they would be."""
+    prompt = GOOD.at[1, 1].set(2).at[0, 1].set(strange).astype(dtype)
+    for model, config in ((generate, GPT2), (rnn, rnn.Config(vocabulary=7, width=2, hidden=3))):
+        net = transformer if model is generate else rnn
+        params = net.init_params(jax.random.key(0), config)
+        write = partial(model.generate, config=config, length=3, temperature=0.0)
+        written = jax.jit(write)(params, prompt, key=jax.random.key(0))
+        right = write(params, prompt[1:], key=jax.random.key(0))
+        assert written.dtype == jnp.int32
+        np.testing.assert_array_equal(written[0, 3:], [-1, -1, -1])
+        np.testing.assert_array_equal(written[1:], right)
+        with pytest.raises(ValueError, match=r"token .* outside \[0, 7\)"):
+            write(params, prompt, key=jax.random.key(0))
+
+
+def test_tokens_of_a_vocabulary_wider_than_the_prompts_dtype_are_kept():
+    config = transformer.gpt2(vocabulary=300, positions=4, layers=1, width=2, heads=1, tied=False)
+    params = transformer.init_params(jax.random.key(0), config)
+    params = params._replace(output=jnp.zeros((2, 300)))
+    prompt = jnp.zeros((200, 1), jnp.int8)
+    tokens = generate.generate(params, prompt, config, jax.random.key(0), length=1)
+    assert tokens.max() > 255
+    assert tokens.min() == 0
+
+
 def test_a_text_longer_than_the_positions_is_refused():
     params = transformer.init_params(jax.random.key(0), GPT2)
     with pytest.raises(ValueError, match=r"prompt has 3 tokens, length is 4.*the 6 positions"):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_key, check_kind, check_shapes
-from jaxnn.models.sampling import draw_settings, sample
+from jaxnn.models.sampling import draw_settings, sample, token_dtype
 from jaxnn.models.transformer import (
     check_sequences,
     embed_fwd,
@@ -155,7 +155,8 @@ def generate(
         top_p: see there.
 
     Returns:
-        (N, P + length): the prompt and what follows.
+        (N, P + length) integers, of 32 bits or as many as the prompt: the prompt and what follows,
+        -1 for each token after one that is outside [0, V), which under jit cannot be refused.
 
     Raises:
         TypeError, ValueError: as `jaxnn.models.transformer.forward` and
@@ -187,12 +188,12 @@ def _generated(
     params: Params, prompt: Array, config: Config, key: Array, *, length: int, **settings: Any
 ) -> Array:
     """`generate`, its settings Python's, as one program."""
-    n, read = prompt.shape
+    (n, read), kind = prompt.shape, token_dtype(prompt)
     cache = init_cache(params, n, read + length, config)
     logits, cache = cached_forward(params, cache, prompt, 0, config)
 
     def draw(logits: Array, key: Array) -> Array:
-        return sample(logits[:, -1], key, **settings).astype(prompt.dtype)
+        return sample(logits[:, -1], key, **settings).astype(kind)
 
     def step(before: tuple[Array, Cache], at: tuple[Array, Array]) -> tuple[Any, Array]:
         token, cache = before
@@ -205,4 +206,4 @@ def _generated(
     token = draw(logits, keys[0])
     positions = read + jnp.arange(length - 1)
     _, tokens = lax.scan(step, (token, cache), (positions, keys[1:]))
-    return jnp.concatenate([prompt, token[:, None], tokens.T], axis=1)
+    return jnp.concatenate([prompt.astype(kind), token[:, None], tokens.T], axis=1)

@@ -28,7 +28,7 @@ from jaxnn.checks import (
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
-from jaxnn.models.sampling import draw_settings, sample
+from jaxnn.models.sampling import draw_settings, sample, token_dtype
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
@@ -318,7 +318,8 @@ def generate(
         top_p: see there.
 
     Returns:
-        (N, P + length) integers: the prompt and what follows.
+        (N, P + length) integers, of 32 bits or as many as the prompt: the prompt and what follows,
+        -1 for each token after one that is outside [0, V), which under jit cannot be refused.
 
     Raises:
         TypeError, ValueError: as `forward` and `jaxnn.models.sampling.draw_settings`; or the key is
@@ -346,15 +347,16 @@ def _generated(
     """`generate`, its settings Python's, as one program."""
     states = zero_states(len(prompt), params.embedding.table.dtype, config)
     (logits, states), _ = network_fwd(params, states, prompt, None, config)
+    kind = token_dtype(prompt)
 
     def step(before: tuple[Array, States], key: Array) -> tuple[tuple[Array, States], Array]:
         logits, states = before
-        token = sample(logits, key, **settings).astype(prompt.dtype)
+        token = sample(logits, key, **settings).astype(kind)
         (logits, states), _ = network_fwd(params, states, token[:, None], None, config)
         return (logits[:, -1], states), token
 
     _, tokens = lax.scan(step, (logits[:, -1], states), jax.random.split(key, length))
-    return jnp.concatenate([prompt, tokens.T], 1)
+    return jnp.concatenate([prompt.astype(kind), tokens.T], 1)
 
 
 def example_batch(key: Array, config: Config) -> Batch:

@@ -66,7 +66,10 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Array:
-    """Draw a token (N,) for each row of logits (N, V).
+    """Draw a token (N,) for each row of logits (N, V); -1 where there is nothing to draw from.
+
+    That is where the row's softmax is NaN: a logit is NaN or inf, or all are -inf. So a token that
+    is none of the vocabulary, in a text that is read under jit, does not pass for one that is.
 
     In float32 at least: noise and sums of as few digits as bfloat16 has would favour some tokens.
 
@@ -87,10 +90,12 @@ def sample(
         ValueError: the logits are not (N, V), or a setting is outside its range.
     """
     logits = logits.astype(np.promote_types(logits.dtype, np.float32))
+    largest = logits.max(-1, keepdims=True)
+    there = jnp.isfinite(largest[:, 0])
     if temperature < np.finfo(logits.dtype).tiny:
-        return logits.argmax(-1)
+        return jnp.where(there, logits.argmax(-1), -1)
     # The likeliest token's is 0 then, and no quotient is too large.
-    logits = (logits - logits.max(-1, keepdims=True)) / temperature
+    logits = (logits - largest) / temperature
     if top_k is not None:
         least = lax.top_k(logits, top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -101,4 +106,9 @@ def sample(
         inside = (jnp.cumsum(p, axis=-1) - p < top_p).at[:, 0].set(True)
         least = jnp.where(inside, descending, jnp.inf).min(-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits)
+    return jnp.where(there, jax.random.categorical(key, logits), -1)
+
+
+def token_dtype(prompt: Array) -> Any:
+    """Return the dtype of a text after this prompt: every token of any vocabulary fits, and -1."""
+    return np.int64 if prompt.dtype.itemsize == 8 else np.int32
