@@ -43,8 +43,9 @@ REASONS = {
     "running": "running statistics where there are none here",
     "axes": "a number of axes that the op has not",
     "hidden": "rows that see nothing: 0 here, NaN in PyTorch",
+    "nothing": "a mean over nothing: 0 here, NaN in PyTorch",
+    "zero_target": "the slope of the divergence at a target of 0: 0 here, NaN in PyTorch",
     "padded_row": "a row of the table without a gradient, or rescaled in place",
-    "in_place": "the result overwrites an argument",
     "form": "a form of arguments that the op has not",
 }
 

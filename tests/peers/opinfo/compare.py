@@ -134,6 +134,7 @@ def ours_of(call, dtype, leaves, douts, autodiff=False):
         steps = program(step, (call.step, repr(call.settings)), *inputs)
         called.append(call.back(as_torch(steps)))
     results = [o.detach().double() for o in tensors(called)]
+    hand = hand[: len(inputs)]  # inputs left out have cotangents too
     hand = jax.tree.map(_or_zero, inputs, hand, is_leaf=lambda x: x is None)
     real = [t for t in jax.tree.leaves(call.inputs) if is_real_tensor(t)]
     hand = [d for d in jax.tree.leaves(hand) if jnp.issubdtype(d.dtype, jnp.floating)]

@@ -1,22 +1,31 @@
 """Losses."""
 
+import functools
+
 import torch
+from jaxnn.ops.binary_cross_entropy import binary_cross_entropy, sigmoid_binary_cross_entropy
+from jaxnn.ops.ctc import ctc
+from jaxnn.ops.kl_divergence import kl_divergence
 
 from jaxnn.ops import losses
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.hinge import multiclass_hinge
+from jaxnn.ops.linear import Linear
+from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
+from jaxnn.ops.nll import nll_loss
 
 from . import Call, CannotSay, only
 
 
 def reduced(size_average, reduce, reduction):
+    """The reduction, without the two arguments that it took the place of."""
     only(size_average=(size_average, None), reduce=(reduce, None))
     return {"reduction": reduction}
 
 
-def mse_loss(x, target, size_average=None, reduce=None, reduction="mean", weight=None):
+def paired(op, x, target, size_average=None, reduce=None, reduction="mean", weight=None):
     only(weight=(weight, None))
-    return Call(losses.mean_squared_error, (x, target), reduced(size_average, reduce, reduction))
+    return Call(op, (x, target), reduced(size_average, reduce, reduction))
 
 
 def huber_loss(x, target, reduction="mean", delta=1.0, weight=None):
@@ -24,7 +33,26 @@ def huber_loss(x, target, reduction="mean", delta=1.0, weight=None):
     return Call(losses.huber, (x, target), {"reduction": reduction, "delta": delta})
 
 
-def cross_entropy(
+def smooth_l1_loss(x, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
+    settings = reduced(size_average, reduce, reduction)
+    if beta == 0:
+        return Call(losses.mean_absolute_error, (x, target), settings)
+    settings["delta"] = float(beta)
+    return Call(losses.huber, (x, target), settings, lambda y: y / beta)
+
+
+def ignored(target, classes, weight, ignore_index, reduction):
+    """`ignore_index` where a label is it; a mean over nothing is refused."""
+    is_ignored = target == ignore_index
+    total = torch.ones(classes) if weight is None else weight
+    kept = target[~is_ignored]
+    if reduction == "mean" and (kept.numel() == 0 or total[kept].sum() == 0):
+        raise CannotSay("nothing")
+    return {"ignore_index": ignore_index} if is_ignored.any() else {}
+
+
+def labelled(
+    op,
     x,
     target,
     weight=None,
@@ -32,48 +60,116 @@ def cross_entropy(
     ignore_index=-100,
     reduce=None,
     reduction="mean",
-    label_smoothing=0.0,
+    **settings,
 ):
-    settings = reduced(size_average, reduce, reduction)
-    only(weight=(weight, None))
+    """Classes come first in PyTorch, after the examples where there are such."""
+    settings |= reduced(size_average, reduce, reduction)
+    axis = 1 if x.ndim > 1 else 0
     if target.is_floating_point():
-        raise CannotSay("setting", "probabilities")
-    logits = x.movedim(1 if x.ndim > 1 else 0, -1)
-    settings["label_smoothing"] = label_smoothing
-    return Call(softmax_cross_entropy, (logits, target), settings)
+        target = target.movedim(axis, -1)
+    else:
+        settings |= ignored(target, x.shape[axis], weight, ignore_index, reduction)
+    return Call(op, (x.movedim(axis, -1), target, weight), settings)
+
+
+def linear_ce(
+    x,
+    linear_weight,
+    target,
+    *,
+    linear_bias=None,
+    weight=None,
+    reduction="mean",
+    ignore_index=None,
+    label_smoothing=0.0,
+    options=None,
+):
+    if linear_weight.ndim > 2:
+        raise CannotSay("form", "weights of their own for every position")
+    settings = {"reduction": reduction, "label_smoothing": label_smoothing}
+    if not target.is_floating_point():
+        index = -100 if ignore_index is None else ignore_index
+        settings |= ignored(target, len(linear_weight), weight, index, reduction)
+    inputs = Linear(linear_weight.T, linear_bias), x, target, weight
+    return Call(linear_cross_entropy, inputs, settings)
 
 
 def multi_margin(
-    x, target, p=1, margin=1.0, weight=None, size_average=None, reduce=None, reduction="mean"
+    x,
+    target,
+    p=1,
+    margin=1.0,
+    weight=None,
+    size_average=None,
+    reduce=None,
+    reduction="mean",
 ):
-    settings = reduced(size_average, reduce, reduction)
-    only(p=(p, 1), weight=(weight, None))
-    if target.ndim == x.ndim:
-        target = target.squeeze(-1)
-    return Call(multiclass_hinge, (x, target), settings | {"margin": float(margin)})
+    settings = reduced(size_average, reduce, reduction) | {"margin": float(margin), "p": p}
+    target = target.squeeze(-1) if target.ndim == x.ndim else target
+    return Call(multiclass_hinge, (x, target, weight), settings)
 
 
-def bce_with_logits(
-    x, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
+def binary(
+    op,
+    x,
+    target,
+    weight=None,
+    size_average=None,
+    reduce=None,
+    reduction="mean",
+    pos_weight=None,
 ):
-    settings = reduced(size_average, reduce, reduction)
-    only(weight=(weight, None), pos_weight=(pos_weight, None))
-    return Call(losses.sigmoid_binary_cross_entropy, (x, target), settings)
+    inputs = (x, target, weight) if pos_weight is None else (x, target, weight, pos_weight)
+    return Call(op, inputs, reduced(size_average, reduce, reduction))
 
 
 def kl_div(x, target, size_average=None, reduce=None, reduction="mean", log_target=False):
-    reduced(size_average, reduce, reduction)
-    only(reduction=(reduction, "batchmean"), log_target=(log_target, False))
-    log_q, t = (v.reshape(v.shape[0], -1) for v in torch.broadcast_tensors(x, target))
-    return Call(losses.kl_divergence, (log_q, t))
+    settings = reduced(size_average, reduce, reduction) | {"log_targets": log_target}
+    if not log_target and (target == 0).any():
+        raise CannotSay("zero_target")
+    settings["per"] = "element"
+    if reduction == "batchmean":
+        settings |= {"reduction": "sum"}
+        return Call(kl_divergence, (x, target), settings, lambda y: y / len(x))
+    return Call(kl_divergence, (x, target), settings)
+
+
+class AsOfSoftmax(torch.autograd.Function):
+    """The log-probabilities, and PyTorch's gradient for them: it has their softmax's in it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dx):
+        (x,) = ctx.saved_tensors
+        return dx - x.exp() * dx.sum(-1, keepdim=True)
+
+
+def ctc_loss(
+    x, targets, input_lengths, target_lengths, blank=0, reduction="mean", zero_infinity=False
+):
+    if targets.ndim != 2:
+        raise CannotSay("form", "labels of all sequences in a row")
+    lengths = (torch.as_tensor(each) for each in (input_lengths, target_lengths))
+    settings = {"blank": blank, "reduction": reduction, "zero_infinity": zero_infinity}
+    return Call(ctc, (AsOfSoftmax.apply(x.transpose(0, 1)), targets, *lengths), settings)
 
 
 F = "nn.functional."
 TABLE = {
-    F + "mse_loss": mse_loss,
+    F + "mse_loss": functools.partial(paired, losses.mean_squared_error),
+    F + "l1_loss": functools.partial(paired, losses.mean_absolute_error),
     F + "huber_loss": huber_loss,
-    F + "cross_entropy": cross_entropy,
+    F + "smooth_l1_loss": smooth_l1_loss,
+    F + "cross_entropy": functools.partial(labelled, softmax_cross_entropy),
+    F + "nll_loss": functools.partial(labelled, nll_loss),
+    F + "linear_cross_entropy": linear_ce,
     F + "multi_margin_loss": multi_margin,
-    F + "binary_cross_entropy_with_logits": bce_with_logits,
+    F + "binary_cross_entropy": functools.partial(binary, binary_cross_entropy),
+    F + "binary_cross_entropy_with_logits": functools.partial(binary, sigmoid_binary_cross_entropy),
     F + "kl_div": kl_div,
+    F + "ctc_loss": ctc_loss,
 }
