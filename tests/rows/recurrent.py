@@ -56,6 +56,12 @@ def unpadded(rng, shape):
     return *layer(1)(rng, shape)[:3], None
 
 
+def firing(rng, shape):
+    """Most units on: at the kink the last digit decides whether a gradient passes."""
+    params, *others = layer(1)(rng, shape)
+    return params._replace(b=1 + params.b), *others
+
+
 def both_ways(rng, shape):
     return (
         Directions(parameters(rng, shape, 1), parameters(rng, shape, 1)),
@@ -154,7 +160,7 @@ def torch_both_ways(torch, p, states, x, lengths, cell, **of_cell):
 
 ROWS = {
     "rnn": Row(rnn, {}, one_by_one, unpadded, torch_layer),
-    "rnn relu": Row(rnn, {"activation": "relu"}, one_by_one, layer(1), torch_layer),
+    "rnn relu": Row(rnn, {"activation": "relu"}, one_by_one, firing, torch_layer),
     "lstm": Row(lstm, {}, one_by_one, layer(4), torch_layer),
     "lstm projected": Row(lstm, {}, one_by_one, projected, torch_layer),
     "gru reverse": Row(gru, {"reverse": True}, one_by_one, layer(3), torch_layer),
