@@ -1,6 +1,7 @@
 """One table, `tests/rows`, drives every op through the same laws."""
 
 import importlib
+import inspect
 import itertools
 import pkgutil
 
@@ -253,6 +254,34 @@ def test_narrow_dtypes_stay_within_autodiffs_own_error(row):
             ours, theirs = (np.abs(np.asarray(v, np.float64) - t).max() for v in (h, a))
             # Another order of the same sum is by chance a third or three times as far off.
             assert ours <= 3 * theirs + 2 * eps * np.abs(t).max(), (dtype, ours, theirs)
+
+
+def empty_batch(row):
+    drawn = row.draw(np.random.default_rng(0), (0, 4))
+    if not any(np.size(leaf) == 0 for leaf in jax.tree.leaves(drawn)):
+        *others, last = drawn
+        drawn = (*others, jax.tree.map(lambda x: x[:0], last))
+    return as_jax(drawn, jnp.float32)
+
+
+@each_row
+def test_an_empty_batch_has_an_empty_result_and_no_gradient_or_is_refused_in_words(row):
+    inputs = empty_batch(row)
+    reduction = inspect.signature(row.op.plain.fwd).parameters.get("reduction")
+    default = {} if reduction is None else {"reduction": reduction.default}
+    if row.averages or (default | row.static).get("reduction") == "mean":
+        with pytest.raises(ValueError, match=r"\(.*0.*\).*(mean|variance).*pass"):
+            row.op(*inputs, **row.static)
+        return
+    dout = cotangent(row, inputs)
+    out, cotangents = by_call(row, row.op, inputs, dout)
+    y, *_ = jax.tree.leaves(out)
+    np.testing.assert_array_equal(y, jnp.zeros_like(y))  # no entry, or the sum of none
+    of_params, *_ = cotangents
+    for d, x in zip(jax.tree.leaves(of_params), jax.tree.leaves(inputs[0]), strict=True):
+        np.testing.assert_array_equal(d, jnp.zeros_like(x))
+    for d in jax.tree.leaves(cotangents):
+        assert np.isfinite(d).all()
 
 
 FAULTS = {

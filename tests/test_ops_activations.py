@@ -273,17 +273,11 @@ def test_numpys_arrays_and_settings_are_taken_and_widen_nothing():
     assert piecewise_linear.leaky_relu.fwd(np.float32(-0.5), slope=np.float32(0.5))[0] == -0.25
 
 
-def test_an_empty_batch_is_taken_and_its_cotangents_are_empty():
-    x, key = jnp.zeros((0, 3)), jax.random.key(0)
-    for op, inputs, static in (
-        *((op, (x,), static) for op, static, _ in IN_JAX_NN),
-        *((op, (x, x), {}) for op in (gated.glu, gated.swiglu, gated.geglu)),
-        *((op, (x,), {}) for op in (softmax, log_softmax)),
-        (masked_softmax, (x, x > 0), {}),
-        (dropout, (x, key), {"rate": 0.5}),
-    ):
-        y, pull = jax.vjp(lambda x, op=op, rest=inputs[1:], s=static: op(x, *rest, **s), x)
-        assert y.shape == pull(y)[0].shape == (0, 3), op
+def test_a_softmax_over_nothing_is_empty():
+    x = jnp.zeros((2, 0))
+    for op, inputs in ((softmax, (x,)), (log_softmax, (x,)), (masked_softmax, (x, x > 0))):
+        y, pull = jax.vjp(lambda x, op=op, rest=inputs[1:]: op(x, *rest), x)
+        assert y.shape == pull(y)[0].shape == (2, 0), op
 
 
 MASK = jnp.ones(3, bool)
@@ -392,7 +386,6 @@ MASK = jnp.ones(3, bool)
         (lambda x: softmax(x, axis="2"), TypeError, "softmax: axis is '2'.*integer"),
         (lambda x: log_softmax(x, axis=1.5), TypeError, "axis is 1.5"),
         (lambda x: log_softmax(x, axis=2), ValueError, r"axis is 2, x has shape \(2, 3\)"),
-        (lambda x: softmax(x[:, :0]), ValueError, "axis is -1.*not empty"),
         (lambda x: softmax(x, temperature=1e-46), ValueError, "1e-46.*positive in float32"),
         (lambda x: masked_softmax(x, MASK, temperature=float("inf")), ValueError, "is inf.*finite"),
     ],

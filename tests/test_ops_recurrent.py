@@ -330,16 +330,6 @@ def test_bad_inputs_are_named(call, error, message):
         call()
 
 
-@pytest.mark.parametrize(("op", "gates"), LAYERS.values(), ids=LAYERS.keys())
-def test_an_empty_batch_is_taken(op, gates):
-    params, state, x, lengths = jax.tree.map(lambda v: v.astype("float32"), drawn(gates, (3, 4)))
-    state, x, lengths = jax.tree.map(lambda v: v[:0], (state, x, lengths.astype(int)))
-    (y, final), pull = jax.vjp(lambda *p: op(*p, lengths), params, state, x)
-    dparams, _, dx = pull((y, final))
-    assert (y.shape[:2], final.h.shape[0], dx.shape) == ((0, 4), 0, x.shape)
-    assert not any(np.asarray(d).any() for d in jax.tree.leaves(dparams))
-
-
 def test_what_numpy_made_is_taken():
     params, state, x = jax.tree.map(np.asarray, (PARAMS, START, X))
     static = {"reverse": np.True_, "truncate": np.int64(2)}

@@ -40,11 +40,11 @@ def softmax_fwd(x: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[
 
     Raises:
         TypeError: x is no floating array, the axis no integer or the temperature no number.
-        ValueError: x has no such axis or it is empty; the temperature is not finite and positive in
+        ValueError: x has no such axis; the temperature is not finite and positive in
             the dtype of x or float32, the wider.
     """
     wide = widen(x)
-    largest = lax.stop_gradient(wide.max(axis, keepdims=True))
+    largest = lax.stop_gradient(wide.max(axis, keepdims=True, initial=-jnp.inf))
     shifted = wide - largest
     exp = jnp.exp(shifted / temperature)
     total = exp.sum(axis, keepdims=True)
@@ -107,7 +107,7 @@ def log_softmax_fwd(x: Array, *, axis: int = -1) -> tuple[Array, Array]:
         TypeError, ValueError: as `softmax_fwd`.
     """
     wide = widen(x)
-    largest = lax.stop_gradient(wide.max(axis, keepdims=True))
+    largest = lax.stop_gradient(wide.max(axis, keepdims=True, initial=-jnp.inf))
     shifted = wide - largest
     total = jnp.exp(shifted).sum(axis, keepdims=True)
     y = (shifted - jnp.log(total)).astype(x.dtype)
@@ -124,8 +124,8 @@ def log_softmax_bwd(y: Array, dy: Array, *, axis: int = -1) -> tuple[Array]:
 def _check(op: str, x: Array, *, axis: int, temperature: float = 1.0) -> None:
     check_floating(f"{op}: x", x)
     check_integer(f"{op}: axis", axis, -max(x.ndim, 1), f", to name an axis of x {x.shape}")
-    if x.ndim <= max(axis, 0) or x.shape[axis] == 0:
-        rule = "it must be an axis of x that is not empty: pass -1 for the last"
+    if x.ndim <= max(axis, 0):
+        rule = "it must be an axis of x: pass -1 for the last"
         raise ValueError(f"{op}: axis is {axis}, x has shape {x.shape}; {rule}")
     # What is no normal number, a processor may take for 0.
     limits = np.finfo(np.promote_types(x.dtype, np.float32))

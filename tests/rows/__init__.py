@@ -21,6 +21,10 @@ class Row(NamedTuple):
         peer: `peer(torch, *inputs, **static)`, the same in PyTorch, of tensors in containers such
             as the inputs'; None where PyTorch has no such operation.
         scalable: whether its real inputs may be multiplied by anything, as probabilities may not.
+        averages: whether it takes a mean, or another statistic, over the batch, and so refuses an
+            empty one; all with a `reduction` of "mean" do. Empty is what `draw(rng, (0, 4))` draws
+            or, where a row draws an example at least, that with the first axis of the last input
+            cut to 0.
     """
 
     op: Op[..., Any]
@@ -29,3 +33,4 @@ class Row(NamedTuple):
     draw: Callable[[np.random.Generator, tuple[int, ...]], tuple[Any, ...]]
     peer: Callable[..., Any] | None = None
     scalable: bool = True
+    averages: bool = False

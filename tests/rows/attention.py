@@ -17,7 +17,7 @@ def drawn(mask_shape):
         v = rng.normal(size=(n, t + 2, g, 2))
         sizes = {"N": n, "H": 2 * g, "T": t, "S": t + 2, "1": 1}
         mask = rng.random([sizes[c] for c in mask_shape]) < 0.7
-        mask[(0,) * (mask.ndim - 1)] = False
+        mask[(slice(1),) * (mask.ndim - 1)] = False
         return q, k, v, mask
 
     return draw

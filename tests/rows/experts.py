@@ -48,4 +48,4 @@ def torch_experts(torch, params, x, k):
     return y.reshape(x.shape), p.shape[-1] * share @ p.mean(0)
 
 
-ROWS = {"experts": Row(experts, {"k": 2}, token_by_token, routed, torch_experts)}
+ROWS = {"experts": Row(experts, {"k": 2}, token_by_token, routed, torch_experts, averages=True)}

@@ -38,6 +38,7 @@ ROWS = {
         lambda v, w: np.average(v, weights=w),
         likely,
         lambda torch, v, w: (v * w).sum() / w.sum(),
+        averages=True,
     ),
     "mean_squared_error": Row(
         losses.mean_squared_error,

@@ -135,6 +135,7 @@ ROWS = {
         batch_norm,
         batch,
         torch_batch_norm,
+        averages=True,
     ),
     "batch_norm evaluation": Row(
         batch_normalisation.batch_norm, {"training": False}, batch_norm, batch
