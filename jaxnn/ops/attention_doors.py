@@ -6,9 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.checks import check_broadcasts, check_integers, check_kind, check_one_dtype, check_shapes
+from jaxnn.checks import (
+    check_broadcasting,
+    check_broadcasts,
+    check_integers,
+    check_key,
+    check_kind,
+    check_one_dtype,
+    check_shapes,
+)
 from jaxnn.ops.normalisation_doors import check_rms
-from jaxnn.settings import check_flag, check_integer, check_number
+from jaxnn.settings import check_flag, check_integer, check_number, check_rate
 
 
 def check_heads(op: str, heads: Any, kv_heads: Any) -> None:
@@ -29,7 +37,19 @@ def check_heads(op: str, heads: Any, kv_heads: Any) -> None:
 
 
 def check_attention(
-    q: Any, k: Any, v: Any, mask: Any, *, causal: Any, window: Any, scale: Any, block: Any
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    bias: Any = None,
+    key: Any = None,
+    *,
+    causal: Any,
+    window: Any,
+    scale: Any,
+    block: Any,
+    softcap: Any = None,
+    rate: Any = 0.0,
 ) -> None:
     """Refuse what `attention_fwd` says it raises.
 
@@ -38,7 +58,7 @@ def check_attention(
     """
     fix = "reshape, transpose or slice what differs"
     sizes = check_shapes("attention", fix, q=(q, "NTHD"), k=(k, "NSGD"), v=(v, "NSGE"))
-    check_one_dtype("attention", q=q, k=k, v=v)
+    check_one_dtype("attention", q=q, k=k, v=v, bias=bias)
     if 0 in sizes["THDSGE"]:
         raise ValueError(
             f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; all "
@@ -48,12 +68,23 @@ def check_attention(
     if mask is not None:
         fix = "a padding mask (batch, keys) is mask[:, None, None, :]"
         check_broadcasts("attention: mask", mask, sizes["NHTS"], fix)
+    if bias is not None:
+        fix = (
+            "a bias (heads, queries, keys) needs no other axis; one of heads is bias[:, None, None]"
+        )
+        check_broadcasting("attention: bias", bias, sizes["NHTS"], fix)
+    if key is not None:
+        check_key("attention: key", key, ", or None to drop nothing")
     check_flag("attention: causal", causal)
     for name, value in (("window", window), ("block", block)):
         if value is not None:
             check_integer(f"attention: {name}", value, hint=", or None for no limit")
     if scale is not None:
         check_number("attention: scale", scale, "finite, or None for 1 / sqrt(D)")
+    if softcap is not None:
+        rule = "finite and above 0, or None for no cap"
+        check_number("attention: softcap", softcap, rule, lambda c: 0 < c < math.inf)
+    check_rate("attention: rate", rate)
     if window is not None and not causal:
         raise ValueError(
             f"attention: window is {window!s:.50} but causal is False; it must be True, for a "

@@ -119,7 +119,7 @@ def multi_head_bwd(
     n, t, _ = x.shape
     (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), saved.y.reshape(n, t, len(wo))), dz)
     dy = dy.reshape(saved.y.shape)
-    dq, dk, dv, _ = attention.bwd(saved, dy, causal=causal, window=window, block=block)
+    dq, dk, dv, *_ = attention.bwd(saved, dy, causal=causal, window=window, block=block)
     if rotary_base is not None:
         dq, _ = rotary.bwd(positions, dq, base=rotary_base, scaling=rotary_scaling)
         dk, _ = rotary.bwd(positions, dk, base=rotary_base, scaling=rotary_scaling)
