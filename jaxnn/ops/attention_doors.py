@@ -147,15 +147,19 @@ def check_rotary(
 
 def check_multi_head(
     kind: type[NamedTuple],
-    scale: Any,
+    of_norm: Any,
     scaling: type[NamedTuple],
     params: Any,
     x: Any,
     positions: Any,
     mask: Any,
+    bias: Any = None,
+    key: Any = None,
     **settings: Any,
 ) -> None:
-    """Refuse what `multi_head_fwd` says it raises; the kinds are those of its parameters.
+    """Refuse what `multi_head_fwd` says it raises.
+
+    The first three are the kinds of its parameters, of a norm's, and of a scaling.
 
     Raises:
         TypeError, ValueError: as `multi_head_fwd`.
@@ -184,7 +188,7 @@ def check_multi_head(
     n, t = x.shape[:2]
     q: Any
     q, k = (jax.ShapeDtypeStruct((n, t, h, size), x.dtype) for h in (heads, kv_heads))
-    check_attention(q, k, k, mask, scale=None, **settings)
+    check_attention(q, k, k, mask, bias, key, **settings)
     norms = {name: getattr(params, name) for name in ("q_norm", "k_norm")}
     for name in [name for name in norms if norms[name] is not None]:
         if norms[name].shape != (size,):
@@ -192,7 +196,7 @@ def check_multi_head(
                 f"multi_head: {name} has shape {norms[name].shape}; with {heads} heads of size "
                 f"{size} it must be {(size,)}: change the shape or the heads"
             )
-        check_rms(scale, scale(norms[name], None), q, **norm)
+        check_rms(of_norm, of_norm(norms[name], None), q, **norm)
     if all(one is None for one in norms.values()) and norm["offset"]:
         raise ValueError(
             f"multi_head: norm_offset is {norm['offset']!s:.50} but q_norm and k_norm are None; it "
