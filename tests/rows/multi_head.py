@@ -113,7 +113,7 @@ def torch_multi(
         )
     if rotary_base:
         q, k = (torch_turn(torch, z, positions, rotary_base, rotary_scaling) for z in (q, k))
-    y = torch_attend(torch, q, k, v, mask, **static).flatten(2)
+    y = torch_attend(torch, q, k, v, mask, bias, **static).flatten(2)
     return F.linear(y, params.wo.T, params.bo)
 
 
