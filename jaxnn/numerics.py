@@ -77,28 +77,55 @@ def draw_kept_pairs(key: Array | Pairs, rate: float, shape: tuple[int, ...]) -> 
     return jax.vmap(jax.vmap(of_pair, (None, 0), -1), (0, None), -2)(rows, columns)
 
 
-def valid_labels(labels: Array, classes: int, dtype: Any) -> tuple[Array, Array]:
-    """Return the labels, wide enough to be compared with any class; 1 or, where none is meant, NaN.
+def valid_labels(
+    labels: Array, classes: int, dtype: Any, ignore_index: int | None = None
+) -> tuple[Array, Array]:
+    """Return the labels, wide enough to be compared with any class, and how much each row counts.
 
-    A label that marks no class would count as a certain success: its row is multiplied by NaN.
+    That is 1; 0 where the row is to be ignored; NaN where no class is meant, for a label that marks
+    none would count as a certain success.
     """
-    if labels.dtype.itemsize < 4:
-        labels = labels.astype(jnp.int32)
-    return labels, jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan).astype(dtype)
+    labels = labels.astype(np.int64 if labels.dtype.itemsize == 8 else np.int32)
+    counts = jnp.where((labels >= 0) & (labels < classes), 1, jnp.nan)
+    if ignore_index is not None:
+        counts = jnp.where(labels == ignore_index, 0, counts)
+    return labels, counts.astype(dtype)
 
 
-def reduce_fwd(losses: Array, reduction: str) -> Array:
+def label_weights(
+    label: Array, counts: Array, class_weights: Array | None, ignore_index: int | None
+) -> tuple[Array | float, Array | int]:
+    """Return the weight of each row, its class's or 1, and the total of the rows that count.
+
+    The label and the counts are those of `valid_labels`.
+    """
+    if class_weights is None and ignore_index is None:
+        return 1.0, label.size
+    weights = jnp.ones_like(counts)
+    if class_weights is not None:
+        weights = jnp.take(class_weights.astype(counts.dtype), label, mode="clip")
+    return weights, jnp.where(counts == 0, 0, weights).sum()
+
+
+def reduce_fwd(losses: Array, reduction: str, total: Array | int | None = None) -> Array:
     """Return the mean of the losses, their sum or, for "none", each by itself.
 
     "mean"  loss = sum_i l_i / size         dl_i = dloss / size
     "sum"   loss = sum_i l_i                dl_i = dloss
     "none"  loss_i = l_i                    dl_i = dloss_i
+
+    Of weighted losses the mean divides by their total weight, and is 0 where that is 0.
     """
     if reduction == "none":
         return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    total = losses.size if total is None else total
+    return _share(losses.sum(), total) if reduction == "mean" else losses.sum()
 
 
-def reduce_bwd(dloss: Array, size: int, reduction: str) -> Array:
-    """Return the cotangent of each of `size` losses, widened; a scalar where all have the same."""
-    return widen(dloss) / size if reduction == "mean" else widen(dloss)
+def reduce_bwd(dloss: Array, total: Array | int, reduction: str) -> Array:
+    """Return the cotangent of each of the losses, widened; a scalar where all have the same."""
+    return _share(widen(dloss), total) if reduction == "mean" else widen(dloss)
+
+
+def _share(x: Array, total: Array | int) -> Array:
+    return x / total if isinstance(total, int) else divide(x, total)

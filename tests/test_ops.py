@@ -14,7 +14,7 @@ import rows
 import scipy.special
 from conftest import assert_leaves_close, run
 from jax import lax
-from rows.losses import nll
+from rows.labels import nll
 
 import jaxnn.ops
 from jaxnn import verify
@@ -58,6 +58,15 @@ def as_jax(tree, dtype):
         return jax.device_put(x.astype(wanted))
 
     return jax.tree.map(convert, tree)
+
+
+def admits(row, inputs, static):
+    """Whether the door takes a setting for inputs of this kind."""
+    try:
+        row.op.admit(inputs, static)
+    except ValueError:
+        return False
+    return True
 
 
 def is_real(x):
@@ -135,7 +144,7 @@ def test_the_fast_form_equals_the_plain_one(row, shape, seed):
     """Under the settings of the row and under all that the op is verified with."""
     with jax.enable_x64(True):
         inputs = as_jax(row.draw(np.random.default_rng(seed), shape), jnp.float64)
-        of_row = [row._replace(static=static) for static in (row.static, *row.op.settings)]
+        of_row = [row, *(row._replace(static=s) for s in row.op.settings if admits(row, inputs, s))]
         douts = [cotangent(each, inputs, seed) for each in of_row]
 
         def under_all(inputs, douts):

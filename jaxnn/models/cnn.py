@@ -373,7 +373,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
 @door(check_dloss)
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the cross-entropy, then the network."""
-    dlogits, _ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
+    dlogits, *_ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
     return network_bwd(saved.network, dlogits, config, training=saved.key is not None)
 
 

@@ -220,7 +220,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the data loss, then the layers; the penalty adds to the weights alone."""
     (dweights,) = l2_penalty.bwd(saved.penalty, dloss, coefficient=config.l2)
-    doutputs, _ = LOSSES[config.loss].bwd(saved.data, dloss)
+    doutputs, *_ = LOSSES[config.loss].bwd(saved.data, dloss)
     dparams, _ = layers_bwd(saved.layers, doutputs, config)
     pairs = zip(dparams.layers, dweights, strict=True)
     return Params(tuple(Linear(dlayer.w + dweight, dlayer.b) for dlayer, dweight in pairs))

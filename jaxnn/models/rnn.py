@@ -261,7 +261,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     Nothing reads the final states, so their cotangents are 0; the first ones are no parameters, so
     theirs are dropped.
     """
-    dlogits, _ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
+    dlogits, *_ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
     dfinals = zero_states(len(dlogits), dlogits.dtype, config)
     dparams, _ = network_bwd(saved.network, (dlogits, dfinals), config)
     return dparams

@@ -1,76 +1,103 @@
-"""Softmax cross-entropy of logits z (..., K) against integer labels (...).
+"""Softmax cross-entropy of logits z (..., K) against labels.
 
-    l = L - z_label,  L = log sum_j exp(z_j)      dz = (p - q) dl
+    l = -sum_j w_j q_j log p_j,   log p_j = z_j - L,   L = log sum_j exp(z_j)
 
-with p the softmax of z and q the one-hot row of the label, in float32 or wider. A label outside
-[0, K) is an error where it can be seen; under jit it makes its row's loss and gradient NaN.
+    dz = ((sum_j w_j q_j) p - w q) dl,    dq_j = -w_j log p_j dl,    dw_j = -q_j log p_j dl
+
+with p the softmax of z, q the one-hot row of the label or a target for every class, and w the
+weights of the classes, 1 where none are given, in float32 or wider. A label outside [0, K) is an
+error where it can be seen; under jit it makes its row's loss and gradient NaN.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_floating, check_integers, check_range
-from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, valid_labels, widen
+from jaxnn.numerics import label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.op import Op
-from jaxnn.settings import check_choice, check_coefficient, check_number
+from jaxnn.ops.losses_doors import check_softmax_cross_entropy
 
 
 class CrossEntropyResiduals(NamedTuple):
-    """exp(z - m) (..., K) with a row's largest logit m, their sum and L (..., 1), labels (...)."""
+    """The inputs; of each row its largest logit m and log sum_j exp(z_j - m) (..., 1); the loss."""
 
-    exp: Array
-    total: Array
-    log_normaliser: Array
+    logits: Array
     labels: Array
+    class_weights: Array | None
+    largest: Array
+    log_sum: Array
+    loss: Array
 
 
 def softmax_cross_entropy_fwd(
     logits: Array,
     labels: Array,
+    class_weights: Array | None = None,
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> tuple[Array, CrossEntropyResiduals]:
-    """Return the negative log-likelihood of integer labels, in nats.
+    """Return the negative log-likelihood of the labels, in nats.
 
-        l = -(1 - s) log p_label - s mean_j log p_j + c L^2,   log p_j = z_j - L
+        l = -sum_j w_j ((1 - s) q_j + s / K) log p_j + c L^2
 
     s, `label_smoothing`, takes that share from the label and spreads it over all classes
     (Szegedy et al., 2016, section 7). c, `z_loss`, holds the log-normaliser L near 0 (Chowdhery et
     al., 2022, section 5). Stable for logits of any finite size: the largest is subtracted first.
-    Saves one value per logit, in its dtype, and two per row. Nothing is recomputed.
+
+    The mean divides by the number of rows; of integer labels by the total weight w_label of those
+    that are not ignored, and is 0, with gradient 0, where that is 0 (PyTorch: NaN). A class that
+    a logit of -inf rules out and whose target is 0 adds nothing.
+
+    Saves its inputs, there already, and two values per row: no extra bytes for logits that the
+    layer before also keeps. The backward takes the exponentials again.
 
     Args:
         logits: z (..., K), at least one class and, for the mean, one row.
-        labels: (...) integers in [0, K).
+        labels: (...) integers in [0, K), or q (..., K) of the logits' dtype, as mixed or
+            distilled targets are; a row of them need not sum to 1.
+        class_weights: w (K,), of the logits' dtype, or None.
         label_smoothing: s in [0, 1].
         z_loss: c, at least 0.
+        ignore_index: the label of rows that add nothing, whatever their logits, and do not count
+            in the mean; it may lie outside [0, K). None for none.
         reduction: "mean", "sum" or "none", which gives (...).
 
     Raises:
-        TypeError: the logits are no floating array, the labels no integers, or a setting no number.
+        TypeError: the logits are no floating array, the labels neither integers nor targets of the
+            logits' dtype and shape, the weights of another dtype, or a setting no number.
         ValueError: the shapes do not fit, there is no class or nothing to take a mean of, a label
-            is outside [0, K), or a setting outside its range.
+            is outside [0, K), there are targets and an `ignore_index`, or a setting outside its
+            range.
     """
-    z = widen(logits)
-    labels, valid = valid_labels(labels, z.shape[-1], z.dtype)
+    z, classes, total = widen(logits), logits.shape[-1], None
+    w = 1.0 if class_weights is None else widen(class_weights)
+    if soft := is_soft(labels):
+        q = (1 - label_smoothing) * widen(labels) + label_smoothing / classes
+    else:
+        label, counts = valid_labels(labels, classes, z.dtype, ignore_index)
+        w_label, total = label_weights(label, counts, class_weights, ignore_index)
+        z = z if ignore_index is None else jnp.where(counts[..., None] == 0, 0, z)
     largest = lax.stop_gradient(z.max(-1, keepdims=True))
-    exp = jnp.exp(z - largest)
-    total = exp.sum(-1, keepdims=True)
-    log_sum = jnp.log(total)
-    label_z = jnp.take_along_axis(z, labels[..., None], -1, mode="clip")
-    losses = log_sum - (label_z - largest)
-    if label_smoothing:  # not even 0 times the mean: a class may be ruled out by -inf
-        spread = log_sum - (z.mean(-1, keepdims=True) - largest)
-        losses = (1 - label_smoothing) * losses + label_smoothing * spread
+    log_sum = jnp.log(jnp.exp(z - largest).sum(-1, keepdims=True))
+    log_p = z - largest - log_sum
+    if soft:
+        losses = -(w * q * jnp.where((q == 0) & (z == -jnp.inf), 0, log_p)).sum(-1)
+    else:  # an element of each row, and not a sum over all of it: that is one more pass
+        found = jnp.take_along_axis(log_p, label[..., None], -1, mode="clip")
+        losses = -w_label * found[..., 0]
+        if label_smoothing:  # not even 0 times the mean: a class may be ruled out by -inf
+            spread = -(w * log_p).mean(-1)
+            losses = (1 - label_smoothing) * losses + label_smoothing * spread
     if z_loss:
-        losses = losses + z_loss * (largest + log_sum) ** 2
-    loss = reduce_fwd(losses[..., 0] * valid, reduction).astype(logits.dtype)
-    return loss, CrossEntropyResiduals(exp.astype(logits.dtype), total, largest + log_sum, labels)
+        losses = losses + z_loss * (largest + log_sum)[..., 0] ** 2
+    loss = reduce_fwd(losses if soft else losses * counts, reduction, total)
+    residuals = CrossEntropyResiduals(logits, labels, class_weights, largest, log_sum, loss)
+    return loss.astype(logits.dtype), residuals
 
 
 def softmax_cross_entropy_bwd(
@@ -79,75 +106,66 @@ def softmax_cross_entropy_bwd(
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    ignore_index: int | None = None,
     reduction: str = "mean",
-) -> tuple[Array, None]:
-    """Return dz = (p - q + 2 c L p) dl with q = (1 - s) one-hot of the label + s / K."""
-    exp, total, log_normaliser, labels = residuals
-    classes = exp.shape[-1]
-    p = widen(exp) / total
-    labels, valid = valid_labels(labels, classes, p.dtype)
-    is_label = labels[..., None] == jnp.arange(classes, dtype=labels.dtype)
-    q = (1 - label_smoothing) * is_label.astype(p.dtype) + label_smoothing / classes
-    dz = p - q
+) -> tuple[Array, Array | None, Array | None]:
+    """Return dz = (W p - w q + 2 c L p) dl with W = sum_j w_j q_j, dq of targets, and dw.
+
+    Of a weighted mean the total moves as well: dw_label is less loss dloss / total for its row.
+    """
+    logits, labels, class_weights, largest, log_sum, loss = residuals
+    z, classes, dlabels, dweights = widen(logits), logits.shape[-1], None, None
+    w = 1.0 if class_weights is None else widen(class_weights)
+    if soft := is_soft(labels):
+        q = (1 - label_smoothing) * widen(labels) + label_smoothing / classes
+        dlosses = reduce_bwd(dloss, labels.size // classes, reduction)
+    else:
+        label, counts = valid_labels(labels, classes, z.dtype, ignore_index)
+        _, total = label_weights(label, counts, class_weights, ignore_index)
+        is_label = (label[..., None] == jnp.arange(classes, dtype=label.dtype)).astype(z.dtype)
+        q = (1 - label_smoothing) * is_label + label_smoothing / classes
+        z = z if ignore_index is None else jnp.where(counts[..., None] == 0, 0, z)
+        dlosses = reduce_bwd(dloss, total, reduction) * counts
+    dl = dlosses[..., None]
+    log_p = z - largest - log_sum
+    p = jnp.exp(log_p)
+    weight = (w * q).sum(-1, keepdims=True) if soft or class_weights is not None else 1
+    dz = weight * p - w * q
     if z_loss:
-        dz = dz + 2 * z_loss * log_normaliser * p
-    dlosses = reduce_bwd(dloss, labels.size, reduction) * valid
-    return (dz * dlosses[..., None]).astype(exp.dtype), None
+        dz = dz + 2 * z_loss * (largest + log_sum) * p
+    log_p = jnp.where((q == 0) & (z == -jnp.inf), 0, log_p)
+    if soft:
+        dlabels = (-(1 - label_smoothing) * w * log_p * dl).astype(labels.dtype)
+    if class_weights is not None:
+        dw = (-q * log_p * dl).reshape(-1, classes).sum(0)
+        if reduction == "mean" and not soft:
+            rows = jnp.where(counts[..., None] == 0, 0, is_label).reshape(-1, classes).sum(0)
+            dw = dw - loss * reduce_bwd(dloss, total, reduction) * rows
+        dweights = dw.astype(class_weights.dtype)
+    return (dz * dl).astype(logits.dtype), dlabels, dweights
 
 
-def check_labels(
-    logits: Any,
-    labels: Array,
-    op: str = "softmax_cross_entropy",
-    noun: str = "logits",
-    reduction: str = "mean",
-) -> None:
-    """Refuse labels that cannot index the last axis of the logits."""
-    check_floating(f"{op}: {noun}", logits)
-    fix = "cast them with labels.astype(int), or take argmax(-1) of one-hot rows"
-    check_integers(f"{op}: labels", labels, fix)
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"{op}: labels have shape {labels.shape}, {noun} {logits.shape}; there must be one "
-            f"label per row, shape {logits.shape[:-1]}: check that both have the same length"
-        )
-    check_choice(f"{op}: reduction", reduction, REDUCTIONS)
-    if logits.shape[-1:] in ((), (0,)) or (reduction == "mean" and logits.size == 0):
-        raise ValueError(
-            f"{op}: {noun} have shape {logits.shape}; there must be a class and, for the mean, a "
-            "row: pass a non-empty batch"
-        )
-    rule = "each label must name a class: relabel from 0 or give the model more outputs"
-    check_range(f"{op}: label", labels, logits.shape[-1], rule)
+def is_soft(labels: Array) -> bool:
+    """Whether labels are targets for every class, and not integers."""
+    return jnp.issubdtype(labels.dtype, jnp.floating)
 
 
-def _check(logits: Any, labels: Any, *, reduction: Any, **settings: Any) -> None:
-    check_settings("softmax_cross_entropy", **settings)
-    check_labels(logits, labels, reduction=reduction)
-
-
-def check_settings(op: str, label_smoothing: Any, z_loss: Any) -> None:
-    """Refuse a smoothing or a coefficient outside its range."""
-    rule = "in [0, 1], the share of the label to spread over all classes: 0.1 is usual"
-    check_number(f"{op}: label_smoothing", label_smoothing, rule, lambda s: 0 <= s <= 1)
-    check_coefficient(f"{op}: z_loss", z_loss)
-
-
-def labelled_example(key: Array) -> tuple[Array, Array]:
-    """One row with a tie for the maximum and one whose label is all but impossible."""
+def labelled_example(key: Array) -> tuple[Array, Array, Array]:
+    """One row with a tie for the maximum, one whose label is all but impossible; uneven weights."""
     awkward = jnp.array([[2.0, 2.0, -1.0, 0.0, 2.0], [40.0, 0.0, 0.0, 0.0, 0.0]])
     logits = jax.random.normal(key, (7, 5)).at[:2].set(awkward)
-    return logits, jnp.array([1, 3, 0, 2, 0, 4, 4])
+    return logits, jnp.array([1, 3, 0, 2, 0, 4, 4]), jnp.array([0.5, 2.0, 1.3, 0.7, 3.0])
 
 
 softmax_cross_entropy = Op(
     softmax_cross_entropy_fwd,
     softmax_cross_entropy_bwd,
-    check=_check,
+    check=check_softmax_cross_entropy,
     example=labelled_example,
     settings=(
         {},
+        {"label_smoothing": 0.1, "ignore_index": 4},
         {"label_smoothing": 0.1, "reduction": "sum"},
-        {"label_smoothing": 0.1, "z_loss": 0.01, "reduction": "none"},
+        {"label_smoothing": 0.1, "z_loss": 0.01, "ignore_index": 0, "reduction": "none"},
     ),
 )

@@ -14,7 +14,8 @@ from jax import Array
 
 from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.op import Op
-from jaxnn.ops.cross_entropy import check_labels, labelled_example
+from jaxnn.ops.cross_entropy import labelled_example
+from jaxnn.ops.losses_doors import check_labelled
 from jaxnn.settings import check_number
 
 
@@ -71,13 +72,13 @@ def multiclass_hinge_bwd(
 
 def _check(scores: Any, labels: Any, *, margin: Any, reduction: Any) -> None:
     check_number("multiclass_hinge: margin", margin)
-    check_labels(scores, labels, "multiclass_hinge", "scores", reduction)
+    check_labelled("multiclass_hinge", scores, labels, noun="scores", reduction=reduction)
 
 
 multiclass_hinge = Op(
     multiclass_hinge_fwd,
     multiclass_hinge_bwd,
     check=_check,
-    example=labelled_example,
+    example=lambda key: labelled_example(key)[:2],
     settings=tuple({"margin": 0.7, "reduction": reduction} for reduction in REDUCTIONS),
 )

@@ -1,14 +1,10 @@
-"""Rows of the losses and of the weighted mean."""
+"""Rows of the losses of targets of the inputs' shape, and of the weighted mean."""
 
 import jax
 import numpy as np
 import scipy.special
 
 from jaxnn.ops import losses, weighted_mean
-from jaxnn.ops.cross_entropy import softmax_cross_entropy
-from jaxnn.ops.hinge import multiclass_hinge
-from jaxnn.ops.linear import Linear
-from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from rows import Row
 
 REDUCE = {"mean": np.mean, "sum": np.sum, "none": np.asarray}
@@ -27,51 +23,13 @@ def distributions(rng, shape):
     return log_q, np.exp(log_t)
 
 
-def labelled(rng, shape):
-    return rng.normal(size=shape), rng.integers(0, shape[-1], shape[:-1])
-
-
-def headed(rng, shape):
-    classes = 1 + shape[0] % 4
-    params = Linear(rng.normal(size=(shape[-1], classes)), rng.normal(size=classes))
-    return params, rng.normal(size=shape), rng.integers(0, classes, shape[:-1])
-
-
 def tree(rng, shape):
     return ({"a": rng.normal(size=shape), "b": [rng.normal(size=shape[::-1])]},)
-
-
-def nll(z, t, label_smoothing=0.0, z_loss=0.0, reduction="mean"):
-    k = z.shape[-1]
-    q = (1 - label_smoothing) * np.eye(k)[t] + label_smoothing / k
-    log_normaliser = scipy.special.logsumexp(z, -1)
-    log_p = z - log_normaliser[..., None]
-    return REDUCE[reduction](-np.sum(q * log_p, -1) + z_loss * log_normaliser**2)
-
-
-def hinge(z, t, margin, reduction):
-    def of_row(row, label):
-        wrong = np.delete(row, label)
-        return np.maximum(wrong - row[label] + margin, 0).sum() / len(row)
-
-    rows = [of_row(row, t[i]) for i, row in ((i, z[i]) for i in np.ndindex(t.shape))]
-    return REDUCE[reduction](np.reshape(rows, t.shape))
 
 
 def half_squares(w, coefficient):
     return 0.5 * coefficient * sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(w))
 
-
-def torch_nll(torch, z, t, label_smoothing=0.0, z_loss=0.0, reduction="mean"):
-    rows = z.reshape(-1, z.shape[-1])
-    each = torch.nn.functional.cross_entropy(
-        rows, t.ravel(), label_smoothing=label_smoothing, reduction="none"
-    )
-    each = (each + z_loss * torch.logsumexp(rows, -1) ** 2).reshape(t.shape)
-    return each if reduction == "none" else getattr(each, reduction)()
-
-
-SMOOTHED = {"label_smoothing": 0.2, "z_loss": 0.03, "reduction": "none"}
 
 ROWS = {
     "weighted_mean": Row(
@@ -114,24 +72,4 @@ ROWS = {
         ),
     ),
     "l2_penalty": Row(losses.l2_penalty, {"coefficient": 0.3}, half_squares, tree),
-    "softmax_cross_entropy": Row(softmax_cross_entropy, {}, nll, labelled, torch_nll),
-    "softmax_cross_entropy smoothed": Row(
-        softmax_cross_entropy, SMOOTHED, nll, labelled, torch_nll
-    ),
-    "multiclass_hinge": Row(
-        multiclass_hinge,
-        {"margin": 0.7, "reduction": "none"},
-        hinge,
-        labelled,
-        lambda torch, z, t, margin, reduction: torch.nn.functional.multi_margin_loss(
-            z.reshape(-1, z.shape[-1]), t.ravel(), margin=margin, reduction=reduction
-        ).reshape(t.shape),
-    ),
-    "linear_cross_entropy": Row(
-        linear_cross_entropy,
-        {"chunk": 3, **SMOOTHED},
-        lambda p, x, t, chunk, **static: nll(x.dot(p.w) + p.b, t, **static),
-        headed,
-        lambda torch, p, x, t, chunk, **static: torch_nll(torch, x @ p.w + p.b, t, **static),
-    ),
 }

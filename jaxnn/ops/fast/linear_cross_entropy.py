@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.numerics import reduce_bwd, reduce_fwd, valid_labels, widen
+from jaxnn.numerics import label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.ops import linear_cross_entropy as plain
+from jaxnn.ops.cross_entropy import is_soft
 from jaxnn.ops.linear import Linear
 from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals
 
@@ -25,20 +26,23 @@ LOGITS, CLASSES = 2**21, 128
 
 
 class ChunkedResiduals(NamedTuple):
-    """The layer's w (D, V) and b (V,) or None, features (..., D), labels (...).
+    """The layer's w (D, V) and b (V,) or None, features (..., D), labels (...), weights (V,).
 
-    Of each row `largest` (N,), its largest logit m, and `log_sum` (N,), log sum_j exp(z_j - m).
+    Of each row `largest` (N,), its largest logit m, and `log_sum` (N,), log sum_j exp(z_j - m); the
+    loss.
     """
 
     params: Linear
     x: Array
     labels: Array
+    class_weights: Array | None
     largest: Array
     log_sum: Array
+    loss: Array
 
 
 Sums = tuple[Array, Array, Array, Array]
-Grads = tuple[Array, Array, Array]
+Grads = tuple[Array, Array, Array, Array]
 Residuals = ChunkedResiduals | LinearCrossEntropyResiduals
 
 
@@ -46,52 +50,59 @@ def linear_cross_entropy_fwd(
     params: Linear,
     x: Array,
     labels: Array,
+    class_weights: Array | None = None,
     *,
     chunk: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> tuple[Array, Residuals]:
     """Return what the plain form does, of N rows holding a few times N `chunk` logits.
 
     Saves two numbers per row, and recomputes the logits. If `chunk` is V or more, or None and there
-    are no more than two million logits or 128 classes, it is the plain form.
+    are no more than two million logits or 128 classes, or if there is a target for each logit, it
+    is the plain form.
     """
     settings: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
-    w, _ = params
-    if _size(w, x, chunk) >= w.shape[1]:
-        return plain.linear_cross_entropy_fwd(params, x, labels, reduction=reduction, **settings)
+    settings |= {"ignore_index": ignore_index, "reduction": reduction}
+    classes = params.w.shape[1]
+    if _size(params.w, x, chunk) >= classes or is_soft(labels):
+        return plain.linear_cross_entropy_fwd(params, x, labels, class_weights, **settings)
 
-    rows, targets, valid = _flattened(w, x, labels)
-    chunk_of, starts = _chunks(params, rows, chunk, targets.dtype)
-    zero = jnp.zeros_like(valid)
+    rows, label, counts = _flattened(x, labels, classes, ignore_index)
+    w_label, total = label_weights(label, counts, class_weights, ignore_index)
+    chunk_of, starts = _chunks(params, class_weights, rows, chunk, label.dtype)
+    zero = jnp.zeros_like(counts)
 
     def add(sums: Sums, start: Array) -> tuple[Sums, None]:
-        largest, total, label_z, sum_z = sums
-        first, _, z, is_new = chunk_of(start)
+        largest, sum_exp, label_z, sum_z = sums
+        first, _, weights, z, is_new = chunk_of(start)
         seen = jnp.where(is_new, z, -jnp.inf).max(-1)
         larger = lax.stop_gradient(jnp.maximum(largest, seen))
         exp = jnp.where(is_new, jnp.exp(z - larger[:, None]), 0).sum(-1)
-        total = total * jnp.exp(largest - larger) + exp
+        sum_exp = sum_exp * jnp.exp(largest - larger) + exp
         # An element of each row, and not a sum over the chunk: that is one more pass.
-        place = (targets - first)[:, None]
+        place = (label - first)[:, None]
         found = jnp.take_along_axis(z, place, 1, mode="clip")[:, 0]
-        is_here = (targets >= start) & (targets < first + z.shape[1])
+        is_here = (label >= start) & (label < first + z.shape[1])
         label_z = jnp.where(is_here, found, label_z)
-        sum_z = sum_z + jnp.where(is_new, z, 0).sum(-1) if label_smoothing else sum_z
-        return (larger, total, label_z, sum_z), None
+        sum_z = sum_z + jnp.where(is_new, weights * z, 0).sum(-1) if label_smoothing else sum_z
+        return (larger, sum_exp, label_z, sum_z), None
 
     least = jnp.full_like(zero, np.finfo(zero.dtype).min)  # not -inf: -inf - -inf is no number
-    (largest, total, label_z, sum_z), _ = lax.scan(add, (least, zero, zero, zero), starts)
-    log_sum = jnp.log(total)
-    losses = log_sum - (label_z - largest)
+    (largest, sum_exp, label_z, sum_z), _ = lax.scan(add, (least, zero, zero, zero), starts)
+    log_sum = jnp.log(sum_exp)
+    losses = w_label * (log_sum - (label_z - largest))
     if label_smoothing:
-        spread = log_sum - (sum_z / w.shape[1] - largest)
+        mean_w = _mean(class_weights, zero.dtype)
+        spread = mean_w * log_sum - (sum_z / classes - mean_w * largest)
         losses = (1 - label_smoothing) * losses + label_smoothing * spread
     if z_loss:
         losses = losses + z_loss * (largest + log_sum) ** 2
-    loss = reduce_fwd((losses * valid).reshape(labels.shape), reduction).astype(x.dtype)
-    return loss, ChunkedResiduals(params, x, labels, largest, log_sum)
+    loss = reduce_fwd((losses * counts).reshape(labels.shape), reduction, total)
+    residuals = ChunkedResiduals(params, x, labels, class_weights, largest, log_sum, loss)
+    return loss.astype(x.dtype), residuals
 
 
 def linear_cross_entropy_bwd(
@@ -101,42 +112,59 @@ def linear_cross_entropy_bwd(
     chunk: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    ignore_index: int | None = None,
     reduction: str = "mean",
-) -> tuple[Linear, Array, None]:
+) -> tuple[Linear, Array, Array | None, Array | None]:
     """Return dw, db and dx of all logits at once, or of a chunk's, computed again, at a time."""
+    settings: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    settings |= {"ignore_index": ignore_index, "reduction": reduction}
     if isinstance(residuals, LinearCrossEntropyResiduals):
-        settings: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
-        return plain.linear_cross_entropy_bwd(residuals, dloss, reduction=reduction, **settings)
+        return plain.linear_cross_entropy_bwd(residuals, dloss, **settings)
 
-    params, x, labels, *of_rows = residuals
+    params, x, labels, class_weights, *of_rows, loss = residuals
     w, b = params
     largest, log_sum = (number[:, None] for number in of_rows)
-    rows, targets, valid = _flattened(w, x, labels)
-    chunk_of, starts = _chunks(params, rows, chunk, targets.dtype)
-    dlosses = (reduce_bwd(dloss, labels.size, reduction).ravel() * valid)[:, None]
+    rows, label, counts = _flattened(x, labels, w.shape[1], ignore_index)
+    w_label, total = label_weights(label, counts, class_weights, ignore_index)
+    mean_w = _mean(class_weights, counts.dtype)
+    weight = ((1 - label_smoothing) * w_label + label_smoothing * mean_w) * jnp.ones_like(counts)
+    chunk_of, starts = _chunks(params, class_weights, rows, chunk, label.dtype)
+    dl = reduce_bwd(dloss, total, reduction).ravel()
+    dlosses = (dl * counts)[:, None]
 
-    def add(sums: Grads, start: Array) -> tuple[Grads, None]:
-        dw, db, dx = sums
-        first, part, z, is_new = chunk_of(start)
-        p = jnp.exp(z - largest - log_sum)
-        is_label = targets[:, None] == first + jnp.arange(z.shape[1], dtype=first.dtype)
+    def add(grads: Grads, start: Array) -> tuple[Grads, None]:
+        dw, db, dx, dweights = grads
+        first, part, weights, z, is_new = chunk_of(start)
+        log_p = z - largest - log_sum
+        p = jnp.exp(log_p)
+        is_label = label[:, None] == first + jnp.arange(z.shape[1], dtype=first.dtype)
         q = (1 - label_smoothing) * is_label.astype(p.dtype) + label_smoothing / w.shape[1]
-        dz = p - q
+        dz = weight[:, None] * p - weights * q
         if z_loss:
             dz = dz + 2 * z_loss * (largest + log_sum) * p
         dz = dz * dlosses
         if b is not None:
             db = lax.dynamic_update_slice_in_dim(db, dz.sum(0).astype(b.dtype), first, axis=0)
+        if class_weights is not None:
+            log_p = jnp.where((q == 0) & (z == -jnp.inf), 0, log_p)
+            of_chunk = (-q * log_p * dlosses).sum(0)
+            dweights = lax.dynamic_update_slice_in_dim(dweights, of_chunk, first, axis=0)
         dz = dz.astype(x.dtype)
         columns = jnp.matmul(rows.T, dz, preferred_element_type=dx.dtype).astype(w.dtype)
         dw = lax.dynamic_update_slice_in_dim(dw, columns, first, axis=1)
         dx = dx + jnp.matmul(dz, jnp.where(is_new, part, 0).T, preferred_element_type=dx.dtype)
-        return (dw, db, dx), None
+        return (dw, db, dx, dweights), None
 
-    zeros = jnp.zeros_like(w), jnp.zeros_like(w[0]), widen(jnp.zeros_like(rows))
-    (dw, db, dx), _ = lax.scan(add, zeros, starts)
-    dparams = Linear(dw, None if b is None else db)
-    return dparams, dx.astype(x.dtype).reshape(x.shape), None
+    none = jnp.zeros(w.shape[1], counts.dtype)
+    zeros = jnp.zeros_like(w), none.astype(w.dtype), widen(jnp.zeros_like(rows)), none
+    (dw, db, dx, dweights), _ = lax.scan(add, zeros, starts)
+    dparams, dx = Linear(dw, None if b is None else db), dx.astype(x.dtype).reshape(x.shape)
+    if class_weights is None:
+        return dparams, dx, None, None
+    if reduction == "mean":
+        moved = jnp.where(counts == 0, 0, loss * dl)
+        dweights = dweights - none.at[label].add(moved, mode="clip")
+    return dparams, dx, None, dweights.astype(class_weights.dtype)
 
 
 def _size(w: Array, x: Array, chunk: int | None) -> int:
@@ -145,14 +173,21 @@ def _size(w: Array, x: Array, chunk: int | None) -> int:
     return min(w.shape[1], max(CLASSES, LOGITS // rows) if chunk is None else chunk)
 
 
-def _flattened(w: Array, x: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """x as (N, D), the labels as (N,), and of each 1, or NaN where it is no class."""
+def _flattened(
+    x: Array, labels: Array, classes: int, ignore_index: int | None
+) -> tuple[Array, Array, Array]:
+    """x as (N, D), 0 where ignored; the labels as (N,); of each 1, 0 or NaN as `valid_labels`."""
     rows = x.reshape(-1, x.shape[-1])
-    return rows, *valid_labels(labels.ravel(), w.shape[1], widen(x).dtype)
+    label, counts = valid_labels(labels.ravel(), classes, widen(x).dtype, ignore_index)
+    return jnp.where((counts == 0)[:, None], 0, rows), label, counts
+
+
+def _mean(class_weights: Array | None, dtype: Any) -> Array | float:
+    return 1.0 if class_weights is None else class_weights.astype(dtype).mean()
 
 
 def _chunks(
-    params: Linear, rows: Array, chunk: int | None, dtype: Any
+    params: Linear, class_weights: Array | None, rows: Array, chunk: int | None, dtype: Any
 ) -> tuple[Callable[[Array], tuple[Array, ...]], Array]:
     """What computes a chunk of the logits from where it starts, and where each starts (integers).
 
@@ -169,6 +204,9 @@ def _chunks(
         z = jnp.matmul(rows, part, preferred_element_type=wide)
         if b is not None:
             z = z + lax.dynamic_slice_in_dim(b, first, size).astype(wide)
-        return first, part, z, classes >= start
+        weights = jnp.ones((), wide)
+        if class_weights is not None:
+            weights = lax.dynamic_slice_in_dim(class_weights, first, size).astype(wide)
+        return first, part, weights, z, classes >= start
 
     return chunk_of, jnp.arange(0, w.shape[1], size, dtype=dtype)
