@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_leaves_close, run
-from rows.recurrent import layer, one_by_one
+from rows.recurrent import layer, one_by_one, projected
 
 from jaxnn.ops.bidirectional import Directions, bidirectional
-from jaxnn.ops.recurrent import gru, lstm, rnn
+from jaxnn.ops.gru import gru
+from jaxnn.ops.recurrent import lstm, rnn
 from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm, init_rnn
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -108,6 +109,46 @@ def test_both_directions_carry_the_memory_of_an_lstm(x64):
     assert_leaves_close((back, final.backward), back_too, 1e-12)
 
 
+def test_where_the_reset_gate_is_open_it_does_not_matter_when_it_multiplies():
+    params, state, x, lengths = drawn(3, (3, 4))
+    params = params._replace(b=params.b.at[: len(params.w_h)].set(50))
+    before, after = (gru(params, state, x, lengths, reset_after=r) for r in (False, True))
+    assert_leaves_close(before, after, 1e-6)
+    shut = params._replace(b=params.b.at[: len(params.w_h)].set(-50))
+    before, after = (gru(shut, state, x, lengths, reset_after=r)[0] for r in (False, True))
+    assert np.abs(before - after).max() > 1e-3  # b_hn is inside the gate or not
+
+
+def test_both_directions_may_project_their_states(x64):
+    params, state, x, lengths = jax.tree.map(
+        jnp.asarray, projected(np.random.default_rng(0), (3, 4))
+    )
+    inputs = Directions(params, params), Directions(state, state), x, lengths
+    dout = cotangent(bidirectional, inputs, cell=lstm)
+    (y, _), hand, auto = run(
+        lambda inputs, dout: (
+            bidirectional(*inputs, cell=lstm),
+            by_hand(bidirectional, inputs, dout, cell=lstm),
+            by_autodiff(bidirectional, inputs, dout, cell=lstm),
+        ),
+        inputs,
+        dout,
+    )
+    assert y.shape == (3, 4, 2 * params.w_hr.shape[1])
+    assert_leaves_close(hand, auto, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_memory_of_an_lstm_in_16_bits_is_carried_in_float32(dtype):
+    """Each of 64 steps adds an eighth of a unit: a memory rounded after each would stay 1."""
+    eps, ones = float(jnp.finfo(dtype).eps), jnp.ones((1, 1))
+    b = jnp.array([0, 50, eps / 4, 0])  # i is 1/2, f 1 and g eps/4
+    params = Recurrent(jnp.zeros((1, 4)), jnp.zeros((1, 4)), b)
+    inputs = params, CellState(ones, ones), jnp.zeros((1, 64, 1))
+    _, final = lstm(*jax.tree.map(lambda v: v.astype(dtype), inputs), None)
+    np.testing.assert_allclose(np.asarray(final.c, float), 1 + 8 * eps, rtol=eps)
+
+
 @pytest.mark.parametrize(("op", "gates"), LAYERS.values(), ids=LAYERS.keys())
 def test_nothing_in_the_padding_is_looked_at(op, gates):
     params, state, x, _ = jax.tree.map(lambda v: v.astype("float32"), drawn(gates, (3, 4)))
@@ -163,6 +204,8 @@ X = jnp.zeros((3, 4, 2))
 BOTH_PARTS = CellState(START.h, START.h)
 BOTH, STARTS = Directions(PARAMS, PARAMS), Directions(START, START)
 call = functools.partial(rnn, PARAMS, START, X)
+PROJECTED = Recurrent(jnp.zeros((2, 20)), jnp.zeros((3, 20)), jnp.zeros(20), w_hr=jnp.zeros((5, 3)))
+THREE = Recurrent(jnp.zeros((2, 15)), jnp.zeros((5, 15)), jnp.zeros(15), jnp.zeros(5))
 
 
 @pytest.mark.parametrize(
@@ -215,6 +258,39 @@ call = functools.partial(rnn, PARAMS, START, X)
             lambda: rnn(PARAMS, START, X.astype(complex), None),
             TypeError,
             "x has dtype complex.*floating",
+        ),
+        (
+            lambda: lstm(PROJECTED, BOTH_PARTS, X, None),
+            ValueError,
+            r"h has shape \(3, 5\), .*w_hr \(5, 3\).*h \(N, P\)",
+        ),
+        (
+            lambda: lstm(FOUR._replace(w_hr=jnp.zeros((5, 3))), BOTH_PARTS, X, None),
+            ValueError,
+            r"w_hr has shape \(5, 3\), .*w_h \(5, 20\).*w_h \(P, G\)",
+        ),
+        (
+            lambda: rnn(PARAMS._replace(w_hr=jnp.zeros((5, 3))), START, X, None),
+            ValueError,
+            "rnn: w_hr is an array; it must be None",
+        ),
+        (lambda: call(None, activation="gelu"), ValueError, "activation is 'gelu'.*'tanh', 'relu'"),
+        (lambda: call(None, activation=1), ValueError, "rnn: activation is 1; it must be one of"),
+        (
+            lambda: gru(THREE, START, X, None, reset_after=1),
+            TypeError,
+            "gru: reset_after is 1; it must be True or False",
+        ),
+        (lambda: lstm(FOUR, BOTH_PARTS, X, None, activation="relu"), TypeError, "no setting acti"),
+        (
+            lambda: bidirectional(BOTH, STARTS, X, None, cell=rnn, reset_after=True),
+            TypeError,
+            "rnn takes no setting reset_after",
+        ),
+        (
+            lambda: bidirectional(BOTH, STARTS, X, None, cell=rnn, activation="no"),
+            ValueError,
+            "rnn: activation is 'no'",
         ),
         (lambda: init_lstm(jax.random.key(0), 0, 5), ValueError, "init_lstm: inputs is 0"),
         (lambda: init_gru(jax.random.key(0), 2, -5), ValueError, "init_gru: hidden is -5"),

@@ -25,12 +25,14 @@ from jaxnn.op import Op
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, conv2d
+from jaxnn.ops.gru import gru
 from jaxnn.ops.linear import Embedding, Linear, embedding
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
 from jaxnn.ops.pooling import average_pool, max_pool
-from jaxnn.ops.recurrent import Output, gru, lstm
+from jaxnn.ops.recurrent import lstm
 from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm
+from jaxnn.ops.recurrent_steps import Output
 
 
 def _op(

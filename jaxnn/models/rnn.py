@@ -32,6 +32,7 @@ from jaxnn.models.sampling import draw_settings, sample, token_dtype
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
+from jaxnn.ops.gru import gru
 from jaxnn.ops.linear import (
     Embedding,
     EmbeddingResiduals,
@@ -40,7 +41,7 @@ from jaxnn.ops.linear import (
     embedding,
     linear,
 )
-from jaxnn.ops.recurrent import Output, RecurrentResiduals, gru, lstm, rnn
+from jaxnn.ops.recurrent import lstm, rnn
 from jaxnn.ops.recurrent_parts import (
     CellState,
     Recurrent,
@@ -48,6 +49,7 @@ from jaxnn.ops.recurrent_parts import (
     init_lstm,
     init_rnn,
 )
+from jaxnn.ops.recurrent_steps import Output, RecurrentResiduals
 from jaxnn.settings import check_choice, check_integer, check_rate
 
 Batch = KeyedBatch

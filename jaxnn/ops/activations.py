@@ -1,26 +1,22 @@
 """Activations and dropout, elementwise: y = f(x) and dx = f'(x) dy, for x of any shape.
 
-    relu          max(x, 0)                             slope 0 or 1
-    leaky_relu    x or slope x                          slope 1 or `slope`
-    elu           x or alpha (exp(x) - 1)               slope 1 or alpha exp(x)
-    selu          scale elu(x)                          slope scale or scale alpha exp(x)
-    softplus      log(1 + exp(x))                       slope sigmoid(x)
-    sigmoid       1 / (1 + exp(-x))                     slope y (1 - y)
-    hard_sigmoid  min(max(x + 3, 0), 6) / 6             slope 0 or 1/6
-    tanh          tanh(x)                               slope 1 - y^2
+    relu         max(x, 0)                    slope 0 or 1
+    softplus     log(1 + exp(beta x)) / beta  slope sigmoid(beta x)
+    log_sigmoid  -log(1 + exp(-x))            slope sigmoid(-x)
+    sigmoid      1 / (1 + exp(-x))            slope y (1 - y)
+    tanh         tanh(x)                      slope 1 - y^2
+    soft_sign    x / (1 + |x|)                slope 1 / (1 + |x|)^2
 
 What is saved has the digits of the slope: y where it tells them (relu, sigmoid, tanh: no extra
-bytes where the next layer keeps y as its input anyway), else x (far left every digit of elu's y is
--alpha's), or on which side of its kinks x is, one byte per element. At a kink the slope is the one
-that `jax.nn` takes. Huge x of either sign give their true slope, never 0 times inf. Each raises a
-TypeError for an x that is no floating array. All compute in float32 or wider and round once. Those
+bytes where the next layer keeps y as its input anyway), else x, one value per element. At a kink
+the slope is that of `jax.nn`. Huge x of either sign give their true slope, never 0 times inf. Each
+raises a TypeError for an x that is no floating array. All compute in float32 or wider and
+round once. More are in `jaxnn.ops.piecewise_linear`, `exponential_linear` and `shrinkage`; those
 that fall before they rise are in `jaxnn.ops.gated`.
 
 Dropout drops each element with probability `rate`: y = x / (1 - rate) where it is kept, else 0, so
 that the mean of y is x, and dx = dy / (1 - rate) there. A model in evaluation leaves it out.
 """
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +25,8 @@ from jax import Array, lax
 from jaxnn.checks import check_floating, check_key
 from jaxnn.numerics import draw_kept, widen
 from jaxnn.op import Op
-from jaxnn.settings import check_number, check_rate
-
-SELU_SCALE = 1.0507009873554805
-SELU_ALPHA = 1.6732632423543772
+from jaxnn.ops.activation_doors import door_of, example
+from jaxnn.settings import check_rate
 
 
 def relu_fwd(x: Array) -> tuple[Array, Array]:
@@ -46,74 +40,41 @@ def relu_bwd(y: Array, dy: Array) -> tuple[Array]:
     return (jnp.where(y > 0, dy, 0),)
 
 
-def leaky_relu_fwd(x: Array, *, slope: float = 0.01) -> tuple[Array, Array]:
-    """Return y = x where x >= 0, else slope x. The slope at 0 is 1, as in `jax.nn.leaky_relu`.
+def softplus_fwd(
+    x: Array, *, beta: float = 1.0, threshold: float | None = None
+) -> tuple[Array, Array]:
+    """Return y = log(1 + exp(beta x)) / beta; x itself where x is large, so that nothing overflows.
 
-    Saves which x are >= 0, one byte per element: y tells only if `slope` is positive, and not of an
-    x so small that slope x is 0. Maas, Hannun and Ng 2013, "Rectifier nonlinearities improve neural
-    network acoustic models".
-
-    Raises:
-        TypeError, ValueError: the slope is no finite number.
-    """
-    positive = x >= 0
-    return jnp.where(positive, x, (slope * widen(x)).astype(x.dtype)), positive
-
-
-def leaky_relu_bwd(positive: Array, dy: Array, *, slope: float = 0.01) -> tuple[Array]:
-    """Return dx = dy where x >= 0, else slope dy."""
-    return (jnp.where(positive, dy, (slope * widen(dy)).astype(dy.dtype)),)
-
-
-def elu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
-    """Return y = x where x > 0, else alpha (exp(x) - 1). The slope at 0 is alpha.
-
-    Clevert, Unterthiner and Hochreiter 2016, "Fast and accurate deep network learning by
-    exponential linear units".
+    With a threshold y is x, and its slope 1, wherever beta x is above it: 20 is PyTorch's, where
+    the rest is 2e-9. Dugas et al. 2001, "Incorporating second-order functional knowledge for better
+    option pricing".
 
     Raises:
-        TypeError, ValueError: alpha is no finite number.
+        TypeError, ValueError: beta is no number, or not finite and above 0; the threshold is no
+            finite number, or None for none.
     """
-    # Where x is positive its exponential is not used, and could overflow.
-    below = jnp.where(x > 0, 0, widen(x))
-    return jnp.where(x > 0, x, (alpha * jnp.expm1(below)).astype(x.dtype)), x
+    wide = beta * widen(x)
+    y = (jnp.logaddexp(wide, 0) / beta).astype(x.dtype)
+    return y if threshold is None else jnp.where(wide > threshold, x, y), x
 
 
-def elu_bwd(x: Array, dy: Array, *, alpha: float = 1.0) -> tuple[Array]:
-    """Return dx = dy where x > 0, else dy alpha exp(x)."""
-    below = jnp.where(x > 0, 0, widen(x))
-    return (jnp.where(x > 0, dy, (widen(dy) * (alpha * jnp.exp(below))).astype(dy.dtype)),)
+def softplus_bwd(
+    x: Array, dy: Array, *, beta: float = 1.0, threshold: float | None = None
+) -> tuple[Array]:
+    """Return dx = dy sigmoid(beta x), or dy above the threshold."""
+    wide = beta * widen(x)
+    dx = (widen(dy) * lax.logistic(wide)).astype(dy.dtype)
+    return (dx if threshold is None else jnp.where(wide > threshold, dy, dx),)
 
 
-def selu_fwd(x: Array) -> tuple[Array, Array]:
-    """Return y = scale elu(x): alpha and scale keep mean 0 and variance 1 of a normal x.
-
-    The slope at 0 is scale alpha. Klambauer et al. 2017, "Self-normalizing neural networks",
-    equation 2.
-    """
-    below = jnp.where(x > 0, 0, widen(x))
-    y = SELU_SCALE * jnp.where(x > 0, widen(x), SELU_ALPHA * jnp.expm1(below))
-    return y.astype(x.dtype), x
+def log_sigmoid_fwd(x: Array) -> tuple[Array, Array]:
+    """Return y = log sigmoid(x) = -softplus(-x), in nats; about x far left, where sigmoid is 0."""
+    return -jnp.logaddexp(-widen(x), 0).astype(x.dtype), x
 
 
-def selu_bwd(x: Array, dy: Array) -> tuple[Array]:
-    """Return dx = scale dy where x > 0, else scale alpha exp(x) dy."""
-    below = jnp.where(x > 0, 0, widen(x))
-    dx = SELU_SCALE * widen(dy) * jnp.where(x > 0, 1, SELU_ALPHA * jnp.exp(below))
-    return (dx.astype(dy.dtype),)
-
-
-def softplus_fwd(x: Array) -> tuple[Array, Array]:
-    """Return y = log(1 + exp(x)); x itself where x is large, so that nothing overflows.
-
-    Dugas et al. 2001, "Incorporating second-order functional knowledge for better option pricing".
-    """
-    return jnp.logaddexp(widen(x), 0).astype(x.dtype), x
-
-
-def softplus_bwd(x: Array, dy: Array) -> tuple[Array]:
-    """Return dx = dy sigmoid(x)."""
-    return ((widen(dy) * lax.logistic(widen(x))).astype(dy.dtype),)
+def log_sigmoid_bwd(x: Array, dy: Array) -> tuple[Array]:
+    """Return dx = dy sigmoid(-x)."""
+    return ((widen(dy) * lax.logistic(-widen(x))).astype(dy.dtype),)
 
 
 def sigmoid_fwd(x: Array) -> tuple[Array, Array]:
@@ -128,20 +89,6 @@ def sigmoid_bwd(y: Array, dy: Array) -> tuple[Array]:
     return ((widen(dy) * wide * (1 - wide)).astype(dy.dtype),)
 
 
-def hard_sigmoid_fwd(x: Array) -> tuple[Array, Array]:
-    """Return y = min(max(x + 3, 0), 6) / 6. The slope at -3 and 3 is 0, as in `jax.nn`.
-
-    Howard et al. 2019, "Searching for MobileNetV3", section 5.2.
-    """
-    y = (jax.nn.relu6(widen(x) + 3) / 6).astype(x.dtype)
-    return y, (x > -3) & (x < 3)
-
-
-def hard_sigmoid_bwd(rising: Array, dy: Array) -> tuple[Array]:
-    """Return dx = dy / 6 where -3 < x < 3, else 0."""
-    return (jnp.where(rising, dy / 6, 0),)
-
-
 def tanh_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = tanh(x)."""
     y = jnp.tanh(widen(x)).astype(x.dtype)
@@ -152,6 +99,20 @@ def tanh_bwd(y: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy (1 - y^2), in factors: they keep the digits that 1 - y^2 loses near 1."""
     wide = widen(y)
     return ((widen(dy) * (1 - wide) * (1 + wide)).astype(dy.dtype),)
+
+
+def soft_sign_fwd(x: Array) -> tuple[Array, Array]:
+    """Return y = x / (1 + |x|). At infinity y is NaN, as in `jax.nn`, and the slope 0, its limit.
+
+    Bergstra et al. 2009, "Quadratic polynomials learn better image features".
+    """
+    wide = widen(x)
+    return (wide / (1 + jnp.abs(wide))).astype(x.dtype), x
+
+
+def soft_sign_bwd(x: Array, dy: Array) -> tuple[Array]:
+    """Return dx = dy / (1 + |x|)^2."""
+    return ((widen(dy) / (1 + jnp.abs(widen(x))) ** 2).astype(dy.dtype),)
 
 
 def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
@@ -184,23 +145,10 @@ def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     return jnp.where(kept, (widen(dy) / (1 - rate)).astype(dy.dtype), 0), None
 
 
-def _check(op: str, x: Array, *, slope: float = 0.0, alpha: float = 0.0) -> None:
-    """Refuse what is no floating array, and settings outside their range."""
-    check_floating(f"{op}: x", x)
-    check_number(f"{op}: slope", slope)
-    check_number(f"{op}: alpha", alpha)
-
-
 def _check_dropout(x: Array, key: Array, *, rate: float) -> None:
     check_floating("dropout: x", x)
     check_rate("dropout: rate", rate)
     check_key("dropout: key", key, ", or leave dropout out in evaluation")
-
-
-def _example(key: Array) -> tuple[Array]:
-    """Normal values with the kinks at 0, -3 and 3, a tie, and both saturated ends."""
-    x = jax.random.normal(key, (3, 1, 5)).at[1, 0, :2].set(jnp.array([-3.0, 3.0]))
-    return (x.at[0, 0].set(jnp.array([0.0, 0.0, -30.0, 30.0, 30.0])),)
 
 
 def _dropout_example(key: Array) -> tuple[Array, Array]:
@@ -208,22 +156,18 @@ def _dropout_example(key: Array) -> tuple[Array, Array]:
     return jax.random.normal(kx, (3, 1, 7)).at[0, 0, :2].set(0.0), kdrop
 
 
-relu = Op(relu_fwd, relu_bwd, _example, check=partial(_check, "relu"))
-leaky_relu = Op(
-    leaky_relu_fwd,
-    leaky_relu_bwd,
-    _example,
-    settings=({"slope": 0.2},),
-    check=partial(_check, "leaky_relu"),
+relu = Op(relu_fwd, relu_bwd, example, check=door_of("relu"))
+softplus = Op(
+    softplus_fwd,
+    softplus_bwd,
+    example,
+    settings=({}, {"beta": 2.0, "threshold": 3.0}),
+    check=door_of("softplus"),
 )
-elu = Op(elu_fwd, elu_bwd, _example, settings=({"alpha": 0.7},), check=partial(_check, "elu"))
-selu = Op(selu_fwd, selu_bwd, _example, check=partial(_check, "selu"))
-softplus = Op(softplus_fwd, softplus_bwd, _example, check=partial(_check, "softplus"))
-sigmoid = Op(sigmoid_fwd, sigmoid_bwd, _example, check=partial(_check, "sigmoid"))
-hard_sigmoid = Op(
-    hard_sigmoid_fwd, hard_sigmoid_bwd, _example, check=partial(_check, "hard_sigmoid")
-)
-tanh = Op(tanh_fwd, tanh_bwd, _example, check=partial(_check, "tanh"))
+log_sigmoid = Op(log_sigmoid_fwd, log_sigmoid_bwd, example, check=door_of("log_sigmoid"))
+sigmoid = Op(sigmoid_fwd, sigmoid_bwd, example, check=door_of("sigmoid"))
+tanh = Op(tanh_fwd, tanh_bwd, example, check=door_of("tanh"))
+soft_sign = Op(soft_sign_fwd, soft_sign_bwd, example, check=door_of("soft_sign"))
 dropout = Op(
     dropout_fwd, dropout_bwd, _dropout_example, settings=({"rate": 0.3},), check=_check_dropout
 )

@@ -11,7 +11,9 @@ from jax import Array
 
 from jaxnn.checks import check_kind
 from jaxnn.op import Op
-from jaxnn.ops.recurrent import Output, gru, lstm, rnn
+from jaxnn.ops.gru import gru
+from jaxnn.ops.recurrent import lstm, rnn
+from jaxnn.ops.recurrent_steps import Output
 
 
 class Directions(NamedTuple):
@@ -29,6 +31,7 @@ def bidirectional_fwd(
     *,
     cell: Op[..., Output],
     truncate: int | None = None,
+    **of_cell: Any,
 ) -> tuple[tuple[Array, Directions], Directions]:
     """Run two layers over one input, from either end (Schuster and Paliwal, 1997).
 
@@ -39,6 +42,7 @@ def bidirectional_fwd(
         lengths: as in `rnn_fwd`; the way back starts from each sequence's last real step.
         cell: `rnn`, `lstm` or `gru`.
         truncate: as in `rnn_fwd`.
+        **of_cell: settings of its own that the cell has, as `activation` of `rnn`.
 
     Returns:
         (outputs (N, T, 2H), forward ones first; final states of both), residuals of both.
@@ -48,9 +52,11 @@ def bidirectional_fwd(
         ValueError: the cell is none of these.
         TypeError, ValueError: as `rnn_fwd`, by the cell's name.
     """
-    (y, final), there = cell.fwd(params.forward, states.forward, x, lengths, truncate=truncate)
+    (y, final), there = cell.fwd(
+        params.forward, states.forward, x, lengths, truncate=truncate, **of_cell
+    )
     (y_back, final_back), back = cell.fwd(
-        params.backward, states.backward, x, lengths, reverse=True, truncate=truncate
+        params.backward, states.backward, x, lengths, reverse=True, truncate=truncate, **of_cell
     )
     y = jnp.concatenate([y, y_back], -1)
     return (y, Directions(final, final_back)), Directions(there, back)
@@ -62,37 +68,31 @@ def bidirectional_bwd(
     *,
     cell: Op[..., Output],
     truncate: int | None = None,
+    **of_cell: Any,
 ) -> tuple[Directions, Directions, Array, None]:
     """Walk each direction back by itself; their dx add up."""
     dy, dfinal = dout
     dy_there, dy_back = jnp.split(dy, [dfinal.forward.h.shape[-1]], -1)
     dparams, dstate, dx, _ = cell.bwd(
-        residuals.forward, (dy_there, dfinal.forward), truncate=truncate
+        residuals.forward, (dy_there, dfinal.forward), truncate=truncate, **of_cell
     )
     dparams_back, dstate_back, dx_back, _ = cell.bwd(
-        residuals.backward, (dy_back, dfinal.backward), reverse=True, truncate=truncate
+        residuals.backward, (dy_back, dfinal.backward), reverse=True, truncate=truncate, **of_cell
     )
     return Directions(dparams, dparams_back), Directions(dstate, dstate_back), dx + dx_back, None
 
 
-def _check(
-    params: Directions,
-    states: Directions,
-    x: Array,
-    lengths: Array | None,
-    *,
-    cell: Op[..., Output],
-    truncate: int | None,
-) -> None:
+def _check(*inputs: Any, cell: Op[..., Output], **settings: Any) -> None:
+    params, states, *others = inputs
     if not any(cell is known for known in (rnn, lstm, gru)):
         raise ValueError(
-            f"bidirectional: cell is {cell!r:.50}; it must be rnn, lstm or gru of "
-            "jaxnn.ops.recurrent: pass the op itself"
+            f"bidirectional: cell is {cell!r:.50}; it must be rnn or lstm of "
+            "jaxnn.ops.recurrent, or gru of jaxnn.ops.gru: pass the op itself"
         )
     check_kind("bidirectional: params", params, Directions)
     check_kind("bidirectional: states", states, Directions)
     for of_one, state in zip(params, states, strict=True):
-        cell.admit((of_one, state, x, lengths), {"truncate": truncate})
+        cell.admit((of_one, state, *others), settings)
 
 
 def _example(key: Array) -> tuple[Directions, Directions, Array, Array]:
@@ -101,4 +101,10 @@ def _example(key: Array) -> tuple[Directions, Directions, Array, Array]:
     return Directions(p1, p2), Directions(s1, s2), x, lengths
 
 
-bidirectional = Op(bidirectional_fwd, bidirectional_bwd, _example, ({"cell": rnn},), check=_check)
+bidirectional = Op(
+    bidirectional_fwd,
+    bidirectional_bwd,
+    _example,
+    ({"cell": rnn, "activation": "relu"},),
+    check=_check,
+)

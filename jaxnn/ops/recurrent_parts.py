@@ -23,16 +23,21 @@ class Recurrent(NamedTuple):
         w_h: (H, G H), from the state.
         b: (G H,).
         b_hn: (H,), of the gru's q; None for the others.
+        w_hr: (H, P), of an lstm whose state h is projected to P features; w_h is (P, G H) then.
     """
 
     w_x: Array
     w_h: Array
     b: Array
     b_hn: Any = None
+    w_hr: Any = None
 
 
 class CellState(NamedTuple):
-    """What passes from step to step: `h` (N, H) and, for lstm, the memory `c` (N, H), else None."""
+    """What passes from step to step: `h` (N, H) and, for lstm, the memory `c` (N, H), else None.
+
+    Of an lstm with a projection h is (N, P).
+    """
 
     h: Array
     c: Any = None
@@ -79,12 +84,19 @@ def _init(layer: str, key: Array, inputs: int, hidden: int) -> Recurrent:
 
 @partial(jax.jit, static_argnums=0)  # one program instead of one per operation
 def example(op: str, key: Array) -> tuple[Recurrent, CellState, Array, Array]:
-    """Draw inputs of a layer: sequences of at most 3 steps, whole, empty, of one step, of two."""
-    gates = GATES[op]
-    shapes = (2, gates * 5), (5, gates * 5), (gates * 5,), (5,), (4, 5), (4, 5), (4, 3, 2)
+    """Draw inputs of a layer: sequences of at most 3 steps, whole, empty, of one step, of two.
+
+    An lstm has a projection.
+    """
+    wide, p = GATES[op] * 5, 3 if op == "lstm" else 5
+    shapes = (2, wide), (p, wide), (wide,), (5,), (5, p), (4, p), (4, 5), (4, 3, 2)
     keys = jax.random.split(key, len(shapes))
-    w_x, w_h, b, b_hn, h, c, x = (
+    w_x, w_h, b, b_hn, w_hr, h, c, x = (
         0.5 * jax.random.normal(k, shape) for k, shape in zip(keys, shapes, strict=True)
     )
-    params = Recurrent(w_x, w_h, b, b_hn if op == "gru" else None)
-    return params, CellState(h, c if op == "lstm" else None), x, jnp.array([3, 0, 1, 2])
+    params, state = Recurrent(w_x, w_h, b), CellState(h)
+    if op == "lstm":
+        params, state = params._replace(w_hr=w_hr), CellState(h, c)
+    if op == "gru":
+        params = params._replace(b_hn=b_hn)
+    return params, state, x, jnp.array([3, 0, 1, 2])

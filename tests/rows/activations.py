@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import scipy.special
 
-from jaxnn.ops import activations, gated
+from jaxnn.ops import activations, exponential_linear, gated, piecewise_linear, shrinkage
 from jaxnn.ops.activations import dropout
+from jaxnn.ops.piecewise_linear import Slope
 from jaxnn.ops.softmax import masked_softmax, softmax
 from rows import Row
 from rows.basic import one
@@ -13,6 +14,34 @@ from rows.basic import one
 
 def halves(rng, shape):
     return rng.normal(size=shape), rng.normal(size=shape)
+
+
+def thrice(rng, shape):
+    """As far as the kinks at 3 and 6."""
+    return (3 * rng.normal(size=shape),)
+
+
+def channels(rng, shape):
+    return Slope(rng.normal(size=shape[-1])), rng.normal(size=shape)
+
+
+def one_slope(rng, shape):
+    return Slope(np.asarray(rng.normal())), rng.normal(size=shape)
+
+
+def prelu(params, x):
+    return np.maximum(x, 0) + params.slope * np.minimum(x, 0)
+
+
+def torch_prelu(torch, params, x):
+    """PyTorch has the channels after the batch, and one slope as (1,)."""
+    slope = params.slope.reshape(-1)
+    return torch.nn.functional.prelu(x.movedim(-1, 1), slope).movedim(1, -1)
+
+
+def softplus(x, beta=1.0, threshold=None):
+    y = np.log1p(np.exp(beta * x)) / beta
+    return y if threshold is None else np.where(beta * x > threshold, x, y)
 
 
 def gelu(x, approximate=False):
@@ -56,32 +85,111 @@ def dropped(x, key, rate):
 
 ROWS = {
     "leaky_relu": Row(
-        activations.leaky_relu,
+        piecewise_linear.leaky_relu,
         {"slope": 0.2},
         lambda x, slope: np.maximum(x, slope * x),
         one,
         lambda torch, x, slope: torch.nn.functional.leaky_relu(x, slope),
     ),
     "elu": Row(
-        activations.elu,
+        exponential_linear.elu,
         {"alpha": 0.7},
         lambda x, alpha: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0)),
         one,
         lambda torch, x, alpha: torch.nn.functional.elu(x, alpha),
     ),
-    "selu": Row(activations.selu, {}, jax.nn.selu, one, lambda torch, x: torch.selu(x)),
+    "selu": Row(exponential_linear.selu, {}, jax.nn.selu, one, lambda torch, x: torch.selu(x)),
+    "celu": Row(
+        exponential_linear.celu,
+        {"alpha": 0.5},  # PyTorch divides by it in float32
+        lambda x, alpha: np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha),
+        one,
+        lambda torch, x, alpha: torch.nn.functional.celu(x, alpha),
+    ),
     "softplus": Row(
         activations.softplus,
         {},
-        lambda x: np.log1p(np.exp(x)),
+        softplus,
         one,
         lambda torch, x: torch.nn.functional.softplus(x),
     ),
+    "softplus with a threshold": Row(
+        activations.softplus,
+        {"beta": 2.0, "threshold": 1.5},
+        softplus,
+        one,
+        lambda torch, x, beta, threshold: torch.nn.functional.softplus(x, beta, threshold),
+    ),
+    "log_sigmoid": Row(
+        activations.log_sigmoid,
+        {},
+        scipy.special.log_expit,
+        one,
+        lambda torch, x: torch.nn.functional.logsigmoid(x),
+    ),
+    "soft_sign": Row(
+        activations.soft_sign,
+        {},
+        lambda x: x / (1 + np.abs(x)),
+        one,
+        lambda torch, x: torch.nn.functional.softsign(x),
+    ),
+    "tanh_shrink": Row(
+        shrinkage.tanh_shrink,
+        {},
+        lambda x: x - np.tanh(x),
+        one,
+        lambda torch, x: torch.nn.functional.tanhshrink(x),
+    ),
+    "hard_shrink": Row(
+        shrinkage.hard_shrink,
+        {"lambd": 0.4},
+        lambda x, lambd: x * (np.abs(x) > lambd),
+        one,
+        lambda torch, x, lambd: torch.nn.functional.hardshrink(x, lambd),
+    ),
+    "soft_shrink": Row(
+        shrinkage.soft_shrink,
+        {"lambd": 0.4},
+        lambda x, lambd: np.maximum(x - lambd, 0) + np.minimum(x + lambd, 0),
+        one,
+        lambda torch, x, lambd: torch.nn.functional.softshrink(x, lambd),
+    ),
+    "threshold": Row(
+        shrinkage.threshold,
+        {"threshold": 0.3, "value": -2.0},
+        lambda x, threshold, value: np.where(x > threshold, x, value),
+        one,
+        lambda torch, x, threshold, value: torch.nn.functional.threshold(x, threshold, value),
+    ),
+    "prelu": Row(piecewise_linear.prelu, {}, prelu, channels, torch_prelu),
+    "prelu with one slope": Row(piecewise_linear.prelu, {}, prelu, one_slope, torch_prelu),
+    "relu6": Row(
+        piecewise_linear.relu6,
+        {},
+        lambda x: np.clip(x, 0, 6),
+        thrice,
+        lambda torch, x: torch.nn.functional.relu6(x),
+    ),
+    "hard_tanh": Row(
+        piecewise_linear.hard_tanh,
+        {"min_val": -0.5, "max_val": 1.5},
+        lambda x, min_val, max_val: np.clip(x, min_val, max_val),
+        one,
+        lambda torch, x, min_val, max_val: torch.nn.functional.hardtanh(x, min_val, max_val),
+    ),
+    "hard_swish": Row(
+        piecewise_linear.hard_swish,
+        {},
+        lambda x: x * np.clip((x + 3) / 6, 0, 1),
+        thrice,
+        lambda torch, x: torch.nn.functional.hardswish(x),
+    ),
     "hard_sigmoid": Row(
-        activations.hard_sigmoid,
+        piecewise_linear.hard_sigmoid,
         {},
         lambda x: np.clip((x + 3) / 6, 0, 1),
-        lambda rng, shape: (3 * rng.normal(size=shape),),
+        thrice,
         # PyTorch's own hardsigmoid multiplies by 1/6 in float32, 3e-8 off, whatever x's dtype.
         lambda torch, x: torch.nn.functional.relu6(x + 3) / 6,
     ),
