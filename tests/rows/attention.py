@@ -28,7 +28,7 @@ def drawn(mask_shape):
 
 
 def biased(mask_shape, bias_shape):
-    """The same, with a bias of that shape in which some entries hide, and a key."""
+    """The same, with a bias of that shape in which some entries hide."""
 
     def draw(rng, shape):
         inputs = drawn(mask_shape)(rng, shape)
@@ -36,9 +36,14 @@ def biased(mask_shape, bias_shape):
         sizes = {"N": n, "H": h, "T": t, "S": t + 2, "1": 1}
         bias = rng.normal(size=[sizes[c] for c in bias_shape])
         bias[rng.random(bias.shape) < 0.1] = -np.inf
-        return *inputs, bias, jax.random.key(int(rng.integers(1000)))
+        return *inputs, bias
 
     return draw
+
+
+def keyed(rng, shape):
+    inputs = biased("HTS", "N1TS")(rng, shape)
+    return *inputs, jax.random.key(int(rng.integers(1000)))
 
 
 def kept(key, rate, n, h, t, s):
@@ -97,7 +102,7 @@ def attend(
 
 
 def torch_attend(
-    torch, q, k, v, mask, bias=None, key=None, causal=False, window=None, scale=None, block=None
+    torch, q, k, v, mask, bias=None, causal=False, window=None, scale=None, block=None
 ):
     seen = torch.tensor(visible(q.shape[1], k.shape[1], causal, window))
     seen = seen if mask is None else seen & mask
@@ -109,7 +114,7 @@ def torch_attend(
     ).transpose(1, 2)
 
 
-def torch_capped(torch, q, k, v, mask, bias, key, softcap, block):
+def torch_capped(torch, q, k, v, mask, bias, softcap, block):
     """PyTorch's own attention has no cap: by the parts that its flexible one is defined by."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
@@ -124,5 +129,5 @@ ROWS = {
     "attention, bias": Row(attention, {}, attend, biased("N11S", "HTS"), torch_attend),
     "attention, bias of keys": Row(attention, BLOCKS, attend, biased("1", "NH1S"), torch_attend),
     f"attention {CAPPED}": Row(attention, CAPPED, attend, biased("N1TS", "1TS"), torch_capped),
-    f"attention {DROPPED}": Row(attention, DROPPED, attend, biased("HTS", "N1TS")),
+    f"attention {DROPPED}": Row(attention, DROPPED, attend, keyed),
 }
