@@ -1,12 +1,13 @@
-"""Weight files of GPT-2 and Llama, as Hugging Face names them, for `jaxnn.models.transformer`.
+"""Weight files as Hugging Face names them, for `jaxnn.models.transformer`: read and written.
 
-    config = pretrained_config.load(Path("gpt2/config.json"))
-    params = pretrained.load(Path("gpt2/model.safetensors"), config)
-    pretrained.save(Path("mine.safetensors"), params, config)
+    config = pretrained_config.load(Path("Qwen3-0.6B"))
+    params = pretrained.load(Path("Qwen3-0.6B"), config)
+    pretrained.save(Path("mine/model.safetensors"), params, config)
 
-A configuration with learned positions means GPT-2's names, one with rotary positions Llama's.
-Each layer's tensors are stacked into one array, and split again when saved. Files in several parts
-(`model.safetensors.index.json`) are not read.
+The configuration says what the tensors are called: with learned positions as GPT-2's, with rotary
+ones as Llama's, as Mistral, Qwen2, Qwen3 and Gemma have them too, with biases and norms of heads
+where there are such. Each layer's tensors are stacked into one array, and split again when saved. A
+file may be in parts, by an index (`model.safetensors.index.json`).
 """
 
 import re
@@ -17,11 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from experiments import pretrained_files
 from experiments.parameters import named_leaves
 from jaxnn.models.transformer import Config, Params, init_params
+from jaxnn.models.transformer_params import GATED, PLAIN
+from jaxnn.settings import check_number
 from jaxnn.verify.arguments import path_name
 
 
@@ -33,15 +35,16 @@ class Names(NamedTuple):
         prefix: before every tensor but `lm_head.weight`; files of the bare network lack it.
         tensors: a tensor's name, {} for the layer's number, to the parameters that lie side by side
             in it; `.T` where the file has them transposed, as `torch.nn.Linear` (outputs, inputs).
+            Of parameters that a configuration has not, a file has no tensor.
         buffers: what older files hold beside their parameters; computed anew and not read.
-        settings: of a configuration, the values that such a file stands for.
+        settings: of a configuration, the values that such a file may stand for.
     """
 
     kind: str
     prefix: str
     tensors: Mapping[str, tuple[str, ...]]
     buffers: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, tuple[Any, ...]]
 
 
 class Part(NamedTuple):
@@ -78,7 +81,16 @@ GPT2 = Names(
         OUTPUT: ("output.T",),
     },
     r"h\.\d+\.attn\.(bias|masked_bias)",
-    {"norm": "layer", "feed_forward": "gelu", "biases": True, "experts": 0},
+    {
+        "norm": ("layer",),
+        "feed_forward": PLAIN,
+        "biases": (True,),
+        "attention_biases": (None, "all"),
+        "feed_forward_biases": (None, True),
+        "experts": (0,),
+        "qk_norm": (False,),
+        "scaled_embedding": (False,),
+    },
 )
 LLAMA = Names(
     "Llama",
@@ -90,73 +102,97 @@ LLAMA = Names(
         "layers.{}.self_attn.k_proj.weight": (f"{ATTENTION}.wk.T",),
         "layers.{}.self_attn.v_proj.weight": (f"{ATTENTION}.wv.T",),
         "layers.{}.self_attn.o_proj.weight": (f"{ATTENTION}.wo.T",),
+        "layers.{}.self_attn.q_proj.bias": (f"{ATTENTION}.bq",),
+        "layers.{}.self_attn.k_proj.bias": (f"{ATTENTION}.bk",),
+        "layers.{}.self_attn.v_proj.bias": (f"{ATTENTION}.bv",),
+        "layers.{}.self_attn.o_proj.bias": (f"{ATTENTION}.bo",),
+        "layers.{}.self_attn.q_norm.weight": (f"{ATTENTION}.q_norm",),
+        "layers.{}.self_attn.k_norm.weight": (f"{ATTENTION}.k_norm",),
         "layers.{}.post_attention_layernorm.weight": (f"{FEED_FORWARD}_norm.scale",),
         "layers.{}.mlp.gate_proj.weight": (f"{FEED_FORWARD}.gate.T",),
         "layers.{}.mlp.up_proj.weight": (f"{FEED_FORWARD}.up.T",),
         "layers.{}.mlp.down_proj.weight": (f"{FEED_FORWARD}.down.T",),
+        "layers.{}.mlp.gate_proj.bias": (f"{FEED_FORWARD}.bgate",),
+        "layers.{}.mlp.up_proj.bias": (f"{FEED_FORWARD}.bup",),
+        "layers.{}.mlp.down_proj.bias": (f"{FEED_FORWARD}.bdown",),
         "norm.weight": ("norm.scale",),
         OUTPUT: ("output.T",),
     },
     r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
-    {"norm": "rms", "feed_forward": "swiglu", "biases": False, "experts": 0},
+    {"norm": ("rms",), "feed_forward": GATED, "experts": (0,)},
 )
 DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 def load(path: str | Path, config: Config) -> Params:
-    """Read the parameters of `config` from a GPT-2 or Llama file, in the file's dtype.
+    """Read the parameters of `config`, in the file's dtype.
 
     Buffers are passed over. A tied model's file may repeat its table as `lm_head.weight`.
 
+    Args:
+        path: a safetensors file; the index of one in parts, which lie beside it; or a folder with a
+            `model.safetensors` or its index.
+        config: of the model.
+
     Raises:
-        ValueError: such files cannot hold this configuration; the file is missing or no
-            safetensors; tensors are missing, too many or of other shapes (all are listed), of
-            several dtypes or of none that JAX computes in; `lm_head.weight` is not the table.
+        ValueError: such files cannot hold this configuration; a file is missing or no safetensors,
+            or the index says of a part what it does not hold (all such are listed); tensors are
+            missing, too many or of other shapes (all are listed), of several dtypes or of none that
+            JAX computes in; `lm_head.weight` is not the table.
     """
-    path, names = Path(path), _names(config)
+    names = _names(config)
     leaves, tree = named_leaves(init_params, config)
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; name a safetensors file of weights")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: tuple(header.get_shape()) for name, header in headers.items()}
-            prefix = names.prefix if any(n.startswith(names.prefix) for n in found) else ""
-            parts = _parts(names, prefix, config)
-            _check_tensors(path, found, parts, leaves, names, prefix)
-            dtypes = {name: headers[name].get_dtype() for name in parts}
-            dtype = _dtype(path, {name: DTYPES.get(d, d) for name, d in dtypes.items()})
-            arrays = {where: np.empty(leaf.shape, dtype) for where, leaf in leaves.items()}
-            for name, beside in parts.items():
-                _take_apart(file.get_tensor(name), beside, arrays)
-            if config.tied and OUTPUT in found:
-                _check_tied(path, file.get_tensor(OUTPUT), arrays["tokens.table"])
-    except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); it must be a safetensors file: check the path"
-        ) from error
+    path = pretrained_files.found(Path(path))
+    with pretrained_files.opened(path) as files:
+        headers = {name: file.get_slice(name) for name, file in files.items()}
+        found = {name: tuple(header.get_shape()) for name, header in headers.items()}
+        prefix = names.prefix if any(n.startswith(names.prefix) for n in found) else ""
+        parts = _parts(names, prefix, config, leaves)
+        _check_tensors(path, found, parts, leaves, names, prefix)
+        dtypes = {name: headers[name].get_dtype() for name in parts}
+        dtype = _dtype(path, {name: DTYPES.get(d, d) for name, d in dtypes.items()})
+        arrays = {where: np.empty(leaf.shape, dtype) for where, leaf in leaves.items()}
+        for name, beside in parts.items():
+            _take_apart(files[name].get_tensor(name), beside, arrays)
+        if config.tied and OUTPUT in found:
+            _check_tied(path, files[OUTPUT].get_tensor(OUTPUT), arrays["tokens.table"])
     params: Params = jax.tree.unflatten(tree, [jnp.asarray(arrays[where]) for where in leaves])
     return params
 
 
-def save(path: str | Path, params: Params, config: Config, prefix: str | None = None) -> None:
+def save(
+    path: str | Path,
+    params: Params,
+    config: Config,
+    prefix: str | None = None,
+    max_bytes: float | None = None,
+) -> None:
     """Write what `load` reads: of a loaded file, every parameter's tensor to the same bytes.
 
     Args:
         path: the file, overwritten.
         params: of `config`.
-        config: of GPT-2's or Llama's kind.
+        config: of a kind that such files hold.
         prefix: before every tensor's name but `lm_head.weight`; None for "transformer." or
             "model.". `load` knows these and "".
+        max_bytes: of the tensors in one file. If there are more they are written in parts beside
+            `path`, "model-00001-of-00002.safetensors", and to "model.safetensors.index.json" which
+            tensor is in which; a tensor that is larger by itself has a part of its own. None for
+            no limit.
 
     Raises:
+        TypeError: `max_bytes` is no number.
         ValueError: such files cannot hold this configuration; the parameters are of another (all
-            that differ are listed), or of several dtypes; the folder is missing.
+            that differ are listed), or of several dtypes; the folder is missing; `max_bytes` is
+            below 1.
     """
     path, names = Path(path), _names(config)
     leaves, _ = named_leaves(init_params, config)
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
+    if max_bytes is not None:
+        rule = "at least 1, or None for one file"
+        check_number("max_bytes", max_bytes, rule, lambda size: size >= 1)
     arrays = {
         path_name(where): np.asarray(leaf)
         for where, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -173,26 +209,26 @@ def save(path: str | Path, params: Params, config: Config, prefix: str | None = 
             "the configuration that the parameters came from"
         )
     _dtype("params", {where: str(array.dtype) for where, array in arrays.items()})
+    prefix = names.prefix if prefix is None else prefix
     tensors = {
         name: _put_together(beside, arrays)
-        for name, beside in _parts(
-            names, names.prefix if prefix is None else prefix, config
-        ).items()
+        for name, beside in _parts(names, prefix, config, leaves).items()
     }
-    # Hugging Face's own loader refuses files that do not name a framework.
-    save_file(tensors, path, metadata={"format": "pt"})
+    pretrained_files.write(path, tensors, max_bytes)
 
 
 def _names(config: Config) -> Names:
     """The kind of file by the positions; refuse a configuration that it cannot hold."""
     names = GPT2 if config.position == "learned" else LLAMA
     wrong = [
-        f"{setting} is {getattr(config, setting)!r}, not {needed!r}"
-        for setting, needed in names.settings.items()
-        if getattr(config, setting) != needed
+        f"{setting} is {getattr(config, setting)!r}, not {' or '.join(map(repr, allowed))}"
+        for setting, allowed in names.settings.items()
+        if getattr(config, setting) not in allowed
     ]
     if names is GPT2 and config.kv_heads not in (None, config.heads):
         wrong.append(f"kv_heads is {config.kv_heads}, not {config.heads} as the heads")
+    if names is GPT2 and config.heads * config.per_head != config.width:
+        wrong.append(f"head_size is {config.head_size}, not width / heads")
     if wrong:
         raise ValueError(
             f"with {config.position!r} positions the file is one of {names.kind}, which cannot hold"
@@ -201,11 +237,11 @@ def _names(config: Config) -> Names:
     return names
 
 
-def _parts(names: Names, prefix: str, config: Config) -> dict[str, list[Part]]:
+def _parts(names: Names, prefix: str, config: Config, leaves: Leaves) -> dict[str, list[Part]]:
     """Every tensor's full name, and the parameters side by side in it."""
     parts = {}
     for name, paths in names.tensors.items():
-        if name == OUTPUT and config.tied:
+        if paths[0].removesuffix(".T") not in leaves:
             continue
         for layer in range(config.layers) if "{}" in name else (None,):
             full = name if name == OUTPUT else prefix + name.format(layer)

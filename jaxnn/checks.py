@@ -215,12 +215,21 @@ def check_broadcasts(name: str, mask: Any, shape: tuple[int, ...], fix: str) -> 
         f"{name} has dtype {mask.dtype}; it must be boolean: compare, as mask > 0", TypeError
     ):
         chex.assert_type(mask, bool)
+    check_broadcasting(name, mask, shape, fix)
+
+
+def check_broadcasting(name: str, array: Any, shape: tuple[int, ...], fix: str) -> None:
+    """Refuse an array that does not broadcast to this shape.
+
+    Raises:
+        ValueError: it does not; `fix` ends the message.
+    """
     try:
-        fits = np.broadcast_shapes(mask.shape, shape) == shape
+        fits = np.broadcast_shapes(array.shape, shape) == shape
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} has shape {mask.shape}; it must broadcast to {shape}: {fix}")
+        raise ValueError(f"{name} has shape {array.shape}; it must broadcast to {shape}: {fix}")
 
 
 def check_key(name: str, key: Any, hint: str = "") -> None:

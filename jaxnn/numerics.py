@@ -1,7 +1,8 @@
-"""What the arithmetic of all ops shares: the width of sums, division by 0, labels."""
+"""What the arithmetic of all ops shares: the width of sums, division by 0, labels, draws."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -33,6 +34,47 @@ def divide(a: Array, b: Array) -> Array:
     The 0 is taken out of the division before it: chosen after it, its derivative would be NaN.
     """
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
+def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return x summed over the axes along which an array of this shape broadcasts to that of x."""
+    before = x.ndim - len(shape)
+    spread = [before + axis for axis, size in enumerate(shape) if size == 1]
+    return x.sum((*range(before), *spread)).reshape(shape)
+
+
+def draw_kept(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
+    """Draw which elements dropout keeps; `rate` is the probability to drop one, exact to 2^-32.
+
+    By integers, and not uniform numbers of some dtype: those would be others in another dtype.
+    """
+    kept: Array = jax.random.bits(key, shape, jnp.uint32) >= jnp.uint32(int(rate * 2**32))
+    return kept
+
+
+class Pairs(NamedTuple):
+    """A key, and where in a matrix the rows (T,) and columns (S,) of a part of it are."""
+
+    key: Array
+    rows: Array
+    columns: Array
+
+
+def draw_kept_pairs(key: Array | Pairs, rate: float, shape: tuple[int, ...]) -> Array:
+    """Draw which elements (..., T, S) dropout keeps, those of each row and column by themselves.
+
+    So a part of the matrix, which `Pairs` names, draws what the whole does there.
+    """
+    *others, t, s = shape
+    key, rows, columns = key if isinstance(key, Pairs) else (key, jnp.arange(t), jnp.arange(s))
+    # Of a generator whose numbers are the same in a batch of keys, which not all of JAX's are.
+    base = jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+
+    def of_pair(row: Array, column: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(base, row), column)
+        return draw_kept(own, rate, tuple(others))
+
+    return jax.vmap(jax.vmap(of_pair, (None, 0), -1), (0, None), -2)(rows, columns)
 
 
 def valid_labels(

@@ -14,6 +14,8 @@ from jaxnn.op import plain_forms
 from jaxnn.ops.attention import attention
 from jaxnn.ops.fast import attention as fast
 from jaxnn.ops.multi_head import MultiHead, multi_head
+from jaxnn.ops.position_bias import PositionBias, alibi_bias, alibi_slopes
+from jaxnn.ops.position_bias import relative_position_bias as bias_op
 from jaxnn.ops.rotary import Scaling, rotary
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -69,6 +71,107 @@ def test_runs_and_blocks_agree_with_the_plain_form(
     assert_leaves_close(hand, auto, 1e-10, floor=1e-14)
     for part in in_parts:
         assert_leaves_close(part, (y, hand, auto), 1e-10, floor=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("t", "s", "block", "bias_shape", "static"),
+    [
+        (7, 7, 3, (2, 2, 7, 7), {"causal": True}),
+        (7, 9, 2, (2, 1, 9), {"causal": True, "window": 3, "softcap": 0.8, "rate": 0.5}),
+        (5, 5, 2, (5, 1), {"rate": 0.3}),
+        (6, 4, 6, (4,), {"causal": True, "rate": 0.2}),
+        (5, 8, 3, (2, 1, 1, 1), {"causal": True, "softcap": 2.0}),
+        (1, 6, 4, (1, 6), {"rate": 0.6, "softcap": 1.0}),
+    ],
+)
+@pytest.mark.parametrize("run_unit", [1, 64])
+def test_runs_and_blocks_take_their_part_of_bias_mask_and_draws(
+    t, s, block, bias_shape, static, run_unit, x64, monkeypatch
+):
+    monkeypatch.setattr(fast, "RUN", run_unit)
+    rng = np.random.default_rng(2)
+    bias = rng.normal(size=bias_shape)
+    bias[rng.random(bias_shape) < 0.1] = -np.inf
+    inputs = *draw(t, s), jnp.asarray(rng.random(s) < 0.8), jnp.asarray(bias), jax.random.key(3)
+    dy = jnp.asarray(rng.normal(size=inputs[0].shape))
+
+    def form(size, *inputs):
+        y, residuals = attention.fwd(*inputs, **static, block=size)
+        return y, attention.bwd(residuals, dy, **static, block=size)
+
+    def all_ways(*inputs):
+        _, _, _, mask, _, key = inputs
+        with plain_forms():
+            plain = form(None, *inputs)
+            _, pull = jax.vjp(
+                lambda q, k, v, bias: attention.fwd(q, k, v, mask, bias, key, **static)[0],
+                *inputs[:3],
+                inputs[4],
+            )
+        return plain, pull(dy), form(None, *inputs), form(block, *inputs)
+
+    plain, auto, *in_parts = run(all_ways, *inputs)
+    expected = attend(*map(np.asarray, inputs[:5]), inputs[5], **static)
+    assert_leaves_close(plain[0], expected, 1e-12, floor=1e-15)
+    assert_leaves_close(plain[1], auto, 1e-10, floor=1e-14)
+    for part in in_parts:
+        assert_leaves_close(part, plain, 1e-10, floor=1e-14)
+
+
+def test_dropout_keeps_its_share_of_p_and_the_mean_over_keys_is_what_it_is_without():
+    """Of values that are the unit vectors, y is p as dropped: exact in each entry."""
+    t, keys = 40, 400
+    q, k, _ = draw(t, t, heads=1, n=1)
+    q, k, v = 0.1 * q, 0.1 * k, jnp.eye(t)[None, :, None]
+
+    def dropped(key):
+        return attention.fwd(q, k, v, None, None, key, rate=0.3)[0][0, :, 0]
+
+    drawn = jax.random.split(jax.random.key(0), keys)
+    p, of_keys = run(
+        lambda drawn: (attention.fwd(q, k, v, None)[0][0, :, 0], jax.vmap(dropped)(drawn)), drawn
+    )
+    kept = of_keys > 0
+    # Within 5 deviations of the share of all, of the entries of a key, of a row and of an entry.
+    for axes in (None, (1, 2), (0, 2), (0, 1), 0):
+        share = kept.mean(axes)
+        deviation = np.sqrt(0.3 * 0.7 / (kept.size / share.size))
+        assert abs(share - 0.7).max() < 5 * deviation
+    np.testing.assert_allclose(
+        np.where(kept, of_keys * 0.7, p), np.broadcast_to(p, kept.shape), rtol=1e-5
+    )
+    spread = p * np.sqrt(0.3 / 0.7 / keys)
+    assert (abs(of_keys.mean(0) - p) < 5 * spread).all()
+    # Neighbouring entries, rows and keys are dropped independently of each other.
+    for axis in range(3):
+        both_kept = (kept & np.roll(kept, 1, axis)).mean()
+        assert abs(both_kept - 0.49) < 5 * np.sqrt(0.49 * 0.51 / kept.size)
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_a_key_of_any_generator_drops_the_same_in_every_form(kind, monkeypatch):
+    monkeypatch.setattr(fast, "RUN", 2)
+    q, k, v = draw(8, 8)
+    static = {"causal": True, "rate": 0.5}
+
+    def ways(key):
+        with plain_forms():
+            plain = attention.fwd(q, k, v, None, None, key, **static)[0]
+        blocks = attention.fwd(q, k, v, None, None, key, block=3, **static)[0]
+        return plain, attention.fwd(q, k, v, None, None, key, **static)[0], blocks
+
+    plain, *others = run(ways, jax.random.key(7, impl=kind))
+    other, *_ = run(ways, jax.random.key(8, impl=kind))
+    for form in others:
+        assert_leaves_close(form, plain, 1e-6)
+    assert abs(other - plain).max() > 0.1
+
+
+def test_no_key_or_no_rate_drops_nothing():
+    q, k, v = draw(5, 5)
+    y = attention(q, k, v, None)
+    np.testing.assert_array_equal(attention(q, k, v, None, None, None, rate=0.5), y)
+    np.testing.assert_array_equal(attention(q, k, v, None, None, jax.random.key(0)), y)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +265,23 @@ def test_runs_hold_less_than_all_scores_and_blocks_the_least():
     scores = 4 * n * h * t * t
     assert memory(16) < scores / 8
     assert 2 * scores < plain > 1.4 * memory(None)
+
+
+def test_blocks_hold_no_more_of_a_broadcast_bias_or_of_draws():
+    n, t, h = 2, 1024, 4
+
+    def memory(t, rate, block=16):
+        def f(*x):
+            static = {"causal": True, "block": block, "rate": rate}
+            y, residuals = attention.fwd(*x[:3], None, x[3], jax.random.key(0), **static)
+            return attention.bwd(residuals, y, **static)
+
+        return temporary(f, *[(n, t, h, 8)] * 3, (h, 1, t))
+
+    scores = 4 * n * h * t * t
+    assert memory(t, 0.0) < scores / 8
+    assert memory(t, 0.5) < scores / 4
+    assert memory(2 * t, 0.5) < 2.5 * memory(t, 0.5)  # of 4 if all were held
 
 
 def test_of_hidden_scores_a_causal_pass_computes_few():
@@ -314,10 +434,52 @@ def test_the_block_without_biases_given_positions_or_rotary_and_in_blocks(x64):
     assert_leaves_close(counted[1], counted[2], 1e-10)
 
 
+@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12])
+def test_alibi_falls_by_slopes_that_halve_in_steps(heads):
+    slopes = np.sort(alibi_slopes(heads))[::-1]
+    power = 2 ** int(np.log2(heads))
+    np.testing.assert_allclose(
+        2.0 ** (-8 * np.arange(1, power + 1) / power), alibi_slopes(heads)[:power]
+    )
+    assert len(set(slopes.tolist())) == heads
+    bias = alibi_bias(heads, 3, 5, jnp.bfloat16)
+    assert (bias.shape, bias.dtype) == ((heads, 3, 5), jnp.bfloat16)
+    exact = (
+        -np.abs(np.arange(2, 5)[:, None] - np.arange(5))
+        * np.asarray(alibi_slopes(heads))[:, None, None]
+    )
+    np.testing.assert_allclose(bias.astype(jnp.float32), exact, rtol=0.004)
+    q, k, v = draw(3, 5, heads=heads)
+    by_key = alibi_slopes(heads)[:, None, None] * jnp.arange(5.0)
+    far, near = (
+        attention(q, k, v, None, b, causal=True) for b in (alibi_bias(heads, 3, 5), by_key)
+    )
+    assert_leaves_close(far, near, 1e-5)
+
+
+def test_alibi_names_bad_sizes():
+    for wrong, error, words in (
+        ((0, 3, 3), ValueError, "alibi_slopes: heads is 0"),
+        ((2, 3.0, 3), TypeError, "alibi_bias: queries is 3.0"),
+        ((2, 3, 3, int), TypeError, "must be floating"),
+    ):
+        with pytest.raises(error, match=words):
+            alibi_bias(*wrong)
+
+
+def test_many_pairs_of_a_bucket_add_up_in_float32():
+    dbias = jnp.full((1, 1, 600, 600), 1e-3, jnp.bfloat16)
+    (dparams,) = bias_op.bwd(jnp.zeros((4, 1), jnp.bfloat16), dbias, queries=600, keys=600)
+    exact = float(dbias[0, 0, 0, 0]) * 600 * 600
+    assert dparams.table.dtype == jnp.bfloat16
+    np.testing.assert_allclose(dparams.table.astype(jnp.float32).sum(), exact, rtol=0.005)
+
+
 Q, KV = jnp.zeros((2, 5, 4, 6)), jnp.zeros((2, 7, 2, 6))
 WEIGHTS = (jnp.zeros((3, 8)), jnp.zeros((3, 4)), jnp.zeros((3, 4)), jnp.zeros((8, 3)))
 PARAMS, X = MultiHead(*WEIGHTS), jnp.zeros((2, 5, 3))
 HEADS = {"heads": 4, "kv_heads": 2}
+TABLE, SIZES = PositionBias(jnp.zeros((8, 3))), {"queries": 5, "keys": 7}
 
 
 @pytest.mark.parametrize(
@@ -359,6 +521,38 @@ HEADS = {"heads": 4, "kv_heads": 2}
             TypeError,
             "q float32, k bfloat16, v float32; they must be one",
         ),
+        (attention, (Q, KV, KV, None, Q > 0), {}, TypeError, "bias has dtype bool.*floating"),
+        (
+            attention,
+            (Q, KV, KV, None, jnp.zeros((5, 7), "bfloat16")),
+            {},
+            TypeError,
+            "v float32, bias bfloat16; they must be one",
+        ),
+        (
+            attention,
+            (Q, KV, KV, None, jnp.zeros(4)),
+            {},
+            ValueError,
+            "bias has shape (4,); it must broadcast to (2, 4, 5, 7).*bias[:, None, None]",
+        ),
+        (attention, (Q, KV, KV, None, None, 3), {"rate": 0.1}, TypeError, "key is 3.*or None"),
+        (attention, (Q, KV, KV, None), {"rate": 1.0}, ValueError, "rate is 1.0.*in [0, 1)"),
+        (attention, (Q, KV, KV, None), {"softcap": 0}, ValueError, "softcap is 0.*above 0, or"),
+        (attention, (Q, KV, KV, None), {"softcap": np.inf}, ValueError, "softcap is inf.*finite"),
+        (attention, (Q, KV, KV, None), {"softcap": True}, TypeError, "softcap is True.*a number"),
+        (bias_op, (TABLE,), {"queries": 2, "keys": 0}, ValueError, "keys is 0.*at least 1"),
+        (bias_op, (TABLE.table,), SIZES, TypeError, "params is a .*PositionBias(...)"),
+        (bias_op, (PositionBias(Q),), SIZES, ValueError, "(2, 5, 4, 6).*(B, H).*(buckets, heads)"),
+        (bias_op, (PositionBias(jnp.zeros((5, 2))),), SIZES, ValueError, "5 buckets.*even.*from 4"),
+        (
+            bias_op,
+            (TABLE,),
+            SIZES | {"max_distance": 2},
+            ValueError,
+            "is 2; it must be above the 2",
+        ),
+        (bias_op, (TABLE,), SIZES | {"bidirectional": 0}, TypeError, "bidirectional is 0.*True"),
         (attention, (Q, KV, KV, None), {"block": 0}, ValueError, "block is 0.*at least 1"),
         (attention, (Q, KV, KV, None), {"block": True}, TypeError, "block is True.*integer"),
         (attention, (Q, KV, KV, None), {"causal": 1}, TypeError, "causal is 1.*True or False"),

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from experiments import pretrained, pretrained_config
 from jaxnn.models import transformer
 from jaxnn.models.transformer import gpt2, llama
+from jaxnn.ops.rotary import Scaling
 
 GPT2 = gpt2(vocabulary=7, positions=6, layers=3, width=4, heads=2, hidden=5)
 LLAMA = llama(vocabulary=6, positions=5, layers=2, width=8, heads=4, kv_heads=2, hidden=5)
@@ -161,8 +162,12 @@ def test_a_bad_file_is_refused(tmp_path):
     [
         (gpt2(width=8, heads=4, kv_heads=2), "GPT-2, which .*: kv_heads is 2, not 4 as the heads"),
         (gpt2(biases=False, norm="rms"), "norm is 'rms', not 'layer'; biases is False, not True"),
+        (gpt2(attention_biases="qkv"), "attention_biases is 'qkv', not None or 'all'"),
+        (gpt2(feed_forward_biases=False), "feed_forward_biases is False, not None or True"),
+        (gpt2(qk_norm=True, scaled_embedding=True), "qk_norm is True, .*scaled_embedding is True"),
+        (gpt2(head_size=3), "head_size is 3, not width / heads"),
         (llama(experts=4), "Llama, which .*: experts is 4, not 0"),
-        (gpt2(position="rotary"), "Llama, .*feed_forward is 'gelu', not 'swiglu'; biases is True"),
+        (gpt2(position="rotary"), "Llama, .*: norm is 'layer', .*is 'gelu', not 'swiglu' or"),
     ],
 )
 def test_what_no_file_can_hold_is_refused(config, words, tmp_path):
@@ -190,6 +195,106 @@ def test_parameters_of_another_configuration_are_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_layer_has_beside_llamas_is_named_as_by_qwen(tmp_path):
+    config = dataclasses.replace(
+        LLAMA, attention_biases="qkv", feed_forward_biases=True, qk_norm=True, head_size=6
+    )
+    shapes = llama_shapes(config)
+    for n in range(config.layers):
+        layer = {
+            "self_attn.q_proj.bias": (24,), "self_attn.k_proj.bias": (12,),
+            "self_attn.v_proj.bias": (12,), "self_attn.q_norm.weight": (6,),
+            "self_attn.k_norm.weight": (6,), "mlp.gate_proj.bias": (5,), "mlp.up_proj.bias": (5,),
+            "mlp.down_proj.bias": (8,),
+        }  # fmt: skip
+        shapes |= {f"model.layers.{n}.{name}": shape for name, shape in layer.items()}
+        shapes |= {f"model.layers.{n}.self_attn.{name}_proj.weight": (24, 8) for name in "q"}
+        shapes |= {f"model.layers.{n}.self_attn.o_proj.weight": (8, 24)}
+    tensors = drawn(shapes)
+    save_file(tensors, tmp_path / "a")
+    params = pretrained.load(tmp_path / "a", config)
+    pretrained.save(tmp_path / "b", params, config)
+    assert_same_bytes(load_file(tmp_path / "b"), tensors)
+    np.testing.assert_array_equal(
+        params.blocks.attention.k_norm[1], tensors["model.layers.1.self_attn.k_norm.weight"]
+    )
+    with pytest.raises(ValueError, match=r"q_proj.bias \(24,\) is not a tensor of this"):
+        pretrained.load(tmp_path / "a", dataclasses.replace(config, attention_biases=None))
+
+
+def in_parts(folder):
+    """GPT-2's weights in parts of at most 300 bytes, or of one tensor."""
+    params = jax.tree.map(
+        lambda leaf: np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape),
+        jax.eval_shape(lambda key: transformer.init_params(key, GPT2), jax.random.key(0)),
+    )
+    pretrained.save(folder / "model.safetensors", params, GPT2, max_bytes=300)
+    return params, folder / "model.safetensors.index.json"
+
+
+def test_a_model_in_parts_is_one_model(tmp_path):
+    params, index = in_parts(tmp_path)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files) - 1:05}.safetensors"
+    sizes = [sum(t.nbytes for t in load_file(p).values()) for p in tmp_path.glob("*.safetensors")]
+    assert max(sizes) <= 300
+    assert json.loads(index.read_text())["metadata"] == {"total_size": sum(sizes)}
+    for path in (index, tmp_path):
+        read = pretrained.load(path, GPT2)
+        assert jax.tree.all(jax.tree.map(np.array_equal, read, params))
+    pretrained.save(tmp_path / "model.safetensors", params, GPT2, max_bytes=sum(sizes))
+    with pytest.raises(ValueError, match=r"has both model\.safetensors and .*; it must be one"):
+        pretrained.load(tmp_path, GPT2)
+    index.unlink()
+    assert jax.tree.all(jax.tree.map(np.array_equal, pretrained.load(tmp_path, GPT2), params))
+    for wrong, error in ((0, ValueError), (True, TypeError), ("5GB", TypeError)):
+        with pytest.raises(error, match=r"max_bytes is .*at least 1, or None for one file"):
+            pretrained.save(tmp_path / "a", params, GPT2, max_bytes=wrong)
+
+
+def test_an_index_that_lies_is_refused(tmp_path):
+    _, index = in_parts(tmp_path)
+    right = json.loads(index.read_text())
+    (tensor, part), (_, other) = list(right["weight_map"].items())[:: len(right["weight_map"]) - 1]
+    duplicate = load_file(tmp_path / other) | {tensor: np.zeros((7, 4), np.float32)}
+
+    def refused(words, weight_map=None, **changes):
+        held = right["weight_map"] | changes if weight_map is None else weight_map
+        index.write_text(json.dumps(right | {"weight_map": held}))
+        with pytest.raises(ValueError, match=words):
+            pretrained.load(index, GPT2)
+
+    refused(f"{tensor} is in {part}, in the index in {other}; each must be", **{tensor: other})
+    refused(f"lost is in no part, in the index in {part}", lost=part)
+    kept = {name: part for name, part in right["weight_map"].items() if name != tensor}
+    refused(f"{tensor} is in {part}, in the index in none", kept)
+    refused("parts that are not beside it: a.safetensors, b.safetensors", a="b.safetensors",
+            b="a.safetensors")  # fmt: skip
+    refused("has '../a.safetensors' as a part; it must be the name", a="../a.safetensors")
+    refused("has 'a.bin' as a part; it must be the name of a safetensors file", a="a.bin")
+    refused("has 3 as a part", a=3)
+    refused(r"has weight_map \[\]; it must be an object", [])
+    save_file(duplicate, tmp_path / other)
+    refused(f"{tensor} is in {part} and {other}, in the index in {part}")
+    index.write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json is not JSON"):
+        pretrained.load(index, GPT2)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "pytorch_model.bin.index.json"])
+def test_pickled_weights_are_refused_in_those_words(name, tmp_path):
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(ValueError, match=f"{name} is pickled, .* must be safetensors: convert it"):
+        pretrained.load(tmp_path / name, GPT2)
+    if "index" not in name:
+        with pytest.raises(ValueError, match=f"{name} is pickled"):
+            pretrained.load(tmp_path, GPT2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a file"):
+        pretrained.load(tmp_path / "empty", GPT2)
+
+
 GPT2_JSON = {
     "model_type": "gpt2", "vocab_size": 7, "n_positions": 6, "n_layer": 3, "n_embd": 4, "n_head": 2,
     "n_inner": 5, "activation_function": "gelu_new", "resid_pdrop": 0.1,
@@ -201,43 +306,176 @@ LLAMA_JSON = {
 }  # fmt: skip
 
 
-def test_a_configuration_file(tmp_path):
-    path = tmp_path / "config.json"
+LLAMA3_JSON = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+}  # fmt: skip
+LLAMA3 = Scaling(8.0, 1.0, 4.0, 8192)
+QWEN3_JSON = LLAMA_JSON | {"model_type": "qwen3", "head_dim": 4, "rms_norm_eps": 1e-6}
+QWEN3 = dataclasses.replace(LLAMA, head_size=4, qk_norm=True, eps=1e-6)
+GEMMA_JSON = QWEN3_JSON | {"model_type": "gemma", "hidden_act": "gelu"}
+GEMMA = dataclasses.replace(
+    LLAMA, head_size=4, eps=1e-6, tied=True, norm_offset=1.0, scaled_embedding=True,
+    feed_forward="geglu",
+)  # fmt: skip
+WINDOW_JSON = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0}
 
-    def read(theirs):
-        path.write_text(json.dumps(theirs))
-        return pretrained_config.load(str(path))
 
-    assert read(GPT2_JSON) == GPT2
-    assert read(LLAMA_JSON) == LLAMA
-    assert read(LLAMA_JSON | {"rope_theta": 5e5}) == dataclasses.replace(LLAMA, rotary_base=5e5)
-    newer = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
-    assert read(LLAMA_JSON | newer) == dataclasses.replace(LLAMA, rotary_base=5e5)
-    tied = read(LLAMA_JSON | {"tie_word_embeddings": True, "rms_norm_eps": 1e-6})
-    assert tied == dataclasses.replace(LLAMA, tied=True, eps=1e-6)
-    for theirs, words in (
-        ({"model_type": "bert"}, "model_type 'bert'; it must be 'gpt2' or 'llama'"),
+def read(tmp_path, theirs):
+    (tmp_path / "config.json").write_text(json.dumps(theirs))
+    return pretrained_config.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (GPT2_JSON, GPT2),
+        (GPT2_JSON | {"activation_function": "gelu"}, {"feed_forward": "gelu_exact"}),
+        (GPT2_JSON | {"activation_function": "swish"}, {"feed_forward": "silu"}),
+        (GPT2_JSON | {"activation_function": "gelu_fast"}, GPT2),
+        (LLAMA_JSON, LLAMA),
+        (LLAMA_JSON | {"rope_theta": 5e5}, {"rotary_base": 5e5}),
+        (
+            LLAMA_JSON | {"rope_theta": 1, "rope_parameters": {"rope_theta": 5e5}},
+            {"rotary_base": 5e5},
+        ),
+        (LLAMA_JSON | {"tie_word_embeddings": True}, {"tied": True}),
+        (LLAMA_JSON | {"head_dim": 4}, {"head_size": 4}),
+        (
+            LLAMA_JSON | {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_new"},
+            {"attention_biases": "all", "feed_forward_biases": True, "feed_forward": "geglu"},
+        ),
+        (
+            LLAMA_JSON | {"rope_scaling": {"type": "linear", "factor": 4}},
+            {"rotary_scaling": Scaling(4.0)},
+        ),
+        (
+            LLAMA_JSON | {"rope_scaling": LLAMA3_JSON},
+            {"rotary_base": 5e5, "rotary_scaling": LLAMA3},
+        ),
+        (
+            LLAMA_JSON | {"rope_scaling": dict([*LLAMA3_JSON.items()][:-1])},
+            {"rotary_base": 5e5, "rotary_scaling": LLAMA3._replace(positions=5)},
+        ),
+        (LLAMA_JSON | {"model_type": "mistral"}, {"window": 4096}),
+        (LLAMA_JSON | {"model_type": "mistral", "sliding_window": None}, LLAMA),
+        (LLAMA_JSON | {"model_type": "qwen2", "sliding_window": 3}, {"attention_biases": "qkv"}),
+        (QWEN3_JSON, QWEN3),
+        (QWEN3_JSON | WINDOW_JSON, dataclasses.replace(QWEN3, window=3)),
+        (QWEN3_JSON | WINDOW_JSON | {"max_window_layers": 2}, QWEN3),
+        (
+            QWEN3_JSON | WINDOW_JSON | {"layer_types": ["full_attention"] * 2},
+            QWEN3,
+        ),
+        (GEMMA_JSON, GEMMA),
+        (
+            GEMMA_JSON | {"hidden_act": "silu", "attention_bias": True},
+            dataclasses.replace(GEMMA, feed_forward="swiglu", attention_biases="all"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_configuration_is_read_and_written(theirs, ours, tmp_path):
+    if isinstance(ours, dict):
+        ours = dataclasses.replace(GPT2 if "n_head" in theirs else LLAMA, **ours)
+    assert read(tmp_path, theirs) == ours
+    pretrained_config.save(tmp_path, ours)
+    assert pretrained_config.load(tmp_path / "config.json") == ours
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["model_type"] in (theirs["model_type"], "llama")
+
+
+def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
+    sizes = {name: LLAMA_JSON[name] for name in pretrained_config.ROTARY_SIZES}
+    sizes |= {"num_attention_heads": 32}
+    for kind, given in (
+        ("llama", {"kv_heads": None, "head_size": None, "tied": False}),
+        ("mistral", {"kv_heads": 8, "window": 4096}),
+        ("qwen2", {"kv_heads": 32, "window": None}),
+        ("qwen3", {"kv_heads": 32, "head_size": 128, "window": None}),
+        ("gemma", {"heads": 32, "kv_heads": 16, "head_size": 256, "tied": True}),
+    ):
+        config = read(tmp_path, sizes | {"model_type": kind, "hidden_size": 64})
+        assert {name: getattr(config, name) for name in given} == given, kind
+        assert (config.eps, config.rotary_base, config.rotary_scaling) == (1e-6, 1e4, None)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        ({"model_type": "bert"}, "model_type 'bert'; it must be one of 'gpt2', 'llama', 'mistral'"),
+        ({"model_type": ["gpt2"]}, r"model_type \['gpt2'\]"),
         ([], "model_type None"),
         (
-            {"model_type": "gpt2", "activation_function": "relu", "n_head": 1},
-            "vocab_size is missing; n_positions is missing; .*activation_function is 'relu'",
+            {"model_type": "gpt2", "activation_function": "tanh", "n_head": 1},
+            "vocab_size is missing; n_positions is missing; .*activation_function is 'tanh', not",
         ),
-        (LLAMA_JSON | {"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
-        (LLAMA_JSON | {"rope_scaling": "yarn"}, "rotary settings 'yarn'"),
+        (LLAMA_JSON | {"hidden_act": "relu"}, "hidden_act is 'relu', not 'silu' or"),
+        (LLAMA_JSON | {"rope_scaling": {"rope_type": "yarn"}}, "'yarn', not 'default' or 'linear'"),
+        (LLAMA_JSON | {"rope_scaling": {"type": "dynamic"}}, "rope_type is 'dynamic', not"),
+        (LLAMA_JSON | {"rope_scaling": "yarn"}, "rotary settings are 'yarn', not an object"),
+        (LLAMA_JSON | {"rope_scaling": {"type": "linear"}}, "factor is None, not a number"),
+        (
+            LLAMA_JSON | {"rope_scaling": LLAMA3_JSON | {"factor": "8", "low_freq_factor": None}},
+            "factor is '8', not a number; low_freq_factor is None, not a number",
+        ),
+        (
+            LLAMA_JSON | {"rope_scaling": LLAMA3_JSON | {"original_max_position_embeddings": 1.5}},
+            "original_max_position_embeddings is 1.5, not an integer",
+        ),
+        (
+            LLAMA_JSON | {"rope_scaling": LLAMA3_JSON | {"low_freq_factor": 4.0}},
+            "describes no model: rotary_scaling: high is 4.0; it must be .*above low",
+        ),
+        (
+            LLAMA_JSON | {"rope_parameters": {"full_attention": {}, "sliding_attention": {}}},
+            "rotary settings are by layer, full_attention, sliding_attention",
+        ),
         (LLAMA_JSON | {"rms_norm_eps": "1"}, "rms_norm_eps is '1', not a number"),
-        (LLAMA_JSON | {"head_dim": 4}, "head_dim is 4, not hidden_size"),
+        (LLAMA_JSON | {"rope_theta": "1"}, "rope_theta is '1', not a number"),
         (LLAMA_JSON | {"head_dim": "4"}, "head_dim is '4', not an integer"),
+        (LLAMA_JSON | {"attention_bias": 1}, "attention_bias is 1, not true or false"),
         (LLAMA_JSON | {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, not 1.0"),
         (LLAMA_JSON | {"rope_scaling": {"partial_rotary_factor": 0.5}}, "factor is 0.5, not 1.0"),
+        (QWEN3_JSON | WINDOW_JSON | {"max_window_layers": 1}, "1 of 2 layers see a window of 3"),
+        (QWEN3_JSON | WINDOW_JSON | {"max_window_layers": "1"}, "max_window_layers is '1'"),
+        (
+            QWEN3_JSON | {"layer_types": ["full_attention"]},
+            r"layer_types is \['full_attention'\], not 'full_attention' or .* each of 2 layers",
+        ),
+        (QWEN3_JSON | {"layer_types": ["chunked", "chunked"]}, "layer_types is .*chunked"),
+        (GEMMA_JSON | {"use_bidirectional_attention": True}, "is True, not None or False"),
         (GPT2_JSON | {"n_layer": "3"}, "config.json .* n_layer is '3', not an integer"),
         (GPT2_JSON | {"n_inner": 2.5}, "config.json .* n_inner is 2.5, not an integer"),
         (GPT2_JSON | {"tie_word_embeddings": 1}, "tie_word_embeddings is 1, not true or false"),
         (GPT2_JSON | {"n_layer": 0}, "config.json .* layers is 0"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            read(theirs)
-    path.write_text("{")
+    ],
+)
+def test_a_configuration_that_is_not_computed_is_refused(theirs, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, theirs)
+
+
+def test_a_file_that_is_no_configuration_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=re.escape("config.json is not JSON")):
-        pretrained_config.load(path)
+        pretrained_config.load(tmp_path)
     with pytest.raises(ValueError, match="absent is not a file"):
         pretrained_config.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (llama(experts=4), "'llama', the nearest, differs: experts is 4, not 0; change"),
+        (dataclasses.replace(GEMMA, qk_norm=True), "'gemma', .*qk_norm is True, not False"),
+        (llama(norm="layer"), "'llama', .*norm is 'layer', not 'rms'"),
+        (gpt2(window=3, scaled_embedding=True), "'gpt2', .*scaled_embedding .*window is 3"),
+        (llama(feed_forward="relu"), "'llama', .*feed_forward is 'relu', not 'swiglu'"),
+    ],
+)
+def test_a_configuration_of_no_model_type_is_not_written(config, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        pretrained_config.save(tmp_path, config)
+    with pytest.raises(ValueError, match="absent is not a folder"):
+        pretrained_config.save(tmp_path / "absent" / "config.json", LLAMA)
+    assert not list(tmp_path.iterdir())

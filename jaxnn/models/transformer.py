@@ -179,7 +179,7 @@ def block_bwd(
     dfeed_norm, df = norm.bwd(feed_norm, df, **settings)
     dx = dx + df
     da = dx if a_kept is None else dropout.bwd(a_kept, dx, rate=rate)[0]
-    dattention, da, _, _ = multi_head.bwd(attention, da, **_attention(config))
+    dattention, da, *_ = multi_head.bwd(attention, da, **_attention(config))
     dattention_norm, da = norm.bwd(attention_norm, da, **settings)
     return Block(dattention_norm, dattention, dfeed_norm, dfeed), dx + da
 

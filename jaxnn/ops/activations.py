@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_key
-from jaxnn.numerics import widen
+from jaxnn.numerics import draw_kept, widen
 from jaxnn.op import Op
 from jaxnn.ops.activation_doors import door_of, example
 from jaxnn.settings import check_rate
@@ -135,8 +135,7 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
         TypeError: x is no floating array, the key no key or the rate no number.
         ValueError: the rate is outside [0, 1).
     """
-    # Integers, and not the uniform numbers of x's dtype: those would be others in another dtype.
-    kept = jax.random.bits(key, x.shape, jnp.uint32) >= jnp.uint32(int(rate * 2**32))
+    kept = draw_kept(key, rate, x.shape)
     # Wide: in bfloat16 1 - rate is rounded, by 1 part in 256, and so would be the mean of y.
     return jnp.where(kept, (widen(x) / (1 - rate)).astype(x.dtype), 0), kept
 

@@ -6,9 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.checks import check_broadcasts, check_integers, check_kind, check_one_dtype, check_shapes
+from jaxnn.checks import (
+    check_broadcasting,
+    check_broadcasts,
+    check_integers,
+    check_key,
+    check_kind,
+    check_one_dtype,
+    check_shapes,
+)
 from jaxnn.ops.normalisation_doors import check_rms
-from jaxnn.settings import check_flag, check_integer, check_number
+from jaxnn.settings import check_flag, check_integer, check_number, check_rate
 
 
 def check_heads(op: str, heads: Any, kv_heads: Any) -> None:
@@ -29,7 +37,19 @@ def check_heads(op: str, heads: Any, kv_heads: Any) -> None:
 
 
 def check_attention(
-    q: Any, k: Any, v: Any, mask: Any, *, causal: Any, window: Any, scale: Any, block: Any
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    bias: Any = None,
+    key: Any = None,
+    *,
+    causal: Any,
+    window: Any,
+    scale: Any,
+    block: Any,
+    softcap: Any = None,
+    rate: Any = 0.0,
 ) -> None:
     """Refuse what `attention_fwd` says it raises.
 
@@ -38,7 +58,7 @@ def check_attention(
     """
     fix = "reshape, transpose or slice what differs"
     sizes = check_shapes("attention", fix, q=(q, "NTHD"), k=(k, "NSGD"), v=(v, "NSGE"))
-    check_one_dtype("attention", q=q, k=k, v=v)
+    check_one_dtype("attention", q=q, k=k, v=v, bias=bias)
     if 0 in sizes["THDSGE"]:
         raise ValueError(
             f"attention: q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; all "
@@ -48,12 +68,23 @@ def check_attention(
     if mask is not None:
         fix = "a padding mask (batch, keys) is mask[:, None, None, :]"
         check_broadcasts("attention: mask", mask, sizes["NHTS"], fix)
+    if bias is not None:
+        fix = (
+            "a bias (heads, queries, keys) needs no other axis; one of heads is bias[:, None, None]"
+        )
+        check_broadcasting("attention: bias", bias, sizes["NHTS"], fix)
+    if key is not None:
+        check_key("attention: key", key, ", or None to drop nothing")
     check_flag("attention: causal", causal)
     for name, value in (("window", window), ("block", block)):
         if value is not None:
             check_integer(f"attention: {name}", value, hint=", or None for no limit")
     if scale is not None:
         check_number("attention: scale", scale, "finite, or None for 1 / sqrt(D)")
+    if softcap is not None:
+        rule = "finite and above 0, or None for no cap"
+        check_number("attention: softcap", softcap, rule, lambda c: 0 < c < math.inf)
+    check_rate("attention: rate", rate)
     if window is not None and not causal:
         raise ValueError(
             f"attention: window is {window!s:.50} but causal is False; it must be True, for a "
@@ -116,15 +147,19 @@ def check_rotary(
 
 def check_multi_head(
     kind: type[NamedTuple],
-    scale: Any,
+    of_norm: Any,
     scaling: type[NamedTuple],
     params: Any,
     x: Any,
     positions: Any,
     mask: Any,
+    bias: Any = None,
+    key: Any = None,
     **settings: Any,
 ) -> None:
-    """Refuse what `multi_head_fwd` says it raises; the kinds are those of its parameters.
+    """Refuse what `multi_head_fwd` says it raises.
+
+    The first three are the kinds of its parameters, of a norm's, and of a scaling.
 
     Raises:
         TypeError, ValueError: as `multi_head_fwd`.
@@ -153,7 +188,7 @@ def check_multi_head(
     n, t = x.shape[:2]
     q: Any
     q, k = (jax.ShapeDtypeStruct((n, t, h, size), x.dtype) for h in (heads, kv_heads))
-    check_attention(q, k, k, mask, scale=None, **settings)
+    check_attention(q, k, k, mask, bias, key, **settings)
     norms = {name: getattr(params, name) for name in ("q_norm", "k_norm")}
     for name in [name for name in norms if norms[name] is not None]:
         if norms[name].shape != (size,):
@@ -161,7 +196,7 @@ def check_multi_head(
                 f"multi_head: {name} has shape {norms[name].shape}; with {heads} heads of size "
                 f"{size} it must be {(size,)}: change the shape or the heads"
             )
-        check_rms(scale, scale(norms[name], None), q, **norm)
+        check_rms(of_norm, of_norm(norms[name], None), q, **norm)
     if all(one is None for one in norms.values()) and norm["offset"]:
         raise ValueError(
             f"multi_head: norm_offset is {norm['offset']!s:.50} but q_norm and k_norm are None; it "

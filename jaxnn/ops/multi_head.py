@@ -54,12 +54,17 @@ def multi_head_fwd(
     x: Array,
     positions: Array | None,
     mask: Array | None,
+    bias: Array | None = None,
+    key: Array | None = None,
     *,
     heads: int,
     kv_heads: int | None = None,
     causal: bool = False,
     window: int | None = None,
+    scale: float | None = None,
     block: int | None = None,
+    softcap: float | None = None,
+    rate: float = 0.0,
     rotary_base: float | None = None,
     rotary_scaling: Scaling | None = None,
     norm_eps: float = 1e-6,
@@ -71,7 +76,8 @@ def multi_head_fwd(
     Where there is a `q_norm` or `k_norm`, q or k is normalised head by head, with `norm_eps` and
     `norm_offset` as in `rms_norm_fwd` (Henry et al., 2020, "Query-key normalization for
     transformers"; Qwen3). `positions`, integers (T,) or (N, T), None for 0 .. T-1, turn q and k if
-    there is a `rotary_base` (see `rotary_fwd`); the rest is as in `attention_fwd`.
+    there is a `rotary_base` (see `rotary_fwd`); the rest, `bias` and `key` too, is as in
+    `attention_fwd`.
 
     Saves x, q, k, v, y, L and, of a norm, x_hat and 1/sigma.
 
@@ -95,7 +101,10 @@ def multi_head_fwd(
     if rotary_base is not None:
         q, _ = rotary.fwd(q, positions, base=rotary_base, scaling=rotary_scaling)
         k, _ = rotary.fwd(k, positions, base=rotary_base, scaling=rotary_scaling)
-    y, saved = attention.fwd(q, k, v, mask, causal=causal, window=window, block=block)
+    y, saved = attention.fwd(
+        q, k, v, mask, bias, key, causal=causal, window=window, scale=scale, block=block,
+        softcap=softcap, rate=rate,
+    )  # fmt: skip
     z, _ = linear.fwd(Linear(wo, bo), y.reshape(n, t, heads * size))
     return z, MultiHeadResiduals(params, x, positions, saved, q_norm, k_norm)
 
@@ -108,18 +117,24 @@ def multi_head_bwd(
     kv_heads: int | None = None,
     causal: bool = False,
     window: int | None = None,
+    scale: float | None = None,
     block: int | None = None,
+    softcap: float | None = None,
+    rate: float = 0.0,
     rotary_base: float | None = None,
     rotary_scaling: Scaling | None = None,
     norm_eps: float = 1e-6,
     norm_offset: float = 0.0,
-) -> tuple[MultiHead, Array, None, None]:
+) -> tuple[MultiHead, Array, None, None, Array | None, None]:
     """Walk the same chain from its end; x collects from all three projections."""
     (wq, wk, wv, wo, bq, bk, bv, bo, *_), x, positions, saved, q_norm, k_norm = residuals
     n, t, _ = x.shape
     (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), saved.y.reshape(n, t, len(wo))), dz)
     dy = dy.reshape(saved.y.shape)
-    dq, dk, dv, _ = attention.bwd(saved, dy, causal=causal, window=window, block=block)
+    dq, dk, dv, _, dbias, _ = attention.bwd(
+        saved, dy, causal=causal, window=window, scale=scale, block=block, softcap=softcap,
+        rate=rate,
+    )  # fmt: skip
     if rotary_base is not None:
         dq, _ = rotary.bwd(positions, dq, base=rotary_base, scaling=rotary_scaling)
         dk, _ = rotary.bwd(positions, dk, base=rotary_base, scaling=rotary_scaling)
@@ -132,18 +147,19 @@ def multi_head_bwd(
     (dwk, dbk), dxk = linear.bwd(LinearResiduals(Linear(wk, bk), x), dk.reshape(n, t, wk.shape[1]))
     (dwv, dbv), dxv = linear.bwd(LinearResiduals(Linear(wv, bv), x), dv.reshape(n, t, wv.shape[1]))
     dparams = MultiHead(dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo, dgq, dgk)
-    return dparams, dxq + dxk + dxv, None, None
+    return dparams, dxq + dxk + dxv, None, None, dbias, None
 
 
-def _example(key: Array) -> tuple[MultiHead, Array, Array, Array]:
+def _example(key: Array) -> tuple[MultiHead, Array, Array, Array, Array, Array]:
     """Two kinds of bias missing, unequal positions, a row of the mask that hides everything."""
     shapes = {"wq": (3, 8), "wk": (3, 4), "wv": (3, 4), "wo": (8, 6), "bq": (8,), "bo": (6,)}
     shapes |= {"q_norm": (2,), "k_norm": (2,)}
-    *keys, kx, km = jax.random.split(key, len(shapes) + 2)
+    *keys, kx, km, kb, drops = jax.random.split(key, len(shapes) + 4)
     drawn = {n: jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
     x = jax.random.normal(kx, (2, 5, 3)).at[0, 0].set(0)
     mask = jax.random.bernoulli(km, 0.7, (2, 1, 5, 5)).at[1, 0, 3].set(False)
-    return MultiHead(**drawn), x, jnp.array([0, 1, 2, 4, 7]), mask
+    bias = jax.random.normal(kb, (4, 1, 5))
+    return MultiHead(**drawn), x, jnp.array([0, 1, 2, 4, 7]), mask, bias, drops
 
 
 multi_head = Op(
@@ -152,8 +168,8 @@ multi_head = Op(
     check=partial(check_multi_head, MultiHead, Scale, Scaling),
     example=_example,
     settings=(
-        {"heads": 4, "kv_heads": 2, "causal": True, "norm_eps": 0.1},
-        {"heads": 4, "kv_heads": 2, "block": 4, "rotary_base": 100.0},
+        {"heads": 4, "kv_heads": 2, "causal": True, "norm_eps": 0.1, "rate": 0.3},
+        {"heads": 4, "kv_heads": 2, "block": 4, "rotary_base": 100.0, "softcap": 2.0, "scale": 0.9},
         {
             "heads": 4, "kv_heads": 2, "causal": True, "window": 3, "rotary_base": 100.0,
             "rotary_scaling": Scaling(2.0), "norm_offset": 1.0,

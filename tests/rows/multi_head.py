@@ -67,15 +67,19 @@ def multi_input(rng, shape):
 
 
 def normed_input(rng, shape):
-    """Scales of a quarter: in 16 bits larger scores leave of a softmax little but chance."""
+    """With a bias of each head and key, too.
+
+    Scales of a quarter: in 16 bits larger scores leave of a softmax little but chance.
+    """
     params, *rest = multi_input(rng, shape)
     q_norm, k_norm = rng.normal(size=(2, 4)) / 4
-    return params._replace(bq=None, q_norm=q_norm, k_norm=k_norm), *rest
+    params = params._replace(bq=None, q_norm=q_norm, k_norm=k_norm)
+    return params, *rest, rng.normal(size=(4, 1, shape[-1] + 2))
 
 
 def multi(
-    params, x, positions, mask, heads, kv_heads, rotary_base=None, rotary_scaling=None,
-    norm_eps=None, norm_offset=None, **static,
+    params, x, positions, mask, bias=None, *, heads, kv_heads, rotary_base=None,
+    rotary_scaling=None, norm_eps=None, norm_offset=None, **static,
 ):  # fmt: skip
     split = (heads, kv_heads, kv_heads)
     q, k, v = (
@@ -89,13 +93,13 @@ def multi(
         )
     if rotary_base:
         q, k = (turn(z, positions, rotary_base, rotary_scaling) for z in (q, k))
-    y = attend(q, k, v, mask, **static).reshape(*x.shape[:2], -1)
+    y = attend(q, k, v, mask, bias, **static).reshape(*x.shape[:2], -1)
     return y @ params.wo + (0 if params.bo is None else params.bo)
 
 
 def torch_multi(
-    torch, params, x, positions, mask, heads, kv_heads, rotary_base=None, rotary_scaling=None,
-    norm_eps=None, norm_offset=None, **static,
+    torch, params, x, positions, mask, bias=None, *, heads, kv_heads, rotary_base=None,
+    rotary_scaling=None, norm_eps=None, norm_offset=None, **static,
 ):  # fmt: skip
     F, split = torch.nn.functional, (heads, kv_heads, kv_heads)  # noqa: N806
     q, k, v = (
@@ -109,7 +113,7 @@ def torch_multi(
         )
     if rotary_base:
         q, k = (torch_turn(torch, z, positions, rotary_base, rotary_scaling) for z in (q, k))
-    y = torch_attend(torch, q, k, v, mask, **static).flatten(2)
+    y = torch_attend(torch, q, k, v, mask, bias, **static).flatten(2)
     return F.linear(y, params.wo.T, params.bo)
 
 

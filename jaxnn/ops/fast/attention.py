@@ -10,14 +10,14 @@ of reach of the whole block are not touched.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import widen
+from jaxnn.numerics import Pairs, widen
 from jaxnn.ops import attention as plain
 from jaxnn.ops.attention import AttentionResiduals
 
@@ -31,24 +31,29 @@ def attention_fwd(
     k: Array,
     v: Array,
     mask: Array | None,
+    bias: Array | None = None,
+    key: Array | Pairs | None = None,
     *,
     causal: bool = False,
     window: int | None = None,
     scale: float | None = None,
     block: int | None = None,
+    softcap: float | None = None,
+    rate: float = 0.0,
 ) -> tuple[Array, AttentionResiduals]:
     """Return what the plain form does, run by run."""
     attend: Callable[..., Any] = plain.attention_fwd
     if block is not None:
         attend = partial(_in_blocks_fwd, block=min(block, q.shape[1]))
+    attend = partial(attend, causal=causal, window=window, scale=scale, softcap=softcap, rate=rate)
     qh, kh, vh = (x.swapaxes(1, 2) for x in (q, k, v))  # once, and not for every run
     parts = []
     for i, j in _runs(q, k, causal, window, block):
-        of_part = _cut(qh, i), _cut(kh, j), _cut(vh, j), _taken(mask, i, j)
-        y, saved = attend(*of_part, causal=causal, window=window, scale=scale)
+        of_scores = _taken(mask, i, j), _taken(bias, i, j), _placed(key, i, j)
+        y, saved = attend(_cut(qh, i), _cut(kh, j), _cut(vh, j), *of_scores)
         parts.append((y, saved.log_normaliser))
     y, log_normaliser = (jnp.concatenate(of_all, 1) for of_all in zip(*parts, strict=True))
-    return y, AttentionResiduals(q, k, v, mask, y, log_normaliser)
+    return y, AttentionResiduals(q, k, v, mask, bias, key, y, log_normaliser)
 
 
 def attention_bwd(
@@ -59,26 +64,31 @@ def attention_bwd(
     window: int | None = None,
     scale: float | None = None,
     block: int | None = None,
-) -> tuple[Array, Array, Array, None]:
-    """Return what the plain form does; a key's gradients are summed over the runs that saw it."""
-    q, k, v, mask, y, log_normaliser = residuals
+    softcap: float | None = None,
+    rate: float = 0.0,
+) -> tuple[Array, Array, Array, None, Array | None, None]:
+    """Return what the plain form does; what several runs have a part in is summed over them."""
+    q, k, v, mask, bias, key, y, log_normaliser = residuals
     attend: Callable[..., Any] = plain.attention_bwd
     if block is not None:
         attend = partial(_in_blocks_bwd, block=min(block, q.shape[1]))
+    attend = partial(attend, causal=causal, window=window, scale=scale, softcap=softcap, rate=rate)
     qh, kh, vh, yh, dyh = (x.swapaxes(1, 2) for x in (q, k, v, y, dy))
     dqs: list[Array] = []
     dk, dv = jnp.zeros_like(widen(k)), jnp.zeros_like(widen(v))
+    dbias: Any = None if bias is None else jnp.zeros_like(widen(_by_four(bias)))
     for i, j in _runs(q, k, causal, window, block):
-        of_keys = _cut(kh, j), _cut(vh, j), _taken(mask, i, j)
-        part = AttentionResiduals(_cut(qh, i), *of_keys, _cut(yh, i), log_normaliser[:, i])
-        dq, dki, dvi, _ = attend(
-            part, widen(_cut(dyh, i)), causal=causal, window=window, scale=scale
-        )
+        of_scores = _taken(mask, i, j), _taken(bias, i, j), _placed(key, i, j)
+        of_part = _cut(qh, i), _cut(kh, j), _cut(vh, j), *of_scores, _cut(yh, i)
+        part = AttentionResiduals(*of_part, log_normaliser[:, i])
+        dq, dki, dvi, _, dbiasi, _ = attend(part, widen(_cut(dyh, i)))
         around = [(0, 0), (j.start, k.shape[1] - j.stop), (0, 0), (0, 0)]
         dqs.append(dq)
         dk, dv = dk + jnp.pad(dki, around), dv + jnp.pad(dvi, around)
-    dq = jnp.concatenate(dqs, 1)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+        dbias = None if bias is None else _add_at(dbias, i.start, j.start, dbiasi)
+    dq = jnp.concatenate(dqs, 1).astype(q.dtype)
+    dbias = None if bias is None else dbias.reshape(bias.shape).astype(bias.dtype)
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, dbias, None
 
 
 def _runs(
@@ -101,36 +111,42 @@ def _cut(x: Array, positions: slice) -> Array:
     return x[:, :, positions].swapaxes(1, 2)
 
 
-def _taken(mask: Array | None, queries: slice, keys: slice) -> Array | None:
-    """The mask of some queries and keys."""
-    if mask is None:
+def _by_four(x: Array) -> Array:
+    """A mask or bias with all four axes that the scores have."""
+    return x.reshape((1,) * (4 - x.ndim) + x.shape)
+
+
+def _taken(x: Array | None, queries: slice, keys: slice) -> Array | None:
+    """The mask or bias of some queries and keys."""
+    if x is None:
         return None
-    mask = mask[..., queries, :] if mask.shape[-2] > 1 else mask
-    return mask[..., keys] if mask.shape[-1] > 1 else mask
+    x = _by_four(x)
+    x = x[:, :, queries] if x.shape[2] > 1 else x
+    return x[..., keys] if x.shape[3] > 1 else x
+
+
+def _placed(key: Any, queries: slice, keys: slice) -> Pairs | None:
+    """The key of some queries and keys, which draws for them what it does among all."""
+    if key is None:
+        return None
+    return Pairs(key, *(jnp.arange(part.start, part.stop) for part in (queries, keys)))
 
 
 def _in_blocks_fwd(
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Array | None,
-    *,
-    block: int,
-    causal: bool,
-    window: int | None,
-    scale: float | None,
+    q: Array, *others: Any, block: int, causal: bool, window: int | None, **settings: Any
 ) -> tuple[Array, AttentionResiduals]:
     """Attend `block` queries at a time."""
-    t, keys_of = q.shape[1], _keys_in_reach(q, k, v, mask, causal, window)
+    t, keys_of = q.shape[1], _keys_in_reach((q, *others), block, causal, window)
 
     def attend(turn: tuple[Array, Array]) -> tuple[Array, Array]:
-        _, k, v, seen = keys_of(*turn)
-        y, saved = plain.attention_fwd(turn[1], k, v, seen, scale=scale)
+        start, qi = turn
+        y, saved = plain.attention_fwd(qi, *keys_of(start)[1:], **settings)
         return y, saved.log_normaliser
 
     y, log_normaliser = lax.map(attend, (jnp.arange(0, t, block), _blocks(q, block)))
     y, log_normaliser = _joined(y, t), _joined(log_normaliser, t)
-    return y, AttentionResiduals(q, k, v, mask, y, log_normaliser)
+    saved: Any = (q, *others, y, log_normaliser)
+    return y, AttentionResiduals(*saved)
 
 
 def _in_blocks_bwd(
@@ -140,49 +156,71 @@ def _in_blocks_bwd(
     block: int,
     causal: bool,
     window: int | None,
-    scale: float | None,
-) -> tuple[Array, Array, Array, None]:
-    """Return the cotangents of q, k and v, `block` queries at a time."""
-    q, k, v, mask, y, log_normaliser = residuals
-    t, keys_of = q.shape[1], _keys_in_reach(q, k, v, mask, causal, window)
+    **settings: Any,
+) -> tuple[Any, ...]:
+    """Return the cotangents of q, k, v and the bias, `block` queries at a time."""
+    q, k, v, mask, bias, key, y, log_normaliser = residuals
+    t, keys_of = q.shape[1], _keys_in_reach((q, k, v, mask, bias, key), block, causal, window)
 
-    def attend(sums: tuple[Array, Array], turn: Any) -> tuple[tuple[Array, Array], Array]:
+    def attend(sums: tuple[Any, ...], turn: Any) -> tuple[tuple[Any, ...], Array]:
         start, qi, yi, li, dyi = turn
-        first, k, v, seen = keys_of(start, qi)
-        part = AttentionResiduals(qi, k, v, seen, yi, li)
-        dqi, dki, dvi, _ = plain.attention_bwd(part, dyi, scale=scale)
-        return (_add_at(sums[0], first, dki), _add_at(sums[1], first, dvi)), dqi
+        first, ki, vi, seen, biasi, keyi = keys_of(start)
+        part = AttentionResiduals(qi, ki, vi, seen, biasi, keyi, yi, li)
+        cotangents: Any = plain.attention_bwd(part, dyi, **settings)
+        dqi, dki, dvi, _, dbiasi, _ = cotangents
+        dk, dv, dbias = sums
+        dk, dv = (_add_at(x, 0, first, _turned(xi)) for x, xi in ((dk, dki), (dv, dvi)))
+        return (dk, dv, None if bias is None else _add_at(dbias, start, first, dbiasi)), dqi
 
-    zeros = jnp.zeros_like(_turned(widen(k))), jnp.zeros_like(_turned(widen(v)))
+    whole = _turned(k), _turned(v), _filled(bias, block)
+    zeros: Any = tuple(None if x is None else jnp.zeros_like(widen(x)) for x in whole)
     blocks = [_blocks(x, block) for x in (q, y, log_normaliser, dy)]
-    (dk, dv), dq = lax.scan(attend, zeros, (jnp.arange(0, t, block), *blocks))
-    return _joined(dq, t), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None
+    (dk, dv, dbias), dq = lax.scan(attend, zeros, (jnp.arange(0, t, block), *blocks))
+    dbias = None if bias is None else dbias[:, :, : bias.shape[2]]
+    return _joined(dq, t), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None, dbias, None
 
 
 def _keys_in_reach(
-    q: Array, k: Array, v: Array, mask: Array | None, causal: bool, window: int | None
-) -> Callable[[Array, Array], tuple[Array, Array, Array, Array]]:
-    """What gives, of a block and where it starts, its keys: first, k, v, and which are seen."""
+    inputs: Sequence[Any], block: int, causal: bool, window: int | None
+) -> Callable[[Array], tuple[Any, ...]]:
+    """What gives, of where a block starts, where its keys start, and its inputs but the queries."""
+    q, k, v, mask, bias, key = inputs
     t, s = q.shape[1], k.shape[1]
     reach = s if window is None else min(window, s)
+    count = min(s, block + reach - 1)
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # as they are needed: once, not for every block
+    mask, bias = _filled(mask, block), _filled(bias, block)
 
-    def keys_of(start: Array, qi: Array) -> tuple[Array, Array, Array, Array]:
-        count = min(s, qi.shape[1] + reach - 1)
+    def keys_of(start: Array) -> tuple[Any, ...]:
         first = jnp.clip(start + (s - t - reach + 1), 0, s - count)
-        i, j = start + jnp.arange(qi.shape[1]), first + jnp.arange(count)
+        i, j = start + jnp.arange(block), first + jnp.arange(count)
         position = i[:, None] + (s - t)
-        seen = jnp.ones((len(i), count), bool)
+        seen = jnp.ones((block, count), bool)
         if causal:
             seen = (j <= position) & (j > position - reach)
-        if mask is not None:
-            rows, columns = mask.shape[-2:]  # rows past the end are padding, whatever they see
-            of_rows = mask if rows == 1 else jnp.take(mask, i, -2, mode="clip")
-            seen &= of_rows if columns == 1 else jnp.take(of_rows, j, -1)
+        maski, biasi = (_slice_at(x, start, first, block, count) for x in (mask, bias))
+        seen = seen if maski is None else seen & maski
         ki, vi = (lax.dynamic_slice_in_dim(x, first, count, axis=2) for x in (k, v))
-        return first, ki.swapaxes(1, 2), vi.swapaxes(1, 2), seen
+        keyi = None if key is None else Pairs(key.key, key.rows[0] + i, key.columns[0] + j)
+        return first, ki.swapaxes(1, 2), vi.swapaxes(1, 2), seen, biasi, keyi
 
     return keys_of
+
+
+def _filled(x: Array | None, block: int) -> Array | None:
+    """A mask or bias with rows for all of the last block, whatever they hold."""
+    if x is None or x.shape[2] == 1:
+        return x
+    return jnp.pad(x, [(0, -x.shape[2] % block if axis == 2 else 0) for axis in range(4)])
+
+
+def _slice_at(x: Array | None, row: Array, column: Array, rows: int, columns: int) -> Array | None:
+    """Some rows and columns, from these on, of a mask or bias; an axis of 1 stands for any."""
+    if x is None:
+        return None
+    for axis, start, size in ((2, row, rows), (3, column, columns)):
+        x = lax.dynamic_slice_in_dim(x, start, size, axis) if x.shape[axis] > 1 else x
+    return x
 
 
 def _turned(x: Array) -> Array:
@@ -190,10 +228,10 @@ def _turned(x: Array) -> Array:
     return x.transpose(0, 2, 3, 1)
 
 
-def _add_at(x: Array, start: Array, part: Array) -> Array:
-    """`part` (N, S, G, D) added to x (N, G, D, S) from position `start` on."""
-    sums = lax.dynamic_slice_in_dim(x, start, part.shape[1], axis=3) + _turned(part)
-    return lax.dynamic_update_slice_in_dim(x, sums, start, axis=3)
+def _add_at(x: Array, row: int | Array, column: int | Array, part: Array) -> Array:
+    """`part` added to x from a row and a column on; an axis of 1 has no other start than 0."""
+    start = (0, 0, row, column)
+    return lax.dynamic_update_slice(x, lax.dynamic_slice(x, start, part.shape) + part, start)
 
 
 def _blocks(x: Array, block: int) -> Array:

@@ -1,0 +1,140 @@
+"""A safetensors file, whole or in parts by an index, as Hugging Face's: found, opened, written."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+INDEX = ".index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+# Hugging Face's own loader refuses files that do not name a framework.
+METADATA = {"format": "pt"}
+
+
+def found(path: Path) -> Path:
+    """The file or index that a path names, or that is in the folder."""
+    if path.is_dir():
+        whole = [path / "model.safetensors", path / f"model.safetensors{INDEX}"]
+        there = [one for one in whole if one.is_file()]
+        if len(there) == 2:
+            raise ValueError(
+                f"{path} has both {whole[0].name} and {whole[1].name}; it must be one of them: "
+                "name the file to read"
+            )
+        pickled = [one for one in sorted(path.iterdir()) if one.suffix in PICKLED]
+        path = there[0] if there else (pickled or [whole[0]])[0]
+    if path.name.removesuffix(INDEX).endswith(PICKLED):
+        raise ValueError(
+            f"{path} is pickled, and to read it is to run what it says; it must be safetensors: "
+            "convert it, with `transformers` by save_pretrained, or take the model's safetensors"
+        )
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; name a safetensors file of weights")
+    return path
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[dict[str, Any]]:
+    """For each tensor the open file that it is in: one for all or, by an index, its part."""
+    index = _read_index(path) if path.name.endswith(INDEX) else None
+    shards = [path] if index is None else [path.with_name(n) for n in sorted({*index.values()})]
+    absent = [shard.name for shard in shards if not shard.is_file()]
+    if absent:
+        raise ValueError(
+            f"{path} names parts that are not beside it: {', '.join(absent)}; all must be there: "
+            "copy those that are missing"
+        )
+    with contextlib.ExitStack() as stack:
+        where: dict[str, list[str]] = {}
+        files = {}
+        for shard in shards:
+            try:
+                file = stack.enter_context(safe_open(shard, framework="numpy"))
+            except (OSError, SafetensorError) as error:
+                raise ValueError(
+                    f"{shard} cannot be read ({error}); it must be a safetensors file: check the "
+                    "path"
+                ) from error
+            for name in file.keys():  # noqa: SIM118
+                where.setdefault(name, []).append(shard.name)
+                files[name] = file
+        if index is not None:
+            _check_index(path, index, where)
+        yield files
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Which part each tensor is in, as an index has it."""
+    try:
+        index = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); name a model's index") from error
+    held = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(held, dict) or not held:
+        raise ValueError(
+            f"{path} has weight_map {held!r:.50}; it must be an object of tensors and the parts "
+            "that they are in: name a model's index"
+        )
+    strange = [part for part in held.values() if not isinstance(part, str) or _elsewhere(part)]
+    if strange:
+        raise ValueError(
+            f"{path} has {strange[0]!r:.50} as a part; it must be the name of a safetensors file "
+            "beside the index: put it there"
+        )
+    return held
+
+
+def _elsewhere(part: str) -> bool:
+    return Path(part).name != part or Path(part).suffix in PICKLED
+
+
+def _check_index(path: Path, index: dict[str, str], where: dict[str, list[str]]) -> None:
+    """Refuse an index that says of tensors what the parts do not, all in one message."""
+    wrong = [
+        f"{name} is in {' and '.join(where.get(name, ['no part']))}, in the index in "
+        f"{index.get(name, 'none')}"
+        for name in index | where
+        if where.get(name) != [index.get(name)]
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path} does not tell where the tensors are: {'; '.join(wrong)}; each must be in the "
+            "one part that it names: copy index and parts of one model anew"
+        )
+
+
+def write(path: Path, tensors: dict[str, np.ndarray], max_bytes: float | None) -> None:
+    """Write tensors to a file or, if they have more than `max_bytes`, to parts and their index.
+
+    The parts of "model.safetensors" are "model-00001-of-00002.safetensors" and so on.
+    """
+    shards = _shards(tensors, max_bytes)
+    if len(shards) == 1:
+        save_file(tensors, path, metadata=METADATA)
+        return
+    index: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        part = f"{path.stem}-{number:05}-of-{len(shards):05}{path.suffix}"
+        save_file(shard, path.with_name(part), metadata=METADATA)
+        index |= dict.fromkeys(shard, part)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    contents = {"metadata": {"total_size": total}, "weight_map": index}
+    path.with_name(path.name + INDEX).write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
+
+
+def _shards(tensors: dict[str, np.ndarray], max_bytes: float | None) -> list[dict[str, np.ndarray]]:
+    """The tensors in their order, as many together as have at most so many bytes."""
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if max_bytes is not None and shards[-1] and size + tensor.nbytes > max_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
