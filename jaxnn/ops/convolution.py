@@ -60,7 +60,9 @@ def conv_fwd(
 ) -> tuple[Array, ConvResiduals]:
     """Convolve sequences, images or volumes with a kernel (LeCun et al., 1998, section II).
 
-    That of `conv1d`, `conv2d` and `conv3d`.
+    That of `conv1d`, `conv2d` and `conv3d`. An infinity or NaN in the kernel or in dy makes NaN of
+    all dx within its reach: the zeros between the places of dy are multiplied too, as are those
+    between the x of a transpose.
 
     Args:
         params: w (taps ..., C / groups, O), such as (KH, KW, C / groups, O), and b (O,) or None.
@@ -224,12 +226,16 @@ conv2d_transpose = Op(
     conv_transpose_bwd,
     check=partial(_check, "conv2d_transpose"),
     example=partial(_example, (2, 3, 3, 4), 6, (3, 4, 5, 4)),
-    settings=({"stride": 2, "padding": ((0, 1), (2, 0)), "groups": 2, "output_padding": 1},),
+    settings=(
+        {"stride": 2, "padding": ((0, 1), (2, 0)), "dilation": 2, "groups": 2, "output_padding": 1},
+    ),
 )
 conv3d_transpose = Op(
     conv_transpose_fwd,
     conv_transpose_bwd,
     check=partial(_check, "conv3d_transpose"),
     example=partial(_example, (2, 1, 3, 3, 4), 6, (2, 2, 3, 2, 4)),
-    settings=({"stride": (2, 1, 2), "padding": 1, "groups": 2, "output_padding": (1, 0, 1)},),
+    settings=(
+        {"stride": (2, 1, 2), "dilation": (1, 1, 2), "groups": 2, "output_padding": (1, 0, 1)},
+    ),
 )

@@ -96,16 +96,16 @@ def _each(rows: Array) -> tuple[Array, Array, Array]:
     return jnp.arange(n)[:, None, None], rows, jnp.arange(c)
 
 
-def _unpool_example(key: Array) -> tuple[Array, Array]:
-    """Maxima of two by three windows in four by seven positions; two of them at one."""
-    indices = jnp.array([[0, 9, 6], [21, 9, 27]], jnp.int32)[None, ..., None]
-    return jax.random.normal(key, (2, 2, 3, 2)), jnp.broadcast_to(indices, (2, 2, 3, 2))
+def _example(key: Array) -> tuple[Array, Array]:
+    """Maxima of two by five windows in four by seven positions; two of them at one."""
+    indices = jnp.array([[0, 9, 2, 11, 6], [21, 9, 23, 17, 27]], jnp.int32)[None, ..., None]
+    return jax.random.normal(key, (3, 2, 5, 1)), jnp.broadcast_to(indices, (3, 2, 5, 1))
 
 
 max_unpool = Op(
     max_unpool_fwd,
     max_unpool_bwd,
     check=partial(check_indices, "max_unpool"),
-    example=_unpool_example,
+    example=_example,
     settings=({"size": (4, 7)},),
 )

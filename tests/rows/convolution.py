@@ -126,11 +126,12 @@ def torch_conv(torch, p, x, stride=1, padding=0, dilation=1, groups=1):
     return y.moveaxis(1, -1)
 
 
-def torch_transpose(torch, p, x, stride, padding, groups, output_padding):
+def torch_transpose(torch, p, x, stride, groups, output_padding, dilation=1, padding=0):
     axes = x.ndim - 2
     convolve = getattr(torch.nn.functional, f"conv_transpose{axes}d")
     w = p.w.moveaxis(-1, 0).moveaxis(-1, 1)
-    y = convolve(channels_first(x), w, p.b, stride, 0, output_padding, groups).moveaxis(1, -1)
+    y = convolve(channels_first(x), w, p.b, stride, 0, output_padding, groups, dilation)
+    y = y.moveaxis(1, -1)
     ends = both_ends(padding, axes)
     inner = [slice(lo, n - hi) for n, (lo, hi) in zip(y.shape[1:], ends, strict=False)]
     return y[:, *inner]
@@ -193,14 +194,14 @@ ROWS = {
     ),
     "conv2d_transpose": Row(
         convolution.conv2d_transpose,
-        {"stride": 2, "padding": ((0, 1), (2, 0)), "groups": 2, "output_padding": 1},
+        {"stride": 2, "padding": ((0, 1), (2, 0)), "dilation": 2, "groups": 2, "output_padding": 1},
         transpose,
         lambda rng, shape: (transposed_kernel(rng, 2, 3, 3, 4), image(rng, shape, 4)),
         torch_transpose,
     ),
     "conv3d_transpose": Row(
         convolution.conv3d_transpose,
-        {"stride": (2, 1, 2), "padding": 1, "groups": 2, "output_padding": (1, 0, 1)},
+        {"stride": (2, 1, 2), "dilation": (1, 1, 2), "groups": 2, "output_padding": (1, 0, 1)},
         transpose,
         lambda rng, shape: (transposed_kernel(rng, 2, 1, 3, 3, 4), volume(rng, shape, 4)),
         torch_transpose,
