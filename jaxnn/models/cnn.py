@@ -37,12 +37,12 @@ from jaxnn.checks import (
 from jaxnn.data import KeyedBatch
 from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
+from jaxnn.ops.adaptive_pooling import global_average_pool
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.convolution import Conv, ConvResiduals, conv2d
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.normalisation import Normalised, Scale, group_norm
-from jaxnn.ops.pooling import global_average_pool
 from jaxnn.ops.softmax import softmax
 from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes
 

@@ -1,4 +1,4 @@
-"""Convolution of sequences (N, T, C) and images (N, H, W, C), and its transpose.
+"""Convolution of sequences (N, T, C), images and volumes (N, D, H, W, C), and its transpose.
 
     y[o] = b + sum_k x[o s + k d - lo] w[k]        over taps k and the channels of a group
 
@@ -22,12 +22,14 @@ from jax import Array, lax
 
 from jaxnn.checks import check_kind
 from jaxnn.op import Op
-from jaxnn.ops import windows
 from jaxnn.ops.windows import Padding, Placement, Sizes, placement, transposed_placement
-from jaxnn.settings import check_integer
+from jaxnn.ops.windows_doors import check_convolution
 
-TRANSPOSE = "conv2d_transpose"
-LAYOUT = {3: ("NHC", "HIO", "NHC"), 4: ("NHWC", "HWIO", "NHWC")}  # by the number of axes
+LAYOUT = {  # by the number of axes
+    3: ("NHC", "HIO", "NHC"),
+    4: ("NHWC", "HWIO", "NHWC"),
+    5: ("NDHWC", "DHWIO", "NDHWC"),
+}
 
 
 class Conv(NamedTuple):
@@ -47,7 +49,7 @@ class ConvResiduals(NamedTuple):
     x: Array
 
 
-def conv2d_fwd(
+def conv_fwd(
     params: Conv,
     x: Array,
     *,
@@ -56,19 +58,26 @@ def conv2d_fwd(
     dilation: Sizes = 1,
     groups: int = 1,
 ) -> tuple[Array, ConvResiduals]:
-    """Convolve images with a kernel (LeCun et al., 1998, section II).
+    """Convolve sequences, images or volumes with a kernel (LeCun et al., 1998, section II).
+
+    That of `conv1d`, `conv2d` and `conv3d`. An infinity or NaN in the kernel or in dy makes NaN of
+    all dx within its reach: the zeros between the places of dy are multiplied too, as are those
+    between the x of a transpose.
 
     Args:
-        params: w (KH, KW, C / groups, O) and b (O,) or None.
-        x: (N, H, W, C), of the dtype of w.
-        stride: positions from one output to the next, for both axes or per axis.
-        padding: "valid", "same", a number for all sides, or ((top, bottom), (left, right)).
-        dilation: positions from one tap to the next, for both axes or per axis.
+        params: w (taps ..., C / groups, O), such as (KH, KW, C / groups, O), and b (O,) or None.
+        x: (N, ..., C), of the dtype of w: (N, T, C) for `conv1d`, (N, H, W, C) for `conv2d`,
+            (N, D, H, W, C) for `conv3d`.
+        stride: positions from one output to the next, for all axes or per axis.
+        padding: "valid", "same", a number for all sides, or (before, after) per axis, such as
+            ((top, bottom), (left, right)); of sequences also "causal": an output sees no later
+            position.
+        dilation: positions from one tap to the next, for all axes or per axis.
         groups: a divisor of C and O: group g of the outputs sees group g of the channels; C of them
             are a depthwise convolution.
 
     Returns:
-        y (N, OH, OW, O), residuals.
+        y (N, places ..., O), residuals.
 
     Raises:
         TypeError: params are no `Conv` of floating arrays of the dtype of x, or a setting is of
@@ -82,7 +91,7 @@ def conv2d_fwd(
     return y if b is None else y + b, ConvResiduals(params, x)
 
 
-def conv2d_bwd(
+def conv_bwd(
     residuals: ConvResiduals, dy: Array, *, groups: int = 1, **settings: Any
 ) -> tuple[Conv, Array]:
     """Return dw, db and dx."""
@@ -121,30 +130,7 @@ def _convolve_dx(dy: Array, w: Array, at: Placement, groups: int) -> Array:
     return conv(dy, transposed, ones, ends, at.stride, at.dilation, feature_group_count=groups)
 
 
-def conv1d_fwd(
-    params: Conv,
-    x: Array,
-    *,
-    stride: int = 1,
-    padding: Padding = "valid",
-    dilation: int = 1,
-    groups: int = 1,
-) -> tuple[Array, ConvResiduals]:
-    """Convolve sequences with a kernel: `conv2d_fwd` along one axis.
-
-    x is (N, T, C), w (K, C / groups, O) and y (N, OT, O). The padding may also be "causal": an
-    output sees no later position. All else as there.
-    """
-    settings: Any = {"stride": stride, "padding": padding, "dilation": dilation}
-    return conv2d_fwd(params, x, groups=groups, **settings)
-
-
-def conv1d_bwd(residuals: ConvResiduals, dy: Array, **settings: Any) -> tuple[Conv, Array]:
-    """Return dw, db and dx: `conv2d_bwd` along one axis."""
-    return conv2d_bwd(residuals, dy, **settings)
-
-
-def conv2d_transpose_fwd(
+def conv_transpose_fwd(
     params: Conv,
     x: Array,
     *,
@@ -154,67 +140,47 @@ def conv2d_transpose_fwd(
     groups: int = 1,
     output_padding: Sizes = 0,
 ) -> tuple[Array, ConvResiduals]:
-    """Apply the transpose of `conv2d` with these settings, from C to O channels.
+    """Apply the transpose of a convolution with these settings, from C to O channels.
 
         OH = (H - 1) stride - before - after + dilation (KH - 1) + 1 + output_padding
 
-    so that `conv2d`, of images of that size, gives H (Zeiler et al., 2010). As `conv2d_fwd`, but:
+    so that the convolution, of inputs of that size, gives H (Zeiler et al., 2010). That of
+    `conv1d_transpose`, `conv2d_transpose` and `conv3d_transpose`. As `conv_fwd`, but:
 
     Args:
-        params: w (KH, KW, O / groups, C) and b (O,) or None.
-        x: (N, H, W, C), of their dtype.
+        params: w (taps ..., O / groups, C) and b (O,) or None.
+        x: (N, ..., C), of their dtype.
         stride: of the convolution whose transpose it is, as are all other settings.
-        padding: a number for all sides, or ((top, bottom), (left, right)).
+        padding: a number for all sides, or (before, after) per axis.
         dilation: positions from one tap to the next.
         groups: a divisor of C and O.
-        output_padding: which of the sizes that `conv2d` would bring to H, from 0 to stride - 1; for
-            both axes or per axis.
+        output_padding: which of the sizes that the convolution would bring to H, from 0 to
+            stride - 1; for all axes or per axis.
 
     Raises:
         ValueError: nothing is left of the output, or output_padding is outside its range.
     """
     w, b = params
-    at = transposed_placement(x.shape[1:3], w.shape[:2], stride, padding, dilation, output_padding)
+    at = transposed_placement(
+        x.shape[1:-1], w.shape[:-2], stride, padding, dilation, output_padding
+    )
     y = _convolve_dx(x, w, at, groups)
     return y if b is None else y + b, ConvResiduals(params, x)
 
 
-def conv2d_transpose_bwd(
+def conv_transpose_bwd(
     residuals: ConvResiduals, dy: Array, *, groups: int = 1, **settings: Any
 ) -> tuple[Conv, Array]:
     """Return dw, with the places of x and dy exchanged, db, and dx = the convolution of dy."""
     (w, b), x = residuals
-    at = transposed_placement(x.shape[1:3], w.shape[:2], **settings)
-    db = None if b is None else dy.sum((0, 1, 2))
+    at = transposed_placement(x.shape[1:-1], w.shape[:-2], **settings)
+    db = None if b is None else dy.sum(range(dy.ndim - 1))
     return Conv(_convolve_dw(dy, x, at, groups), db), _convolve(dy, w, at, groups)
 
 
-def _check(name: str, params: Conv, x: Array, *, groups: int, **settings: Any) -> None:
-    """Refuse what does not fit."""
+def _check(name: str, params: Any, x: Any, **settings: Any) -> None:
     check_kind(f"{name}: params", params, Conv)
-    w, b = params
-    forms = {"conv1d": ("NTC", "KIO"), "conv2d": ("NHWC", "KLIO"), TRANSPOSE: ("NHWC", "KLOI")}
-    x_form, w_form = forms[name]
-    windows.check_images(name, x, x_form, w=(w, w_form), b=(b, "B?"))
-    check_integer(f"{name}: groups", groups)
-    if w.shape[-1] % groups:
-        raise ValueError(
-            f"{name}: groups is {groups} but w has shape {w.shape}; groups must divide its last "
-            f"dimension, {w.shape[-1]}: change one"
-        )
-    channels = w.shape[-2] * groups, w.shape[-1]
-    takes, gives = channels[::-1] if name == TRANSPOSE else channels
-    if x.shape[-1] != takes:
-        raise ValueError(
-            f"{name}: x has {x.shape[-1]} channels, w of shape {w.shape} takes {takes} in {groups} "
-            "group(s); they must be equal: check the channels or groups"
-        )
-    if b is not None and b.shape != (gives,):
-        raise ValueError(
-            f"{name}: b has shape {b.shape}; it must be ({gives},), one per output channel, or None"
-        )
-    check = windows.check_transposed if name == TRANSPOSE else windows.check_placement
-    check(name, x.shape[1:-1], w.shape[:-2], **settings)
+    check_convolution(name, params.w, params.b, x, **settings)
 
 
 def _example(w: tuple[int, ...], b: int, x: tuple[int, ...], key: Array) -> tuple[Conv, Array]:
@@ -225,15 +191,15 @@ def _example(w: tuple[int, ...], b: int, x: tuple[int, ...], key: Array) -> tupl
 
 
 conv1d = Op(
-    conv1d_fwd,
-    conv1d_bwd,
+    conv_fwd,
+    conv_bwd,
     check=partial(_check, "conv1d"),
     example=partial(_example, (3, 2, 6), 6, (2, 8, 4)),
     settings=({"stride": 3, "padding": "causal", "dilation": 2, "groups": 2},),
 )
 conv2d = Op(
-    conv2d_fwd,
-    conv2d_bwd,
+    conv_fwd,
+    conv_bwd,
     check=partial(_check, "conv2d"),
     example=partial(_example, (2, 3, 2, 6), 6, (3, 7, 5, 4)),
     settings=(
@@ -241,10 +207,35 @@ conv2d = Op(
         {"stride": (2, 3), "padding": ((2, 0), (1, 3)), "dilation": (2, 1), "groups": 2},
     ),
 )
+conv3d = Op(
+    conv_fwd,
+    conv_bwd,
+    check=partial(_check, "conv3d"),
+    example=partial(_example, (2, 1, 3, 2, 6), 6, (2, 4, 3, 5, 4)),
+    settings=({"stride": (2, 1, 3), "padding": 1, "dilation": (1, 1, 2), "groups": 2},),
+)
+conv1d_transpose = Op(
+    conv_transpose_fwd,
+    conv_transpose_bwd,
+    check=partial(_check, "conv1d_transpose"),
+    example=partial(_example, (3, 3, 4), 6, (2, 5, 4)),
+    settings=({"stride": 3, "padding": ((1, 0),), "groups": 2, "output_padding": 2},),
+)
 conv2d_transpose = Op(
-    conv2d_transpose_fwd,
-    conv2d_transpose_bwd,
-    check=partial(_check, TRANSPOSE),
+    conv_transpose_fwd,
+    conv_transpose_bwd,
+    check=partial(_check, "conv2d_transpose"),
     example=partial(_example, (2, 3, 3, 4), 6, (3, 4, 5, 4)),
-    settings=({"stride": 2, "padding": ((0, 1), (2, 0)), "groups": 2, "output_padding": 1},),
+    settings=(
+        {"stride": 2, "padding": ((0, 1), (2, 0)), "dilation": 2, "groups": 2, "output_padding": 1},
+    ),
+)
+conv3d_transpose = Op(
+    conv_transpose_fwd,
+    conv_transpose_bwd,
+    check=partial(_check, "conv3d_transpose"),
+    example=partial(_example, (2, 1, 3, 3, 4), 6, (2, 2, 3, 2, 4)),
+    settings=(
+        {"stride": (2, 1, 2), "dilation": (1, 1, 2), "groups": 2, "output_padding": (1, 0, 1)},
+    ),
 )

@@ -1,4 +1,4 @@
-"""Pooling of images (N, H, W, C), and its opposite, upsampling.
+"""Pooling of sequences (N, T, C), images (N, H, W, C) and volumes (N, D, H, W, C) by windows.
 
     max      y = the largest x of a window      dx = dy for the first x that is largest, else 0
     average  y = sum of x / K                   dx = dy / K for all x of the window
@@ -6,19 +6,21 @@
 K is the number of positions in a window; where windows overlap, the dx of all of them add up.
 """
 
-import math
+from collections.abc import Iterator
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+import numpy as np
+from jax import Array
 
 from jaxnn.numerics import widen
 from jaxnn.op import Op
 from jaxnn.ops import windows
 from jaxnn.ops.windows import Padding, Placement, Sizes, from_tap, placement, under_tap
-from jaxnn.settings import MOST, check_integer, check_per_axis
+from jaxnn.ops.windows_doors import check_pool
+from jaxnn.settings import check_flag, check_integer
 
 
 class PoolResiduals(NamedTuple):
@@ -28,9 +30,17 @@ class PoolResiduals(NamedTuple):
     y: Array
 
 
-def _placement(x: Array, window: Sizes, stride: Sizes | None, padding: Padding) -> Placement:
+def windows_of(
+    x: Array,
+    window: Sizes = 2,
+    stride: Sizes | None = None,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+) -> Placement:
     """Return where windows go, side by side unless there is a stride."""
-    return placement(x.shape[1:3], window, window if stride is None else stride, padding)
+    stride = window if stride is None else stride
+    return placement(x.shape[1:-1], window, stride, padding, dilation, ceil_mode)
 
 
 def max_pool_fwd(
@@ -39,56 +49,59 @@ def max_pool_fwd(
     window: Sizes = 2,
     stride: Sizes | None = None,
     padding: Padding = "valid",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
 ) -> tuple[Array, PoolResiduals]:
-    """Take the largest value of every window; the padding never is.
+    """Take the largest value of every window; the padding never is, a NaN always is.
 
-    Saves x and y: no extra bytes where their neighbours keep them. Of equal values the first, row
-    by row, gets the gradient, as in `jax.grad` of `lax.reduce_window`. The backward looks again for
-    where x equals y, tap by tap.
+    Saves x and y: no extra bytes where their neighbours keep them. Of equal values, or of several
+    NaNs, the first, row by row, gets the gradient, as in `jax.grad` of `lax.reduce_window` (of
+    several NaNs PyTorch has the last). The backward looks again for where x equals y, tap by tap.
 
     Args:
-        x: (N, H, W, C).
-        window: height and width, or one number for both.
-        stride: from one window to the next, for both axes or per axis; None for the window's size.
-        padding: "valid", "same", a number for all sides, or ((top, bottom), (left, right)); less
-            than the window, so that none is all padding.
+        x: (N, ..., C), one to three axes of positions.
+        window: positions along each axis, or one number for all, as all of these.
+        stride: from one window to the next; None for the window's size.
+        padding: "valid", "same", a number for all sides, or (before, after) per axis; little enough
+            that no window is all padding.
+        dilation: from one position of a window to the next.
+        ceil_mode: whether a last window may reach past the padding, if it starts on x or before.
 
     Returns:
-        y (N, OH, OW, C), residuals.
+        y (N, places ..., C), residuals.
 
     Raises:
         TypeError: x is no array of floating numbers, or a setting is of another type.
-        ValueError: x is not (N, H, W, C), or has a 0 but for N; a setting has the wrong form; the
-            window is larger than the padded image or no larger than the padding.
+        ValueError: x has not three to five axes, or a 0 but for N; a setting has the wrong form; a
+            window is larger than the padded input or holds nothing of it.
     """
-    at = _placement(x, window, stride, padding)
-    taps, steps, around = (1, *at.kernel, 1), (1, *at.stride, 1), ((0, 0), *at.padding, (0, 0))
-    y = lax.reduce_window(x, -jnp.inf, lax.max, taps, steps, around)
+    at = windows_of(x, window, stride, padding, dilation, ceil_mode)
+    padded = windows.padded(x, at, -jnp.inf)
+    under = (under_tap(padded, tap, at) for tap in at.taps)
+    # Of equals the first, as the derivative of this too has it.
+    y = reduce(lambda y, other: jnp.where((y >= other) | jnp.isnan(y), y, other), under)
     return y, PoolResiduals(x, y)
 
 
-def max_pool_bwd(
-    residuals: PoolResiduals,
-    dy: Array,
-    *,
-    window: Sizes = 2,
-    stride: Sizes | None = None,
-    padding: Padding = "valid",
-) -> tuple[Array]:
-    """Return dx = dy at the first tap of each window whose x is y, also where both are NaN.
-
-    The padding counts as -inf: of a window of nothing else it may be the first.
-    """
+def max_pool_bwd(residuals: PoolResiduals, dy: Array, **settings: Any) -> tuple[Array]:
+    """Return dx = dy at the first tap of each window whose x is y, also where both are NaN."""
     x, y = residuals
-    at = _placement(x, window, stride, padding)
-    padded = jnp.pad(x, ((0, 0), *at.padding, (0, 0)), constant_values=-jnp.inf)
-    dx, found = jnp.zeros_like(widen(x)), jnp.zeros(y.shape, bool)
-    for tap in at.taps:
-        under = under_tap(padded, tap, at)
-        first = ~found & ((under == y) | jnp.isnan(under))  # NaN equals nothing, nor itself
-        found |= first
+    at = windows_of(x, **settings)
+    dx = jnp.zeros_like(widen(x))
+    for tap, first in firsts(x, y, at):
         dx += from_tap(jnp.where(first, widen(dy), 0), tap, at)
     return (dx.astype(x.dtype),)
+
+
+def firsts(x: Array, y: Array, at: Placement) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Yield every tap with the places where it is the first whose x is y, or is NaN as y is."""
+    padded, found = windows.padded(x, at), jnp.zeros(y.shape, bool)
+    for tap in at.taps:
+        under = under_tap(padded, tap, at)
+        same = (under == y) | jnp.isnan(under)  # NaN equals nothing, nor itself
+        first = ~found & windows.is_inside(tap, at) & same
+        found |= first
+        yield tap, first
 
 
 def average_pool_fwd(
@@ -97,107 +110,60 @@ def average_pool_fwd(
     window: Sizes = 2,
     stride: Sizes | None = None,
     padding: Padding = "valid",
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
 ) -> tuple[Array, Array]:
-    """Take the mean of every window, the padding counted as zeros, as in PyTorch.
+    """Take the mean of every window, the padding counted as zeros.
 
-    Added up in float32 or wider. Saves x for its shape: no extra bytes. Arguments, result and
-    errors as `max_pool_fwd`.
+    Added up in float32 or wider. Saves x for its shape: no extra bytes. As `max_pool_fwd`, but:
+
+    Args:
+        x: (N, ..., C).
+        window: see there.
+        stride: see there.
+        padding: see there.
+        dilation: see there.
+        ceil_mode: see there; what lies past the padding is never counted.
+        count_include_pad: whether K counts the padding, as PyTorch has it, or the x in a window.
+        divisor: K for every window, if it is not the number of positions.
     """
-    at = _placement(x, window, stride, padding)
-    padded = jnp.pad(widen(x), ((0, 0), *at.padding, (0, 0)))
+    at = windows_of(x, window, stride, padding, dilation, ceil_mode)
+    padded = windows.padded(widen(x), at)
     total = reduce(jnp.add, (under_tap(padded, tap, at) for tap in at.taps))
-    return (total / math.prod(at.kernel)).astype(x.dtype), x
+    k = _counts(at, count_include_pad, divisor).astype(total.dtype)
+    return (total / k).astype(x.dtype), x
 
 
 def average_pool_bwd(
     x: Array,
     dy: Array,
     *,
-    window: Sizes = 2,
-    stride: Sizes | None = None,
-    padding: Padding = "valid",
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+    **settings: Any,
 ) -> tuple[Array]:
-    """Return dx = the dy of all windows over a position, added up, over the window's size."""
-    at = _placement(x, window, stride, padding)
-    share = widen(dy) / math.prod(at.kernel)
+    """Return dx = the dy / K of all windows over a position, added up."""
+    at, share = windows_of(x, **settings), widen(dy)
+    share = share / _counts(at, count_include_pad, divisor).astype(share.dtype)
     dx = reduce(jnp.add, (from_tap(share, tap, at) for tap in at.taps))
     return (dx.astype(x.dtype),)
 
 
-def global_average_pool_fwd(x: Array) -> tuple[Array, Array]:
-    """Take the mean over all positions, (N, H, W, C) to (N, C) (Lin et al., 2014, section 3.2).
-
-    Saves x for its shape: no extra bytes. Raises as `max_pool_fwd`.
-    """
-    return x.mean((1, 2)), x
-
-
-def global_average_pool_bwd(x: Array, dy: Array) -> tuple[Array]:
-    """Return dx = dy / (H W) at every position."""
-    share = (widen(dy) / (x.shape[1] * x.shape[2])).astype(x.dtype)
-    return (jnp.broadcast_to(share[:, None, None], x.shape),)
+def _counts(at: Placement, count_include_pad: bool, divisor: int | None) -> Any:
+    """Return K of every place: (places ..., 1), or one number for all."""
+    if divisor is not None:
+        return np.asarray(divisor)
+    margins = at.padding if count_include_pad else ((0, 0),) * len(at.size)
+    return windows.taps_within(at, margins)
 
 
-def global_max_pool_fwd(x: Array) -> tuple[Array, PoolResiduals]:
-    """Take the largest over all positions, (N, H, W, C) to (N, C).
-
-    Equal values share the gradient evenly, as in `jax.grad` of `x.max` (in `max_pool` the first
-    gets it all, as there). Saves x and y: no extra bytes where their neighbours keep them. Raises
-    as `max_pool_fwd`.
-    """
-    y = x.max((1, 2))
-    return y, PoolResiduals(x, y)
-
-
-def global_max_pool_bwd(residuals: PoolResiduals, dy: Array) -> tuple[Array]:
-    """Return dx = dy / how many x equal y, for these."""
-    x, y = residuals
-    is_largest = x == y[:, None, None]
-    share = widen(dy)
-    share = (share / is_largest.sum((1, 2), dtype=share.dtype)).astype(x.dtype)
-    return (jnp.where(is_largest, share[:, None, None], 0),)
-
-
-def upsample_nearest_fwd(x: Array, *, factor: int = 2) -> tuple[Array, None]:
-    """Repeat every value `factor` times in either direction: (N, H, W, C) to (N, fH, fW, C).
-
-    Saves nothing.
-
-    Raises:
-        TypeError: x is no array of floating numbers, or the factor no integer.
-        ValueError: x is not (N, H, W, C), or the factor is below 1.
-    """
-    return x.repeat(factor, 1).repeat(factor, 2), None
-
-
-def upsample_nearest_bwd(residuals: None, dy: Array, *, factor: int = 2) -> tuple[Array]:
-    """Return dx = the sum of the dy of its copies."""
-    n, h, w, c = dy.shape
-    return (dy.reshape(n, h // factor, factor, w // factor, factor, c).sum((2, 4)),)
-
-
-def _check(name: str, x: Array, *, window: Any, stride: Any, padding: Any) -> None:
-    """Refuse what is no images, and windows that do not fit them or hold nothing of them."""
-    windows.check_images(name, x)
-    check_per_axis(f"{name}: window", window, 2)
-    at = windows.check_placement(
-        name, x.shape[1:3], window, padding, stride=window if stride is None else stride
-    )
-    if any(max(pads) >= k for pads, k in zip(at.padding, at.kernel, strict=True)):
-        raise ValueError(
-            f"{name}: padding is {at.padding}, the window {at.kernel}; padding must be smaller, or "
-            "a window could hold nothing else: pad less"
-        )
-
-
-def _check_upsample(x: Array, *, factor: int) -> None:
-    windows.check_images("upsample_nearest", x)
-    check_integer("upsample_nearest: factor", factor)
-    if max(x.shape) * factor >= MOST:
-        raise ValueError(
-            f"upsample_nearest: factor is {factor}, x has shape {x.shape}; H and W must stay below "
-            f"{MOST}: choose less"
-        )
+def _check_average(x: Array, *, count_include_pad: Any, divisor: Any, **settings: Any) -> None:
+    check_pool("average_pool", x, **settings)
+    check_flag("average_pool: count_include_pad", count_include_pad)
+    if divisor is not None:
+        check_integer("average_pool: divisor", divisor, hint=", or None to count")
 
 
 def _example(key: Array) -> tuple[Array]:
@@ -205,38 +171,26 @@ def _example(key: Array) -> tuple[Array]:
     return (jax.random.normal(key, (3, 7, 5, 2)).at[0, :2, 1:3, 0].set(5.0),)
 
 
-_OVERLAPPING = {"window": (3, 2), "stride": (2, 1), "padding": ((1, 2), (1, 0))}
+_OVERLAPPING: dict[str, Any] = {"window": (3, 2), "stride": (2, 1), "padding": ((1, 2), (1, 0))}
+_DILATED: dict[str, Any] = {"window": 2, "stride": 3, "dilation": 2, "ceil_mode": True}
 
 max_pool = Op(
     max_pool_fwd,
     max_pool_bwd,
-    check=partial(_check, "max_pool"),
+    check=partial(check_pool, "max_pool"),
     example=_example,
-    settings=({}, _OVERLAPPING),
+    settings=({}, _OVERLAPPING, _DILATED),
 )
 average_pool = Op(
     average_pool_fwd,
     average_pool_bwd,
-    check=partial(_check, "average_pool"),
+    check=_check_average,
     example=_example,
-    settings=({}, _OVERLAPPING),
-)
-global_average_pool = Op(
-    global_average_pool_fwd,
-    global_average_pool_bwd,
-    check=partial(windows.check_images, "global_average_pool"),
-    example=_example,
-)
-global_max_pool = Op(
-    global_max_pool_fwd,
-    global_max_pool_bwd,
-    check=partial(windows.check_images, "global_max_pool"),
-    example=_example,
-)
-upsample_nearest = Op(
-    upsample_nearest_fwd,
-    upsample_nearest_bwd,
-    check=_check_upsample,
-    example=_example,
-    settings=({"factor": 3},),
+    settings=(
+        {},
+        _OVERLAPPING,
+        _DILATED,
+        {**_OVERLAPPING, "count_include_pad": False, "ceil_mode": True},
+        {"window": 3, "divisor": 2},
+    ),
 )

@@ -5,18 +5,18 @@ by a stride s at a time stands at
 
     OH = (H + lo + hi - (d (K - 1) + 1)) // s + 1
 
-places; at place o its tap k lies on position o s + k d - lo.
+places; at place o its tap k lies on position o s + k d - lo. In `ceil_mode` the division rounds up:
+the last place may reach past the padding, but starts no later than the last position of the input.
 """
 
 import itertools
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-
-from jaxnn.checks import check_one_dtype, check_shapes
-from jaxnn.settings import MOST, check_per_axis, check_windows
 
 Padding = str | int | tuple[tuple[int, int], ...]
 Sizes = int | tuple[int, ...]
@@ -47,6 +47,14 @@ class Placement(NamedTuple):
         axes = zip(self.kernel, self.dilation, strict=True)
         return itertools.product(*[range(0, k * d, d) for k, d in axes])
 
+    @property
+    def around(self) -> tuple[tuple[int, int], ...]:
+        """The padding, with what the last place reaches past it."""
+        pads = []
+        for k, s, (lo, hi), d, h, n in zip(*self, strict=True):
+            pads.append((lo, max(hi, (n - 1) * s + d * (k - 1) + 1 - h - lo)))
+        return tuple(pads)
+
 
 def placement(
     size: tuple[int, ...],
@@ -54,6 +62,7 @@ def placement(
     stride: Sizes = 1,
     padding: Padding = "valid",
     dilation: Sizes = 1,
+    ceil_mode: bool = False,
 ) -> Placement:
     """Return where a kernel goes, by settings that `check_placement` admits.
 
@@ -65,20 +74,23 @@ def placement(
             after; "causal" (one axis only) for all of it before; one number for both ends of all
             axes; or (before, after) per axis.
         dilation: positions from one tap to the next.
+        ceil_mode: whether the last place may reach past the padding, if it starts before it.
     """
     kernel, stride, dilation = (per_axis(s, len(size)) for s in (kernel, stride, dilation))
+    in_numbers = None if isinstance(padding, str) else ends_per_axis(padding, len(size))
     pads, places = [], []
     for axis, (h, k, s, d) in enumerate(zip(size, kernel, stride, dilation, strict=True)):
         span = d * (k - 1) + 1
         if padding == "same":
             missing = max((h - 1) // s * s + span - h, 0)
             lo, hi = missing // 2, missing - missing // 2
-        elif isinstance(padding, str):
+        elif in_numbers is None:
             lo, hi = span - 1 if padding == "causal" else 0, 0
         else:
-            lo, hi = per_axis(padding[axis] if isinstance(padding, tuple | list) else padding, 2)
+            lo, hi = in_numbers[axis]
         pads.append((lo, hi))
-        places.append((h + lo + hi - span) // s + 1)
+        n = (h + lo + hi - span + (s - 1) * ceil_mode) // s + 1
+        places.append(n - 1 if ceil_mode and (n - 1) * s >= h + lo else n)
     return Placement(kernel, stride, tuple(pads), dilation, size, tuple(places))
 
 
@@ -107,6 +119,45 @@ def per_axis(setting: Sizes, axes: int) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
+def ends_per_axis(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """Return a padding in numbers as (before, after) for each axis."""
+    pairs = padding if isinstance(padding, tuple | list) else (padding,) * axes
+    return tuple((before, after) for before, after in (per_axis(pair, 2) for pair in pairs))
+
+
+def padded(x: Array, at: Placement, value: float = 0.0) -> Array:
+    """Return x (N, ..., C) with as many of a value around it as the places reach to."""
+    return jnp.pad(x, ((0, 0), *at.around, (0, 0)), constant_values=value)
+
+
+def positions(tap: tuple[int, ...], at: Placement) -> tuple[Any, ...]:
+    """Return the position under a tap at each place: an array for each axis, that broadcast."""
+    axes = zip(tap, at.places, at.stride, at.padding, strict=True)
+    return np.meshgrid(
+        *[np.arange(n) * s + o - lo for o, n, s, (lo, _) in axes], indexing="ij", sparse=True
+    )
+
+
+def is_inside(tap: tuple[int, ...], at: Placement) -> Array:
+    """Return where a tap lies on the input and not on its padding: booleans (places ..., 1)."""
+    axes = zip(positions(tap, at), at.size, strict=True)
+    return reduce(jnp.logical_and, [jnp.asarray((p >= 0) & (p < h)) for p, h in axes])[..., None]
+
+
+def taps_within(at: Placement, margins: tuple[tuple[int, int], ...]) -> Any:
+    """Return how many taps lie on the input and these margins: (places ..., 1)."""
+    counts = []
+    for (k, s, (lo, _), d, h, n), (before, after) in zip(
+        zip(*at, strict=True), margins, strict=True
+    ):
+        first = np.arange(n) * s - lo  # the position of tap 0
+        taps = np.minimum((h + after - 1 - first) // d, k - 1) - np.maximum(
+            -((first + before) // d), 0
+        )
+        counts.append(np.maximum(taps + 1, 0))
+    return reduce(np.multiply, np.meshgrid(*counts, indexing="ij", sparse=True))[..., None]
+
+
 def under_tap(x: Array, tap: tuple[int, ...], at: Placement) -> Array:
     """Return what lies under one tap at every place: (N, places ..., C) of x (N, ..., C), padded.
 
@@ -124,70 +175,15 @@ def from_tap(dy: Array, tap: tuple[int, ...], at: Placement) -> Array:
     return lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
 
 
-def check_images(name: str, x: Any, form: str = "NHWC", **others: tuple[Any, str]) -> None:
-    """Refuse what is no batch of images, channels last, and what does not fit it or its dtype.
-
-    Args:
-        name: of the op, for messages.
-        x: the images; there may be none of them, each with one position and channel or more.
-        form: its axes as `jaxnn.checks.check_shapes` has them.
-        **others: other arrays and their axes, likewise.
-
-    Raises:
-        TypeError: one is no floating array, or of another dtype.
-        ValueError: a shape does not fit, or has a 0 but for N.
-    """
-    fix = "add or take away axes, channels last"
-    sizes = vars(check_shapes(name, fix, x=(x, form), **others))
-    check_one_dtype(name, x=x, **{other: value for other, (value, _) in others.items()})
-    if not all(size for letter, size in sizes.items() if letter != "N"):
-        shapes = ", ".join(f"{k} {v.shape}" for k, (v, _) in others.items() if v is not None)
-        raise ValueError(
-            f"{name}: x has shape {x.shape}{', beside ' * bool(shapes)}{shapes}; all sizes but N "
-            "must be at least 1: pass at least one position and one channel"
-        )
+def take_at(x: Array, places: Any, axis: int) -> Array:
+    """Return x at these positions of an axis, which may repeat: their axes in the place of it."""
+    return jnp.take(x, places, axis, mode="clip")
 
 
-def check_placement(
-    name: str, size: tuple[int, ...], kernel: Sizes, padding: Any = "valid", **settings: Any
-) -> Placement:
-    """Refuse settings of windows that have no meaning, or leave no place; else as `placement`.
-
-    Raises:
-        TypeError: a setting is of another type.
-        ValueError: a setting has the wrong form, is below its least value, or leaves no place.
-    """
-    check_windows(name, len(size), padding, **settings)
-    at = placement(size, kernel, padding=padding, **settings)
-    if min(at.places) < 1:
-        spans = tuple(d * (k - 1) + 1 for k, d in zip(at.kernel, at.dilation, strict=True))
-        padded = tuple(h + lo + hi for h, (lo, hi) in zip(size, at.padding, strict=True))
-        raise ValueError(
-            f"{name}: the kernel spans {spans} positions, the input padded has {padded}; it must "
-            "fit inside: pad more, or take a smaller kernel or dilation"
-        )
-    return at
-
-
-def check_transposed(
-    name: str, size: tuple[int, ...], kernel: Sizes, output_padding: Any, **settings: Any
-) -> None:
-    """Refuse settings that `transposed_placement` can do nothing with; raises as the above."""
-    if isinstance(settings["padding"], str):
-        raise ValueError(
-            f"{name}: padding is {settings['padding']!r}; it must be a number or ((top, bottom), "
-            "(left, right)): of a transpose the size is not known that 'same' would need"
-        )
-    check_windows(name, len(size), **settings)
-    check_per_axis(f"{name}: output_padding", output_padding, len(size), least=0)
-    at = transposed_placement(size, kernel, output_padding=output_padding, **settings)
-    if any(e >= s for e, s in zip(per_axis(output_padding, len(size)), at.stride, strict=True)):
-        raise ValueError(
-            f"{name}: output_padding is {output_padding!r}, the stride {at.stride}; it must be "
-            "from 0 to stride - 1 along each axis"
-        )
-    if not all(1 <= positions < MOST for positions in at.size):
-        raise ValueError(
-            f"{name}: x has {size} positions; with these settings its output would have {at.size}, "
-            "and it must have at least 1 and be below 2^31 along each axis: pad less, or more"
-        )
+def add_at(dy: Array, places: Any, axis: int, size: int) -> Array:
+    """Return what `take_at` took, added up at its positions on an axis of this size."""
+    before, after = dy.shape[:axis], dy.shape[axis + places.ndim :]
+    dx = jnp.zeros((*before, size, *after), dy.dtype)
+    return dx.at[(slice(None),) * axis + (places.ravel(),)].add(
+        dy.reshape(*before, places.size, *after)
+    )
