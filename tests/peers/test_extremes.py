@@ -5,11 +5,7 @@ NaN, what is infinite and of which sign must be the same. `KNOWN` has the except
 that the op's docstring must say of it.
 """
 
-import functools
-import inspect
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_ops import ROWS, as_jax, by_hand, cotangent, is_real
@@ -82,5 +78,13 @@ def test_nan_and_infinity_are_where_pytorch_has_them(row, dtype):
                 pairs = zip(*map(jax.tree.leaves, (ours, theirs)), strict=True)
                 for part, (o, t) in enumerate(pairs):
                     if np.any(kinds(o) != kinds(t)):
-                        different.append((number, value, part, np.asarray(o).ravel()[kinds(o).ravel() != kinds(t).ravel()][:3], np.asarray(t).ravel()[kinds(o).ravel() != kinds(t).ravel()][:3]))
+                        different.append(
+                            (
+                                number,
+                                value,
+                                part,
+                                np.asarray(o).ravel()[kinds(o).ravel() != kinds(t).ravel()][:3],
+                                np.asarray(t).ravel()[kinds(o).ravel() != kinds(t).ravel()][:3],
+                            )
+                        )
     assert not different, "\n".join(map(str, different))

@@ -4,7 +4,14 @@ import functools
 
 import torch
 
-from jaxnn.ops import activations, gated, softmax
+from jaxnn.ops import (
+    activations,
+    exponential_linear,
+    gated,
+    piecewise_linear,
+    shrinkage,
+    softmax,
+)
 
 from . import Call, CannotSay, only
 
@@ -14,12 +21,31 @@ def plain(op):
     return lambda x, inplace=False: Call(op, (x,))
 
 
-def leaky_relu(x, negative_slope=0.01, inplace=False):
-    return Call(activations.leaky_relu, (x,), {"slope": negative_slope})
+def with_number(op, ours, theirs, default):
+    """An op of one array with one setting, by its two names."""
+
+    def mapping(x, *args, inplace=False, **kwargs):
+        value = args[0] if args else kwargs.get(theirs, default)
+        return Call(op, (x,), {ours: float(value)})
+
+    return mapping
 
 
-def elu(x, alpha=1.0, inplace=False):
-    return Call(activations.elu, (x,), {"alpha": alpha})
+def prelu(x, weight):
+    return Call(
+        piecewise_linear.prelu,
+        (piecewise_linear.Slope(weight), x.movedim(1, -1) if x.ndim > 1 else x),
+        back=lambda y: y.movedim(-1, 1) if x.ndim > 1 else y,
+    )
+
+
+def hard_tanh(x, min_val=-1.0, max_val=1.0, inplace=False):
+    settings = {"min_val": float(min_val), "max_val": float(max_val)}
+    return Call(piecewise_linear.hard_tanh, (x,), settings)
+
+
+def threshold(x, threshold, value, inplace=False):
+    return Call(shrinkage.threshold, (x,), {"threshold": float(threshold), "value": float(value)})
 
 
 def gelu(x, approximate="none"):
@@ -27,8 +53,8 @@ def gelu(x, approximate="none"):
 
 
 def softplus(x, beta=1, threshold=20):
-    only(beta=(beta, 1))
-    return Call(activations.softplus, (x,))
+    settings = {"beta": float(beta), "threshold": float(threshold)}
+    return Call(activations.softplus, (x,), settings)
 
 
 def glu(x, dim=-1):
@@ -61,14 +87,25 @@ def safe_softmax(x, dim, dtype=None):
 F = "nn.functional."
 TABLE = {
     F + "relu": plain(activations.relu),
-    F + "selu": plain(activations.selu),
-    F + "hardsigmoid": plain(activations.hard_sigmoid),
+    F + "relu6": plain(piecewise_linear.relu6),
+    F + "selu": plain(exponential_linear.selu),
+    F + "hardsigmoid": plain(piecewise_linear.hard_sigmoid),
+    F + "hardswish": plain(piecewise_linear.hard_swish),
+    F + "logsigmoid": plain(activations.log_sigmoid),
+    F + "softsign": plain(activations.soft_sign),
+    F + "tanhshrink": plain(shrinkage.tanh_shrink),
     F + "silu": plain(gated.silu),
     F + "mish": plain(gated.mish),
     "sigmoid": plain(activations.sigmoid),
     "tanh": plain(activations.tanh),
-    F + "leaky_relu": leaky_relu,
-    F + "elu": elu,
+    F + "leaky_relu": with_number(piecewise_linear.leaky_relu, "slope", "negative_slope", 0.01),
+    F + "elu": with_number(exponential_linear.elu, "alpha", "alpha", 1),
+    F + "celu": with_number(exponential_linear.celu, "alpha", "alpha", 1),
+    F + "hardshrink": with_number(shrinkage.hard_shrink, "lambd", "lambd", 0.5),
+    F + "softshrink": with_number(shrinkage.soft_shrink, "lambd", "lambd", 0.5),
+    F + "hardtanh": hard_tanh,
+    F + "threshold": threshold,
+    F + "prelu": prelu,
     F + "gelu": gelu,
     F + "softplus": softplus,
     F + "glu": glu,

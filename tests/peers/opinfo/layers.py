@@ -5,7 +5,7 @@ import torch
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.linear import Embedding, Linear, embedding, linear
-from jaxnn.ops.normalisation import Scale, instance_norm, layer_norm, rms_norm
+from jaxnn.ops.normalisation import Scale, group_norm, instance_norm, layer_norm, rms_norm
 
 from . import Call, CannotSay, only
 
@@ -59,6 +59,10 @@ def channels(op, x, weight, bias, **settings):
     return Call(op, (Scale(weight, bias), x.movedim(1, -1)), settings, lambda y: y.movedim(-1, 1))
 
 
+def group_norm_(x, num_groups, weight=None, bias=None, eps=1e-5):
+    return channels(group_norm, x, weight, bias, groups=num_groups, eps=eps)
+
+
 def instance_norm_(
     x,
     running_mean=None,
@@ -100,11 +104,9 @@ def attention_(
     lead = query.shape[:-3] if query.ndim > 3 else query.shape[:1]
     q, k, v = ((z.unsqueeze(-3) if z.ndim == 3 else z).flatten(0, -4) for z in (query, key, value))
     t, s = q.shape[-2], k.shape[-2]
-    mask = None
+    mask = bias = None
     if attn_mask is not None:
-        if attn_mask.is_floating_point():
-            raise CannotSay("setting", "attn_mask of numbers")
-        mask = attn_mask
+        mask, bias = (None, attn_mask) if attn_mask.is_floating_point() else (attn_mask, None)
     if is_causal and t != s:  # PyTorch counts from the first query, ours from the last
         mask, is_causal = torch.ones(t, s, dtype=torch.bool).tril(), False
 
@@ -112,7 +114,7 @@ def attention_(
         y = y.transpose(1, 2)
         return y.squeeze(1) if query.ndim == 3 else y.unflatten(0, lead)
 
-    inputs = (*(x.transpose(1, 2) for x in (q, k, v)), mask)
+    inputs = (*(z.transpose(1, 2) for z in (q, k, v)), mask, bias)
     return Call(attention, inputs, {"causal": is_causal, "scale": scale}, back)
 
 
@@ -123,6 +125,7 @@ TABLE = {
     F + "embedding": embedding_,
     F + "layer_norm": layer_norm_,
     F + "rms_norm": rms_norm_,
+    F + "group_norm": group_norm_,
     F + "instance_norm": instance_norm_,
     F + "batch_norm": batch_norm_,
     F + "scaled_dot_product_attention": attention_,

@@ -8,8 +8,9 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from jaxnn.ops.bidirectional import Directions, bidirectional
+from jaxnn.ops.gru import gru
 from jaxnn.ops.multi_head import MultiHead, multi_head
-from jaxnn.ops.recurrent import gru, lstm, rnn
+from jaxnn.ops.recurrent import lstm, rnn
 from jaxnn.ops.recurrent_parts import CellState, Recurrent
 
 from . import Call, CannotSay, only
@@ -68,21 +69,23 @@ def direction(module, params, hx, number):
         h = module.hidden_size
         inner, b_h = b_h[-h:], torch.cat([b_h[:-h], torch.zeros_like(b_h[-h:])])
     state = CellState(*(s[number] for s in hx))
-    return Recurrent(w_x.T, w_h.T, b + b_h, inner), state
+    w_hr = of("weight_hr")
+    return Recurrent(w_x.T, w_h.T, b + b_h, inner, None if w_hr is None else w_hr.T), state
 
 
 def recurrent(module, params, x, hx=None):
     only("layers", layers=(module.num_layers, 1))
-    only(proj_size=(module.proj_size, 0), nonlinearity=(module.mode != "RNN_RELU", True))
     alone, first = x.ndim == 2, module.batch_first
     x = x[None] if alone else x if first else x.movedim(0, 1)
     ways, states = 1 + module.bidirectional, 1 + (module.mode == "LSTM")
     if hx is None:
-        hx = (torch.zeros(ways, len(x), module.hidden_size, dtype=x.dtype),) * states
+        sizes = (getattr(module, "proj_size", 0) or module.hidden_size, module.hidden_size)
+        hx = tuple(torch.zeros(ways, len(x), h, dtype=x.dtype) for h in sizes[:states])
     else:
         hx = hx if isinstance(hx, tuple) else (hx,)
         hx = tuple(h[:, None] if alone else h for h in hx)
     op = OPS[module.mode.removesuffix("_TANH").removesuffix("_RELU")]
+    settings = {"activation": "relu"} if module.mode == "RNN_RELU" else {}
 
     def back(out):
         y, final = out
@@ -95,8 +98,8 @@ def recurrent(module, params, x, hx=None):
     params, before = zip(*(direction(module, params, hx, way) for way in range(ways)), strict=True)
     if ways == 2:
         inputs = Directions(*params), Directions(*before), x, None
-        return Call(bidirectional, inputs, {"cell": op}, back)
-    return Call(op, (*params, *before, x, None), back=back)
+        return Call(bidirectional, inputs, settings | {"cell": op}, back)
+    return Call(op, (*params, *before, x, None), settings, back)
 
 
 def attention_block(module, params, x, key_padding_mask=None, attn_mask=None):
