@@ -32,6 +32,7 @@ def with_number(op, ours, theirs, default):
 
 
 def prelu(x, weight):
+    weight = weight.reshape(()) if weight.numel() == 1 else weight
     return Call(
         piecewise_linear.prelu,
         (piecewise_linear.Slope(weight), x.movedim(1, -1) if x.ndim > 1 else x),
