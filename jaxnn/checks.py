@@ -187,6 +187,24 @@ def check_range(what: str, indices: Any, bound: int, rule: str) -> None:
         )
 
 
+def check_within(name: str, values: Any, least: float, most: float, rule: str) -> None:
+    """Refuse numbers outside [least, most], where their values can be seen; NaN passes.
+
+    Raises:
+        ValueError: there are some; the message gives the first one's index, `rule` ends it.
+    """
+    if isinstance(values, jax.core.Tracer):
+        return
+    seen = np.asarray(values)
+    wrong = np.argwhere((seen < least) | (seen > most))
+    if len(wrong):
+        at = tuple(int(i) for i in wrong[0])
+        raise ValueError(
+            f"{name}{list(at)} is {seen[at]} ({len(wrong)} such values in all); it must be within "
+            f"[{least}, {most}], {rule}"
+        )
+
+
 def check_finite(name: str, values: Any) -> None:
     """Refuse NaN and infinities in an array whose values can be seen.
 
@@ -215,12 +233,21 @@ def check_broadcasts(name: str, mask: Any, shape: tuple[int, ...], fix: str) -> 
         f"{name} has dtype {mask.dtype}; it must be boolean: compare, as mask > 0", TypeError
     ):
         chex.assert_type(mask, bool)
+    check_broadcastable(name, mask, shape, fix)
+
+
+def check_broadcastable(name: str, value: Any, shape: tuple[int, ...], fix: str) -> None:
+    """Refuse an array that does not broadcast to this shape.
+
+    Raises:
+        ValueError: it does not; `fix` ends the message.
+    """
     try:
-        fits = np.broadcast_shapes(mask.shape, shape) == shape
+        fits = np.broadcast_shapes(value.shape, shape) == shape
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{name} has shape {mask.shape}; it must broadcast to {shape}: {fix}")
+        raise ValueError(f"{name} has shape {value.shape}; it must broadcast to {shape}: {fix}")
 
 
 def check_key(name: str, key: Any, hint: str = "") -> None:

@@ -27,6 +27,18 @@ def divide(a: Array, b: Array) -> Array:
     return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
+def sum_to(like: Array | None, dx: Array) -> Array | None:
+    """Return the cotangent of what was broadcast to dx's shape: summed to its own, in its dtype."""
+    if like is None:
+        return None
+    axes = tuple(
+        axis
+        for axis in range(-dx.ndim, 0)
+        if -axis > like.ndim or (like.shape[axis] == 1 and dx.shape[axis] != 1)
+    )
+    return dx.sum(axes).reshape(like.shape).astype(like.dtype)
+
+
 def valid_labels(
     labels: Array, classes: int, dtype: Any, ignore_index: int | None = None
 ) -> tuple[Array, Array]:
