@@ -187,6 +187,24 @@ def check_range(what: str, indices: Any, bound: int, rule: str) -> None:
         )
 
 
+def check_within(name: str, values: Any, least: float, most: float, rule: str) -> None:
+    """Refuse numbers outside [least, most], where their values can be seen; NaN passes.
+
+    Raises:
+        ValueError: there are some; the message gives the first one's index, `rule` ends it.
+    """
+    if isinstance(values, jax.core.Tracer):
+        return
+    seen = np.asarray(values)
+    wrong = np.argwhere((seen < least) | (seen > most))
+    if len(wrong):
+        at = tuple(int(i) for i in wrong[0])
+        raise ValueError(
+            f"{name}{list(at)} is {seen[at]} ({len(wrong)} such values in all); it must be within "
+            f"[{least}, {most}], {rule}"
+        )
+
+
 def check_finite(name: str, values: Any) -> None:
     """Refuse NaN and infinities in an array whose values can be seen.
 

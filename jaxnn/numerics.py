@@ -43,6 +43,11 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     return x.sum((*range(before), *spread)).reshape(shape)
 
 
+def sum_like(like: Array | None, dx: Array) -> Array | None:
+    """Return the cotangent of what was broadcast to dx's shape: summed to its own, in its dtype."""
+    return None if like is None else sum_to(dx, like.shape).astype(like.dtype)
+
+
 def draw_kept(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     """Draw which elements dropout keeps; `rate` is the probability to drop one, exact to 2^-32.
 

@@ -35,7 +35,7 @@ from jaxnn.checks import (
 from jaxnn.models import mlp
 from jaxnn.op import door
 from jaxnn.ops.activations import sigmoid
-from jaxnn.ops.losses import sigmoid_binary_cross_entropy
+from jaxnn.ops.binary_cross_entropy import sigmoid_binary_cross_entropy
 from jaxnn.settings import check_coefficient, check_integer
 
 
@@ -271,7 +271,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """
     dreconstruction = dloss / len(saved.kl.mean)
     through_kl = latent_kl_bwd(saved.kl, config.beta * dreconstruction)
-    dlogits, _ = sigmoid_binary_cross_entropy.bwd(
+    dlogits, *_ = sigmoid_binary_cross_entropy.bwd(
         saved.reconstruction, dreconstruction, reduction="sum"
     )
     ddecoder, dz = mlp.layers_bwd(saved.decoder, dlogits, config.decoder)

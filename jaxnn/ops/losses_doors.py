@@ -1,4 +1,4 @@
-"""What losses of class labels refuse: their doors."""
+"""What losses refuse: their doors."""
 
 from typing import Any
 
@@ -8,16 +8,25 @@ import numpy as np
 
 from jaxnn.checks import (
     check_array,
+    check_broadcasting,
     check_floating,
     check_integers,
     check_kind,
     check_one_dtype,
+    check_pair,
     check_range,
     check_shapes,
 )
 from jaxnn.numerics import REDUCTIONS
 from jaxnn.ops.linear import Linear
-from jaxnn.settings import MOST, check_choice, check_coefficient, check_integer, check_number
+from jaxnn.settings import (
+    MOST,
+    check_choice,
+    check_coefficient,
+    check_flag,
+    check_integer,
+    check_number,
+)
 
 
 def check_labelled(
@@ -126,3 +135,108 @@ def check_linear_cross_entropy(
     check_one_dtype(op, w=w, b=b, x=x)
     logits = jax.eval_shape(jnp.matmul, x, w)
     check_softmax_cross_entropy(logits, labels, class_weights, op=op, **settings)
+
+
+def check_ctc(
+    log_probabilities: Any,
+    labels: Any,
+    input_lengths: Any,
+    label_lengths: Any,
+    *,
+    blank: Any,
+    zero_infinity: Any,
+    reduction: Any,
+) -> None:
+    """Refuse what `ctc_fwd` says it raises.
+
+    Raises:
+        TypeError, ValueError: as `ctc_fwd`.
+    """
+    check_choice("ctc: reduction", reduction, REDUCTIONS)
+    check_flag("ctc: zero_infinity", zero_infinity)
+    sizes = check_shapes(
+        "ctc",
+        "put the batch first and pad the labels to one length",
+        log_probabilities=(log_probabilities, "NTK"),
+        labels=(labels, "NS"),
+        input_lengths=(input_lengths, "N"),
+        label_lengths=(label_lengths, "N"),
+    )
+    check_floating("ctc: log_probabilities", log_probabilities)
+    check_integer("ctc: blank", blank, 0)
+    if blank >= sizes.K or sizes.T == 0 or (reduction == "mean" and sizes.N == 0):
+        raise ValueError(
+            f"ctc: log_probabilities have shape {log_probabilities.shape}, blank is {blank}; it "
+            "must be a class, beside at least one step and, for the mean, one sequence: change it"
+        )
+    whole = {"labels": labels, "input_lengths": input_lengths, "label_lengths": label_lengths}
+    for name, values in whole.items():
+        check_integers(f"ctc: {name}", values, "cast them with astype(int)")
+    rule = "it must be at most the {} there are: cut it, or pass more"
+    check_range("ctc: input length", input_lengths, sizes.T + 1, rule.format("steps"))
+    check_range("ctc: label length", label_lengths, sizes.S + 1, rule.format("labels"))
+    if not any(isinstance(values, jax.core.Tracer) for values in (labels, label_lengths)):
+        used = np.arange(sizes.S) < np.asarray(label_lengths)[:, None]
+        rule = f"each label must name a class but the blank, {blank}: relabel, or change blank"
+        check_range("ctc: label", np.where(used, labels, 0), sizes.K, rule)
+        if (used & (np.asarray(labels) == blank)).any():
+            raise ValueError(f"ctc: labels have the blank, {blank}, among them; {rule}")
+
+
+def check_binary(
+    op: str,
+    noun: str,
+    x: Any,
+    targets: Any,
+    weights: Any,
+    pos_weight: Any = None,
+    *,
+    reduction: Any,
+) -> None:
+    """Refuse targets and weights of elements that do not fit x, which `noun` names.
+
+    Raises:
+        TypeError, ValueError: as `sigmoid_binary_cross_entropy_fwd`.
+    """
+    check_choice(f"{op}: reduction", reduction, REDUCTIONS)
+    check_pair(op, reduction, **{noun: x}, targets=targets)
+    check_one_dtype(op, **{noun: x, "weights": weights, "pos_weight": pos_weight})
+    for name, value in (("weights", weights), ("pos_weight", pos_weight)):
+        if value is not None:
+            fix = "reshape them, for example weights[:, None]"
+            check_broadcasting(f"{op}: {name}", value, x.shape, fix)
+
+
+def check_kl_divergence(
+    log_q: Any, targets: Any, *, per: Any, log_targets: Any, reduction: Any
+) -> None:
+    """Refuse what `kl_divergence_fwd` says it raises.
+
+    Raises:
+        TypeError, ValueError: as `kl_divergence_fwd`.
+    """
+    op = "kl_divergence"
+    check_choice(f"{op}: reduction", reduction, REDUCTIONS)
+    check_choice(f"{op}: per", per, ("distribution", "element"))
+    check_flag(f"{op}: log_targets", log_targets)
+    check_pair(op, reduction, log_probabilities=log_q, targets=targets)
+    if log_targets:
+        check_one_dtype(op, log_probabilities=log_q, targets=targets)
+    if per == "distribution":
+        check_shapes(
+            op, "add a dimension of K classes, or pass per='element'", targets=(targets, "...K")
+        )
+
+
+def check_l2_penalty(weights: Any, *, coefficient: float) -> None:
+    """Refuse what `l2_penalty_fwd` says it raises.
+
+    Raises:
+        TypeError, ValueError: as `l2_penalty_fwd`.
+    """
+    check_number("l2_penalty: coefficient", coefficient)
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    if not leaves:
+        raise ValueError("l2_penalty: weights have no leaf; they must be arrays: pass at least one")
+    named = {f"weights{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+    check_one_dtype("l2_penalty", **named)

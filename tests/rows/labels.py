@@ -1,9 +1,12 @@
 """Rows of the losses of class labels."""
 
+import jax
 import numpy as np
+import optax
 import scipy.special
 
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
+from jaxnn.ops.ctc import ctc
 from jaxnn.ops.hinge import multiclass_hinge
 from jaxnn.ops.linear import Linear
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
@@ -64,13 +67,27 @@ def of_log_p(log_p, t, w=None, **static):
     return nll(log_p, t, w, log_p=log_p, **static)
 
 
-def hinge(z, t, margin, reduction):
+def hinge(z, t, w=None, margin=1.0, p=1, reduction="mean"):
     def of_row(row, label):
         wrong = np.delete(row, label)
-        return np.maximum(wrong - row[label] + margin, 0).sum() / len(row)
+        near = (np.maximum(wrong - row[label] + margin, 0) ** p).sum() / len(row)
+        return near if w is None else w[label] * near
 
     rows = [of_row(row, t[i]) for i, row in ((i, z[i]) for i in np.ndindex(t.shape))]
     return REDUCE[reduction](np.reshape(rows, t.shape))
+
+
+def torch_hinge(torch, z, t, w=None, reduction="mean", **static):
+    rows, labels, loss = (
+        z.reshape(-1, z.shape[-1]),
+        t.ravel(),
+        torch.nn.functional.multi_margin_loss,
+    )
+    if w is None:
+        return loss(rows, labels, reduction=reduction, **static).reshape(t.shape)
+    moving = (w[labels] * loss(rows.detach(), labels, reduction="none", **static)).mean()
+    fixed = loss(rows, labels, weight=w.detach(), reduction=reduction, **static)
+    return fixed + moving - moving.detach()
 
 
 def torch_nll(torch, z, t, w=None, z_loss=0.0, ignore_index=None, reduction="mean", **static):
@@ -128,6 +145,46 @@ def linear_row(static, draw):
     )
 
 
+def spelt(rng, shape, blank=0, hurried=False):
+    """Sequences of labels with steps enough for each, or, hurried, perhaps not."""
+    n, most, classes = shape[0], 1 + shape[1] % 3, 5 + shape[-1] % 3
+    steps = 2 * most + 2
+    others = np.delete(np.arange(classes), blank)
+    labels, lengths = rng.choice(others, (n, most)), rng.integers(0, most + 1, n)
+    needed = 0 if hurried else 2 * lengths + 1
+    log_p = scipy.special.log_softmax(rng.normal(size=(n, steps, classes)), -1)
+    return log_p, labels, rng.integers(needed, steps + 1, n), lengths
+
+
+def of_ctc(log_p, labels, steps, lengths, blank=0, zero_infinity=False, reduction="mean"):
+    beyond = (np.arange(x.shape[1]) >= n[:, None] for x, n in ((log_p, steps), (labels, lengths)))
+    paddings = [x.astype(float) for x in beyond]
+    with jax.numpy_dtype_promotion("standard"):
+        each = optax.ctc_loss(log_p, paddings[0], labels, paddings[1], blank_id=blank)
+    each = np.asarray(each)  # of what cannot be spelt some 1e5
+    if zero_infinity:
+        each = np.where(each > 9e4, 0, each)
+    return REDUCE[reduction](each / np.maximum(lengths, 1) if reduction == "mean" else each)
+
+
+def torch_ctc(torch, log_p, labels, steps, lengths, **static):
+    """PyTorch's gradient is that for the logits of a softmax: less p, which it has in excess."""
+    loss = torch.nn.functional.ctc_loss
+    sequences = log_p.transpose(0, 1), labels, steps, lengths
+    total, inside = loss(*sequences, **static), torch.arange(log_p.shape[1]) < steps[:, None]
+    each = loss(
+        *(x.detach() for x in sequences), reduction="none", **{"blank": static.get("blank", 0)}
+    )
+    in_excess = (log_p.exp().sum(-1) * inside * each.isfinite()[:, None]).sum(-1)
+    if static.get("reduction", "mean") == "mean":
+        in_excess = (in_excess / lengths.clamp(min=1)).mean()
+    return total - in_excess + in_excess.detach()
+
+
+def ctc_row(static, draw):
+    return Row(ctc, static, of_ctc, draw, torch_ctc, scalable=False)
+
+
 ROWS = {
     "softmax_cross_entropy": softmax_row({}, labelled),
     "softmax_cross_entropy smoothed": softmax_row(SMOOTHED, labelled),
@@ -142,12 +199,14 @@ ROWS = {
     "nll_loss": Row(nll_loss, {"ignore_index": 0}, of_log_p, weighted, torch_of_log_p),
     "nll_loss unweighted": Row(nll_loss, {"reduction": "none"}, of_log_p, labelled, torch_of_log_p),
     "multiclass_hinge": Row(
-        multiclass_hinge,
-        {"margin": 0.7, "reduction": "none"},
-        hinge,
-        labelled,
-        lambda torch, z, t, margin, reduction: torch.nn.functional.multi_margin_loss(
-            z.reshape(-1, z.shape[-1]), t.ravel(), margin=margin, reduction=reduction
-        ).reshape(t.shape),
+        multiclass_hinge, {"margin": 0.7, "reduction": "none"}, hinge, labelled, torch_hinge
+    ),
+    "multiclass_hinge squared, weighted": Row(
+        multiclass_hinge, {"p": 2}, hinge, weighted, torch_hinge
+    ),
+    "ctc": ctc_row({}, spelt),
+    "ctc unspeakable": ctc_row(
+        {"zero_infinity": True, "blank": 4, "reduction": "none"},
+        lambda rng, shape: spelt(rng, shape, blank=4, hurried=True),
     ),
 }
