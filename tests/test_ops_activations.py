@@ -11,7 +11,7 @@ from jaxnn.ops import activations as act
 from jaxnn.ops import exponential_linear, gated, piecewise_linear, shrinkage
 from jaxnn.ops.activations import dropout
 from jaxnn.ops.piecewise_linear import Slope
-from jaxnn.ops.softmax import log_softmax, masked_softmax, softmax
+from jaxnn.ops.softmax import log_softmax, masked_log_softmax, masked_softmax, softmax
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -185,6 +185,28 @@ def test_gated_units_are_those_of_jax_nn_and_open_or_closed_at_the_ends():
         np.testing.assert_array_equal(dgate, [0, 0 if op is gated.glu else 1e4])
 
 
+def test_hidden_scores_have_a_log_of_minus_infinity_and_no_gradient(x64):
+    x = jnp.array([[1.0, 2, 3], [1e4, -1e4, 1e4], [jnp.nan, 1, jnp.inf], [jnp.nan] * 3, [4, 3, 2]])
+    mask = jnp.array([[1, 1, 0], [1, 1, 1], [0, 1, 0], [0, 0, 0], [0, 1, 1]], bool)
+    dy = jax.random.normal(jax.random.key(0), x.shape)
+
+    def ways(x, mask, dy):
+        y, pull = jax.vjp(lambda x: masked_log_softmax(x, mask), x)
+        over, _ = masked_log_softmax.fwd(x.T, mask.T, axis=0)
+        plain, plainly = jax.vjp(lambda x: log_softmax(jnp.where(mask, x, -jnp.inf)), x)
+        oracle = jax.vjp(lambda x: masked_log_softmax.fwd(x, mask)[0], x)[1](dy)[0]
+        return y, over.T, *pull(dy), oracle, plain, *plainly(jnp.where(mask, dy, 0))
+
+    y, over, dx, oracle, plain, plainly = run(ways, x, mask, dy)
+    some = np.array([0, 1, 2, 4])  # with nothing to be seen, the plain one is NaN
+    np.testing.assert_allclose(y[some], plain[some], rtol=1e-14)
+    np.testing.assert_array_equal(y[3], -np.inf)
+    np.testing.assert_array_equal(over, y)
+    np.testing.assert_allclose(dx[some], plainly[some], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(dx, oracle, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(dx[~mask], 0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 1e-3])
 def test_a_hidden_row_is_0_with_gradient_0_and_what_is_hidden_never_counts(temperature):
     x = jnp.array([[1.0, 2, 3], [1e4, -1e4, 1e4], [jnp.nan, 1, jnp.inf], [jnp.nan] * 3])
@@ -323,6 +345,12 @@ MASK = jnp.ones(3, bool)
             lambda x: masked_softmax(x, MASK, temperature=-2.0),
             ValueError,
             r"masked_softmax: temperature is -2\.0",
+        ),
+        (lambda x: masked_log_softmax(x, x), TypeError, "masked_log_softmax: mask has dtype float"),
+        (
+            lambda x: masked_log_softmax(x, MASK, axis=2),
+            ValueError,
+            "masked_log_softmax: axis is 2",
         ),
         (lambda x: masked_softmax(x, x), TypeError, "mask has dtype float32;.*mask > 0"),
         (lambda x: masked_softmax(x, [True]), TypeError, "mask is a list;.*an array"),

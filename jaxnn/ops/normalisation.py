@@ -23,7 +23,7 @@ from jax import Array, lax
 
 from jaxnn.numerics import widen
 from jaxnn.op import Op
-from jaxnn.ops.normalisation_doors import check_groups, check_norm, check_rms
+from jaxnn.ops.normalisation_doors import check_groups, check_last_axes, check_norm
 
 
 class Scale(NamedTuple):
@@ -53,10 +53,13 @@ def affine(params: Scale, x_hat: Array, offset: float = 0.0) -> Array:
 
 def _affine_bwd(params: Scale, x_hat: Array, dy: Array, offset: float = 0.0) -> tuple[Scale, Array]:
     """Return dscale = sum dy x_hat, dshift = sum dy, None for None; (offset + scale) dy."""
+
+    def summed(d: Array, parameter: Array) -> Array:
+        return d.sum(range(d.ndim - parameter.ndim)).astype(parameter.dtype)
+
     scale, shift = params
-    batch = range(dy.ndim - 1)
-    dscale = None if scale is None else (dy * x_hat).sum(batch).astype(scale.dtype)
-    dshift = None if shift is None else dy.sum(batch).astype(shift.dtype)
+    dscale = None if scale is None else summed(dy * x_hat, scale)
+    dshift = None if shift is None else summed(dy, shift)
     return Scale(dscale, dshift), dy if scale is None else _gain(scale, offset, dy) * dy
 
 
@@ -66,42 +69,48 @@ def _gain(scale: Array, offset: float, like: Array) -> Array:
     return offset + scale if offset else scale
 
 
-def layer_norm_fwd(params: Scale, x: Array, *, eps: float = 1e-5) -> tuple[Array, Normalised]:
+def layer_norm_fwd(
+    params: Scale, x: Array, *, axes: int = 1, eps: float = 1e-5
+) -> tuple[Array, Normalised]:
     """Normalise each vector along the last axis (Ba et al., 2016, eq. 4).
 
     Args:
-        params: scale and shift (C,), or None.
+        params: scale and shift (C,), or None; of the last axes where they are several.
         x: (..., C).
+        axes: how many of the last axes are normalised together, all their values one group.
         eps: added to the variance, in squared units of x.
 
     Returns:
         y (..., C), residuals.
 
     Raises:
-        TypeError: params are no `Scale`; x, scale or shift is no floating array, or eps no number.
-        ValueError: scale or shift is not (C,), C is 0, or eps is not finite and positive in the
-            dtype of x or float32, the wider.
+        TypeError: params are no `Scale`; x, scale or shift is no floating array, eps no number, or
+            axes no integer.
+        ValueError: scale or shift is not (C,), C is 0, x has fewer axes, or eps is not finite and
+            positive in the dtype of x or float32, the wider.
     """
-    wide = widen(x)
-    centred = wide - wide.mean(-1, keepdims=True)
-    rstd = lax.rsqrt((centred**2).mean(-1, keepdims=True) + eps)
+    wide, last = widen(x), range(-axes, 0)
+    centred = wide - wide.mean(last, keepdims=True)
+    rstd = lax.rsqrt((centred**2).mean(last, keepdims=True) + eps)
     x_hat = centred * rstd
     y = affine(params, x_hat).astype(x.dtype)
     return y, Normalised(params, x_hat.astype(x.dtype), rstd)
 
 
-def layer_norm_bwd(saved: Normalised, dy: Array, *, eps: float = 1e-5) -> tuple[Scale, Array]:
+def layer_norm_bwd(
+    saved: Normalised, dy: Array, *, axes: int = 1, eps: float = 1e-5
+) -> tuple[Scale, Array]:
     """Return dscale, dshift and dx = (dx_hat - mean(dx_hat) - x_hat mean(dx_hat x_hat)) / sigma."""
-    x_hat = widen(saved.x_hat)
+    x_hat, last = widen(saved.x_hat), range(-axes, 0)
     dparams, dx_hat = _affine_bwd(saved.params, x_hat, widen(dy))
-    through_mean = dx_hat.mean(-1, keepdims=True)
-    through_variance = x_hat * (dx_hat * x_hat).mean(-1, keepdims=True)
+    through_mean = dx_hat.mean(last, keepdims=True)
+    through_variance = x_hat * (dx_hat * x_hat).mean(last, keepdims=True)
     dx = saved.rstd * (dx_hat - through_mean - through_variance)
     return dparams, dx.astype(dy.dtype)
 
 
 def rms_norm_fwd(
-    params: Scale, x: Array, *, eps: float = 1e-5, offset: float = 0.0
+    params: Scale, x: Array, *, axes: int = 1, eps: float = 1e-5, offset: float = 0.0
 ) -> tuple[Array, Normalised]:
     """Divide each vector by its size, sqrt(mean(x^2) + eps) (Zhang and Sennrich, 2019, eq. 4).
 
@@ -113,20 +122,20 @@ def rms_norm_fwd(
         TypeError, ValueError: as `layer_norm_fwd`; or the offset is no finite number, or not 0
             where there is no scale to add it to.
     """
-    wide = widen(x)
-    rstd = lax.rsqrt((wide**2).mean(-1, keepdims=True) + eps)
+    wide, last = widen(x), range(-axes, 0)
+    rstd = lax.rsqrt((wide**2).mean(last, keepdims=True) + eps)
     x_hat = wide * rstd
     y = affine(params, x_hat, offset).astype(x.dtype)
     return y, Normalised(params, x_hat.astype(x.dtype), rstd)
 
 
 def rms_norm_bwd(
-    saved: Normalised, dy: Array, *, eps: float = 1e-5, offset: float = 0.0
+    saved: Normalised, dy: Array, *, axes: int = 1, eps: float = 1e-5, offset: float = 0.0
 ) -> tuple[Scale, Array]:
     """Return dscale, dshift and dx = (dx_hat - x_hat mean(dx_hat x_hat)) / sigma."""
-    x_hat = widen(saved.x_hat)
+    x_hat, last = widen(saved.x_hat), range(-axes, 0)
     dparams, dx_hat = _affine_bwd(saved.params, x_hat, widen(dy), offset)
-    through_sigma = x_hat * (dx_hat * x_hat).mean(-1, keepdims=True)
+    through_sigma = x_hat * (dx_hat * x_hat).mean(last, keepdims=True)
     dx = saved.rstd * (dx_hat - through_sigma)
     return dparams, dx.astype(dy.dtype)
 
@@ -202,13 +211,13 @@ def draw_example(shape: tuple[int, ...], key: Array) -> tuple[Scale, Array]:
 layer_norm = Op(
     layer_norm_fwd,
     layer_norm_bwd,
-    check=partial(check_norm, Scale, "layer_norm"),
+    check=partial(check_last_axes, Scale, "layer_norm"),
     example=partial(draw_example, (3, 2, 5)),
 )
 rms_norm = Op(
     rms_norm_fwd,
     rms_norm_bwd,
-    check=partial(check_rms, Scale),
+    check=partial(check_last_axes, Scale, "rms_norm"),
     example=partial(draw_example, (3, 2, 5)),
     settings=({"eps": 0.1}, {"offset": 1.0}),
 )
@@ -222,6 +231,6 @@ group_norm = Op(
 instance_norm = Op(
     instance_norm_fwd,
     instance_norm_bwd,
-    check=partial(check_norm, Scale, "instance_norm", axes=3),
+    check=partial(check_norm, Scale, "instance_norm", least=3),
     example=partial(draw_example, (2, 1, 5, 6)),
 )

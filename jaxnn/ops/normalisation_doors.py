@@ -9,21 +9,28 @@ from jaxnn.checks import check_floating, check_kind, check_shapes
 from jaxnn.settings import check_integer, check_number
 
 
-def check_norm(kind: type, name: str, params: Any, x: Array, eps: float, axes: int = 1) -> None:
-    """Refuse what no normalisation can take, or one of x with so many axes; as `layer_norm_fwd`."""
+def check_norm(
+    kind: type, name: str, params: Any, x: Array, eps: float, least: int = 1, alike: int = 1
+) -> None:
+    """Refuse what no normalisation can take, or one of x with so many axes; as `layer_norm_fwd`.
+
+    The parameters have the shape of the last `alike` axes of x.
+    """
     check_kind(f"{name}: params", params, kind)
     scale, shift = params
-    fix = "one value per channel, channels last"
-    check_shapes(name, fix, x=(x, "...C"), scale=(scale, "C?"), shift=(shift, "C?"))
+    fix, last = "one value per channel, channels last", "CDEFGHIJ"[:alike]
+    check_shapes(
+        name, fix, x=(x, f"...{last}"), scale=(scale, f"{last}?"), shift=(shift, f"{last}?")
+    )
     for field, value in {"x": x, "scale": scale, "shift": shift}.items():
         if value is not None:
             check_floating(f"{name}: {field}", value)
-    if x.ndim < axes:
+    if x.ndim < least:
         raise ValueError(
-            f"{name}: x has shape {x.shape}; it must be (N, ..., C), {axes} axes or more: add an "
+            f"{name}: x has shape {x.shape}; it must be (N, ..., C), {least} axes or more: add an "
             "axis of examples, or of positions"
         )
-    if 0 in x.shape[-1 if axes == 1 else 1 :]:
+    if 0 in x.shape[-alike if least == alike else 1 :]:
         raise ValueError(
             f"{name}: x has shape {x.shape}; no axis may be empty that a mean is taken over: pass "
             "at least one value"
@@ -34,20 +41,23 @@ def check_norm(kind: type, name: str, params: Any, x: Array, eps: float, axes: i
     check_number(f"{name}: eps", eps, rule, lambda e: float(limits.tiny) <= e <= float(limits.max))
 
 
-def check_rms(kind: type, params: Any, x: Array, *, eps: float, offset: float) -> None:
-    """Refuse what `rms_norm_fwd` says it raises."""
-    check_norm(kind, "rms_norm", params, x, eps)
-    check_number("rms_norm: offset", offset)
+def check_last_axes(
+    kind: type, name: str, params: Any, x: Any, *, axes: int, eps: float, offset: float = 0.0
+) -> None:
+    """Refuse what `layer_norm_fwd` and `rms_norm_fwd` say they raise."""
+    check_integer(f"{name}: axes", axes, hint=", the last ones, normalised together")
+    check_norm(kind, name, params, x, eps, axes, alike=axes)
+    check_number(f"{name}: offset", offset)
     if offset and params.scale is None:
         raise ValueError(
-            f"rms_norm: offset is {offset} but scale is None; it must be added to a scale: leave "
-            "it 0, or pass a scale"
+            f"{name}: offset is {offset} but scale is None; it must be added to a scale: leave it "
+            "0, or pass a scale"
         )
 
 
 def check_groups(kind: type, params: Any, x: Array, *, groups: int, eps: float) -> None:
     """Refuse what `group_norm_fwd` says it raises."""
-    check_norm(kind, "group_norm", params, x, eps, axes=2)
+    check_norm(kind, "group_norm", params, x, eps, least=2)
     check_integer("group_norm: groups", groups, hint=", a divisor of the channels")
     if x.shape[-1] % groups:
         raise ValueError(

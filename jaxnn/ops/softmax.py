@@ -7,11 +7,13 @@ The largest x is subtracted first, which changes nothing but lets no exponential
 leaves elements out of the sum and gives them probability 0. Where everything in the sum is -inf, y
 is NaN, as that of `jax.nn.softmax` is: hide such elements by a mask. Sums are in float32 or wider.
 
-Each saves its output alone, from which the derivative follows: one value per element, and no extra
-bytes where the next layer keeps it as its input anyway. Nothing else is recomputed.
+Each saves its output (and its mask, where that does not show), from which the derivative follows:
+one value per element, and no extra bytes where the next layer keeps it as its input anyway. Nothing
+else is recomputed.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -121,6 +123,52 @@ def log_softmax_bwd(y: Array, dy: Array, *, axis: int = -1) -> tuple[Array]:
     return (dx.astype(y.dtype),)
 
 
+class MaskedResiduals(NamedTuple):
+    """What a masked log-softmax gave, and where it may be seen."""
+
+    y: Array
+    mask: Array
+
+
+def masked_log_softmax_fwd(
+    x: Array, mask: Array, *, axis: int = -1
+) -> tuple[Array, MaskedResiduals]:
+    """Return the log-softmax over the elements that may be seen; the others get -inf, the log of 0.
+
+    What is hidden has no gradient, whatever cotangent it gets; where nothing may be seen, all are
+    -inf. (To weight y by probabilities of which hidden ones are 0, take `jnp.where` first: 0 times
+    -inf is no number.)
+
+    Args:
+        x: the scores, any shape.
+        mask: as in `masked_softmax_fwd`.
+        axis: as in `softmax_fwd`.
+
+    Returns:
+        y (the shape of x), in nats, residuals.
+
+    Raises:
+        TypeError, ValueError: as `masked_softmax_fwd`.
+    """
+    wide = widen(x)
+    largest = lax.stop_gradient(wide.max(axis, keepdims=True, where=mask, initial=-jnp.inf))
+    shifted = jnp.where(mask, wide - largest, -jnp.inf)
+    total = jnp.exp(shifted).sum(axis, keepdims=True)
+    logs = shifted - jnp.log(jnp.where(total == 0, 1, total))
+    y = jnp.where(mask, logs, -jnp.inf).astype(x.dtype)
+    return y, MaskedResiduals(y, mask)
+
+
+def masked_log_softmax_bwd(
+    residuals: MaskedResiduals, dy: Array, *, axis: int = -1
+) -> tuple[Array, None]:
+    """Return dx as `log_softmax_bwd`, of what may be seen; 0 elsewhere."""
+    y, mask = residuals
+    p, dp = jnp.exp(widen(y)), jnp.where(mask, widen(dy), 0)
+    dx = dp - p * dp.sum(axis, keepdims=True)
+    return dx.astype(y.dtype), None
+
+
 def _check(op: str, x: Array, *, axis: int, temperature: float = 1.0) -> None:
     check_floating(f"{op}: x", x)
     check_integer(f"{op}: axis", axis, -max(x.ndim, 1), f", to name an axis of x {x.shape}")
@@ -136,9 +184,9 @@ def _check(op: str, x: Array, *, axis: int, temperature: float = 1.0) -> None:
     check_number(f"{op}: temperature", temperature, rule, lambda t: least <= t <= most)
 
 
-def _check_masked(x: Array, mask: Array, *, axis: int, temperature: float) -> None:
-    _check("masked_softmax", x, axis=axis, temperature=temperature)
-    check_broadcasts("masked_softmax: mask", mask, x.shape, "give it size 1 where x shares it")
+def _check_masked(op: str, x: Array, mask: Array, *, axis: int, temperature: float = 1.0) -> None:
+    _check(op, x, axis=axis, temperature=temperature)
+    check_broadcasts(f"{op}: mask", mask, x.shape, "give it size 1 where x shares it")
 
 
 def _example(key: Array) -> tuple[Array]:
@@ -154,13 +202,29 @@ def _masked_example(key: Array) -> tuple[Array, Array]:
     return x, jnp.array(rows, bool)[:, None]
 
 
+def _seen_example(key: Array) -> tuple[Array, Array]:
+    """As for the softmax, with nothing hidden: what is infinite has no finite differences."""
+    return *_example(key), jnp.ones((1, 5), bool)
+
+
 _SETTINGS = ({"axis": -1}, {"axis": 0, "temperature": 0.6})
 _AXES = ({"axis": -1}, {"axis": 0})
 
 softmax = Op(softmax_fwd, softmax_bwd, _example, _SETTINGS, check=partial(_check, "softmax"))
 masked_softmax = Op(
-    masked_softmax_fwd, masked_softmax_bwd, _masked_example, _SETTINGS, check=_check_masked
+    masked_softmax_fwd,
+    masked_softmax_bwd,
+    _masked_example,
+    _SETTINGS,
+    check=partial(_check_masked, "masked_softmax"),
 )
 log_softmax = Op(
     log_softmax_fwd, log_softmax_bwd, _example, _AXES, check=partial(_check, "log_softmax")
+)
+masked_log_softmax = Op(
+    masked_log_softmax_fwd,
+    masked_log_softmax_bwd,
+    _seen_example,
+    _AXES,
+    check=partial(_check_masked, "masked_log_softmax"),
 )

@@ -7,7 +7,7 @@ import scipy.special
 from jaxnn.ops import activations, exponential_linear, gated, piecewise_linear, shrinkage
 from jaxnn.ops.activations import dropout
 from jaxnn.ops.piecewise_linear import Slope
-from jaxnn.ops.softmax import masked_softmax, softmax
+from jaxnn.ops.softmax import masked_log_softmax, masked_softmax, softmax
 from rows import Row
 from rows.basic import one
 
@@ -60,6 +60,11 @@ def visible(rng, shape):
     mask[..., -1] = False
     mask.ravel()[0] = True
     return rng.normal(size=shape), mask
+
+
+def seen(rng, shape):
+    """Scores of which none is hidden, for what is gets -inf: test_ops_activations.py hides some."""
+    return rng.normal(size=shape), np.ones(shape[1:], bool)
 
 
 def shares(x, mask, axis=-1, temperature=1.0):
@@ -243,5 +248,12 @@ ROWS = {
         f"masked_softmax {static}": Row(masked_softmax, static, shares, visible, torch_shares)
         for static in ({}, {"temperature": 0.6, "axis": 0})
     },
+    "masked_log_softmax": Row(
+        masked_log_softmax,
+        {"axis": 0},
+        lambda x, mask, axis: scipy.special.log_softmax(x, axis),
+        seen,
+        lambda torch, x, mask, axis: torch.log_softmax(x, axis),
+    ),
     "dropout": Row(dropout, {"rate": 0.3}, dropped, keyed),
 }

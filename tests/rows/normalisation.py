@@ -51,6 +51,17 @@ def rms_norm(params, x, eps):
     return affine(params, x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps))
 
 
+def two_axes(rng, shape):
+    """Parameters of the last two axes together."""
+    numbers = rng.normal(size=(2, shape[1], 2))
+    return Scale(*numbers), 2 + rng.normal(size=(shape[0], shape[1], 2))
+
+
+def over_two_axes(params, x, axes):
+    mean, variance = (f((-2, -1), keepdims=True) for f in (x.mean, x.var))
+    return affine(params, (x - mean) / np.sqrt(variance + 1e-5))
+
+
 def group_norm(params, x, groups, eps=1e-5):
     """Group by group, example by example."""
     out = np.empty_like(x)
@@ -109,6 +120,21 @@ ROWS = {
         rms_norm,
         unshifted,
         lambda torch, p, x, eps: torch.nn.functional.rms_norm(x, x.shape[-1:], p.scale, eps),
+    ),
+    "layer_norm of two axes": Row(
+        normalisation.layer_norm,
+        {"axes": 2},
+        over_two_axes,
+        two_axes,
+        lambda torch, p, x, axes: torch.nn.functional.layer_norm(x, x.shape[-2:], *p),
+    ),
+    "rms_norm of two axes": Row(
+        normalisation.rms_norm,
+        {"axes": 2},
+        lambda p, x, axes: affine(
+            p, x / np.sqrt(np.square(x).mean((-2, -1), keepdims=True) + 1e-5)
+        ),
+        two_axes,
     ),
     "rms_norm with an offset": Row(
         normalisation.rms_norm,
