@@ -60,8 +60,10 @@ def attention_fwd(
     same key in every form. `block` is how many queries the fast form computes at a time, for memory
     linear in T; None for many.
 
-    Who sees nothing gets zeros; a v must be finite even where it is hidden. Saves L, in float32 or
-    wider, beside what is there already: p = exp(s - L) is computed again, and drawn again.
+    Who sees nothing gets zeros; a v must be finite even where it is hidden. A score of NaN or +inf
+    that is seen makes y and the gradients of its query NaN, as in `jax.nn.dot_product_attention`; a
+    cap makes inf finite. Saves L, in float32 or wider, beside what is there already: p = exp(s - L)
+    is computed again, and drawn again.
 
     Raises:
         TypeError: q, k, v, bias are not floating of one dtype, mask not boolean, key no key, or a
@@ -108,8 +110,8 @@ def attention_bwd(
     rows, keys, values = _heads_first(before * q, g), _heads_first(k, g), _heads_first(v, g)
     drows = _heads_first(dy.astype(v.dtype), g)
     scores, slope = _scores(after * product(rows, keys.mT).reshape(n, h, t, s), bias, softcap)
-    scores = jnp.where(_seen(scores, mask, causal, window), scores, -jnp.inf)
-    weights = p = jnp.exp(scores - log_normaliser.swapaxes(1, 2))
+    seen = _seen(scores, mask, causal, window)
+    weights = p = jnp.exp(jnp.where(seen, scores, -jnp.inf) - log_normaliser.swapaxes(1, 2))
     dp = product(drows, values.mT).reshape(p.shape)
     if key is not None and rate:
         kept = draw_kept_pairs(key, rate, p.shape)
@@ -117,7 +119,7 @@ def attention_bwd(
     # In 16 bits y was rounded: dy . y would be off by more than the peers' gradients are.
     dot = (dy * y).swapaxes(1, 2) if y.dtype == p.dtype else p * dp
     ds = p * (dp - dot.sum(-1, keepdims=True))
-    dbias = None if bias is None else sum_to(ds, bias.shape).astype(dy.dtype)
+    dbias = None if bias is None else sum_to(jnp.where(seen, ds, 0), bias.shape).astype(dy.dtype)
     dz, weights = (x.astype(q.dtype).reshape(n, g, h // g * t, s) for x in (ds * slope, weights))
     dq = (before * after * product(dz, keys)).reshape(n, h, t, d).swapaxes(1, 2)
     dk = (after * product(rows.mT, dz)).transpose(0, 3, 1, 2)
@@ -156,13 +158,13 @@ def _heads_first(x: Array, g: int) -> Array:
 def _example(
     key: Array,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Five queries at the end of seven keys; one sees nothing, one a single key, two keys tie."""
+    """Five queries at the end of seven keys; one sees nothing, one a single key; two keys tie."""
     kq, kk, kv, km, kb, kd = jax.random.split(key, 6)
     q = jax.random.normal(kq, (2, 5, 6, 4)).at[0, 0].set(0)
     k, v = jax.random.normal(kk, (2, 7, 3, 4)), jax.random.normal(kv, (2, 7, 3, 2))
     mask = jax.random.bernoulli(km, 0.8, (2, 1, 5, 7))
     mask = mask.at[1, 0, 2].set(False).at[0, 0, 4].set(jnp.arange(7) == 5)
-    bias = jax.random.normal(kb, (6, 1, 7)).at[2, 0, 3].set(-jnp.inf)
+    bias = jax.random.normal(kb, (6, 1, 7)).at[2, 0, 3].set(-1e4)
     return q, k.at[:, 3].set(k[:, 4]), v, mask, bias, kd
 
 
