@@ -25,11 +25,8 @@ from jaxnn.op import Op
 from jaxnn.ops.windows import Padding, Placement, Sizes, placement, transposed_placement
 from jaxnn.ops.windows_doors import check_convolution
 
-LAYOUT = {  # by the number of axes
-    3: ("NHC", "HIO", "NHC"),
-    4: ("NHWC", "HWIO", "NHWC"),
-    5: ("NDHWC", "DHWIO", "NDHWC"),
-}
+# By the number of axes.
+LAYOUT = {len(s) + 2: (f"N{s}C", f"{s}IO", f"N{s}C") for s in ("H", "HW", "DHW")}
 
 
 class Conv(NamedTuple):
