@@ -15,7 +15,7 @@ from jaxnn.checks import (
     check_one_dtype,
     check_shapes,
 )
-from jaxnn.ops.normalisation_doors import check_rms
+from jaxnn.ops.normalisation_doors import check_last_axes
 from jaxnn.settings import check_flag, check_integer, check_number, check_rate
 
 
@@ -196,7 +196,7 @@ def check_multi_head(
                 f"multi_head: {name} has shape {norms[name].shape}; with {heads} heads of size "
                 f"{size} it must be {(size,)}: change the shape or the heads"
             )
-        check_rms(of_norm, of_norm(norms[name], None), q, **norm)
+        check_last_axes(of_norm, "rms_norm", of_norm(norms[name], None), q, axes=1, **norm)
     if all(one is None for one in norms.values()) and norm["offset"]:
         raise ValueError(
             f"multi_head: norm_offset is {norm['offset']!s:.50} but q_norm and k_norm are None; it "

@@ -115,5 +115,6 @@ TABLE = {
     "log_softmax": functools.partial(soft, softmax.log_softmax, 1),
     F + "softmin": functools.partial(soft, softmax.softmax, -1),
     "masked.softmax": functools.partial(masked_soft, softmax.masked_softmax),
+    "masked.log_softmax": functools.partial(masked_soft, softmax.masked_log_softmax),
     "torch.ops.aten._safe_softmax.default": safe_softmax,
 }

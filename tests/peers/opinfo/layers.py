@@ -36,15 +36,7 @@ def embedding_(
 
 
 def last_axes(op, x, normalized_shape, weight, bias, eps):
-    """Normalise over the last axes, as one."""
-    axes = len(normalized_shape)
-    scale, shift = (None if p is None else p.flatten() for p in (weight, bias))
-    return Call(
-        op,
-        (Scale(scale, shift), x.flatten(-axes)),
-        {"eps": eps},
-        lambda y: y.unflatten(-1, tuple(normalized_shape)),
-    )
+    return Call(op, (Scale(weight, bias), x), {"axes": len(normalized_shape), "eps": eps})
 
 
 def layer_norm_(x, normalized_shape, weight=None, bias=None, eps=1e-5):

@@ -8,11 +8,13 @@ from jaxnn.ops.ctc import ctc
 from jaxnn.ops.kl_divergence import kl_divergence
 
 from jaxnn.ops import losses
+from jaxnn.ops.cosine import cosine_embedding, cosine_similarity
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.hinge import multiclass_hinge
 from jaxnn.ops.linear import Linear
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.nll import nll_loss
+from jaxnn.ops.triplet import triplet_margin
 
 from . import Call, CannotSay, only
 
@@ -134,6 +136,37 @@ def kl_div(x, target, size_average=None, reduce=None, reduction="mean", log_targ
     return Call(kl_divergence, (x, target), settings)
 
 
+def cosine(x1, x2, dim=1, eps=1e-8):
+    if not x1.ndim:
+        raise CannotSay("axes")
+    x1, x2 = torch.broadcast_tensors(x1, x2)
+    return Call(cosine_similarity, (x1.movedim(dim, -1), x2.movedim(dim, -1)), {"eps": eps})
+
+
+def cosine_embedding_loss(
+    x1, x2, target, margin=0.0, size_average=None, reduce=None, reduction="mean"
+):
+    settings = reduced(size_average, reduce, reduction) | {"margin": float(margin)}
+    return Call(cosine_embedding, (x1, x2, target.long()), settings)
+
+
+def triplet(
+    anchor,
+    positive,
+    negative,
+    margin=1.0,
+    p=2,
+    eps=1e-6,
+    swap=False,
+    size_average=None,
+    reduce=None,
+    reduction="mean",
+):
+    settings = reduced(size_average, reduce, reduction)
+    settings |= {"margin": float(margin), "p": float(p), "eps": eps, "swap": swap}
+    return Call(triplet_margin, (anchor, positive, negative), settings)
+
+
 class AsOfSoftmax(torch.autograd.Function):
     """The log-probabilities, and PyTorch's gradient for them: it has their softmax's in it."""
 
@@ -171,5 +204,8 @@ TABLE = {
     F + "binary_cross_entropy": functools.partial(binary, binary_cross_entropy),
     F + "binary_cross_entropy_with_logits": functools.partial(binary, sigmoid_binary_cross_entropy),
     F + "kl_div": kl_div,
+    F + "cosine_similarity": cosine,
+    F + "cosine_embedding_loss": cosine_embedding_loss,
+    F + "triplet_margin_loss": triplet,
     F + "ctc_loss": ctc_loss,
 }
