@@ -75,7 +75,8 @@ def layer_norm_fwd(
     """Normalise each vector along the last axis (Ba et al., 2016, eq. 4).
 
     Args:
-        params: scale and shift (C,), or None; of the last axes where they are several.
+        params: scale and shift (C,), or None; of as many of the last axes as are normalised, or
+            fewer.
         x: (..., C).
         axes: how many of the last axes are normalised together, all their values one group.
         eps: added to the variance, in squared units of x.
@@ -213,13 +214,14 @@ layer_norm = Op(
     layer_norm_bwd,
     check=partial(check_last_axes, Scale, "layer_norm"),
     example=partial(draw_example, (3, 2, 5)),
+    settings=({}, {"axes": 2}),
 )
 rms_norm = Op(
     rms_norm_fwd,
     rms_norm_bwd,
     check=partial(check_last_axes, Scale, "rms_norm"),
     example=partial(draw_example, (3, 2, 5)),
-    settings=({"eps": 0.1}, {"offset": 1.0}),
+    settings=({"eps": 0.1}, {"offset": 1.0}, {"axes": 2}),
 )
 group_norm = Op(
     group_norm_fwd,
