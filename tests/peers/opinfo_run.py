@@ -14,10 +14,12 @@ import argparse
 import collections
 import concurrent.futures
 import multiprocessing
+import os
 import sys
 import warnings
 
 sys.path.insert(0, "tests")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # programs found again, each with a warning
 
 import conftest  # noqa: F401  (compiled quickly, and once)
 import torch
