@@ -25,7 +25,7 @@ import conftest  # noqa: F401  (compiled quickly, and once)
 import torch
 from opinfo.compare import DTYPES, judge
 from opinfo.report import Count, write
-from opinfo.samples import MODULES, TABLE, cases
+from opinfo.samples import cases, families
 
 
 def counted(name):
@@ -55,7 +55,7 @@ def main():
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="the counts into jaxnn/ops/README.md")
     options = parser.parse_args()
-    names = options.names or [*TABLE, *MODULES]
+    names = options.names or [name for family in families().values() for name in family]
     counts = []
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.processes, context) as pool:
@@ -67,7 +67,7 @@ def main():
         total.update(count.kinds)
     print("all:", ", ".join(f"{number} {kind}" for kind, number in total.items()))
     if options.write:
-        write(counts)
+        write(counts, families())
     sys.exit(any(count.wrong for count in counts))
 
 

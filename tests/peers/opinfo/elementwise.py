@@ -75,7 +75,7 @@ def soft(op, sign, x, dim=None, dtype=None, **rest):
 
 
 def masked_soft(op, hidden, x, dim, *, mask=None, dtype=None):
-    """Of what is hidden only that it is `hidden`: of `log_softmax` its cotangent counts in PyTorch."""
+    """What is hidden gets no cotangent: of `log_softmax` PyTorch would count it."""
     only(dtype=(dtype in (None, x.dtype), True))
     mask = torch.ones(x.shape, dtype=torch.bool) if mask is None else mask
     if not mask.broadcast_to(x.shape).any(dim).all():
