@@ -39,9 +39,10 @@ def sigmoid_binary_cross_entropy_fwd(
 ) -> tuple[Array, BinaryResiduals]:
     """Return the negative log-likelihood of yes-or-no targets, in nats, from logits.
 
-    The targets, in [0, 1], are the probabilities of "yes". Stable for logits of any finite size.
-    The mean is over elements, whatever their weights. Saves its inputs, there already: no extra
-    bytes. The backward recomputes the sigmoid.
+    The targets, in [0, 1], are the probabilities of "yes". Stable for logits of any finite size; an
+    infinite one that is wrong costs infinity where the target is certain (PyTorch: NaN). The mean
+    is over elements, whatever their weights. Saves its inputs, there already: no extra bytes. The
+    backward recomputes the sigmoid.
 
     Args:
         logits: z, of any shape.
@@ -109,7 +110,8 @@ def binary_cross_entropy_fwd(
 
     Where there are logits, `sigmoid_binary_cross_entropy` keeps more digits. The logarithms stop at
     -100, as PyTorch's do, so that a certain mistake costs 100. There the loss is flat, and so is
-    the gradient here; PyTorch's is (p - t) / 1e-12. Saves its inputs, there already.
+    the gradient here; PyTorch's is (p - t) / 1e-12, and infinite for the target. Saves its inputs,
+    there already.
 
     Args:
         probabilities: p of "yes", of any shape, in [0, 1]; outside, under jit, the loss is NaN.

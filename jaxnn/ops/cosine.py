@@ -18,9 +18,9 @@ def cosine_similarity_fwd(
 ) -> tuple[Array, tuple[Array, Array]]:
     """Return the cosine (...) of the angle between vectors a and b (..., D).
 
-    A norm below `eps`, as of zeros, counts as eps, which has no slope (PyTorch takes the gradient as
-    if the norm still had its own). Saves both inputs, there already. The backward
-    takes the norms again.
+    A norm below `eps`, as of zeros, counts as eps, which has no slope (PyTorch's gradient is as if
+    it had the norm's). Of a vector that is not finite the cosine is NaN, but not every entry of the
+    gradient. Saves both inputs, there already. The backward takes the norms again.
 
     Raises:
         TypeError: a and b are not floating arrays of one dtype, or eps is no number.

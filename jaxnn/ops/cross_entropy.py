@@ -50,8 +50,9 @@ def softmax_cross_entropy_fwd(
     al., 2022, section 5). Stable for logits of any finite size: the largest is subtracted first.
 
     The mean divides by the number of rows; of integer labels by the total weight w_label of those
-    that are not ignored, and is 0, with gradient 0, where that is 0 (PyTorch: NaN). A class that
-    a logit of -inf rules out and whose target is 0 adds nothing.
+    that are not ignored, and is 0, with gradient 0, where that is 0 (PyTorch: NaN). A class that a
+    logit of -inf rules out and whose target is 0 adds nothing, and has no gradient (PyTorch: NaN,
+    and an infinite one).
 
     Saves its inputs, there already, and two values per row: no extra bytes for logits that the
     layer before also keeps. The backward takes the exponentials again.

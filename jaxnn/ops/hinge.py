@@ -40,9 +40,9 @@ def multiclass_hinge_fwd(
     """Sum how far wrong classes come within `margin` of the label's score, to the power p, over K.
 
     PyTorch's MultiMarginLoss (Weston and Watkins, 1999). A class exactly at the margin has slope 0.
-    A label outside [0, K) is an error where it can be seen, and makes its row NaN where it cannot.
-    The mean is over rows, whatever their weights. Saves its inputs, there already. The backward
-    takes the differences again.
+    A score of NaN makes its row NaN (PyTorch passes over it). A label outside [0, K) is an error
+    where it can be seen, and makes its row NaN where it cannot. The mean is over rows, whatever
+    their weights. Saves its inputs, there already. The backward takes the differences again.
 
     Args:
         scores: z (..., K), at least one class and, for the mean, one row.
@@ -84,8 +84,8 @@ def multiclass_hinge_bwd(
         dw = ((excess**p).mean(-1) * dlosses).ravel()
         dw = jnp.zeros_like(widen(class_weights)).at[label.ravel()].add(dw, mode="clip")
         dw = dw.astype(class_weights.dtype)
-    slope = (excess > 0).astype(excess.dtype) if p == 1 else p * excess
-    dz = slope * (dl / scores.shape[-1])[..., None]
+    slope = (excess > 0).astype(excess.dtype) if p == 1 else excess
+    dz = slope * (p * dl / scores.shape[-1])[..., None]
     dz = jnp.where(is_label, -dz.sum(-1, keepdims=True), dz)
     return dz.astype(scores.dtype), None, dw
 

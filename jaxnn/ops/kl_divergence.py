@@ -25,8 +25,8 @@ def kl_divergence_fwd(
 
     Both are (..., K), the first log q (see `log_softmax`), the targets t, or log t. A class of
     target 0 adds nothing, whatever its log q; its own derivative, truly infinite, is taken to be 0
-    (PyTorch: NaN). A negative target gives NaN. Saves both inputs, there already: no extra bytes.
-    The backward recomputes log t. Kullback and Leibler, 1951.
+    (PyTorch: NaN for both). A negative target gives NaN. Saves both inputs, there already: no extra
+    bytes. The backward recomputes log t. Kullback and Leibler, 1951.
 
     Args:
         log_probabilities: log q (..., K), or of any shape per element.

@@ -84,7 +84,8 @@ def mean_absolute_error_fwd(
 ) -> tuple[Array, Array]:
     """Return |prediction - target| of each element, in units of the targets (L1).
 
-    Takes, saves and raises what `mean_squared_error_fwd` does. The slope where they are equal is 0.
+    Takes, saves and raises what `mean_squared_error_fwd` does. The slope where they are equal is 0,
+    and that of a NaN is NaN (PyTorch: 0).
     """
     difference = predictions - targets.astype(predictions.dtype)
     d = widen(difference)

@@ -73,8 +73,10 @@ def triplet_margin_bwd(
     dl = jnp.where(margin + near - far > 0, dlosses, 0)
     of_ap = _slope(a - plus + eps, p, dl)
     of_an = _slope(a - minus + eps, p, share * dl)
-    of_pn = _slope(plus - minus + eps, p, (1 - share) * dl)
-    grads = of_ap - of_an, -of_ap - of_pn, of_an + of_pn
+    grads = of_ap - of_an, -of_ap, of_an
+    if swap:
+        of_pn = _slope(plus - minus + eps, p, (1 - share) * dl)
+        grads = of_ap - of_an, of_pn - of_ap, of_an + of_pn
     da, dplus, dminus = (g.astype(x.dtype) for g, x in zip(grads, residuals, strict=True))
     return da, dplus, dminus
 
