@@ -189,8 +189,8 @@ X = jnp.zeros((2, 3, 4))
         (lambda: layer_norm(NONE, X, axes=4), r"x has shape \(2, 3, 4\).*\(..., C, D, E, F\)"),
         (lambda: rms_norm(NONE, X, axes=1.0), "rms_norm: axes is 1.0.*integer"),
         (
-            lambda: layer_norm(Scale(jnp.ones(4), None), X, axes=2),
-            r"scale has shape \(4,\), .*x \(2, 3, 4\).*scale \(C, D\) or None",
+            lambda: layer_norm(Scale(jnp.ones((2, 4)), None), X, axes=2),
+            r"scale has shape \(2, 4\), .*x \(2, 3, 4\).*scale \(C, D\) or None",
         ),
         (lambda: layer_norm(NONE, X[:, :0], axes=2), "no axis may be empty"),
         (lambda: rms_norm(NONE, X, offset=1.0), "offset is 1.0 but scale is None.*pass a scale"),

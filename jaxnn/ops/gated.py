@@ -122,7 +122,8 @@ def mish_bwd(x: Array, dy: Array) -> tuple[Array]:
     wide = widen(x)
     s, q = lax.logistic(wide), lax.logistic(-wide)
     square = 1 + q * q
-    dx = widen(dy) * s * (1 + q + wide * (4 * q * q / square)) / square
+    # x s first, which is 0 far left, where x times more would be infinite.
+    dx = widen(dy) * (s * (1 + q) + wide * s * (4 * q * q / square)) / square
     return (dx.astype(dy.dtype),)
 
 

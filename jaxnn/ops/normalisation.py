@@ -8,7 +8,8 @@
 Means and variances are over a group: the features of one example (layer), channels of one example
 (group, instance), one channel of a whole batch (batch, in `jaxnn.ops.batch_norm`). Channels come
 last. The variance is the mean square of x - mean (biased, never mean(x^2) - mean^2, which cancels);
-where it is 0, sigma is sqrt(eps) and all stays finite.
+where it is 0, sigma is sqrt(eps) and all stays finite. Where its squares overflow (in float32 from
+|x| of 1e19 on) sigma is infinite, and y and dx are 0.
 
 Saved are x_hat, one value per element, and 1/sigma, one per group. y and x_hat have the dtype of x;
 whatever leads to them, mean and sigma are in float32 or wider.
@@ -75,7 +76,8 @@ def layer_norm_fwd(
     """Normalise each vector along the last axis (Ba et al., 2016, eq. 4).
 
     Args:
-        params: scale and shift (C,), or None; of the last axes where they are several.
+        params: scale and shift (C,), or None; of as many of the last axes as are normalised, or
+            fewer.
         x: (..., C).
         axes: how many of the last axes are normalised together, all their values one group.
         eps: added to the variance, in squared units of x.
@@ -213,13 +215,14 @@ layer_norm = Op(
     layer_norm_bwd,
     check=partial(check_last_axes, Scale, "layer_norm"),
     example=partial(draw_example, (3, 2, 5)),
+    settings=({}, {"axes": 2}),
 )
 rms_norm = Op(
     rms_norm_fwd,
     rms_norm_bwd,
     check=partial(check_last_axes, Scale, "rms_norm"),
     example=partial(draw_example, (3, 2, 5)),
-    settings=({"eps": 0.1}, {"offset": 1.0}),
+    settings=({"eps": 0.1}, {"offset": 1.0}, {"axes": 2}),
 )
 group_norm = Op(
     group_norm_fwd,

@@ -14,14 +14,16 @@ def check_norm(
 ) -> None:
     """Refuse what no normalisation can take, or one of x with so many axes; as `layer_norm_fwd`.
 
-    The parameters have the shape of the last `alike` axes of x.
+    The parameters have the shape of at most `alike` last axes of x.
     """
     check_kind(f"{name}: params", params, kind)
     scale, shift = params
     fix, last = "one value per channel, channels last", "CDEFGHIJ"[:alike]
-    check_shapes(
-        name, fix, x=(x, f"...{last}"), scale=(scale, f"{last}?"), shift=(shift, f"{last}?")
-    )
+    forms = {"x": (x, f"...{last}")}
+    for field, value in {"scale": scale, "shift": shift}.items():
+        axes = min(max(getattr(value, "ndim", alike), 1), alike)
+        forms[field] = (value, f"{last[-axes:]}?")
+    check_shapes(name, fix, **forms)
     for field, value in {"x": x, "scale": scale, "shift": shift}.items():
         if value is not None:
             check_floating(f"{name}: {field}", value)
