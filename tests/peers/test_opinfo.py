@@ -6,8 +6,8 @@ pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e
 pytest.importorskip("expecttest", reason="PyTorch's samples need it: pip install -e '.[peers]'")
 
 from opinfo.compare import judge
-from opinfo.report import README, counted_names, short  # noqa: E402
-from opinfo.samples import NAMES, covering, families  # noqa: E402
+from opinfo.report import README, counted_names, short
+from opinfo.samples import NAMES, covering, families
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's, of its own samples
