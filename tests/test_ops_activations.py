@@ -165,6 +165,13 @@ def test_slopes_at_infinity_are_limits():
         np.testing.assert_array_equal(slope, [0, 1])
 
 
+def test_at_the_largest_numbers_slopes_are_limits_too():
+    ends = jnp.array([-1.0, 1.0]) * jnp.finfo("float32").max
+    for op, static, _ in IN_JAX_NN:
+        (slope,) = op.bwd(op.fwd(ends, **static)[1], jnp.ones(2), **static)
+        assert np.isfinite(slope).all(), (op, static, slope)
+
+
 def test_selu_keeps_mean_0_and_variance_1(x64):
     y = exponential_linear.selu(
         jnp.asarray(scipy.special.ndtri((np.arange(200_000) + 0.5) / 200_000))

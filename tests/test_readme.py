@@ -1,5 +1,8 @@
 """The READMEs keep their word: their code runs, their commands are CI's, their lists complete."""
 
+import importlib
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -8,10 +11,18 @@ from pathlib import Path
 import house
 import pytest
 
+import jaxnn.ops
+from jaxnn.op import Op
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+OPS = (ROOT / "jaxnn" / "ops" / "README.md").read_text()
 VERIFIER = (ROOT / "jaxnn" / "verify" / "README.md").read_text()
+
+
+# Ops that PyTorch, Flax and users have no other word for.
+UNNAMED = ("l2_penalty", "weighted_mean")
 
 
 def run_python_in(page):
@@ -50,6 +61,25 @@ def test_the_layer_it_shows_is_the_librarys():
 
 def test_the_python_of_the_verifiers_page_runs():
     run_python_in(VERIFIER)
+
+
+def test_the_table_of_features_names_every_op_and_no_other_setting():
+    """The last column has `op`, or `op(inputs and settings)`."""
+    table = OPS[: OPS.index("## How many")]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")]
+    named = [name for row in rows[1:] for name in re.findall(r"`(.*?)`", row[-2])]
+    ops = {
+        name: value
+        for module in pkgutil.iter_modules(jaxnn.ops.__path__)
+        for name, value in vars(importlib.import_module(f"jaxnn.ops.{module.name}")).items()
+        if isinstance(value, Op)
+    }
+    for name in named:
+        op, _, settings = name.rstrip(")").partition("(")
+        known = {*inspect.signature(ops[op]).parameters}
+        assert known >= {each for each in settings.split(", ") if each}, name
+    lacking = ops.keys() - {name.partition("(")[0] for name in named}
+    assert {name for name in lacking if not re.match(r"conv[13]d", name)} <= {*UNNAMED}
 
 
 def test_it_is_a_page_and_not_a_book():

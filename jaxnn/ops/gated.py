@@ -122,7 +122,8 @@ def mish_bwd(x: Array, dy: Array) -> tuple[Array]:
     wide = widen(x)
     s, q = lax.logistic(wide), lax.logistic(-wide)
     square = 1 + q * q
-    dx = widen(dy) * s * (1 + q + wide * (4 * q * q / square)) / square
+    # x s first, which is 0 far left, where x times more would be infinite.
+    dx = widen(dy) * (s * (1 + q) + wide * s * (4 * q * q / square)) / square
     return (dx.astype(dy.dtype),)
 
 
@@ -150,7 +151,8 @@ def glu_bwd(halves: Halves, dy: Array) -> tuple[Array, Array]:
     """Return dgate = dy value s (1 - s) and dvalue = dy s, with s = sigmoid(gate)."""
     gate, value, wide = widen(halves.gate), widen(halves.value), widen(dy)
     s = lax.logistic(gate)
-    return (wide * value * s * (1 - s)).astype(dy.dtype), (wide * s).astype(dy.dtype)
+    # The factors below 1 first: dy value may be beyond every number where their product is not.
+    return (wide * (s * (1 - s)) * value).astype(dy.dtype), (wide * s).astype(dy.dtype)
 
 
 def swiglu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:

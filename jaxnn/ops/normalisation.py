@@ -8,7 +8,8 @@
 Means and variances are over a group: the features of one example (layer), channels of one example
 (group, instance), one channel of a whole batch (batch, in `jaxnn.ops.batch_norm`). Channels come
 last. The variance is the mean square of x - mean (biased, never mean(x^2) - mean^2, which cancels);
-where it is 0, sigma is sqrt(eps) and all stays finite.
+where it is 0, sigma is sqrt(eps) and all stays finite. Where its squares overflow (in float32 from
+|x| of 1e19 on) sigma is infinite, and y and dx are 0.
 
 Saved are x_hat, one value per element, and 1/sigma, one per group. y and x_hat have the dtype of x;
 whatever leads to them, mean and sigma are in float32 or wider.

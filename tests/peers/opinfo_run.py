@@ -14,16 +14,18 @@ import argparse
 import collections
 import concurrent.futures
 import multiprocessing
+import os
 import sys
 import warnings
 
 sys.path.insert(0, "tests")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # programs found again, each with a warning
 
 import conftest  # noqa: F401  (compiled quickly, and once)
 import torch
 from opinfo.compare import DTYPES, judge
 from opinfo.report import Count, write
-from opinfo.samples import MODULES, TABLE, cases
+from opinfo.samples import cases, families
 
 
 def counted(name):
@@ -53,7 +55,7 @@ def main():
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="the counts into jaxnn/ops/README.md")
     options = parser.parse_args()
-    names = options.names or [*TABLE, *MODULES]
+    names = options.names or [name for family in families().values() for name in family]
     counts = []
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.processes, context) as pool:
@@ -65,7 +67,7 @@ def main():
         total.update(count.kinds)
     print("all:", ", ".join(f"{number} {kind}" for kind, number in total.items()))
     if options.write:
-        write(counts)
+        write(counts, families())
     sys.exit(any(count.wrong for count in counts))
 
 

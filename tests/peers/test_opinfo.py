@@ -6,7 +6,8 @@ pytest.importorskip("torch", reason="PyTorch is an optional peer: pip install -e
 pytest.importorskip("expecttest", reason="PyTorch's samples need it: pip install -e '.[peers]'")
 
 from opinfo.compare import judge
-from opinfo.samples import NAMES, covering
+from opinfo.report import README, counted_names, short
+from opinfo.samples import NAMES, covering, families
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's, of its own samples
@@ -19,3 +20,10 @@ def test_pytorchs_samples_agree_or_are_refused_in_words(name):
             if outcome.kind in ("differs", "fault"):
                 wrong.append(f"{dtype}: {case}: {outcome.kind}, {outcome.reason}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_documentation_counts_what_the_table_has():
+    """By `python tests/peers/opinfo_run.py --write`."""
+    names = {short(name) for family in families().values() for name in family}
+    assert counted_names(README.read_text()) == names

@@ -38,6 +38,7 @@ REASONS = {
     "random": "PyTorch draws random numbers that only it can draw",
     "indices": "PyTorch also returns where the largest is",
     "repeats": "two maxima at one position: added up here, one of them in PyTorch",
+    "absent": "a function that is not here",
     "setting": "a setting that the op has not",
     "layers": "several layers in one call: a model chains ops",
     "running": "running statistics where there are none here",

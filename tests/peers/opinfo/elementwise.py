@@ -1,6 +1,7 @@
 """Elementwise functions, dropout and softmax."""
 
 import functools
+import math
 
 import torch
 
@@ -73,12 +74,17 @@ def soft(op, sign, x, dim=None, dtype=None, **rest):
     return Call(op, (sign * x if sign < 0 else x,), {"axis": dim})
 
 
-def masked_soft(op, x, dim, *, mask=None, dtype=None):
+def masked_soft(op, hidden, x, dim, *, mask=None, dtype=None):
+    """What is hidden gets no cotangent: of `log_softmax` PyTorch would count it."""
     only(dtype=(dtype in (None, x.dtype), True))
     mask = torch.ones(x.shape, dtype=torch.bool) if mask is None else mask
     if not mask.broadcast_to(x.shape).any(dim).all():
         raise CannotSay("hidden")
-    return Call(op, (x, mask), {"axis": dim})
+
+    def seen(y):
+        return y.where(mask, torch.tensor(hidden, dtype=y.dtype))
+
+    return Call(op, (x, mask), {"axis": dim}, seen, seen)
 
 
 def safe_softmax(x, dim, dtype=None):
@@ -114,7 +120,7 @@ TABLE = {
     "softmax": functools.partial(soft, softmax.softmax, 1),
     "log_softmax": functools.partial(soft, softmax.log_softmax, 1),
     F + "softmin": functools.partial(soft, softmax.softmax, -1),
-    "masked.softmax": functools.partial(masked_soft, softmax.masked_softmax),
-    "masked.log_softmax": functools.partial(masked_soft, softmax.masked_log_softmax),
+    "masked.softmax": functools.partial(masked_soft, softmax.masked_softmax, 0.0),
+    "masked.log_softmax": functools.partial(masked_soft, softmax.masked_log_softmax, -math.inf),
     "torch.ops.aten._safe_softmax.default": safe_softmax,
 }

@@ -3,14 +3,14 @@
 import functools
 
 import torch
-from jaxnn.ops.binary_cross_entropy import binary_cross_entropy, sigmoid_binary_cross_entropy
-from jaxnn.ops.ctc import ctc
-from jaxnn.ops.kl_divergence import kl_divergence
 
 from jaxnn.ops import losses
+from jaxnn.ops.binary_cross_entropy import binary_cross_entropy, sigmoid_binary_cross_entropy
 from jaxnn.ops.cosine import cosine_embedding, cosine_similarity
 from jaxnn.ops.cross_entropy import softmax_cross_entropy
+from jaxnn.ops.ctc import ctc
 from jaxnn.ops.hinge import multiclass_hinge
+from jaxnn.ops.kl_divergence import kl_divergence
 from jaxnn.ops.linear import Linear
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.nll import nll_loss

@@ -51,7 +51,7 @@ def by_its_function(table, module, params, *args, **kwargs):
     except Found as found:
         mapping, args, kwargs = found.args
         return mapping(*args, **kwargs)
-    raise CannotSay("form", type(module).__name__)
+    raise CannotSay("absent", type(module).__name__)
 
 
 def direction(module, params, hx, number):

@@ -1,7 +1,11 @@
 """Counts of what became of PyTorch's samples, in words and in the documentation."""
 
+import collections
+import re
 from pathlib import Path
 from typing import NamedTuple
+
+from . import REASONS
 
 README = Path(__file__).parents[3] / "jaxnn" / "ops" / "README.md"
 START, END = "<!-- counts -->\n", "<!-- end of counts -->\n"
@@ -23,36 +27,62 @@ class Count(NamedTuple):
         return "\n".join([*lines, *(f"    {each}" for each in self.wrong)])
 
 
-def write(counts):
+def short(name):
+    return name.removeprefix("nn.functional.").removeprefix("nn.")
+
+
+def counted_names(page):
+    """The functions and modules that the page's counts are of."""
+    table = page.split(START)[1].split(END)[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")][2:-1]
+    return {name for row in rows for name in re.findall(r"`(.*?)`", row[1])}
+
+
+def write(counts, families):
     """The counts between their marks in the documentation, in place of those that were there."""
-    text = README.read_text()
-    before, rest = text.split(START)
+    page = README.read_text()
+    before, rest = page.split(START)
     _, after = rest.split(END)
-    README.write_text(before + START + table(counts) + END + after)
+    README.write_text(before + START + table(counts, families) + END + after)
 
 
-def table(counts):
-    lines = ["| PyTorch | agree | refused | not to be said | why |", "|---|--:|--:|--:|---|"]
-    total = collections.Counter()
-    for count in sorted(counts, key=lambda count: count.name.lower()):
-        total.update(count.kinds)
-        lines.append(
-            row(f"`{count.name.removeprefix('nn.functional.')}`", count.kinds, count.reasons)
-        )
-    lines.append(row("all", total, {}))
+def table(counts, families):
+    """A row for each family of functions, and why samples are refused or cannot be said."""
+    lines = ["| of PyTorch | agree | refused | cannot be said |", "|---|--:|--:|--:|"]
+    by_name = {count.name: count for count in counts}
+    refused, cannot = collections.Counter(), collections.Counter()
+    for names in families.values():
+        found = [by_name[name] for name in names]
+        said = ", ".join(f"`{short(count.name)}`" for count in found)
+        lines.append(f"| {said} | {numbers(found)} |")
+        for count in found:
+            for reason, number in count.reasons.items():
+                if reason.split()[0] in REASONS:
+                    cannot[words(reason)] += number
+                else:
+                    refused[subject(reason)] += number
+    lines += [f"| all | {numbers(counts)} |", "", f"Refused: {listed(refused)}.", ""]
+    lines += [f"Cannot be said: {listed(cannot)}."]
     return "\n".join(lines) + "\n"
 
 
-def row(name, kinds, reasons):
-    numbers = [str(kinds.get(kind, 0) or "") for kind in KINDS[:3]]
-    said = collections.Counter()
-    for reason, number in reasons.items():
-        said[short(reason)] += number
-    return f"| {name} | {' | '.join(numbers)} | {'; '.join(said)} |"
+def numbers(counts):
+    total = collections.Counter()
+    for count in counts:
+        total.update(count.kinds)
+    return " | ".join(str(total[kind]) for kind in KINDS[:3])
 
 
-def short(reason):
-    """Of a refusal the setting that it is about: what stands before its first value."""
-    if ":" not in reason:
-        return reason
-    return re.split(r" (is|are|has|have) ", reason.split(": ", 1)[1])[0]
+def listed(reasons):
+    return "; ".join(f"{reason} ({number})" for reason, number in reasons.most_common())
+
+
+def words(reason):
+    """A reason of ours in words, with the setting's name where it is one."""
+    kind, _, detail = reason.partition(" ")
+    return f"`{detail}`" if kind == "setting" else detail or REASONS[kind]
+
+
+def subject(refusal):
+    """What a refusal is about: the op and what stands before the first value."""
+    return re.split(r" (?:is|are|has|have) ", refusal)[0]

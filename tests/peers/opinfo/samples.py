@@ -93,3 +93,24 @@ def covering(name, most):
 
 # Every function of the table, and the modules that are more than one of these.
 NAMES = (*TABLE, *(f"nn.{name}" for name in OWN))
+
+
+@functools.cache
+def is_here(name):
+    """Whether any sample of a module calls a function of the table."""
+    return name.removeprefix("nn.") in OWN or any(map(calls_of_the_table, cases(name)))
+
+
+def calls_of_the_table(case):
+    try:
+        case.mapping(*case.args, **case.kwargs)
+    except CannotSay as answer:
+        return answer.reason != "absent"
+    return True
+
+
+def families():
+    """The functions of the table by their files, and the modules made of them."""
+    files = (elementwise, layers, losses, windows)
+    found = {file.__name__.rpartition(".")[2]: [*file.TABLE] for file in files}
+    return found | {"modules": [name for name in MODULES if is_here(name)]}
