@@ -1,12 +1,15 @@
 """What the arithmetic of all ops shares: the width of sums, division by 0, labels, draws."""
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -18,6 +21,27 @@ def widen(x: Array) -> Array:
     """
     x = jnp.asarray(x)
     return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+def rounded_once(function: Function) -> Function:
+    """Make a function of arrays compute in float32 or wider, and round what it returns, once.
+
+    Into the dtype of the last floating array that it is given. In 32 bits and more nothing changes.
+    """
+
+    def is_floating(x: Any) -> bool:
+        return jnp.issubdtype(x.dtype, jnp.floating)
+
+    @functools.wraps(function)
+    def computed(*inputs: Any, **settings: Any) -> Any:
+        dtype = [x.dtype for x in jax.tree.leaves(inputs) if is_floating(x)][-1]
+        if dtype.itemsize >= 4:
+            return function(*inputs, **settings)
+        wide = jax.tree.map(lambda x: widen(x) if is_floating(x) else x, inputs)
+        returned = function(*wide, **settings)
+        return jax.tree.map(lambda x: x.astype(dtype) if is_floating(x) else x, returned)
+
+    return cast(Function, computed)
 
 
 def product(a: Array, b: Array) -> Array:

@@ -114,9 +114,8 @@ def _attend(
 
     q, k = heads(params.wq, params.bq), heads(params.wk, params.bk)
     if config.qk_norm:
-        settings = {"eps": config.eps, "offset": config.norm_offset}
-        q, _ = rms_norm.fwd(Scale(params.q_norm, None), q, **settings)
-        k, _ = rms_norm.fwd(Scale(params.k_norm, None), k, **settings)
+        norm = partial(rms_norm.fwd, eps=config.eps, offset=config.norm_offset)
+        q, k = norm(Scale(params.q_norm, None), q)[0], norm(Scale(params.k_norm, None), k)[0]
     if config.position == "rotary":
         turn = partial(rotary.fwd, base=config.rotary_base, scaling=config.rotary_scaling)
         q, k = turn(q, positions)[0], turn(k, positions)[0]

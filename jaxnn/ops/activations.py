@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_key
-from jaxnn.numerics import draw_kept, widen
+from jaxnn.numerics import draw_kept, rounded_once
 from jaxnn.op import Op
 from jaxnn.ops.activation_doors import door_of, example
 from jaxnn.settings import check_rate
@@ -40,6 +40,7 @@ def relu_bwd(y: Array, dy: Array) -> tuple[Array]:
     return (jnp.where(y > 0, dy, 0),)
 
 
+@rounded_once
 def softplus_fwd(
     x: Array, *, beta: float = 1.0, threshold: float | None = None
 ) -> tuple[Array, Array]:
@@ -53,68 +54,73 @@ def softplus_fwd(
         TypeError, ValueError: beta is no number, or not finite and above 0; the threshold is no
             finite number, or None for none.
     """
-    wide = beta * widen(x)
-    y = (jnp.logaddexp(wide, 0) / beta).astype(x.dtype)
-    return y if threshold is None else jnp.where(wide > threshold, x, y), x
+    y = jnp.logaddexp(beta * x, 0) / beta
+    return y if threshold is None else jnp.where(beta * x > threshold, x, y), x
 
 
+@rounded_once
 def softplus_bwd(
     x: Array, dy: Array, *, beta: float = 1.0, threshold: float | None = None
 ) -> tuple[Array]:
     """Return dx = dy sigmoid(beta x), or dy above the threshold."""
-    wide = beta * widen(x)
-    dx = (widen(dy) * lax.logistic(wide)).astype(dy.dtype)
-    return (dx if threshold is None else jnp.where(wide > threshold, dy, dx),)
+    dx = dy * lax.logistic(beta * x)
+    return (dx if threshold is None else jnp.where(beta * x > threshold, dy, dx),)
 
 
+@rounded_once
 def log_sigmoid_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = log sigmoid(x) = -softplus(-x), in nats; about x far left, where sigmoid is 0."""
-    return -jnp.logaddexp(-widen(x), 0).astype(x.dtype), x
+    return -jnp.logaddexp(-x, 0), x
 
 
+@rounded_once
 def log_sigmoid_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy sigmoid(-x)."""
-    return ((widen(dy) * lax.logistic(-widen(x))).astype(dy.dtype),)
+    return (dy * lax.logistic(-x),)
 
 
+@rounded_once
 def sigmoid_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = 1 / (1 + exp(-x))."""
-    y = lax.logistic(widen(x)).astype(x.dtype)
+    y = lax.logistic(x)
     return y, y
 
 
+@rounded_once
 def sigmoid_bwd(y: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy y (1 - y)."""
-    wide = widen(y)
-    return ((widen(dy) * wide * (1 - wide)).astype(dy.dtype),)
+    return (dy * y * (1 - y),)
 
 
+@rounded_once
 def tanh_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = tanh(x)."""
-    y = jnp.tanh(widen(x)).astype(x.dtype)
+    y = jnp.tanh(x)
     return y, y
 
 
+@rounded_once
 def tanh_bwd(y: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy (1 - y^2), in factors: they keep the digits that 1 - y^2 loses near 1."""
-    wide = widen(y)
-    return ((widen(dy) * (1 - wide) * (1 + wide)).astype(dy.dtype),)
+    return (dy * (1 - y) * (1 + y),)
 
 
+@rounded_once
 def soft_sign_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = x / (1 + |x|). At infinity y is NaN, as in `jax.nn`, and the slope 0, its limit.
 
     Bergstra et al. 2009, "Quadratic polynomials learn better image features".
     """
-    wide = widen(x)
-    return (wide / (1 + jnp.abs(wide))).astype(x.dtype), x
+    return x / (1 + jnp.abs(x)), x
 
 
+@rounded_once
 def soft_sign_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy / (1 + |x|)^2."""
-    return ((widen(dy) / (1 + jnp.abs(widen(x))) ** 2).astype(dy.dtype),)
+    return (dy / (1 + jnp.abs(x)) ** 2,)
 
 
+@rounded_once
 def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
     """Put 0 in place of a share `rate` of x, drawn from `key`; divide the rest by 1 - rate.
 
@@ -137,12 +143,13 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
     """
     kept = draw_kept(key, rate, x.shape)
     # Wide: in bfloat16 1 - rate is rounded, by 1 part in 256, and so would be the mean of y.
-    return jnp.where(kept, (widen(x) / (1 - rate)).astype(x.dtype), 0), kept
+    return jnp.where(kept, x / (1 - rate), 0), kept
 
 
+@rounded_once
 def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     """Return dx = dy / (1 - rate) where x was kept, else 0; the key has no cotangent."""
-    return jnp.where(kept, (widen(dy) / (1 - rate)).astype(dy.dtype), 0), None
+    return jnp.where(kept, dy / (1 - rate), 0), None
 
 
 def _check_dropout(x: Array, key: Array, *, rate: float) -> None:

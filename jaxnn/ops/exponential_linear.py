@@ -12,7 +12,7 @@ floating array. All compute in float32 or wider and round once.
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.numerics import widen
+from jaxnn.numerics import rounded_once
 from jaxnn.op import Op
 from jaxnn.ops.activation_doors import door_of, example
 
@@ -20,6 +20,7 @@ SELU_SCALE = 1.0507009873554805
 SELU_ALPHA = 1.6732632423543772
 
 
+@rounded_once
 def elu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
     """Return y = x where x > 0, else alpha (exp(x) - 1). The slope at 0 is alpha.
 
@@ -30,16 +31,16 @@ def elu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
         TypeError, ValueError: alpha is no finite number.
     """
     # Where x is positive its exponential is not used, and could overflow.
-    below = jnp.where(x > 0, 0, widen(x))
-    return jnp.where(x > 0, x, (alpha * jnp.expm1(below)).astype(x.dtype)), x
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x))), x
 
 
+@rounded_once
 def elu_bwd(x: Array, dy: Array, *, alpha: float = 1.0) -> tuple[Array]:
     """Return dx = dy where x > 0, else dy alpha exp(x)."""
-    below = jnp.where(x > 0, 0, widen(x))
-    return (jnp.where(x > 0, dy, (widen(dy) * (alpha * jnp.exp(below))).astype(dy.dtype)),)
+    return (jnp.where(x > 0, dy, dy * (alpha * jnp.exp(jnp.where(x > 0, 0, x)))),)
 
 
+@rounded_once
 def celu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
     """Return y = x where x > 0, else alpha (exp(x / alpha) - 1): an ELU whose slope has no step.
 
@@ -48,32 +49,30 @@ def celu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
     Raises:
         TypeError, ValueError: alpha is no finite number, or 0.
     """
-    below = jnp.where(x > 0, 0, widen(x)) / alpha
-    return jnp.where(x > 0, x, (alpha * jnp.expm1(below)).astype(x.dtype)), x
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha)), x
 
 
+@rounded_once
 def celu_bwd(x: Array, dy: Array, *, alpha: float = 1.0) -> tuple[Array]:
     """Return dx = dy where x > 0, else dy exp(x / alpha)."""
-    below = jnp.where(x > 0, 0, widen(x)) / alpha
-    return (jnp.where(x > 0, dy, (widen(dy) * jnp.exp(below)).astype(dy.dtype)),)
+    return (jnp.where(x > 0, dy, dy * jnp.exp(jnp.where(x > 0, 0, x) / alpha)),)
 
 
+@rounded_once
 def selu_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = scale elu(x): alpha and scale keep mean 0 and variance 1 of a normal x.
 
     The slope at 0 is scale alpha. Klambauer et al. 2017, "Self-normalizing neural networks",
     equation 2.
     """
-    below = jnp.where(x > 0, 0, widen(x))
-    y = SELU_SCALE * jnp.where(x > 0, widen(x), SELU_ALPHA * jnp.expm1(below))
-    return y.astype(x.dtype), x
+    return SELU_SCALE * jnp.where(x > 0, x, SELU_ALPHA * jnp.expm1(jnp.where(x > 0, 0, x))), x
 
 
+@rounded_once
 def selu_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = scale dy where x > 0, else scale alpha exp(x) dy."""
-    below = jnp.where(x > 0, 0, widen(x))
-    dx = SELU_SCALE * widen(dy) * jnp.where(x > 0, 1, SELU_ALPHA * jnp.exp(below))
-    return (dx.astype(dy.dtype),)
+    slope = SELU_SCALE * jnp.where(x > 0, 1, SELU_ALPHA * jnp.exp(jnp.where(x > 0, 0, x)))
+    return (dy * slope,)
 
 
 elu = Op(elu_fwd, elu_bwd, example, settings=({"alpha": 0.7},), check=door_of("elu"))

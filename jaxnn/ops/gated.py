@@ -33,13 +33,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_one_dtype, said
-from jaxnn.numerics import widen
+from jaxnn.numerics import rounded_once
 from jaxnn.op import Op
 from jaxnn.settings import check_flag
 
 _GELU_CUBIC = 0.044715
 
 
+@rounded_once
 def silu_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = x s(x) with the sigmoid s, for x of any shape; also called swish.
 
@@ -49,17 +50,17 @@ def silu_fwd(x: Array) -> tuple[Array, Array]:
     Raises:
         TypeError: x is no floating array.
     """
-    wide = widen(x)
-    return (wide * lax.logistic(wide)).astype(x.dtype), x
+    return x * lax.logistic(x), x
 
 
+@rounded_once
 def silu_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy s (1 + x (1 - s))."""
-    wide = widen(x)
-    s = lax.logistic(wide)
-    return ((widen(dy) * s * (1 + wide * (1 - s))).astype(dy.dtype),)
+    s = lax.logistic(x)
+    return (dy * s * (1 + x * (1 - s)),)
 
 
+@rounded_once
 def gelu_fwd(x: Array, *, approximate: bool = False) -> tuple[Array, Array]:
     """Return y = x P(x), for x of any shape, with P the standard normal distribution function.
 
@@ -72,34 +73,33 @@ def gelu_fwd(x: Array, *, approximate: bool = False) -> tuple[Array, Array]:
     Raises:
         TypeError: x is no floating array, or `approximate` neither True nor False.
     """
-    wide = widen(x)
     if approximate:
-        u = math.sqrt(2 / math.pi) * (wide + _GELU_CUBIC * wide * wide * wide)
-        return (wide * lax.logistic(2 * u)).astype(x.dtype), x
-    return (wide * (lax.erfc(wide * -math.sqrt(0.5)) / 2)).astype(x.dtype), x
+        u = math.sqrt(2 / math.pi) * (x + _GELU_CUBIC * x * x * x)
+        return x * lax.logistic(2 * u), x
+    return x * (lax.erfc(x * -math.sqrt(0.5)) / 2), x
 
 
+@rounded_once
 def gelu_bwd(x: Array, dy: Array, *, approximate: bool = False) -> tuple[Array]:
     """Return dx = dy (P + x P').
 
     exact          P' = exp(-x^2 / 2) / sqrt(2 pi)
     approximate    P' = P (1 - P) 2 u',  u' = sqrt(2 / pi) (1 + 3 0.044715 x^2)
     """
-    wide, dy = widen(x), widen(dy)
     if approximate:
-        u = math.sqrt(2 / math.pi) * (wide + _GELU_CUBIC * wide * wide * wide)
+        u = math.sqrt(2 / math.pi) * (x + _GELU_CUBIC * x * x * x)
         p = lax.logistic(2 * u)
         # Where |x| >= 40, P' is 0 in every dtype; x P' must not become 0 times inf there.
-        wide = jnp.clip(wide, -40, 40)
-        du = math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBIC * wide * wide)
-        return ((dy * p * (1 + wide * (1 - p) * 2 * du)).astype(x.dtype),)
-    z = wide * -math.sqrt(0.5)
+        x = jnp.clip(x, -40, 40)
+        du = math.sqrt(2 / math.pi) * (1 + 3 * _GELU_CUBIC * x * x)
+        return (dy * p * (1 + x * (1 - p) * 2 * du),)
+    z = x * -math.sqrt(0.5)
     # -(z * z), as erfc has it: one exponential serves both.
     p, dp = lax.erfc(z) / 2, jnp.exp(-(z * z)) / math.sqrt(2 * math.pi)
-    through_p = jnp.where(dp == 0, 0, wide * dp)  # 0 where x is infinite
-    return ((dy * (p + through_p)).astype(x.dtype),)
+    return (dy * (p + jnp.where(dp == 0, 0, x * dp)),)  # 0 where x is infinite
 
 
+@rounded_once
 def mish_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = x t with t = tanh(softplus(x)), for x of any shape.
 
@@ -112,19 +112,17 @@ def mish_fwd(x: Array) -> tuple[Array, Array]:
     Raises:
         TypeError: x is no floating array.
     """
-    wide = widen(x)
-    s, q = lax.logistic(wide), lax.logistic(-wide)
-    return (wide * (s * (1 + q) / (1 + q * q))).astype(x.dtype), x
+    s, q = lax.logistic(x), lax.logistic(-x)
+    return x * (s * (1 + q) / (1 + q * q)), x
 
 
+@rounded_once
 def mish_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy (t + x (1 - t^2) s), where 1 - t^2 = 4 q^2 / (1 + q^2)^2."""
-    wide = widen(x)
-    s, q = lax.logistic(wide), lax.logistic(-wide)
+    s, q = lax.logistic(x), lax.logistic(-x)
     square = 1 + q * q
     # x s first, which is 0 far left, where x times more would be infinite.
-    dx = widen(dy) * (s * (1 + q) + wide * s * (4 * q * q / square)) / square
-    return (dx.astype(dy.dtype),)
+    return (dy * (s * (1 + q) + x * s * (4 * q * q / square)) / square,)
 
 
 class Halves(NamedTuple):
@@ -134,6 +132,7 @@ class Halves(NamedTuple):
     value: Array
 
 
+@rounded_once
 def glu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
     """Return y = sigmoid(gate) value, all of one shape.
 
@@ -143,51 +142,52 @@ def glu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
         TypeError: gate and value are no floating arrays of one dtype.
         ValueError: they differ in shape.
     """
-    y = lax.logistic(widen(gate)) * widen(value)
-    return y.astype(value.dtype), Halves(gate, value)
+    return lax.logistic(gate) * value, Halves(gate, value)
 
 
+@rounded_once
 def glu_bwd(halves: Halves, dy: Array) -> tuple[Array, Array]:
     """Return dgate = dy value s (1 - s) and dvalue = dy s, with s = sigmoid(gate)."""
-    gate, value, wide = widen(halves.gate), widen(halves.value), widen(dy)
+    gate, value = halves
     s = lax.logistic(gate)
     # The factors below 1 first: dy value may be beyond every number where their product is not.
-    return (wide * (s * (1 - s)) * value).astype(dy.dtype), (wide * s).astype(dy.dtype)
+    return dy * (s * (1 - s)) * value, dy * s
 
 
+@rounded_once
 def swiglu_fwd(gate: Array, value: Array) -> tuple[Array, Halves]:
     """Return y = silu(gate) value, all of one shape.
 
     Shazeer 2020, "GLU variants improve transformer", equation 5. Raises as `glu_fwd`.
     """
-    wide = widen(gate)
-    y = wide * lax.logistic(wide) * widen(value)
-    return y.astype(value.dtype), Halves(gate, value)
+    return gate * lax.logistic(gate) * value, Halves(gate, value)
 
 
+@rounded_once
 def swiglu_bwd(halves: Halves, dy: Array) -> tuple[Array, Array]:
     """Return dgate = silu'(gate) dy value and dvalue = dy silu(gate)."""
-    gate, value, wide = widen(halves.gate), widen(halves.value), widen(dy)
+    gate, value = halves
     s = lax.logistic(gate)
-    dgate = wide * value * s * (1 + gate * (1 - s))
-    return dgate.astype(dy.dtype), (wide * (gate * s)).astype(dy.dtype)
+    return dy * value * s * (1 + gate * (1 - s)), dy * (gate * s)
 
 
+@rounded_once
 def geglu_fwd(gate: Array, value: Array, *, approximate: bool = False) -> tuple[Array, Halves]:
     """Return y = gelu(gate) value: GELU as `gelu_fwd` has it, the rest as `glu_fwd`.
 
     Shazeer 2020, "GLU variants improve transformer", equation 5. Raises as the two.
     """
-    f, _ = gelu_fwd(widen(gate), approximate=approximate)
-    return (f * widen(value)).astype(value.dtype), Halves(gate, value)
+    f, _ = gelu_fwd(gate, approximate=approximate)
+    return f * value, Halves(gate, value)
 
 
+@rounded_once
 def geglu_bwd(halves: Halves, dy: Array, *, approximate: bool = False) -> tuple[Array, Array]:
     """Return dgate = gelu'(gate) dy value and dvalue = dy gelu(gate)."""
-    gate, value, wide = widen(halves.gate), widen(halves.value), widen(dy)
+    gate, value = halves
     f, _ = gelu_fwd(gate, approximate=approximate)
-    (dgate,) = gelu_bwd(gate, wide * value, approximate=approximate)
-    return dgate.astype(dy.dtype), (wide * f).astype(dy.dtype)
+    (dgate,) = gelu_bwd(gate, dy * value, approximate=approximate)
+    return dgate, dy * f
 
 
 def _check(op: str, x: Array, *, approximate: bool = False) -> None:

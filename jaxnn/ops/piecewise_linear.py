@@ -20,11 +20,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.checks import check_kind, check_one_dtype
-from jaxnn.numerics import widen
+from jaxnn.numerics import rounded_once
 from jaxnn.op import Op
 from jaxnn.ops.activation_doors import door_of, example
 
 
+@rounded_once
 def leaky_relu_fwd(x: Array, *, slope: float = 0.01) -> tuple[Array, Array]:
     """Return y = x where x >= 0, else slope x. The slope at 0 is 1, as in `jax.nn.leaky_relu`.
 
@@ -36,12 +37,13 @@ def leaky_relu_fwd(x: Array, *, slope: float = 0.01) -> tuple[Array, Array]:
         TypeError, ValueError: the slope is no finite number.
     """
     positive = x >= 0
-    return jnp.where(positive, x, (slope * widen(x)).astype(x.dtype)), positive
+    return jnp.where(positive, x, slope * x), positive
 
 
+@rounded_once
 def leaky_relu_bwd(positive: Array, dy: Array, *, slope: float = 0.01) -> tuple[Array]:
     """Return dx = dy where x >= 0, else slope dy."""
-    return (jnp.where(positive, dy, (slope * widen(dy)).astype(dy.dtype)),)
+    return (jnp.where(positive, dy, slope * dy),)
 
 
 class Slope(NamedTuple):
@@ -57,6 +59,7 @@ class PReluResiduals(NamedTuple):
     x: Array
 
 
+@rounded_once
 def prelu_fwd(params: Slope, x: Array) -> tuple[Array, PReluResiduals]:
     """Return y = x where x >= 0, else slope x, for x (..., C); the slope at 0 is 1.
 
@@ -71,15 +74,15 @@ def prelu_fwd(params: Slope, x: Array) -> tuple[Array, PReluResiduals]:
         ValueError: the slope is neither () nor (C,).
     """
     (slope,) = params
-    return jnp.where(x >= 0, x, (widen(slope) * widen(x)).astype(x.dtype)), PReluResiduals(slope, x)
+    return jnp.where(x >= 0, x, slope * x), PReluResiduals(slope, x)
 
 
+@rounded_once
 def prelu_bwd(residuals: PReluResiduals, dy: Array) -> tuple[Slope, Array]:
     """Return dslope = sum of dy x where x < 0, and dx = dy or slope dy."""
     slope, x = residuals
-    dslope = jnp.where(x >= 0, 0, widen(dy) * widen(x)).sum(range(x.ndim - slope.ndim))
-    dx = jnp.where(x >= 0, dy, (widen(slope) * widen(dy)).astype(dy.dtype))
-    return Slope(dslope.astype(slope.dtype)), dx
+    dslope = jnp.where(x >= 0, 0, dy * x).sum(range(x.ndim - slope.ndim))
+    return Slope(dslope), jnp.where(x >= 0, dy, slope * dy)
 
 
 def relu6_fwd(x: Array) -> tuple[Array, Array]:
@@ -117,33 +120,34 @@ def hard_tanh_bwd(
     return (jnp.where((y <= low) | (y >= high), 0, dy),)
 
 
+@rounded_once
 def hard_sigmoid_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = min(max(x + 3, 0), 6) / 6. The slope at -3 and 3 is 0, as in `jax.nn`.
 
     Howard et al. 2019, "Searching for MobileNetV3", section 5.2.
     """
-    y = (jax.nn.relu6(widen(x) + 3) / 6).astype(x.dtype)
-    return y, (x > -3) & (x < 3)
+    return jax.nn.relu6(x + 3) / 6, (x > -3) & (x < 3)
 
 
+@rounded_once
 def hard_sigmoid_bwd(rising: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy / 6 where -3 < x < 3, else 0."""
     return (jnp.where(rising, dy / 6, 0),)
 
 
+@rounded_once
 def hard_swish_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = x min(max(x + 3, 0), 6) / 6. The slope at -3 is 0 and at 3 is 1, as in `jax.nn`.
 
     Howard et al. 2019, "Searching for MobileNetV3", equation 4.
     """
-    wide = widen(x)
-    return (wide * jax.nn.relu6(wide + 3) / 6).astype(x.dtype), x
+    return x * jax.nn.relu6(x + 3) / 6, x
 
 
+@rounded_once
 def hard_swish_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = 0 where x <= -3, dy where x >= 3, else dy (x / 3 + 1/2)."""
-    between = (widen(dy) * (widen(x) / 3 + 0.5)).astype(dy.dtype)
-    return (jnp.where(x <= -3, 0, jnp.where(x >= 3, dy, between)),)
+    return (jnp.where(x <= -3, 0, jnp.where(x >= 3, dy, dy * (x / 3 + 0.5))),)
 
 
 def _check_prelu(params: Slope, x: Array) -> None:

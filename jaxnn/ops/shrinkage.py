@@ -12,11 +12,12 @@ for an x that is no floating array. All compute in float32 or wider and round on
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.numerics import widen
+from jaxnn.numerics import rounded_once
 from jaxnn.op import Op
 from jaxnn.ops.activation_doors import door_of, example
 
 
+@rounded_once
 def hard_shrink_fwd(x: Array, *, lambd: float = 0.5) -> tuple[Array, Array]:
     """Return y = x, or 0 where |x| <= lambd, where the slope is 0.
 
@@ -26,7 +27,7 @@ def hard_shrink_fwd(x: Array, *, lambd: float = 0.5) -> tuple[Array, Array]:
         TypeError: lambd is no number.
         ValueError: it is not finite, or below 0.
     """
-    y = jnp.where(jnp.abs(widen(x)) <= lambd, 0, x)
+    y = jnp.where(jnp.abs(x) <= lambd, 0, x)
     return y, y
 
 
@@ -35,6 +36,7 @@ def hard_shrink_bwd(y: Array, dy: Array, *, lambd: float = 0.5) -> tuple[Array]:
     return (jnp.where(y == 0, 0, dy),)
 
 
+@rounded_once
 def soft_shrink_fwd(x: Array, *, lambd: float = 0.5) -> tuple[Array, Array]:
     """Return y = x - lambd sign(x), or 0 where |x| <= lambd, where the slope is 0.
 
@@ -43,9 +45,8 @@ def soft_shrink_fwd(x: Array, *, lambd: float = 0.5) -> tuple[Array, Array]:
     Raises:
         TypeError, ValueError: as `hard_shrink_fwd`.
     """
-    wide = widen(x)
-    inside = jnp.abs(wide) <= lambd
-    return jnp.where(inside, 0, wide - lambd * jnp.sign(wide)).astype(x.dtype), ~inside
+    inside = jnp.abs(x) <= lambd
+    return jnp.where(inside, 0, x - lambd * jnp.sign(x)), ~inside
 
 
 def soft_shrink_bwd(outside: Array, dy: Array, *, lambd: float = 0.5) -> tuple[Array]:
@@ -53,16 +54,19 @@ def soft_shrink_bwd(outside: Array, dy: Array, *, lambd: float = 0.5) -> tuple[A
     return (jnp.where(outside, dy, 0),)
 
 
+@rounded_once
 def tanh_shrink_fwd(x: Array) -> tuple[Array, Array]:
     """Return y = x - tanh(x)."""
-    return (widen(x) - jnp.tanh(widen(x))).astype(x.dtype), x
+    return x - jnp.tanh(x), x
 
 
+@rounded_once
 def tanh_shrink_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy tanh(x)^2."""
-    return ((widen(dy) * jnp.tanh(widen(x)) ** 2).astype(dy.dtype),)
+    return (dy * jnp.tanh(x) ** 2,)
 
 
+@rounded_once
 def threshold_fwd(x: Array, *, threshold: float, value: float) -> tuple[Array, Array]:
     """Return y = x, or `value` where x <= `threshold`, where the slope is 0.
 
@@ -71,8 +75,8 @@ def threshold_fwd(x: Array, *, threshold: float, value: float) -> tuple[Array, A
     Raises:
         TypeError, ValueError: the threshold or the value is no finite number.
     """
-    low = widen(x) <= threshold
-    return jnp.where(low, jnp.asarray(value, x.dtype), x), ~low
+    low = x <= threshold
+    return jnp.where(low, value, x), ~low
 
 
 def threshold_bwd(above: Array, dy: Array, *, threshold: float, value: float) -> tuple[Array]:

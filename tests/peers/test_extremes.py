@@ -1,7 +1,7 @@
 """Extreme values: where a result or a gradient is NaN or infinite, so is PyTorch's.
 
 Into each real input of every row that PyTorch can do, in turn, one extreme value is put. What is
-NaN or infinite must be so in PyTorch, or (a gradient) in JAX's own derivative of the same forward. Of
+NaN or infinite must be so in PyTorch, or (a gradient) in JAX's own derivative of the forward. Of
 elementwise ops it must be the same everywhere; `KNOWN` has the exceptions, where PyTorch's is NaN
 and ours has the true limit, with the words in which the docstrings say so.
 """

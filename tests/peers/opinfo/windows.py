@@ -3,11 +3,10 @@
 import functools
 import math
 
-from jaxnn.ops.unpooling import max_pool_indices, max_unpool
-
 from jaxnn.ops import adaptive_pooling, convolution, padding, pooling, resize
 from jaxnn.ops.convolution import Conv
 from jaxnn.ops.unfold import unfold
+from jaxnn.ops.unpooling import max_pool_indices, max_unpool
 
 from . import Call, CannotSay, only
 
