@@ -29,8 +29,8 @@ def rounded_once(function: Function) -> Function:
     Into the dtype of the last floating array that it is given. In 32 bits and more nothing changes.
     """
 
-    def is_floating(x: Any) -> bool:
-        return jnp.issubdtype(x.dtype, jnp.floating)
+    def is_floating(x: Any) -> bool:  # a number of Python's has no width of its own
+        return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 
     @functools.wraps(function)
     def computed(*inputs: Any, **settings: Any) -> Any:
