@@ -121,7 +121,7 @@ def test_what_is_out_of_range_makes_its_sequence_nan_where_it_cannot_be_seen(pla
         ({2: STEPS + 1}, {}, ValueError, r"input length 5 at index \(0,\).*steps there are"),
         ({3: LENGTHS + 1}, {}, ValueError, r"label length 3 at index \(0,\).*labels there are"),
         ({3: LENGTHS[None]}, {}, ValueError, r"label_lengths has shape \(1, 2\)"),
-        ({0: LOG_P[:, :0]}, {}, ValueError, "there must be a step"),
+        ({0: LOG_P[:, :0]}, {}, ValueError, "at least one step and"),
         ({}, {"blank": 3}, ValueError, "blank is 3; it must be a class"),
         ({}, {"blank": -1}, ValueError, "blank is -1; it must be at least 0"),
         ({}, {"blank": None}, TypeError, "blank is None"),

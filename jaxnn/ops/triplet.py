@@ -76,7 +76,7 @@ def triplet_margin_bwd(
     grads = of_ap - of_an, -of_ap, of_an
     if swap:
         of_pn = _slope(plus - minus + eps, p, (1 - share) * dl)
-        grads = of_ap - of_an, of_pn - of_ap, of_an + of_pn
+        grads = of_ap - of_an, -of_ap - of_pn, of_an + of_pn
     da, dplus, dminus = (g.astype(x.dtype) for g, x in zip(grads, residuals, strict=True))
     return da, dplus, dminus
 
