@@ -7,6 +7,7 @@ import pytest
 from conftest import assert_leaves_close, run
 
 from jaxnn.ops.batch_norm import Running, batch_norm
+from jaxnn.ops.l2_normalize import l2_normalize
 from jaxnn.ops.normalisation import (
     Scale,
     group_norm,
@@ -154,6 +155,15 @@ def test_an_offset_is_added_to_a_narrow_scale_in_float32_and_residuals_know_it()
     assert (residuals.y() != residuals.y(1.0)).all()
 
 
+def test_a_vector_of_0_stays_0_and_goes_back_as_divided_by_eps():
+    x = jnp.array([[0.0, 0.0], [3e-5, 4e-5], [jnp.nan, 1.0]])
+    y, (dx,) = by_hand(l2_normalize, (x,), jnp.ones((3, 2)), eps=1e-3)
+    np.testing.assert_allclose(y[:2], [[0, 0], [0.03, 0.04]], rtol=1e-6)
+    np.testing.assert_allclose(dx[:2], 1000.0, rtol=1e-6)
+    assert np.isnan(y[2]).all()
+    assert np.isnan(dx[2]).all()
+
+
 def test_an_inner_axis_may_be_empty_where_no_mean_is_taken_over_it():
     x, params = jnp.zeros((2, 0, 4)), Scale(jnp.ones(4), jnp.ones(4))
     y, (dparams, dx) = by_hand(layer_norm, (params, x), x)
@@ -185,6 +195,10 @@ X = jnp.zeros((2, 3, 4))
             r"shift has shape \(\).*x \(2, 3, 4\).*\(C,\)",
         ),
         (lambda: layer_norm(NONE, X, eps=0.0), "layer_norm: eps is 0.0.*positive"),
+        (lambda: l2_normalize(X, axis=3), r"l2_normalize: axis is 3, x has shape \(2, 3, 4\)"),
+        (lambda: l2_normalize(X, axis=-4), r"l2_normalize: axis is -4.*at least -3"),
+        (lambda: l2_normalize(X, eps=0.0), "l2_normalize: eps is 0.0;.*positive"),
+        (lambda: l2_normalize(X.astype(int)), "l2_normalize: x has dtype int32.*floating"),
         (lambda: layer_norm(NONE, X, axes=0), "layer_norm: axes is 0.*at least 1"),
         (lambda: layer_norm(NONE, X, axes=4), r"x has shape \(2, 3, 4\).*\(..., C, D, E, F\)"),
         (lambda: rms_norm(NONE, X, axes=1.0), "rms_norm: axes is 1.0.*integer"),

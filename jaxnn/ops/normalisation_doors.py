@@ -37,9 +37,13 @@ def check_norm(
             f"{name}: x has shape {x.shape}; no axis may be empty that a mean is taken over: pass "
             "at least one value"
         )
+    _check_eps(name, x, eps, "1e-5")
+
+
+def _check_eps(name: str, x: Array, eps: float, usual: str) -> None:
     # What is no normal number, a processor may take for 0.
     limits = np.finfo(np.promote_types(x.dtype, np.float32))
-    rule = f"finite and positive in {limits.dtype}, or 0 could be divided by 0: 1e-5 is usual"
+    rule = f"finite and positive in {limits.dtype}, or 0 could be divided by 0: {usual} is usual"
     check_number(f"{name}: eps", eps, rule, lambda e: float(limits.tiny) <= e <= float(limits.max))
 
 
@@ -66,3 +70,15 @@ def check_groups(kind: type, params: Any, x: Array, *, groups: int, eps: float) 
             f"group_norm: groups are {groups} but x has {x.shape[-1]} channels; groups must divide "
             "the channels: choose a divisor"
         )
+
+
+def check_l2(x: Array, *, axis: int, eps: float) -> None:
+    """Refuse what `jaxnn.ops.l2_normalize.l2_normalize_fwd` says it raises."""
+    check_floating("l2_normalize: x", x)
+    check_integer("l2_normalize: axis", axis, -max(x.ndim, 1), f", to name an axis of x {x.shape}")
+    if x.ndim <= max(axis, 0):
+        raise ValueError(
+            f"l2_normalize: axis is {axis}, x has shape {x.shape}; it must be an axis of x: pass "
+            "-1 for the last"
+        )
+    _check_eps("l2_normalize", x, eps, "1e-12")

@@ -5,8 +5,10 @@ import numpy as np
 from jaxnn.ops import batch_norm as batch_normalisation
 from jaxnn.ops import normalisation
 from jaxnn.ops.batch_norm import Running
+from jaxnn.ops.l2_normalize import l2_normalize
 from jaxnn.ops.normalisation import Scale
 from rows import Row
+from rows.basic import one
 
 
 def scaled(rng, shape, scale=True, shift=True):
@@ -155,6 +157,20 @@ ROWS = {
         instances,
         lambda torch, p, x: torch.nn.functional.instance_norm(first(x)).movedim(1, -1),
     ),
+    **{
+        f"l2_normalize {static}": Row(
+            l2_normalize,
+            static,
+            lambda x, axis=-1, eps=1e-12: (
+                x / np.linalg.norm(x, axis=axis, keepdims=True).clip(min=eps)
+            ),
+            one,
+            lambda torch, x, axis=-1, eps=1e-12: torch.nn.functional.normalize(
+                x, dim=axis, eps=eps
+            ),
+        )
+        for static in ({}, {"axis": 0, "eps": 1.5})
+    },
     "batch_norm training": Row(
         batch_normalisation.batch_norm,
         {"training": True, "momentum": 0.3},
