@@ -125,9 +125,7 @@ def torch_capped(torch, q, k, v, mask, bias, softcap, block):
 
 ROWS = {
     "attention": Row(attention, {}, attend, drawn("HTS"), torch_attend),
-    f"attention {BLOCKS}": Row(attention, BLOCKS, attend, drawn("N1TS"), torch_attend),
-    "attention, bias": Row(attention, {}, attend, biased("N11S", "HTS"), torch_attend),
-    "attention, bias of keys": Row(attention, BLOCKS, attend, biased("1", "NH1S"), torch_attend),
+    f"attention {BLOCKS}": Row(attention, BLOCKS, attend, biased("N1TS", "NH1S"), torch_attend),
     f"attention {CAPPED}": Row(attention, CAPPED, attend, biased("N1TS", "1TS"), torch_capped),
     f"attention {DROPPED}": Row(attention, DROPPED, attend, keyed),
 }
