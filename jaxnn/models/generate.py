@@ -127,7 +127,7 @@ def _attend(
     seen = positions[:, None] - jnp.arange(cache.k.shape[1])  # how many tokens ago, from 0
     mask = (seen >= 0) & (seen < (config.window or cache.k.shape[1]))
     y, _ = attention.fwd(q, *cache, mask[None, None], block=config.block)
-    z, _ = linear.fwd(Linear(params.wo, params.bo), y.reshape(*x.shape[:2], -1))
+    z, _ = linear.fwd(Linear(params.wo, params.bo), y.reshape(*x.shape[:2], len(params.wo)))
     return z, cache
 
 
