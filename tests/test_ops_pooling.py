@@ -143,8 +143,9 @@ def test_of_many_nans_the_first_gets_the_gradient_or_all_an_equal_share(x64):
         np.testing.assert_array_equal(dx.ravel(), expected)
 
 
-def test_among_infinities_the_padding_is_never_the_largest(x64):
-    x = jnp.full((1, 2, 2, 1), -jnp.inf)
+@pytest.mark.parametrize("value", [-np.inf, 0.0])
+def test_of_equal_values_the_padding_is_never_the_largest(value, x64):
+    x = jnp.full((1, 2, 2, 1), value)
     static = {"window": 2, "padding": 1}
     _, (dx,) = both(max_pool, (x,), jnp.ones((1, 2, 2, 1)), **static)
     np.testing.assert_array_equal(dx, jnp.ones_like(x))
