@@ -63,7 +63,7 @@ def softplus_bwd(
 ) -> tuple[Array]:
     """Return dx = dy sigmoid(beta x), or dy above the threshold."""
     wide = beta * widen(x)
-    dx = (widen(dy) * lax.logistic(wide)).astype(dy.dtype)
+    dx = (widen(dy) * lax.logistic(wide)).astype(x.dtype)
     return (dx if threshold is None else jnp.where(wide > threshold, dy, dx),)
 
 
@@ -74,7 +74,7 @@ def log_sigmoid_fwd(x: Array) -> tuple[Array, Array]:
 
 def log_sigmoid_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy sigmoid(-x)."""
-    return ((widen(dy) * lax.logistic(-widen(x))).astype(dy.dtype),)
+    return ((widen(dy) * lax.logistic(-widen(x))).astype(x.dtype),)
 
 
 def sigmoid_fwd(x: Array) -> tuple[Array, Array]:
@@ -86,7 +86,7 @@ def sigmoid_fwd(x: Array) -> tuple[Array, Array]:
 def sigmoid_bwd(y: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy y (1 - y)."""
     wide = widen(y)
-    return ((widen(dy) * wide * (1 - wide)).astype(dy.dtype),)
+    return ((widen(dy) * wide * (1 - wide)).astype(y.dtype),)
 
 
 def tanh_fwd(x: Array) -> tuple[Array, Array]:
@@ -98,7 +98,7 @@ def tanh_fwd(x: Array) -> tuple[Array, Array]:
 def tanh_bwd(y: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy (1 - y^2), in factors: they keep the digits that 1 - y^2 loses near 1."""
     wide = widen(y)
-    return ((widen(dy) * (1 - wide) * (1 + wide)).astype(dy.dtype),)
+    return ((widen(dy) * (1 - wide) * (1 + wide)).astype(y.dtype),)
 
 
 def soft_sign_fwd(x: Array) -> tuple[Array, Array]:
@@ -112,7 +112,7 @@ def soft_sign_fwd(x: Array) -> tuple[Array, Array]:
 
 def soft_sign_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy / (1 + |x|)^2."""
-    return ((widen(dy) / (1 + jnp.abs(widen(x))) ** 2).astype(dy.dtype),)
+    return ((widen(dy) / (1 + jnp.abs(widen(x))) ** 2).astype(x.dtype),)
 
 
 def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:

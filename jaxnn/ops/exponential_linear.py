@@ -37,7 +37,7 @@ def elu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
 def elu_bwd(x: Array, dy: Array, *, alpha: float = 1.0) -> tuple[Array]:
     """Return dx = dy where x > 0, else dy alpha exp(x)."""
     below = jnp.where(x > 0, 0, widen(x))
-    return (jnp.where(x > 0, dy, (widen(dy) * (alpha * jnp.exp(below))).astype(dy.dtype)),)
+    return (jnp.where(x > 0, dy, (widen(dy) * (alpha * jnp.exp(below))).astype(x.dtype)),)
 
 
 def celu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
@@ -55,7 +55,7 @@ def celu_fwd(x: Array, *, alpha: float = 1.0) -> tuple[Array, Array]:
 def celu_bwd(x: Array, dy: Array, *, alpha: float = 1.0) -> tuple[Array]:
     """Return dx = dy where x > 0, else dy exp(x / alpha)."""
     below = jnp.where(x > 0, 0, widen(x)) / alpha
-    return (jnp.where(x > 0, dy, (widen(dy) * jnp.exp(below)).astype(dy.dtype)),)
+    return (jnp.where(x > 0, dy, (widen(dy) * jnp.exp(below)).astype(x.dtype)),)
 
 
 def selu_fwd(x: Array) -> tuple[Array, Array]:
@@ -73,7 +73,7 @@ def selu_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = scale dy where x > 0, else scale alpha exp(x) dy."""
     below = jnp.where(x > 0, 0, widen(x))
     dx = SELU_SCALE * widen(dy) * jnp.where(x > 0, 1, SELU_ALPHA * jnp.exp(below))
-    return (dx.astype(dy.dtype),)
+    return (dx.astype(x.dtype),)
 
 
 elu = Op(elu_fwd, elu_bwd, example, settings=({"alpha": 0.7},), check=door_of("elu"))

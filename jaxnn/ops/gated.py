@@ -57,7 +57,7 @@ def silu_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy s (1 + x (1 - s))."""
     wide = widen(x)
     s = lax.logistic(wide)
-    return ((widen(dy) * s * (1 + wide * (1 - s))).astype(dy.dtype),)
+    return ((widen(dy) * s * (1 + wide * (1 - s))).astype(x.dtype),)
 
 
 def gelu_fwd(x: Array, *, approximate: bool = False) -> tuple[Array, Array]:
@@ -124,7 +124,7 @@ def mish_bwd(x: Array, dy: Array) -> tuple[Array]:
     square = 1 + q * q
     # x s first, which is 0 far left, where x times more would be infinite.
     dx = widen(dy) * (s * (1 + q) + wide * s * (4 * q * q / square)) / square
-    return (dx.astype(dy.dtype),)
+    return (dx.astype(x.dtype),)
 
 
 class Halves(NamedTuple):

@@ -142,7 +142,7 @@ def hard_swish_fwd(x: Array) -> tuple[Array, Array]:
 
 def hard_swish_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = 0 where x <= -3, dy where x >= 3, else dy (x / 3 + 1/2)."""
-    between = (widen(dy) * (widen(x) / 3 + 0.5)).astype(dy.dtype)
+    between = (widen(dy) * (widen(x) / 3 + 0.5)).astype(x.dtype)
     return (jnp.where(x <= -3, 0, jnp.where(x >= 3, dy, between)),)
 
 

@@ -60,7 +60,7 @@ def tanh_shrink_fwd(x: Array) -> tuple[Array, Array]:
 
 def tanh_shrink_bwd(x: Array, dy: Array) -> tuple[Array]:
     """Return dx = dy tanh(x)^2."""
-    return ((widen(dy) * jnp.tanh(widen(x)) ** 2).astype(dy.dtype),)
+    return ((widen(dy) * jnp.tanh(widen(x)) ** 2).astype(x.dtype),)
 
 
 def threshold_fwd(x: Array, *, threshold: float, value: float) -> tuple[Array, Array]:

@@ -114,7 +114,7 @@ ROWS = {
     "softplus": Row(
         activations.softplus,
         {},
-        softplus,
+        lambda x: np.log1p(np.exp(x)),
         one,
         lambda torch, x: torch.nn.functional.softplus(x),
     ),
