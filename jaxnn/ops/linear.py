@@ -8,6 +8,7 @@ Each saves its inputs, which are there already: no extra bytes. Nothing is recom
 float32 or wider, and rounded once.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -55,7 +56,8 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
 def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Linear, Array]:
     """Return dw = x^T dy and db = sum dy, over all leading axes, and dx = dy w^T."""
     (w, b), x = residuals
-    rows_x, rows_dy = x.reshape(-1, w.shape[0]), dy.reshape(-1, w.shape[1])
+    n = math.prod(dy.shape[:-1])  # -1 would not do where a layer has no features
+    rows_x, rows_dy = x.reshape(n, w.shape[0]), dy.reshape(n, w.shape[1])
     dw = rows_x.T @ rows_dy
     db = None if b is None else rows_dy.sum(0)
     return Linear(dw, db), dy @ w.T

@@ -1,8 +1,8 @@
 """Extreme values: where a result or a gradient is NaN or infinite, so is PyTorch's.
 
 Into each real input of every row that PyTorch can do, in turn, one extreme value is put. What is
-NaN or infinite must be so in PyTorch, or (a gradient) in JAX's own derivative of the forward. Of
-elementwise ops it must be the same everywhere; `KNOWN` has the exceptions, where PyTorch's is NaN
+NaN or infinite must be so in PyTorch, or (a gradient) in JAX's own derivative of the same forward.
+Of elementwise ops it must be the same everywhere; `KNOWN` has the exceptions, where PyTorch's is NaN
 and ours has the true limit, with the words in which the docstrings say so.
 """
 
@@ -25,12 +25,37 @@ FILES = (activations, exponential_linear, gated, piecewise_linear, shrinkage)
 ELEMENTWISE = {
     name: row for name, row in PEERS.items() if any(row.op in vars(f).values() for f in FILES)
 }
-OTHERS = {name: row for name, row in PEERS.items() if name not in ELEMENTWISE}
 WIDTHS = {"float32": np.float32, "float64": np.float64}
 KNOWN = {
     "gelu": "Huge x of either sign give their true slope, never 0",
     "geglu": "Huge x of either sign give their true slope, never 0",
     "soft_sign": "At infinity y is NaN, as in `jax.nn`, and the slope 0, its limit.",
+}
+
+
+# 0 times infinity is no number, as in JAX's own functions; PyTorch leaves such products out, or
+# compares with NaN, which is False.
+AS_JAX = {
+    "attention": "a NaN in a query that sees nothing",
+    "conv1d_transpose": "zeros between the places of x",
+    "conv2d_transpose": "zeros between the places of x",
+    "conv3d_transpose": "zeros between the places of x",
+    "experts": "the shares of experts that are not taken",
+    "softmax_cross_entropy": "classes of weight infinity that are no label",
+    "linear_cross_entropy": "classes of weight infinity that are no label",
+    "multiclass_hinge": "a NaN score is near",
+    "mean_absolute_error": "the sign of NaN is NaN",
+    "triplet_margin": "a NaN is no distance",
+    "rnn": "the gradient 0 of a step that is padding",
+    "lstm": "the gradient 0 of a step that is padding",
+    "gru": "the gradient 0 of a step that is padding",
+    "bidirectional": "the gradient 0 of a step that is padding",
+}
+
+OTHERS = {
+    name: row
+    for name, row in PEERS.items()
+    if name not in ELEMENTWISE and row.op.name not in AS_JAX
 }
 
 
@@ -67,7 +92,7 @@ def in_torch(row, drawn, dout):
 def planted(row, width, values):
     """The kinds of our numbers, of PyTorch's, and of JAX's derivative, for every value put in."""
     dtype = np.dtype(width).name
-    drawn = row.draw(np.random.default_rng(0), (3, 4))
+    drawn = row.draw(np.random.default_rng(0), (4, 5))
     leaves, structure = jax.tree.flatten(drawn)
     leaves = [x.astype(width) if is_real(x) else x for x in map(np.asarray, leaves)]
     inputs = as_jax(drawn, dtype)
@@ -84,8 +109,12 @@ def planted(row, width, values):
             changed.flat[changed.size // 2] = value
             x = structure.unflatten([*leaves[:number], changed, *leaves[number + 1 :]])
             ours, auto = program.run(as_jax(x, dtype), dout)
-            where = f"{value} in input {number}"
-            yield where, *map(kinds, (ours, in_torch(row, x, dout), auto))
+            try:
+                theirs = in_torch(row, x, dout)
+            except RuntimeError:  # no probability: PyTorch refuses it by its value
+                assert not row.scalable
+                continue
+            yield f"{value} in input {number}", *map(kinds, (ours, theirs, auto))
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
