@@ -2,8 +2,8 @@
 
 Into each real input of every row that PyTorch can do, in turn, one extreme value is put. What is
 NaN or infinite must be so in PyTorch, or (a gradient) in JAX's own derivative of the same forward.
-Of elementwise ops it must be the same everywhere; `KNOWN` has the exceptions, where PyTorch's is NaN
-and ours has the true limit, with the words in which the docstrings say so.
+Of elementwise ops it must be the same everywhere; `KNOWN` has the exceptions, where PyTorch's is
+NaN and ours has the true limit, with the words in which the docstrings say so.
 """
 
 import inspect
