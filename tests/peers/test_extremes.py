@@ -2,8 +2,8 @@
 
 Into each real input of every row that PyTorch can do, in turn, one extreme value is put. What is
 NaN or infinite must be so in PyTorch, or (a gradient) in JAX's own derivative of the same forward.
-Of elementwise ops it must be the same everywhere; `KNOWN` has the exceptions, where PyTorch's is NaN
-and ours has the true limit, with the words in which the docstrings say so.
+Of elementwise ops it must be the same everywhere; `KNOWN` has the exceptions, where PyTorch's is
+NaN and ours has the true limit, with the words in which the docstrings say so.
 """
 
 import inspect
@@ -42,6 +42,7 @@ AS_JAX = {
     "conv3d_transpose": "zeros between the places of x",
     "experts": "the shares of experts that are not taken",
     "softmax_cross_entropy": "classes of weight infinity that are no label",
+    "nll_loss": "classes of weight NaN that are no label",
     "linear_cross_entropy": "classes of weight infinity that are no label",
     "multiclass_hinge": "a NaN score is near",
     "mean_absolute_error": "the sign of NaN is NaN",

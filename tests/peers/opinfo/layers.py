@@ -93,6 +93,9 @@ def attention_(
     only("random", dropout_p=(dropout_p, 0.0))
     if query.ndim < 3:
         raise CannotSay("axes")
+    if not query.ndim == key.ndim == value.ndim:
+        lead = torch.broadcast_shapes(*(z.shape[:-2] for z in (query, key, value)))
+        query, key, value = (z.expand(*lead, *z.shape[-2:]) for z in (query, key, value))
     lead = query.shape[:-3] if query.ndim > 3 else query.shape[:1]
     q, k, v = ((z.unsqueeze(-3) if z.ndim == 3 else z).flatten(0, -4) for z in (query, key, value))
     t, s = q.shape[-2], k.shape[-2]
