@@ -114,7 +114,7 @@ def _attend(
 
     q, k = heads(params.wq, params.bq), heads(params.wk, params.bk)
     if config.qk_norm:
-        settings = {"eps": config.eps, "offset": config.norm_offset}
+        settings: Any = {"eps": config.eps, "offset": config.norm_offset}
         q, _ = rms_norm.fwd(Scale(params.q_norm, None), q, **settings)
         k, _ = rms_norm.fwd(Scale(params.k_norm, None), k, **settings)
     if config.position == "rotary":
