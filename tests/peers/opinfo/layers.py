@@ -4,6 +4,7 @@ import torch
 
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm
+from jaxnn.ops.l2_normalize import l2_normalize
 from jaxnn.ops.linear import Embedding, Linear, embedding, linear
 from jaxnn.ops.normalisation import Scale, group_norm, instance_norm, layer_norm, rms_norm
 
@@ -113,6 +114,11 @@ def attention_(
     return Call(attention, inputs, {"causal": is_causal, "scale": scale}, back)
 
 
+def normalize(x, p=2.0, dim=1, eps=1e-12):
+    only(p=(p, 2.0), dim=(isinstance(dim, int), True))
+    return Call(l2_normalize, (x,), {"axis": dim, "eps": eps})
+
+
 F = "nn.functional."
 TABLE = {
     F + "linear": linear_,
@@ -122,6 +128,7 @@ TABLE = {
     F + "rms_norm": rms_norm_,
     F + "group_norm": group_norm_,
     F + "instance_norm": instance_norm_,
+    F + "normalize": normalize,
     F + "batch_norm": batch_norm_,
     F + "scaled_dot_product_attention": attention_,
 }

@@ -1,4 +1,4 @@
-"""Samples of PyTorch's ModuleInfo: recurrent layers, the block, and modules that are one function."""
+"""Samples of ModuleInfo: recurrent layers, the block, and modules that are one function."""
 
 import functools
 
