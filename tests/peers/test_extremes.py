@@ -42,6 +42,7 @@ AS_JAX = {
     "conv3d_transpose": "zeros between the places of x",
     "experts": "the shares of experts that are not taken",
     "softmax_cross_entropy": "classes of weight infinity that are no label",
+    "nll_loss": "classes of weight NaN that are no label",
     "linear_cross_entropy": "classes of weight infinity that are no label",
     "multiclass_hinge": "a NaN score is near",
     "mean_absolute_error": "the sign of NaN is NaN",

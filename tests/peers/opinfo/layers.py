@@ -4,6 +4,7 @@ import torch
 
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm
+from jaxnn.ops.l2_normalize import l2_normalize
 from jaxnn.ops.linear import Embedding, Linear, embedding, linear
 from jaxnn.ops.normalisation import Scale, group_norm, instance_norm, layer_norm, rms_norm
 
@@ -93,6 +94,9 @@ def attention_(
     only("random", dropout_p=(dropout_p, 0.0))
     if query.ndim < 3:
         raise CannotSay("axes")
+    if not query.ndim == key.ndim == value.ndim:
+        lead = torch.broadcast_shapes(*(z.shape[:-2] for z in (query, key, value)))
+        query, key, value = (z.expand(*lead, *z.shape[-2:]) for z in (query, key, value))
     lead = query.shape[:-3] if query.ndim > 3 else query.shape[:1]
     q, k, v = ((z.unsqueeze(-3) if z.ndim == 3 else z).flatten(0, -4) for z in (query, key, value))
     t, s = q.shape[-2], k.shape[-2]
@@ -110,6 +114,11 @@ def attention_(
     return Call(attention, inputs, {"causal": is_causal, "scale": scale}, back)
 
 
+def normalize(x, p=2.0, dim=1, eps=1e-12):
+    only(p=(p, 2.0), dim=(isinstance(dim, int), True))
+    return Call(l2_normalize, (x,), {"axis": dim, "eps": eps})
+
+
 F = "nn.functional."
 TABLE = {
     F + "linear": linear_,
@@ -119,6 +128,7 @@ TABLE = {
     F + "rms_norm": rms_norm_,
     F + "group_norm": group_norm_,
     F + "instance_norm": instance_norm_,
+    F + "normalize": normalize,
     F + "batch_norm": batch_norm_,
     F + "scaled_dot_product_attention": attention_,
 }

@@ -1,4 +1,4 @@
-"""Losses."""
+"""Losses, of labels and targets, of pairs and triplets."""
 
 import functools
 

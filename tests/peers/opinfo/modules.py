@@ -1,5 +1,4 @@
-"""Samples of PyTorch's ModuleInfo: recurrent layers, the multi-head block, and modules that are a
-function of the table with parameters of their own."""
+"""Samples of ModuleInfo: recurrent layers, the block, and modules that are one function."""
 
 import functools
 

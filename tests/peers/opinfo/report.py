@@ -9,7 +9,7 @@ from . import REASONS
 
 README = Path(__file__).parents[3] / "jaxnn" / "ops" / "README.md"
 START, END = "<!-- counts -->\n", "<!-- end of counts -->\n"
-KINDS = ("agrees", "refused", "cannot", "differs", "fault")
+KINDS = ("agrees", "documented", "refused", "cannot", "differs", "fault")
 
 
 class Count(NamedTuple):
@@ -48,7 +48,8 @@ def write(counts, families):
 
 def table(counts, families):
     """A row for each family of functions, and why samples are refused or cannot be said."""
-    lines = ["| of PyTorch | agree | refused | cannot be said |", "|---|--:|--:|--:|"]
+    lines = ["| of PyTorch | agree | less exact | refused | cannot be said |"]
+    lines += ["|---|--:|--:|--:|--:|"]
     by_name = {count.name: count for count in counts}
     refused, cannot = collections.Counter(), collections.Counter()
     for names in families.values():
@@ -70,7 +71,7 @@ def numbers(counts):
     total = collections.Counter()
     for count in counts:
         total.update(count.kinds)
-    return " | ".join(str(total[kind]) for kind in KINDS[:3])
+    return " | ".join(str(total[kind]) for kind in KINDS[:4])
 
 
 def listed(reasons):
