@@ -296,9 +296,12 @@ def test_of_hidden_scores_a_causal_pass_computes_few():
 
 def test_a_batch_of_none_gives_none():
     q, k, v = (x[:0] for x in draw(5, 5))
-    for static in ({}, {"causal": True}, {"causal": True, "window": 2, "block": 2}):
+    for static in ({}, {"causal": True}, {"causal": True, "block": 2, "rate": 0.5}):
         y, hand, _ = both(q, k, v, None, **static)
         assert [d.shape for d in (y, *hand)] == [q.shape, q.shape, k.shape, v.shape]
+        _, residuals = attention.fwd(q, k, v, None, jnp.ones((5, 5)), jax.random.key(0), **static)
+        *_, dbias, _ = attention.bwd(residuals, y, **static)
+        np.testing.assert_array_equal(dbias, np.zeros((5, 5)))
     z, residuals = multi_head.fwd(PARAMS, X[:0], None, None, **HEADS)
     dparams, dx, *_ = multi_head.bwd(residuals, z, **HEADS)
     assert dx.shape == (0, 5, 3)
