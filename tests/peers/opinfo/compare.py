@@ -33,7 +33,6 @@ DTYPES = {
 SLACK = 16
 # Where an op is less exact than PyTorch, in which dtypes, and the words in which it says so.
 DOCUMENTED = {
-    "nn.functional.scaled_dot_product_attention": (("float32",), "dy . y loses digits"),
     "nn.functional.rms_norm": (("bfloat16", "float16"), "y and x_hat have the dtype of x"),
 }
 OURS = str(Path(jaxnn.__file__).parent)
