@@ -38,7 +38,7 @@ def attention_fwd(
     q: Array,
     k: Array,
     v: Array,
-    mask: Array | None,
+    mask: Array | None = None,
     bias: Array | None = None,
     key: Array | Pairs | None = None,
     *,

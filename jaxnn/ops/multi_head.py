@@ -52,8 +52,8 @@ class MultiHeadResiduals(NamedTuple):
 def multi_head_fwd(
     params: MultiHead,
     x: Array,
-    positions: Array | None,
-    mask: Array | None,
+    positions: Array | None = None,
+    mask: Array | None = None,
     bias: Array | None = None,
     key: Array | None = None,
     *,

@@ -7,7 +7,7 @@ along one axis after another: two of them make it bilinear, three trilinear. Wit
 them afterwards and r = H / OH, i(o) is the whole part, and t the rest, of
 
     o r                                nearest
-    (o + 1/2) r                        nearest, `centred`
+    (o + 1/2) r                        nearest, `exact`
     max(0, (o + 1/2) r - 1/2)          linear
     o (H - 1) / (OH - 1)               linear, `align_corners`
 """
