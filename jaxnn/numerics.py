@@ -34,12 +34,12 @@ def rounded_once(function: Function) -> Function:
 
     @functools.wraps(function)
     def computed(*inputs: Any, **settings: Any) -> Any:
-        dtype = [x.dtype for x in jax.tree.leaves(inputs) if is_floating(x)][-1]
-        if dtype.itemsize >= 4:
+        dtypes = [x.dtype for x in jax.tree.leaves(inputs) if is_floating(x)]
+        if not dtypes or dtypes[-1].itemsize >= 4:
             return function(*inputs, **settings)
         wide = jax.tree.map(lambda x: widen(x) if is_floating(x) else x, inputs)
         returned = function(*wide, **settings)
-        return jax.tree.map(lambda x: x.astype(dtype) if is_floating(x) else x, returned)
+        return jax.tree.map(lambda x: x.astype(dtypes[-1]) if is_floating(x) else x, returned)
 
     return cast(Function, computed)
 

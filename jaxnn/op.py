@@ -17,6 +17,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -26,6 +27,7 @@ import jax
 import numpy as np
 
 from jaxnn import calls
+from jaxnn.settings import MOST
 
 Inputs = ParamSpec("Inputs")
 Out = TypeVar("Out")
@@ -158,12 +160,16 @@ class Op(Generic[Inputs, Out]):
     def arranged(
         self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call as inputs by position, and settings by name.
+        """The arguments of a call as all inputs by position, and settings by name.
 
         Raises:
             TypeError: an input is given twice, or one before those given by name is not.
         """
-        return calls.arranged(self.name, self.inputs, inputs, settings)
+        placed, static = calls.arranged(self.name, self.inputs, inputs, settings)
+        left_out = [*self.inputs.values()][len(placed) :]
+        if inspect.Parameter.empty not in left_out:
+            placed += tuple(left_out)
+        return placed, static
 
     def admit(self, inputs: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
         """Run the door alone; of the inputs it may be given the shapes and dtypes only.
@@ -180,12 +186,10 @@ class Op(Generic[Inputs, Out]):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs in their places as JAX's arrays, the settings by name as Python's numbers."""
         placed, static = self.arranged(inputs, settings)
-        left_out = [*self.inputs.values()][len(placed) :]
-        if inspect.Parameter.empty not in left_out:
-            placed += tuple(left_out)
         if not _inside.get():
             static = _as_python(static)
             self.admit(placed, static)
+            static = _in_range(static)
             calls.check_leaves(self.name, [*self.inputs], placed)
             placed = jax.tree.map(_as_jax, placed)
         return placed, static
@@ -297,7 +301,7 @@ def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
     def entered(*args: Any, **settings: Any) -> Any:
         if role == "fwd":
             args, settings = op._entered(args, settings)
-        args, settings = jax.tree.map(_as_jax, args), _as_python(settings)
+        args, settings = jax.tree.map(_as_jax, args), _in_range(_as_python(settings))
         with _behind_door_of(op):
             return getattr(op.form, role)(*args, **settings)
 
@@ -316,6 +320,18 @@ def _found(module: str, name: str) -> Any:
 def _as_jax(leaf: Any) -> Any:
     """NumPy's arrays as JAX's: they have no `at`, and add up in another width."""
     return jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+
+def _in_range(settings: dict[str, Any]) -> dict[str, Any]:
+    """Integers that JAX cannot take as the floats that they passed the door for."""
+
+    def ranged(value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= MOST:
+            big = abs(value) > sys.float_info.max
+            return math.copysign(math.inf, value) if big else float(value)
+        return value
+
+    return {name: ranged(value) for name, value in settings.items()}
 
 
 def _as_python(settings: Mapping[str, Any]) -> dict[str, Any]:

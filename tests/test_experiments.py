@@ -183,7 +183,7 @@ def test_residuals_prints_each_row_when_it_is_measured(tmp_path, capsys, monkeyp
 
 def test_residuals_cuts_long_settings_visibly(monkeypatch):
     monkeypatch.setattr(residuals, "measure", lambda op, static: (1.0, 2.0))
-    lines = list(residuals.rows("jaxnn.ops.attention"))
+    lines = list(residuals.rows("jaxnn.ops.multi_head"))
     assert len({len(line) for line in lines[1:]}) == 1
     assert any(re.search(r"^multi_head, .* \.\.\.  +1\.00", line) for line in lines)
 

@@ -54,7 +54,7 @@ def softplus_fwd(
         TypeError, ValueError: beta is no number, or not finite and above 0; the threshold is no
             finite number, or None for none.
     """
-    y = jnp.logaddexp(beta * x, 0) / beta
+    y = jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(beta * x))) / beta
     return y if threshold is None else jnp.where(beta * x > threshold, x, y), x
 
 

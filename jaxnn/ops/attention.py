@@ -60,10 +60,10 @@ def attention_fwd(
     same key in every form. `block` is how many queries the fast form computes at a time, for memory
     linear in T; None for many.
 
-    Who sees nothing gets zeros; a v must be finite even where it is hidden. A score of NaN or +inf
-    that is seen makes y and the gradients of its query NaN, as in `jax.nn.dot_product_attention`; a
-    cap makes inf finite. Saves L, in float32 or wider, beside what is there already: p = exp(s - L)
-    is computed again, and drawn again.
+    Who sees nothing gets zeros; k and v must be finite even where they are hidden. A score of NaN
+    or +inf that is seen makes y and the gradients of its query NaN, as in
+    `jax.nn.dot_product_attention`; a cap makes inf finite. Saves L, in float32 or wider, beside
+    what is there already: p = exp(s - L) is computed again, and drawn again.
 
     Raises:
         TypeError: q, k, v, bias are not floating of one dtype, mask not boolean, key no key, or a

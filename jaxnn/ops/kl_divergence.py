@@ -4,6 +4,8 @@ l = sum_j t_j (log t_j - log q_j)
 dlog q = -t dl,   dt = (log t - log q + 1) dl,   dlog t = t (log t - log q + 1) dl
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -62,7 +64,7 @@ def kl_divergence_bwd(
     """Return dlog q = -t dl and dt = (log t - log q + 1) dl, 0 at t = 0; dlog t is t dt."""
     log_probabilities, targets = residuals
     log_q, t, log_t = _parts(log_probabilities, targets, log_targets)
-    rows = t.size // t.shape[-1] if per == "distribution" else t.size
+    rows = math.prod(t.shape[:-1]) if per == "distribution" else t.size
     dlosses = reduce_bwd(dloss, rows, reduction)
     dlosses = dlosses[..., None] if per == "distribution" else dlosses
     dt = jnp.where(t != 0, log_t - log_q + 1, 0) * dlosses

@@ -38,9 +38,9 @@ def mean_squared_error_fwd(
         ValueError: the shapes differ (they would broadcast to a wrong mean), there is no element
             for the mean, or the reduction is unknown.
     """
-    difference = predictions - targets.astype(predictions.dtype)
-    loss = reduce_fwd(widen(difference) ** 2, reduction)
-    return loss.astype(difference.dtype), difference
+    d = _difference(predictions, targets)
+    loss = reduce_fwd(d**2, reduction)
+    return loss.astype(predictions.dtype), d.astype(predictions.dtype)
 
 
 def mean_squared_error_bwd(
@@ -63,11 +63,11 @@ def huber_fwd(
     where the two halves meet, in units of the targets. Divided by `delta` it is the smooth L1 loss.
     Huber, 1964.
     """
-    difference = predictions - targets.astype(predictions.dtype)
-    d = widen(difference)
+    d = _difference(predictions, targets)
     size = jnp.abs(d)
     losses = jnp.where(size <= delta, d**2 / 2, delta * (size - delta / 2))
-    return reduce_fwd(losses, reduction).astype(difference.dtype), difference
+    loss = reduce_fwd(losses, reduction)
+    return loss.astype(predictions.dtype), d.astype(predictions.dtype)
 
 
 def huber_bwd(
@@ -87,10 +87,9 @@ def mean_absolute_error_fwd(
     Takes, saves and raises what `mean_squared_error_fwd` does. The slope where they are equal is 0,
     and that of a NaN is NaN (PyTorch: 0).
     """
-    difference = predictions - targets.astype(predictions.dtype)
-    d = widen(difference)
+    d = _difference(predictions, targets)
     loss = reduce_fwd(jnp.maximum(d, 0) + jnp.maximum(-d, 0), reduction)
-    return loss.astype(difference.dtype), difference
+    return loss.astype(predictions.dtype), d.astype(predictions.dtype)
 
 
 def mean_absolute_error_bwd(
@@ -100,6 +99,12 @@ def mean_absolute_error_bwd(
     dlosses = reduce_bwd(dloss, difference.size, reduction)
     dpredictions = (jnp.sign(widen(difference)) * dlosses).astype(difference.dtype)
     return dpredictions, -dpredictions
+
+
+def _difference(predictions: Array, targets: Array) -> Array:
+    """Return predictions - targets in float32 or wider."""
+    wide = widen(predictions)
+    return wide - targets.astype(wide.dtype)
 
 
 def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, Any]:

@@ -11,6 +11,7 @@ from jaxnn.checks import (
     check_broadcasting,
     check_floating,
     check_integers,
+    check_not_empty,
     check_kind,
     check_one_dtype,
     check_pair,
@@ -164,11 +165,13 @@ def check_ctc(
     )
     check_floating("ctc: log_probabilities", log_probabilities)
     check_integer("ctc: blank", blank, 0)
-    if blank >= sizes.K or sizes.T == 0 or (reduction == "mean" and sizes.N == 0):
+    if blank >= sizes.K or sizes.T == 0:
         raise ValueError(
             f"ctc: log_probabilities have shape {log_probabilities.shape}, blank is {blank}; it "
-            "must be a class, beside at least one step and, for the mean, one sequence: change it"
+            "must be one of at least one class, and there must be a step: change it"
         )
+    if reduction == "mean":
+        check_not_empty("ctc: log_probabilities", log_probabilities, "a mean over sequences")
     whole = {"labels": labels, "input_lengths": input_lengths, "label_lengths": label_lengths}
     for name, values in whole.items():
         check_integers(f"ctc: {name}", values, "cast them with astype(int)")

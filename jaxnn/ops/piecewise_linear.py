@@ -7,10 +7,9 @@
     hard_sigmoid  min(max(x + 3, 0), 6) / 6                     slope 0 or 1/6
     hard_swish    x hard_sigmoid(x)                             slope 0, 1 or x / 3 + 1/2
 
-They save y where it tells the slope, which costs no extra bytes where the next layer keeps y as its
-input anyway, else x, or on which side of its kinks x is, one byte per element. At a kink the slope
-is the one that `jax.nn` takes, but that of hard_tanh, 0 as in PyTorch. Each raises a TypeError for
-an x that is no floating array. All compute in float32 or wider and round once.
+They save x, or on which side of its kinks x is, one byte per element. At a kink the slope is the
+one that `jax.nn` takes, but that of hard_tanh, 0 as in PyTorch. Each raises a TypeError for an x
+that is no floating array. All compute in float32 or wider and round once.
 """
 
 from typing import NamedTuple
@@ -93,11 +92,12 @@ def relu6_fwd(x: Array) -> tuple[Array, Array]:
     return hard_tanh_fwd(x, min_val=0.0, max_val=6.0)
 
 
-def relu6_bwd(y: Array, dy: Array) -> tuple[Array]:
-    """Return dx = dy where 0 < y < 6, else 0."""
-    return hard_tanh_bwd(y, dy, min_val=0.0, max_val=6.0)
+def relu6_bwd(outside: Array, dy: Array) -> tuple[Array]:
+    """Return dx = dy where 0 < x < 6, else 0."""
+    return hard_tanh_bwd(outside, dy, min_val=0.0, max_val=6.0)
 
 
+@rounded_once
 def hard_tanh_fwd(x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> tuple[Array, Array]:
     """Return y = min(max(x, min_val), max_val). The slope at both is 0, as in PyTorch.
 
@@ -107,17 +107,15 @@ def hard_tanh_fwd(x: Array, *, min_val: float = -1.0, max_val: float = 1.0) -> t
         TypeError: a limit is no number.
         ValueError: one is not finite, or min_val not below max_val.
     """
-    low, high = (jnp.asarray(limit, x.dtype) for limit in (min_val, max_val))
-    y = jnp.where(x <= low, low, jnp.where(x >= high, high, x))
-    return y, y
+    outside = (x <= min_val) | (x >= max_val)
+    return jnp.where(x <= min_val, min_val, jnp.where(x >= max_val, max_val, x)), outside
 
 
 def hard_tanh_bwd(
-    y: Array, dy: Array, *, min_val: float = -1.0, max_val: float = 1.0
+    outside: Array, dy: Array, *, min_val: float = -1.0, max_val: float = 1.0
 ) -> tuple[Array]:
-    """Return dx = dy where min_val < y < max_val, else 0."""
-    low, high = (jnp.asarray(limit, y.dtype) for limit in (min_val, max_val))
-    return (jnp.where((y <= low) | (y >= high), 0, dy),)
+    """Return dx = dy where min_val < x < max_val, else 0."""
+    return (jnp.where(outside, 0, dy),)
 
 
 @rounded_once

@@ -74,6 +74,7 @@ def max_unpool_fwd(y: Array, indices: Array, *, size: Sizes) -> tuple[Array, Unp
         ValueError: the shapes differ, or (outside jit) an index lies outside the size.
     """
     size, c = per_axis(size, y.ndim - 2), y.shape[-1]
+    indices = indices.astype(np.int64 if indices.dtype.itemsize == 8 else np.int32)
     valid = jnp.where((indices >= 0) & (indices < math.prod(size)), 1, jnp.nan).astype(y.dtype)
     rows = indices.reshape(len(y), math.prod(y.shape[1:-1]), c)
     values = widen(valid * y).reshape(rows.shape)

@@ -161,7 +161,10 @@ def check_pool(name: str, x: Any, *, window: Any, stride: Any, **settings: Any) 
     at = check_placement(
         name, size, window, stride=window if stride is None else stride, **settings
     )
-    if not taps_within(at, ((0, 0),) * len(size)).all():
+    # The first question needs no table of all places, of which a huge padding makes many.
+    spans = [d * (k - 1) + 1 for k, d in zip(at.kernel, at.dilation, strict=True)]
+    beyond = any(max(ends) >= span for ends, span in zip(at.padding, spans, strict=True))
+    if beyond or not taps_within(at, ((0, 0),) * len(size)).all():
         raise ValueError(
             f"{name}: padding is {at.padding}, the window {at.kernel}, the dilation {at.dilation}; "
             "every window must hold a position of x: pad less"

@@ -41,8 +41,9 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     """
     if not isinstance(op, Op):
         raise TypeError(f"op is {op!r}; it must be a jaxnn.op.Op: bind Op(fwd, bwd, example)")
+    given = bool(inputs) or not op.inputs.keys().isdisjoint(static)
     inputs, static = op.arranged(inputs, static)
-    if not inputs:
+    if not given:
         inputs = draw_inputs(f"example of op {op.name}", op.example)
     if static:
         return verify_under(op, inputs, static)

@@ -52,9 +52,10 @@ def max_unpool(y, indices, size):
 
 def maxima(rng, shape):
     """Of two by three windows over four by seven positions, no two of a channel at one."""
-    n, c = 1 + shape[0] % 3, 1 + shape[1] % 3
+    n, c = min(shape[0], 3), 1 + shape[1] % 3
     indices = [[rng.permutation(28)[:6] for _ in range(c)] for _ in range(n)]
-    return rng.normal(size=(n, 2, 3, c)), np.moveaxis(np.reshape(indices, (n, c, 2, 3)), 1, -1)
+    indices = np.array(indices, int).reshape(n, c, 2, 3)
+    return rng.normal(size=(n, 2, 3, c)), np.moveaxis(indices, 1, -1)
 
 
 def torch_pool(name, value):

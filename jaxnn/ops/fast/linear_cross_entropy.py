@@ -72,7 +72,8 @@ def linear_cross_entropy_fwd(
 
     rows, label, counts = _flattened(x, labels, classes, ignore_index)
     w_label, total = label_weights(label, counts, class_weights, ignore_index)
-    chunk_of, starts = _chunks(params, class_weights, rows, chunk, label.dtype)
+    ignored = None if ignore_index is None else counts == 0
+    chunk_of, starts = _chunks(params, class_weights, rows, ignored, chunk, label.dtype)
     zero = jnp.zeros_like(counts)
 
     def add(sums: Sums, start: Array) -> tuple[Sums, None]:
@@ -128,7 +129,8 @@ def linear_cross_entropy_bwd(
     w_label, total = label_weights(label, counts, class_weights, ignore_index)
     mean_w = _mean(class_weights, counts.dtype)
     weight = ((1 - label_smoothing) * w_label + label_smoothing * mean_w) * jnp.ones_like(counts)
-    chunk_of, starts = _chunks(params, class_weights, rows, chunk, label.dtype)
+    ignored = None if ignore_index is None else counts == 0
+    chunk_of, starts = _chunks(params, class_weights, rows, ignored, chunk, label.dtype)
     dl = reduce_bwd(dloss, total, reduction).ravel()
     dlosses = (dl * counts)[:, None]
 
@@ -187,7 +189,12 @@ def _mean(class_weights: Array | None, dtype: Any) -> Array | float:
 
 
 def _chunks(
-    params: Linear, class_weights: Array | None, rows: Array, chunk: int | None, dtype: Any
+    params: Linear,
+    class_weights: Array | None,
+    rows: Array,
+    ignored: Array | None,
+    chunk: int | None,
+    dtype: Any,
 ) -> tuple[Callable[[Array], tuple[Array, ...]], Array]:
     """What computes a chunk of the logits from where it starts, and where each starts (integers).
 
@@ -204,6 +211,8 @@ def _chunks(
         z = jnp.matmul(rows, part, preferred_element_type=wide)
         if b is not None:
             z = z + lax.dynamic_slice_in_dim(b, first, size).astype(wide)
+        if ignored is not None:  # whatever the biases are
+            z = jnp.where(ignored[:, None], 0, z)
         weights = jnp.ones((), wide)
         if class_weights is not None:
             weights = lax.dynamic_slice_in_dim(class_weights, first, size).astype(wide)

@@ -65,11 +65,12 @@ class Calls:
         @functools.wraps(plain)
         def call(*args: Any, **kwargs: Any) -> Any:
             result = plain(*args, **kwargs)
-            args, static = _by_position(plain, args, kwargs)
             if role == "bwd":
-                residuals, dout = args
+                (residuals, dout), static = _by_position(plain, args, kwargs)
                 self.backwards.append(Backward(op, residuals, dout, static, result))
-            elif is_traced((args, result)):
+                return result
+            args, static = op.arranged(args, kwargs)
+            if is_traced((args, result)):
                 self.unseen.append(op.name)
             else:
                 self.forwards.append(Forward(op, args, static, *result))
