@@ -170,7 +170,9 @@ def save(
     """Write what `load` reads: of a loaded file, every parameter's tensor to the same bytes.
 
     Args:
-        path: the file, overwritten.
+        path: the file, overwritten, as are the parts and the index of an older model that was
+            saved there. All is written under other names first: a save that fails for want of room
+            changes nothing, and one that is interrupted later leaves what `load` refuses.
         params: of `config`.
         config: of a kind that such files hold.
         prefix: before every tensor's name but `lm_head.weight`; None for "transformer." or
@@ -184,7 +186,7 @@ def save(
         TypeError: `max_bytes` is no number.
         ValueError: such files cannot hold this configuration; the parameters are of another (all
             that differ are listed), or of several dtypes; the folder is missing; `max_bytes` is
-            below 1.
+            below 1; the files cannot be written.
     """
     path, names = Path(path), _names(config)
     leaves, _ = named_leaves(init_params, config)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments import pretrained_files
 from jaxnn.models.transformer import Config
 from jaxnn.ops.rotary import Scaling
 
@@ -172,7 +173,7 @@ def save(path: str | Path, config: Config) -> None:
 
     Raises:
         ValueError: no model type computes what this configuration does; the message lists what
-            differs from the nearest. The folder is missing.
+            differs from the nearest. The folder is missing, or the file cannot be written.
     """
     path = Path(path)
     path = path / "config.json" if path.is_dir() else path
@@ -192,7 +193,7 @@ def save(path: str | Path, config: Config) -> None:
             f"no model type computes this configuration; {theirs['model_type']!r}, the nearest, "
             f"differs: {'; '.join(wrong)}; change the settings, or save the parameters without"
         )
-    path.write_text(json.dumps(theirs, indent=2) + "\n", "utf-8")
+    pretrained_files.write_json(path, theirs)
 
 
 def _config(path: Path, theirs: Any) -> Config:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,20 +113,65 @@ def _check_index(path: Path, index: dict[str, str], where: dict[str, list[str]])
 def write(path: Path, tensors: dict[str, np.ndarray], max_bytes: float | None) -> None:
     """Write tensors to a file or, if they have more than `max_bytes`, to parts and their index.
 
-    The parts of "model.safetensors" are "model-00001-of-00002.safetensors" and so on.
+    The parts of "model.safetensors" are "model-00001-of-00002.safetensors" and so on. Of an older
+    model at the same path nothing is left: see `replace`.
     """
-    shards = _shards(tensors, max_bytes)
-    if len(shards) == 1:
-        save_file(tensors, path, metadata=METADATA)
-        return
-    index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        part = f"{path.stem}-{number:05}-of-{len(shards):05}{path.suffix}"
-        save_file(shard, path.with_name(part), metadata=METADATA)
-        index |= dict.fromkeys(shard, part)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    contents = {"metadata": {"total_size": total}, "weight_map": index}
-    path.with_name(path.name + INDEX).write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
+    shards, index = _shards(tensors, max_bytes), path.with_name(path.name + INDEX)
+    number_of = re.compile(re.escape(path.stem) + r"-\d{5,}-of-\d{5,}" + re.escape(path.suffix))
+    older = [one for one in path.parent.iterdir() if number_of.fullmatch(one.name)]
+    files: dict[Path, Callable[[Path], object]] = {path: partial(_save, tensors)}
+    if len(shards) > 1:
+        where: dict[str, str] = {}
+        files = {}
+        for number, shard in enumerate(shards, 1):
+            part = f"{path.stem}-{number:05}-of-{len(shards):05}{path.suffix}"
+            files[path.with_name(part)] = partial(_save, shard)
+            where |= dict.fromkeys(shard, part)
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        contents = {"metadata": {"total_size": total}, "weight_map": where}
+        files[index] = partial(_save_json, contents)
+    # The index goes first and comes last: without it no part is read.
+    replace(path, files, [index, path, *older] if len(shards) > 1 else [index, *older])
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write a JSON file in the place of an older one."""
+    replace(path, {path: partial(_save_json, contents)}, [])
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
+    save_file(tensors, path, metadata=METADATA)
+
+
+def _save_json(contents: Any, path: Path) -> None:
+    path.write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
+
+
+def replace(path: Path, files: Mapping[Path, Callable[[Path], object]], older: list[Path]) -> None:
+    """Write files, each by its function, in the place of older ones; `path` is their name in words.
+
+    All are written under other names first, so that a full disk changes nothing. Then the older are
+    removed in their order, and the new are named in theirs.
+
+    Raises:
+        ValueError: they cannot be written.
+    """
+    unfinished = {file: file.with_name(f".{file.name}.unfinished") for file in files}
+    kept = "all that was there is as it was: make room, or name another folder"
+    try:
+        for file, written in files.items():
+            written(unfinished[file])
+        kept = "of what was there some is removed, and what is left is not read: save again"
+        for file in older:
+            file.unlink(missing_ok=True)
+        for file, finished in unfinished.items():
+            finished.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be written ({error}); {kept}") from error
+    finally:
+        for file in unfinished.values():
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
 
 
 def _shards(tensors: dict[str, np.ndarray], max_bytes: float | None) -> list[dict[str, np.ndarray]]:

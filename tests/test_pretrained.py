@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -11,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from experiments import pretrained, pretrained_config
+from experiments import pretrained, pretrained_config, pretrained_files
 from jaxnn.models import transformer
 from jaxnn.models.transformer import gpt2, llama
 from jaxnn.ops.rotary import Scaling
@@ -243,14 +244,64 @@ def test_a_model_in_parts_is_one_model(tmp_path):
     for path in (index, tmp_path):
         read = pretrained.load(path, GPT2)
         assert jax.tree.all(jax.tree.map(np.array_equal, read, params))
-    pretrained.save(tmp_path / "model.safetensors", params, GPT2, max_bytes=sum(sizes))
-    with pytest.raises(ValueError, match=r"has both model\.safetensors and .*; it must be one"):
-        pretrained.load(tmp_path, GPT2)
-    index.unlink()
-    assert jax.tree.all(jax.tree.map(np.array_equal, pretrained.load(tmp_path, GPT2), params))
     for wrong, error in ((0, ValueError), (True, TypeError), ("5GB", TypeError)):
         with pytest.raises(error, match=r"max_bytes is .*at least 1, or None for one file"):
             pretrained.save(tmp_path / "a", params, GPT2, max_bytes=wrong)
+
+
+def test_of_an_older_model_at_the_same_path_nothing_is_left(tmp_path):
+    """Larger parts, one file and parts again, each over the last; and a file beside an index."""
+    params, _ = in_parts(tmp_path)
+    parts = {path.name for path in tmp_path.iterdir()}
+    for max_bytes, count in ((600, 5), (None, 1), (300, len(parts))):
+        params = jax.tree.map(lambda leaf: leaf + 1, params)
+        pretrained.save(tmp_path / "model.safetensors", params, GPT2, max_bytes=max_bytes)
+        assert len([*tmp_path.iterdir()]) == count
+        assert jax.tree.all(jax.tree.map(np.array_equal, pretrained.load(tmp_path, GPT2), params))
+    assert {path.name for path in tmp_path.iterdir()} == parts
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"has both model\.safetensors and .*; it must be one"):
+        pretrained.load(tmp_path, GPT2)
+
+
+@pytest.mark.parametrize("max_bytes", [None, 300])
+def test_a_save_that_fails_never_mixes_two_models(max_bytes, tmp_path, monkeypatch):
+    """By a full disk nothing is changed; interrupted while renaming, nothing is read."""
+    older, _ = in_parts(tmp_path)
+    newer = jax.tree.map(lambda leaf: leaf + 1, older)
+    names = {path.name for path in tmp_path.iterdir()}
+    writes = []
+
+    def full(tensors, path, metadata):
+        writes.append(path)
+        if len(writes) == (6 if max_bytes else 1):
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained_files, "save_file", full)
+        with pytest.raises(ValueError, match=r"No space left.*all that was there is as it was"):
+            pretrained.save(tmp_path / "model.safetensors", newer, GPT2, max_bytes=max_bytes)
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert jax.tree.all(jax.tree.map(np.array_equal, pretrained.load(tmp_path, GPT2), older))
+
+    rename = Path.replace
+    for stop in range(len(names) if max_bytes else 1):
+        pretrained.save(tmp_path / "model.safetensors", older, GPT2, max_bytes=300)
+        renamed = []
+
+        def interrupted(path, to, stop=stop, renamed=renamed):
+            if len(renamed) == stop:
+                raise KeyboardInterrupt
+            renamed.append(to)
+            rename(path, to)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pretrained.save(tmp_path / "model.safetensors", newer, GPT2, max_bytes=max_bytes)
+        with pytest.raises(ValueError, match=r"model\.safetensors is not a file"):
+            pretrained.load(tmp_path, GPT2)
 
 
 def test_an_index_that_lies_is_refused(tmp_path):
