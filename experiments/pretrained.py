@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments import pretrained_files
 from experiments.parameters import named_leaves
+from experiments.pretrained_files import MOST_LAYERS, listed
 from jaxnn.models.transformer import Config, Params, init_params
 from jaxnn.models.transformer_params import GATED, PLAIN
 from jaxnn.settings import check_number
@@ -207,7 +208,7 @@ def save(
     ]
     if wrong:
         raise ValueError(
-            f"the parameters are not of this configuration: {'; '.join(wrong)}; they must fit: use "
+            f"the parameters are not of this configuration: {listed(wrong)}; they must fit: use "
             "the configuration that the parameters came from"
         )
     _dtype("params", {where: str(array.dtype) for where, array in arrays.items()})
@@ -227,6 +228,8 @@ def _names(config: Config) -> Names:
         for setting, allowed in names.settings.items()
         if getattr(config, setting) not in allowed
     ]
+    if config.layers > MOST_LAYERS:
+        wrong.append(f"layers is {config.layers}, not at most {MOST_LAYERS}")
     if names is GPT2 and config.kv_heads not in (None, config.heads):
         wrong.append(f"kv_heads is {config.kv_heads}, not {config.heads} as the heads")
     if names is GPT2 and config.heads * config.per_head != config.width:
@@ -234,7 +237,7 @@ def _names(config: Config) -> Names:
     if wrong:
         raise ValueError(
             f"with {config.position!r} positions the file is one of {names.kind}, which cannot hold"
-            f" this configuration: {'; '.join(wrong)}; use the settings of gpt2() or llama()"
+            f" this configuration: {listed(wrong)}; use the settings of gpt2() or llama()"
         )
     return names
 
@@ -299,7 +302,7 @@ def _check_tensors(
             wrong.append(f"{name} {shape} is not a tensor of this configuration")
     if wrong:
         raise ValueError(
-            f"{path} does not hold this configuration's {names.kind} tensors: {'; '.join(wrong)}; "
+            f"{path} does not hold this configuration's {names.kind} tensors: {listed(wrong)}; "
             "change the configuration to the file's, or name another file"
         )
 
@@ -308,7 +311,7 @@ def _dtype(where: Path | str, dtypes: dict[str, str]) -> np.dtype[Any]:
     """The one dtype of all; refuse others than JAX computes in here."""
     kinds = {kind: [n for n in dtypes if dtypes[n] == kind] for kind in dtypes.values()}
     if len(kinds) > 1:
-        each = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+        each = listed([f"{kind}: {listed(names, ', ')}" for kind, names in kinds.items()])
         raise ValueError(
             f"{where} has tensors of several dtypes ({each}); they must be one: cast them to one"
         )

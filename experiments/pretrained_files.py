@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,33 @@ INDEX = ".index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # Hugging Face's own loader refuses files that do not name a framework.
 METADATA = {"format": "pt"}
+
+
+# No model has as many; a number beyond is a damaged file's, and would only take time and memory.
+MOST_LAYERS = 10_000
+
+
+def listed(faults: Sequence[str], separator: str = "; ") -> str:
+    """The first ten, each cut to what can be read, and how many more there are."""
+    more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
+    return separator.join([f"{one:.200}" for one in faults[:10]] + more)
+
+
+def read_json(path: Path, fix: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it cannot be read, is not JSON or goes too deep; `fix` ends the message.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(
+            f"{path} has lists or objects too deep inside each other; it must be as Hugging Face "
+            f"writes it: {fix}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); {fix}") from error
 
 
 def found(path: Path) -> Path:
@@ -48,8 +75,8 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
     absent = [shard.name for shard in shards if not shard.is_file()]
     if absent:
         raise ValueError(
-            f"{path} names parts that are not beside it: {', '.join(absent)}; all must be there: "
-            "copy those that are missing"
+            f"{path} names parts that are not beside it: {listed(absent, ', ')}; all must be "
+            "there: copy those that are missing"
         )
     with contextlib.ExitStack() as stack:
         where: dict[str, list[str]] = {}
@@ -72,10 +99,7 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Which part each tensor is in, as an index has it."""
-    try:
-        index = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); name a model's index") from error
+    index = read_json(path, "name a model's index")
     held = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(held, dict) or not held:
         raise ValueError(
@@ -105,7 +129,7 @@ def _check_index(path: Path, index: dict[str, str], where: dict[str, list[str]])
     ]
     if wrong:
         raise ValueError(
-            f"{path} does not tell where the tensors are: {'; '.join(wrong)}; each must be in the "
+            f"{path} does not tell where the tensors are: {listed(wrong)}; each must be in the "
             "one part that it names: copy index and parts of one model anew"
         )
 

@@ -134,8 +134,10 @@ def test_missing_extra_and_misshapen_tensors_are_listed_at_once(tmp_path):
     assert "transformer.h.1.ln_2.bias is missing, needed (4,)" in words
     assert "h.0.attn.c_attn.weight has shape (12, 4), needed (4, 12)" in words
     assert "lm_head.weight has shape (8, 4), needed (7, 4)" in words
-    assert "transformer.h.3.mlp.c_fc.bias (5,) is not a tensor of this" in words
-    assert words.count(";") == 15  # 3 above, 12 of the layer too many: 14 between, 1 to the fix
+    assert "transformer.h.3.attn.c_proj.bias (4,) is not a tensor of this" in words
+    # 3 above, 12 of the layer too many: ten are named.
+    assert "; and 5 more; change the configuration" in words
+    assert words.count(";") == 11
 
 
 def test_a_bad_file_is_refused(tmp_path):
@@ -166,6 +168,7 @@ def test_a_bad_file_is_refused(tmp_path):
         (gpt2(attention_biases="qkv"), "attention_biases is 'qkv', not None or 'all'"),
         (gpt2(feed_forward_biases=False), "feed_forward_biases is False, not None or True"),
         (gpt2(qk_norm=True, scaled_embedding=True), "qk_norm is True, .*scaled_embedding is True"),
+        (gpt2(layers=2 * 10**9), "layers is 2000000000, not at most 10000; use"),
         (gpt2(head_size=3), "head_size is 3, not width / heads"),
         (llama(experts=4), "Llama, which .*: experts is 4, not 0"),
         (gpt2(position="rotary"), "Llama, .*: norm is 'layer', .*is 'gelu', not 'swiglu' or"),
@@ -499,6 +502,12 @@ def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
         (GPT2_JSON | {"n_inner": 2.5}, "config.json .* n_inner is 2.5, not an integer"),
         (GPT2_JSON | {"tie_word_embeddings": 1}, "tie_word_embeddings is 1, not true or false"),
         (GPT2_JSON | {"n_layer": 0}, "config.json .* layers is 0"),
+        (GPT2_JSON | {"n_layer": 10**30}, "n_layer is 1000.*, not at most 10000; use weights"),
+        (QWEN3_JSON | {"num_hidden_layers": 2 * 10**9}, "num_hidden_layers is 2000000000, not at"),
+        (
+            QWEN3_JSON | {"num_hidden_layers": -5, "layer_types": []},
+            "describes no model: layers is -5",
+        ),
     ],
 )
 def test_a_configuration_that_is_not_computed_is_refused(theirs, words, tmp_path):
@@ -512,6 +521,13 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path):
         pretrained_config.load(tmp_path)
     with pytest.raises(ValueError, match="absent is not a file"):
         pretrained_config.load(tmp_path / "absent")
+    for name, load in (
+        ("config.json", pretrained_config.load),
+        ("a.index.json", lambda path: pretrained.load(path, GPT2)),
+    ):
+        (tmp_path / name).write_text("[" * 100_000)
+        with pytest.raises(ValueError, match=f"{name} has lists or objects too deep.*: name a"):
+            load(tmp_path / name)
 
 
 @pytest.mark.parametrize(
