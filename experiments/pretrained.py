@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments import pretrained_files
 from experiments.parameters import named_leaves
+from experiments.pretrained_files import MOST_LAYERS, listed
 from jaxnn.models.transformer import Config, Params, init_params
 from jaxnn.models.transformer_params import GATED, PLAIN
 from jaxnn.settings import check_number
@@ -170,7 +171,9 @@ def save(
     """Write what `load` reads: of a loaded file, every parameter's tensor to the same bytes.
 
     Args:
-        path: the file, overwritten.
+        path: the file, overwritten, as are the parts and the index of an older model that was
+            saved there. All is written under other names first: a save that fails for want of room
+            changes nothing, and one that is interrupted later leaves what `load` refuses.
         params: of `config`.
         config: of a kind that such files hold.
         prefix: before every tensor's name but `lm_head.weight`; None for "transformer." or
@@ -184,7 +187,7 @@ def save(
         TypeError: `max_bytes` is no number.
         ValueError: such files cannot hold this configuration; the parameters are of another (all
             that differ are listed), or of several dtypes; the folder is missing; `max_bytes` is
-            below 1.
+            below 1; the files cannot be written.
     """
     path, names = Path(path), _names(config)
     leaves, _ = named_leaves(init_params, config)
@@ -205,7 +208,7 @@ def save(
     ]
     if wrong:
         raise ValueError(
-            f"the parameters are not of this configuration: {'; '.join(wrong)}; they must fit: use "
+            f"the parameters are not of this configuration: {listed(wrong)}; they must fit: use "
             "the configuration that the parameters came from"
         )
     _dtype("params", {where: str(array.dtype) for where, array in arrays.items()})
@@ -225,6 +228,8 @@ def _names(config: Config) -> Names:
         for setting, allowed in names.settings.items()
         if getattr(config, setting) not in allowed
     ]
+    if config.layers > MOST_LAYERS:
+        wrong.append(f"layers is {config.layers}, not at most {MOST_LAYERS}")
     if names is GPT2 and config.kv_heads not in (None, config.heads):
         wrong.append(f"kv_heads is {config.kv_heads}, not {config.heads} as the heads")
     if names is GPT2 and config.heads * config.per_head != config.width:
@@ -232,7 +237,7 @@ def _names(config: Config) -> Names:
     if wrong:
         raise ValueError(
             f"with {config.position!r} positions the file is one of {names.kind}, which cannot hold"
-            f" this configuration: {'; '.join(wrong)}; use the settings of gpt2() or llama()"
+            f" this configuration: {listed(wrong)}; use the settings of gpt2() or llama()"
         )
     return names
 
@@ -297,7 +302,7 @@ def _check_tensors(
             wrong.append(f"{name} {shape} is not a tensor of this configuration")
     if wrong:
         raise ValueError(
-            f"{path} does not hold this configuration's {names.kind} tensors: {'; '.join(wrong)}; "
+            f"{path} does not hold this configuration's {names.kind} tensors: {listed(wrong)}; "
             "change the configuration to the file's, or name another file"
         )
 
@@ -306,7 +311,7 @@ def _dtype(where: Path | str, dtypes: dict[str, str]) -> np.dtype[Any]:
     """The one dtype of all; refuse others than JAX computes in here."""
     kinds = {kind: [n for n in dtypes if dtypes[n] == kind] for kind in dtypes.values()}
     if len(kinds) > 1:
-        each = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+        each = listed([f"{kind}: {listed(names, ', ')}" for kind, names in kinds.items()])
         raise ValueError(
             f"{where} has tensors of several dtypes ({each}); they must be one: cast them to one"
         )

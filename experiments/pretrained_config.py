@@ -9,11 +9,11 @@ its layers only) is refused.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.pretrained_files import MOST_LAYERS, listed, read_json, write_json
 from jaxnn.models.transformer import Config
 from jaxnn.ops.rotary import Scaling
 
@@ -160,11 +160,7 @@ def load(path: str | Path) -> Config:
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path} is not a file; name a model's config.json")
-    try:
-        theirs = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); name a model's config.json") from error
-    return _config(path, theirs)
+    return _config(path, read_json(path, "name a model's config.json"))
 
 
 def save(path: str | Path, config: Config) -> None:
@@ -172,7 +168,7 @@ def save(path: str | Path, config: Config) -> None:
 
     Raises:
         ValueError: no model type computes what this configuration does; the message lists what
-            differs from the nearest. The folder is missing.
+            differs from the nearest. The folder is missing, or the file cannot be written.
     """
     path = Path(path)
     path = path / "config.json" if path.is_dir() else path
@@ -190,9 +186,9 @@ def save(path: str | Path, config: Config) -> None:
     if wrong:
         raise ValueError(
             f"no model type computes this configuration; {theirs['model_type']!r}, the nearest, "
-            f"differs: {'; '.join(wrong)}; change the settings, or save the parameters without"
+            f"differs: {listed(wrong)}; change the settings, or save the parameters without"
         )
-    path.write_text(json.dumps(theirs, indent=2) + "\n", "utf-8")
+    write_json(path, theirs)
 
 
 def _config(path: Path, theirs: Any) -> Config:
@@ -201,7 +197,7 @@ def _config(path: Path, theirs: Any) -> Config:
     if not isinstance(name, str) or name not in KINDS:
         known = ", ".join(map(repr, KINDS))
         raise ValueError(
-            f"{path} has model_type {name!r}; it must be one of {known}: only these are read"
+            f"{path} has model_type {name!r:.50}; it must be one of {known}: only these are read"
         )
     kind = KINDS[name]
     needed = dict(kind.needed) | {kind.activation: tuple(kind.activations)}
@@ -221,7 +217,10 @@ def _config(path: Path, theirs: Any) -> Config:
             for key in keys
             if key in theirs and type(theirs[key]) not in kinds
         ]
-    settings = {ours: theirs.get(key) for key, ours in kind.sizes.items()}
+    settings: dict[str, Any] = {ours: theirs.get(key) for key, ours in kind.sizes.items()}
+    if type(settings["layers"]) is int and settings["layers"] > MOST_LAYERS:
+        (key,) = [key for key, ours in kind.sizes.items() if ours == "layers"]
+        wrong.append(f"{key} is {settings['layers']!r:.50}, not at most {MOST_LAYERS}")
     settings |= {ours: theirs.get(key, default) for key, (ours, default) in kind.others.items()}
     act = theirs.get(kind.activation, next(iter(kind.activations)))
     settings |= {"feed_forward": kind.activations.get(str(act)), **kind.fixed}
@@ -233,7 +232,7 @@ def _config(path: Path, theirs: Any) -> Config:
         wrong += more + others
     if wrong:
         raise ValueError(
-            f"{path} describes no model that jaxnn.models.transformer computes: {'; '.join(wrong)};"
+            f"{path} describes no model that jaxnn.models.transformer computes: {listed(wrong)};"
             " use weights of another model"
         )
     if settings.get("head_size") and settings["head_size"] * settings["heads"] == settings["width"]:
@@ -254,7 +253,7 @@ def _turns(theirs: dict[str, Any]) -> tuple[tuple[Any, Scaling | None], list[str
     if not isinstance(rope, dict):
         return (None, None), [f"rotary settings are {rope!r}, not an object"]
     if any(isinstance(value, dict) for value in rope.values()):
-        return (None, None), [f"rotary settings are by layer, {', '.join(rope)}, not of all"]
+        return (None, None), [f"rotary settings are by layer, {listed([*rope], ', ')}, not of all"]
     kind = rope.get("rope_type", rope.get("type", "default"))
     base = rope.get("rope_theta", theirs.get("rope_theta", 1e4))
     numbers = {"rope_theta": base}
@@ -292,7 +291,7 @@ def _window(theirs: dict[str, Any], kind: Kind) -> tuple[int | None, list[str]]:
         first = theirs.get("max_window_layers", 28)
         if type(first) is not int:
             return None, [f"max_window_layers is {first!r}, not an integer"]
-        if type(layers) is int:
+        if type(layers) is int and 0 < layers <= MOST_LAYERS:
             full = layers if width is None else min(max(first, 0), layers)
             default = [WINDOW_LAYERS[number >= full] for number in range(layers)]
             found = theirs.get("layer_types") or default

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,33 @@ INDEX = ".index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # Hugging Face's own loader refuses files that do not name a framework.
 METADATA = {"format": "pt"}
+
+
+# No model has as many; a number beyond is a damaged file's, and would only take time and memory.
+MOST_LAYERS = 10_000
+
+
+def listed(faults: Sequence[str], separator: str = "; ") -> str:
+    """The first ten, each cut to what can be read, and how many more there are."""
+    more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
+    return separator.join([f"{one:.200}" for one in faults[:10]] + more)
+
+
+def read_json(path: Path, fix: str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it cannot be read, is not JSON or goes too deep; `fix` ends the message.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(
+            f"{path} has lists or objects too deep inside each other; it must be as Hugging Face "
+            f"writes it: {fix}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); {fix}") from error
 
 
 def found(path: Path) -> Path:
@@ -46,8 +75,8 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
     absent = [shard.name for shard in shards if not shard.is_file()]
     if absent:
         raise ValueError(
-            f"{path} names parts that are not beside it: {', '.join(absent)}; all must be there: "
-            "copy those that are missing"
+            f"{path} names parts that are not beside it: {listed(absent, ', ')}; all must be "
+            "there: copy those that are missing"
         )
     with contextlib.ExitStack() as stack:
         where: dict[str, list[str]] = {}
@@ -70,10 +99,7 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Which part each tensor is in, as an index has it."""
-    try:
-        index = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); name a model's index") from error
+    index = read_json(path, "name a model's index")
     held = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(held, dict) or not held:
         raise ValueError(
@@ -103,7 +129,7 @@ def _check_index(path: Path, index: dict[str, str], where: dict[str, list[str]])
     ]
     if wrong:
         raise ValueError(
-            f"{path} does not tell where the tensors are: {'; '.join(wrong)}; each must be in the "
+            f"{path} does not tell where the tensors are: {listed(wrong)}; each must be in the "
             "one part that it names: copy index and parts of one model anew"
         )
 
@@ -111,20 +137,65 @@ def _check_index(path: Path, index: dict[str, str], where: dict[str, list[str]])
 def write(path: Path, tensors: dict[str, np.ndarray], max_bytes: float | None) -> None:
     """Write tensors to a file or, if they have more than `max_bytes`, to parts and their index.
 
-    The parts of "model.safetensors" are "model-00001-of-00002.safetensors" and so on.
+    The parts of "model.safetensors" are "model-00001-of-00002.safetensors" and so on. Of an older
+    model at the same path nothing is left: see `replace`.
     """
-    shards = _shards(tensors, max_bytes)
-    if len(shards) == 1:
-        save_file(tensors, path, metadata=METADATA)
-        return
-    index: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        part = f"{path.stem}-{number:05}-of-{len(shards):05}{path.suffix}"
-        save_file(shard, path.with_name(part), metadata=METADATA)
-        index |= dict.fromkeys(shard, part)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    contents = {"metadata": {"total_size": total}, "weight_map": index}
-    path.with_name(path.name + INDEX).write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
+    shards, index = _shards(tensors, max_bytes), path.with_name(path.name + INDEX)
+    number_of = re.compile(re.escape(path.stem) + r"-\d{5,}-of-\d{5,}" + re.escape(path.suffix))
+    older = [one for one in path.parent.iterdir() if number_of.fullmatch(one.name)]
+    files: dict[Path, Callable[[Path], object]] = {path: partial(_save, tensors)}
+    if len(shards) > 1:
+        where: dict[str, str] = {}
+        files = {}
+        for number, shard in enumerate(shards, 1):
+            part = f"{path.stem}-{number:05}-of-{len(shards):05}{path.suffix}"
+            files[path.with_name(part)] = partial(_save, shard)
+            where |= dict.fromkeys(shard, part)
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        contents = {"metadata": {"total_size": total}, "weight_map": where}
+        files[index] = partial(_save_json, contents)
+    # The index goes first and comes last: without it no part is read.
+    replace(path, files, [index, path, *older] if len(shards) > 1 else [index, *older])
+
+
+def write_json(path: Path, contents: Any) -> None:
+    """Write a JSON file in the place of an older one."""
+    replace(path, {path: partial(_save_json, contents)}, [])
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
+    save_file(tensors, path, metadata=METADATA)
+
+
+def _save_json(contents: Any, path: Path) -> None:
+    path.write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
+
+
+def replace(path: Path, files: Mapping[Path, Callable[[Path], object]], older: list[Path]) -> None:
+    """Write files, each by its function, in the place of older ones; `path` is their name in words.
+
+    All are written under other names first, so that a full disk changes nothing. Then the older are
+    removed in their order, and the new are named in theirs.
+
+    Raises:
+        ValueError: they cannot be written.
+    """
+    unfinished = {file: file.with_name(f".{file.name}.unfinished") for file in files}
+    kept = "all that was there is as it was: make room, or name another folder"
+    try:
+        for file, written in files.items():
+            written(unfinished[file])
+        kept = "of what was there some is removed, and what is left is not read: save again"
+        for file in older:
+            file.unlink(missing_ok=True)
+        for file, finished in unfinished.items():
+            finished.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be written ({error}); {kept}") from error
+    finally:
+        for file in unfinished.values():
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
 
 
 def _shards(tensors: dict[str, np.ndarray], max_bytes: float | None) -> list[dict[str, np.ndarray]]:

@@ -38,6 +38,21 @@ def check_number(
     return number
 
 
+def check_normal(name: str, value: Any, dtype: Any, hint: str) -> float:
+    """A positive number that is normal in this dtype, or in float32 if that is wider, as a float.
+
+    What is no normal number, a processor may take for 0.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not positive, too small or too large; `hint` ends the message.
+    """
+    limits = np.finfo(np.promote_types(dtype, np.float32))
+    least, most = float(limits.tiny), float(limits.max)
+    rule = f"finite and positive in {limits.dtype}{hint}"
+    return check_number(name, value, rule, lambda number: least <= number <= most)
+
+
 def check_integer(name: str, value: Any, least: int = 1, hint: str = "") -> int:
     """An integer of at least `least`, as an int; True and False are none.
 

@@ -127,6 +127,7 @@ def entrances(model, params, batch, config, key=None):
         calls["cached_forward"] = lambda: generate.cached_forward(
             params, generate.Cache(None, None), inputs, 0, config
         )
+        calls["init_cache"] = lambda: generate.init_cache(params, 2, 3, config)
     return calls
 
 

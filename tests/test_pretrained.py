@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -11,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from experiments import pretrained, pretrained_config
+from experiments import pretrained, pretrained_config, pretrained_files
 from jaxnn.models import transformer
 from jaxnn.models.transformer import gpt2, llama
 from jaxnn.ops.rotary import Scaling
@@ -133,8 +134,10 @@ def test_missing_extra_and_misshapen_tensors_are_listed_at_once(tmp_path):
     assert "transformer.h.1.ln_2.bias is missing, needed (4,)" in words
     assert "h.0.attn.c_attn.weight has shape (12, 4), needed (4, 12)" in words
     assert "lm_head.weight has shape (8, 4), needed (7, 4)" in words
-    assert "transformer.h.3.mlp.c_fc.bias (5,) is not a tensor of this" in words
-    assert words.count(";") == 15  # 3 above, 12 of the layer too many: 14 between, 1 to the fix
+    assert "transformer.h.3.attn.c_proj.bias (4,) is not a tensor of this" in words
+    # 3 above, 12 of the layer too many: ten are named.
+    assert "; and 5 more; change the configuration" in words
+    assert words.count(";") == 11
 
 
 def test_a_bad_file_is_refused(tmp_path):
@@ -165,6 +168,7 @@ def test_a_bad_file_is_refused(tmp_path):
         (gpt2(attention_biases="qkv"), "attention_biases is 'qkv', not None or 'all'"),
         (gpt2(feed_forward_biases=False), "feed_forward_biases is False, not None or True"),
         (gpt2(qk_norm=True, scaled_embedding=True), "qk_norm is True, .*scaled_embedding is True"),
+        (gpt2(layers=2 * 10**9), "layers is 2000000000, not at most 10000; use"),
         (gpt2(head_size=3), "head_size is 3, not width / heads"),
         (llama(experts=4), "Llama, which .*: experts is 4, not 0"),
         (gpt2(position="rotary"), "Llama, .*: norm is 'layer', .*is 'gelu', not 'swiglu' or"),
@@ -243,14 +247,64 @@ def test_a_model_in_parts_is_one_model(tmp_path):
     for path in (index, tmp_path):
         read = pretrained.load(path, GPT2)
         assert jax.tree.all(jax.tree.map(np.array_equal, read, params))
-    pretrained.save(tmp_path / "model.safetensors", params, GPT2, max_bytes=sum(sizes))
-    with pytest.raises(ValueError, match=r"has both model\.safetensors and .*; it must be one"):
-        pretrained.load(tmp_path, GPT2)
-    index.unlink()
-    assert jax.tree.all(jax.tree.map(np.array_equal, pretrained.load(tmp_path, GPT2), params))
     for wrong, error in ((0, ValueError), (True, TypeError), ("5GB", TypeError)):
         with pytest.raises(error, match=r"max_bytes is .*at least 1, or None for one file"):
             pretrained.save(tmp_path / "a", params, GPT2, max_bytes=wrong)
+
+
+def test_of_an_older_model_at_the_same_path_nothing_is_left(tmp_path):
+    """Larger parts, one file and parts again, each over the last; and a file beside an index."""
+    params, _ = in_parts(tmp_path)
+    parts = {path.name for path in tmp_path.iterdir()}
+    for max_bytes, count in ((600, 5), (None, 1), (300, len(parts))):
+        params = jax.tree.map(lambda leaf: leaf + 1, params)
+        pretrained.save(tmp_path / "model.safetensors", params, GPT2, max_bytes=max_bytes)
+        assert len([*tmp_path.iterdir()]) == count
+        assert jax.tree.all(jax.tree.map(np.array_equal, pretrained.load(tmp_path, GPT2), params))
+    assert {path.name for path in tmp_path.iterdir()} == parts
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"has both model\.safetensors and .*; it must be one"):
+        pretrained.load(tmp_path, GPT2)
+
+
+@pytest.mark.parametrize("max_bytes", [None, 300])
+def test_a_save_that_fails_never_mixes_two_models(max_bytes, tmp_path, monkeypatch):
+    """By a full disk nothing is changed; interrupted while renaming, nothing is read."""
+    older, _ = in_parts(tmp_path)
+    newer = jax.tree.map(lambda leaf: leaf + 1, older)
+    names = {path.name for path in tmp_path.iterdir()}
+    writes = []
+
+    def full(tensors, path, metadata):
+        writes.append(path)
+        if len(writes) == (6 if max_bytes else 1):
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained_files, "save_file", full)
+        with pytest.raises(ValueError, match=r"No space left.*all that was there is as it was"):
+            pretrained.save(tmp_path / "model.safetensors", newer, GPT2, max_bytes=max_bytes)
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert jax.tree.all(jax.tree.map(np.array_equal, pretrained.load(tmp_path, GPT2), older))
+
+    rename = Path.replace
+    for stop in range(len(names) if max_bytes else 1):
+        pretrained.save(tmp_path / "model.safetensors", older, GPT2, max_bytes=300)
+        renamed = []
+
+        def interrupted(path, to, stop=stop, renamed=renamed):
+            if len(renamed) == stop:
+                raise KeyboardInterrupt
+            renamed.append(to)
+            rename(path, to)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pretrained.save(tmp_path / "model.safetensors", newer, GPT2, max_bytes=max_bytes)
+        with pytest.raises(ValueError, match=r"model\.safetensors is not a file"):
+            pretrained.load(tmp_path, GPT2)
 
 
 def test_an_index_that_lies_is_refused(tmp_path):
@@ -448,6 +502,12 @@ def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
         (GPT2_JSON | {"n_inner": 2.5}, "config.json .* n_inner is 2.5, not an integer"),
         (GPT2_JSON | {"tie_word_embeddings": 1}, "tie_word_embeddings is 1, not true or false"),
         (GPT2_JSON | {"n_layer": 0}, "config.json .* layers is 0"),
+        (GPT2_JSON | {"n_layer": 10**30}, "n_layer is 1000.*, not at most 10000; use weights"),
+        (QWEN3_JSON | {"num_hidden_layers": 2 * 10**9}, "num_hidden_layers is 2000000000, not at"),
+        (
+            QWEN3_JSON | {"num_hidden_layers": -5, "layer_types": []},
+            "describes no model: layers is -5",
+        ),
     ],
 )
 def test_a_configuration_that_is_not_computed_is_refused(theirs, words, tmp_path):
@@ -461,6 +521,13 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path):
         pretrained_config.load(tmp_path)
     with pytest.raises(ValueError, match="absent is not a file"):
         pretrained_config.load(tmp_path / "absent")
+    for name, load in (
+        ("config.json", pretrained_config.load),
+        ("a.index.json", lambda path: pretrained.load(path, GPT2)),
+    ):
+        (tmp_path / name).write_text("[" * 100_000)
+        with pytest.raises(ValueError, match=f"{name} has lists or objects too deep.*: name a"):
+            load(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,10 @@ def test_initial_weights_have_the_promised_scale():
         ),
         ({"dropout": 1.0}, ValueError, r"dropout is 1.0.*\[0, 1\)"),
         ({"balance": float("nan")}, ValueError, "balance is nan.*finite"),
-        ({"eps": 0.0}, ValueError, "eps is 0.0.*above 0"),
+        ({"eps": 0.0}, ValueError, "eps is 0.0.*positive"),
+        ({"eps": 1e-300}, ValueError, "eps is 1e-300.*positive in float32: 1e-5 is usual"),
+        ({"rotary_base": 1e-50}, ValueError, "rotary_base is 1e-50.*positive in float32"),
+        ({"rotary_base": 1e39}, ValueError, r"rotary_base is 1e\+39.*finite"),
         ({"window": 0}, ValueError, "window is 0.*at least 1"),
         ({"head_size": 0}, ValueError, "head_size is 0.*at least 1"),
         ({"head_size": 3, "position": "rotary"}, ValueError, "^heads of size 3.*even"),
@@ -455,6 +458,51 @@ def test_a_text_longer_than_the_positions_is_refused():
     params = transformer.init_params(jax.random.key(0), GPT2)
     with pytest.raises(ValueError, match=r"prompt has 3 tokens, length is 4.*the 6 positions"):
         generate.generate(params, GOOD, GPT2, jax.random.key(0), length=4)
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        (None, TypeError, "start is None; it must be an integer of at least 0"),
+        ("a", TypeError, "start is 'a'; it must be an integer"),
+        (1.5, TypeError, "start is 1.5; it must be an integer"),
+        (True, TypeError, "start is True; it must be an integer"),
+        (jnp.array(True), TypeError, "start has dtype bool; it must be of integers"),
+        (np.float32(1), TypeError, "start has dtype float32; it must be of integers"),
+        (jnp.array([0, 1]), ValueError, r"start has shape \(2,\); it must be one integer"),
+        (-1, ValueError, "start is -1; it must be at least 0"),
+        (2**31, ValueError, "start is 2147483648; it must be below"),
+        (jnp.array(3), ValueError, r"\(2, 3\) at start 3; .* room of 5 and .* 6 positions"),
+        (np.int8(100), ValueError, r"at start 100; they must end within"),
+    ],
+)
+def test_a_start_that_is_none_is_refused(start, error, message):
+    params = transformer.init_params(jax.random.key(0), GPT2)
+    cache = generate.init_cache(params, 2, 5, GPT2)
+    generate.cached_forward(params, cache, GOOD, np.int8(2), GPT2)
+    with pytest.raises(error, match=message):
+        generate.cached_forward(params, cache, GOOD, start, GPT2)
+
+
+def test_a_cache_without_room_or_of_another_dtype_is_refused():
+    params = transformer.init_params(jax.random.key(0), GPT2)
+    cache = jax.tree.map(jnp.bfloat16, generate.init_cache(params, 2, 5, GPT2))
+    with pytest.raises(TypeError, match=r"parameters float32, k bfloat16.*must be one"):
+        generate.cached_forward(params, cache, GOOD, 0, GPT2)
+    cache = generate.init_cache(params, 2, 2, GPT2)
+    with pytest.raises(ValueError, match=r"\(2, 3\); .* within the cache's room of 2"):
+        jax.jit(lambda at: generate.cached_forward(params, cache, GOOD, at, GPT2))(0)
+    cache = generate.init_cache(params, 2, 9, GPT2)
+    with pytest.raises(ValueError, match="room of 9 and the model's 6 positions"):
+        generate.cached_forward(params, cache, GOOD, 4, GPT2)
+    for sizes, error, words in (
+        ((-1, 5), ValueError, "n is -1; it must be at least 0"),
+        ((2, 0), ValueError, "length is 0; it must be at least 1"),
+        ((2, 1.5), TypeError, "length is 1.5; it must be an integer"),
+    ):
+        with pytest.raises(error, match=words):
+            generate.init_cache(params, *sizes, GPT2)
+    assert generate.init_cache(params, 0, 5, GPT2).k.shape == (2, 0, 5, 2, 2)
 
 
 def test_settings_become_pythons_and_hash():

@@ -14,7 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_key, check_kind, check_shapes
+from jaxnn.checks import (
+    check_integers,
+    check_key,
+    check_kind,
+    check_model,
+    check_one_dtype,
+    check_shapes,
+)
 from jaxnn.models.sampling import draw_settings, sample, token_dtype
 from jaxnn.models.transformer import (
     check_sequences,
@@ -23,13 +30,14 @@ from jaxnn.models.transformer import (
     norm_of,
     output_weights,
 )
-from jaxnn.models.transformer_params import Block, Config, Params
+from jaxnn.models.transformer_params import Block, Config, Params, init_params
 from jaxnn.op import door
 from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import Linear, linear
 from jaxnn.ops.multi_head import MultiHead
 from jaxnn.ops.normalisation import Scale, rms_norm
 from jaxnn.ops.rotary import rotary
+from jaxnn.settings import check_integer
 
 
 class Cache(NamedTuple):
@@ -39,8 +47,21 @@ class Cache(NamedTuple):
     v: Array
 
 
+def _check_room(params: Params, n: int, length: int, config: Config) -> None:
+    """Refuse what `init_cache` says it raises."""
+    check_model(params, config, Config, init_params)
+    check_integer("init_cache: n", n, 0, ", how many sequences there are")
+    check_integer("init_cache: length", length, hint=", how many tokens there is room for")
+
+
+@door(_check_room)
 def init_cache(params: Params, n: int, length: int, config: Config) -> Cache:
-    """Make room for `length` tokens of N sequences, none of them read yet."""
+    """Make room for `length` tokens of N sequences, none of them read yet.
+
+    Raises:
+        TypeError: the configuration or the parameters are another model's, or a size no integer.
+        ValueError: the parameters are of another configuration; n is below 0 or length below 1.
+    """
     kv_heads = config.kv_heads or config.heads
     shape = (config.layers, n, length, kv_heads, config.per_head)
     zeros = jnp.zeros(shape, params.tokens.table.dtype)
@@ -63,6 +84,29 @@ def _check_cached(
             f"room, {kv_heads}, {config.per_head}) for tokens {tokens.shape}: take it from "
             "init_cache"
         )
+    check_one_dtype("cached_forward", parameters=params.tokens.table, k=cache.k, v=cache.v)
+    first = _first(start)
+    if first + tokens.shape[1] > min(sizes.S, config.positions):
+        where = "" if isinstance(start, jax.core.Tracer) else f" at start {first}"
+        raise ValueError(
+            f"cached_forward: tokens have shape {tokens.shape}{where}; they must end within the "
+            f"cache's room of {sizes.S} and the model's {config.positions} positions: read fewer, "
+            "or make more room with init_cache"
+        )
+
+
+def _first(start: Any) -> int:
+    """Where the tokens start, 0 at least where it is traced; refuse what is no such integer."""
+    name, hint = "cached_forward: start", ", how many tokens were read before"
+    if hasattr(start, "shape") and hasattr(start, "dtype"):
+        check_integers(name, start, "cast it with astype(int)")
+        if start.shape:
+            raise ValueError(
+                f"{name} has shape {start.shape}; it must be one integer for all sequences: pass "
+                "a scalar"
+            )
+        start = 0 if isinstance(start, jax.core.Tracer) else int(start)
+    return check_integer(name, start, 0, hint)
 
 
 @door(_check_cached)
@@ -76,7 +120,7 @@ def cached_forward(
         cache: with the positions before `start` in it; those after are not looked at.
         tokens: (N, T) integers in [0, V) at positions start .. start + T - 1, for which the cache
             and the model must have room: what is traced cannot be checked.
-        start: how many tokens were read before.
+        start: how many tokens were read before, an integer or an array of one.
         config: of the model.
 
     Returns:
@@ -84,7 +128,8 @@ def cached_forward(
 
     Raises:
         TypeError, ValueError: as `jaxnn.models.transformer.forward`; or the cache is none of
-            `init_cache`'s for these.
+            `init_cache`'s for these, start is no integer of at least 0, or the tokens end beyond
+            the cache's room or the model's positions.
     """
     (norm, settings), positions = norm_of(config), start + jnp.arange(tokens.shape[1])
     x, _ = embed_fwd(params, tokens, positions, config)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.nn.initializers import normal
 
@@ -27,6 +28,7 @@ from jaxnn.settings import (
     check_coefficient,
     check_flag,
     check_integer,
+    check_normal,
     check_number,
     check_rate,
 )
@@ -198,10 +200,9 @@ class Config:
             )
         object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
         object.__setattr__(self, "balance", check_coefficient("balance", self.balance))
-        for field in ("rotary_base", "eps"):
-            value = check_number(
-                field, getattr(self, field), "finite, above 0", lambda v: 0 < v < math.inf
-            )
+        for field, usual in (("rotary_base", "10000.0"), ("eps", "1e-5")):
+            value = getattr(self, field)
+            value = check_normal(field, value, np.float32, f": {usual} is usual")
             object.__setattr__(self, field, value)
 
     @property

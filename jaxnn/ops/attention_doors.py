@@ -16,7 +16,7 @@ from jaxnn.checks import (
     check_shapes,
 )
 from jaxnn.ops.normalisation_doors import check_last_axes
-from jaxnn.settings import check_flag, check_integer, check_number, check_rate
+from jaxnn.settings import check_flag, check_integer, check_normal, check_number, check_rate
 
 
 def check_heads(op: str, heads: Any, kv_heads: Any) -> None:
@@ -140,8 +140,7 @@ def check_rotary(
             f"for each of the {x.shape[1]} positions, {x.shape[1:2]} or {x.shape[:2]}: pass "
             f"jnp.arange({x.shape[1]}), or slice what you have"
         )
-    rule = "finite and above 0, for example 10000.0"
-    check_number("rotary: base", base, rule, lambda b: 0 < b < math.inf)
+    check_normal("rotary: base", base, x.dtype, ", for example 10000.0")
     check_scaling("rotary: scaling", scaling, kind)
 
 

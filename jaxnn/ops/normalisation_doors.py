@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 from jax import Array
 
 from jaxnn.checks import check_floating, check_kind, check_shapes
-from jaxnn.settings import check_integer, check_number
+from jaxnn.settings import check_integer, check_normal, check_number
 
 
 def check_norm(
@@ -37,14 +36,7 @@ def check_norm(
             f"{name}: x has shape {x.shape}; no axis may be empty that a mean is taken over: pass "
             "at least one value"
         )
-    _check_eps(name, x, eps, "1e-5")
-
-
-def _check_eps(name: str, x: Array, eps: float, usual: str) -> None:
-    # What is no normal number, a processor may take for 0.
-    limits = np.finfo(np.promote_types(x.dtype, np.float32))
-    rule = f"finite and positive in {limits.dtype}, or 0 could be divided by 0: {usual} is usual"
-    check_number(f"{name}: eps", eps, rule, lambda e: float(limits.tiny) <= e <= float(limits.max))
+    check_normal(f"{name}: eps", eps, x.dtype, ", or 0 could be divided by 0: 1e-5 is usual")
 
 
 def check_last_axes(
@@ -81,4 +73,5 @@ def check_l2(x: Array, *, axis: int, eps: float) -> None:
             f"l2_normalize: axis is {axis}, x has shape {x.shape}; it must be an axis of x: pass "
             "-1 for the last"
         )
-    _check_eps("l2_normalize", x, eps, "1e-12")
+    hint = ", or 0 could be divided by 0: 1e-12 is usual"
+    check_normal("l2_normalize: eps", eps, x.dtype, hint)

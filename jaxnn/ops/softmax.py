@@ -17,13 +17,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jaxnn.checks import check_broadcasts, check_floating
 from jaxnn.numerics import divide, widen
 from jaxnn.op import Op
-from jaxnn.settings import check_integer, check_number
+from jaxnn.settings import check_integer, check_normal
 
 
 def softmax_fwd(x: Array, *, axis: int = -1, temperature: float = 1.0) -> tuple[Array, Array]:
@@ -175,13 +174,8 @@ def _check(op: str, x: Array, *, axis: int, temperature: float = 1.0) -> None:
     if x.ndim <= max(axis, 0):
         rule = "it must be an axis of x: pass -1 for the last"
         raise ValueError(f"{op}: axis is {axis}, x has shape {x.shape}; {rule}")
-    # What is no normal number, a processor may take for 0.
-    limits = np.finfo(np.promote_types(x.dtype, np.float32))
-    rule = (
-        f"finite and positive in {limits.dtype}: 1 for the plain softmax, argmax is the limit of 0"
-    )
-    least, most = float(limits.tiny), float(limits.max)
-    check_number(f"{op}: temperature", temperature, rule, lambda t: least <= t <= most)
+    hint = ": 1 for the plain softmax, argmax is the limit of 0"
+    check_normal(f"{op}: temperature", temperature, x.dtype, hint)
 
 
 def _check_masked(op: str, x: Array, mask: Array, *, axis: int, temperature: float = 1.0) -> None:
