@@ -317,7 +317,7 @@ MASK = jnp.ones(3, bool)
     [
         (lambda x: exponential_linear.elu(x, alpha=float("nan")), ValueError, "alpha is nan"),
         (lambda x: exponential_linear.celu(x, alpha=0), ValueError, "celu: alpha is 0;.*not 0"),
-        (lambda x: act.softplus(x, beta=0.0), ValueError, r"softplus: beta is 0\.0;.*above 0"),
+        (lambda x: act.softplus(x, beta=0.0), ValueError, r"softplus: beta is 0\.0;.*positive"),
         (lambda x: act.softplus(x, threshold="20"), TypeError, "threshold is '20'.*None for none"),
         (lambda x: shrinkage.hard_shrink(x, lambd=-1), ValueError, "lambd is -1;.*at least 0"),
         (lambda x: shrinkage.soft_shrink(x, lambd=None), TypeError, "soft_shrink: lambd is None"),
@@ -443,3 +443,31 @@ def test_activations_refuse_what_is_no_floating_array(op):
         for call in (op, op.fwd):
             with pytest.raises(TypeError, match=f"^{op.name}: {message}"):
                 call(x)
+
+
+def test_a_limit_that_16_bits_round_is_not_reached_below_it():
+    x = jnp.bfloat16(0.69921875)  # the nearest to 0.7
+    assert jax.grad(lambda x: piecewise_linear.hard_tanh(x, max_val=0.7))(x) == 1
+
+
+def test_softplus_is_x_where_x_is_nearly_the_largest_number():
+    x = jnp.array([3e38, -3e38], jnp.float32)
+    y, dx = jax.vmap(jax.value_and_grad(lambda x: act.softplus(x, beta=2.0)))(x)
+    np.testing.assert_array_equal(y, np.array([3e38, 0], np.float32))
+    np.testing.assert_array_equal(dx, [1, 0])
+
+
+@pytest.mark.parametrize("op", [piecewise_linear.leaky_relu, piecewise_linear.hard_sigmoid])
+def test_a_backward_that_saved_no_number_takes_one_of_pythons(op):
+    _, residuals = op.fwd(jnp.float32(2.0))
+    (dx,) = op.bwd(residuals, 1.0)
+    np.testing.assert_allclose(dx, jax.grad(op)(jnp.float32(2.0)), rtol=1e-6)
+
+
+def test_integers_beyond_32_bits_are_taken_where_numbers_are():
+    x = jnp.array([-1.0, 2.0])
+    for op, setting in ((act.softplus, "beta"), (exponential_linear.elu, "alpha")):
+        exact, given = (op(x, **{setting: number}) for number in (1e10, 10**10))
+        np.testing.assert_array_equal(given, exact)
+        _, residuals = op.fwd(x, **{setting: 10**10})
+        assert np.isfinite(op.bwd(residuals, x, **{setting: 10**10})[0]).all()

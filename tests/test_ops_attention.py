@@ -541,7 +541,7 @@ TABLE, SIZES = PositionBias(jnp.zeros((8, 3))), {"queries": 5, "keys": 7}
         ),
         (attention, (Q, KV, KV, None, None, 3), {"rate": 0.1}, TypeError, "key is 3.*or None"),
         (attention, (Q, KV, KV, None), {"rate": 1.0}, ValueError, "rate is 1.0.*in [0, 1)"),
-        (attention, (Q, KV, KV, None), {"softcap": 0}, ValueError, "softcap is 0.*above 0, or"),
+        (attention, (Q, KV, KV, None), {"softcap": 0}, ValueError, "softcap is 0.*positive.*None"),
         (attention, (Q, KV, KV, None), {"softcap": np.inf}, ValueError, "softcap is inf.*finite"),
         (attention, (Q, KV, KV, None), {"softcap": True}, TypeError, "softcap is True.*a number"),
         (bias_op, (TABLE,), {"queries": 2, "keys": 0}, ValueError, "keys is 0.*at least 1"),

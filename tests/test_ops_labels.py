@@ -179,3 +179,16 @@ HOT, WEIGHTS = jnp.zeros((2, 3)), jnp.ones(3)
 def test_bad_inputs_are_named(op, inputs, static, error, message):
     with pytest.raises(error, match=message):
         op(*inputs, **static)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_an_ignored_row_adds_nothing_where_its_class_is_ruled_out(chunk):
+    """A bias of -inf on the padding's class, which is ignored."""
+    params = Linear(jnp.ones((2, 5)), jnp.zeros(5).at[0].set(-jnp.inf))
+    inputs = params, jnp.ones((3, 2)), jnp.array([0, 1, 2]), jnp.ones(5)
+    loss, (dparams, _, _, dweights) = by_hand(
+        linear_cross_entropy, inputs, ONE, chunk=chunk, ignore_index=0
+    )
+    np.testing.assert_allclose(loss, np.log(4), rtol=1e-6)
+    np.testing.assert_allclose(dparams.b, [0, -0.25, -0.25, 0.25, 0.25], rtol=1e-5)
+    np.testing.assert_allclose(dweights, 0, atol=1e-6)

@@ -311,3 +311,11 @@ def test_what_numpy_made_is_taken():
             lambda d, op=op, s=static: both(op, (image,), d, **s), jnp.zeros(y.shape)
         )
         assert (dx.shape, dx.dtype) == (image.shape, "float32")
+
+
+def test_indices_of_few_bits_name_any_position():
+    ones = jnp.ones((1, 2, 2, 1))
+    where = jnp.array([3, 7, 100, 120]).reshape(1, 2, 2, 1)
+    wide = max_unpool(ones, where, size=16)
+    assert wide.sum() == 4
+    np.testing.assert_array_equal(max_unpool(ones, where.astype(jnp.int8), size=16), wide)

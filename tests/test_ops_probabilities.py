@@ -144,3 +144,17 @@ def test_numpys_arrays_are_taken():
         "float32"
     )
     jax.grad(lambda w: sigmoid_binary_cross_entropy(z, t, w))(WEIGHTS)
+
+
+def test_of_no_classes_the_divergence_and_its_gradient_are_empty_sums():
+    def loss(log_q):
+        return kl_divergence(log_q, jnp.ones((2, 0)), reduction="sum")
+
+    value, grad = jax.value_and_grad(loss)(jnp.ones((2, 0)))
+    assert value == 0
+    assert grad.shape == (2, 0)
+
+
+def test_a_difference_beyond_16_bits_has_a_mean_within_them():
+    predictions, targets = jnp.array([6e4, 1], jnp.float16), jnp.array([-6e4, 0], jnp.float16)
+    assert mean_absolute_error(predictions, targets) == jnp.float16(60000.5)

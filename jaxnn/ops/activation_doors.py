@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.checks import check_floating
-from jaxnn.settings import check_number
+from jaxnn.settings import check_normal, check_number
 
 Rule = tuple[str, Callable[[float], bool]]
 # What a setting must be beyond finite: of one op, or of all.
@@ -20,7 +20,6 @@ RULES: dict[str, Rule] = {
         lambda a: math.isfinite(a) and a != 0,
     ),
     "softplus: threshold": ("finite, or None for none", math.isfinite),
-    "beta": ("finite and above 0", lambda b: 0 < b < math.inf),
     "lambd": ("finite and at least 0: what is no larger becomes 0", lambda c: 0 <= c < math.inf),
 }
 
@@ -33,6 +32,8 @@ def check_activation(op: str, x: Any, **settings: Any) -> None:
         ValueError: a setting is not finite, or not as its rule has it.
     """
     check_floating(f"{op}: x", x)
+    if "beta" in settings:
+        check_normal(f"{op}: beta", settings.pop("beta"), x.dtype, ": 1 is usual")
     for name, value in settings.items():
         if value is None and (op, name) == ("softplus", "threshold"):
             continue

@@ -82,8 +82,7 @@ def check_attention(
     if scale is not None:
         check_number("attention: scale", scale, "finite, or None for 1 / sqrt(D)")
     if softcap is not None:
-        rule = "finite and above 0, or None for no cap"
-        check_number("attention: softcap", softcap, rule, lambda c: 0 < c < math.inf)
+        check_normal("attention: softcap", softcap, q.dtype, ", or None for no cap")
     check_rate("attention: rate", rate)
     if window is not None and not causal:
         raise ValueError(
