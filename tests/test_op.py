@@ -251,6 +251,8 @@ def test_help_and_signature_are_the_forwards():
 
     scaled = bind(fwd, lambda x, dy, *, gain=1.0: (gain * dy,))
     assert str(inspect.signature(scaled)) == "(x, *, gain=1.0)"
+    returned = inspect.signature(attention).return_annotation  # the result, and no residuals
+    assert returned is jax.Array
     assert "(x, *, gain=1.0) Multiply x by the gain." in " ".join(pydoc.render_doc(scaled).split())
 
 
