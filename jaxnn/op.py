@@ -97,8 +97,8 @@ class Op(Generic[Inputs, Out]):
         self.inputs = calls.inputs(fwd, bwd)
         self._fast_module = fast
         self._entrances = Pair(*(_entrance(self, role) for role in Pair._fields))
-        # What `help` and `inspect.signature` say of it is what they say of the forward, whose result
-        # is the first of what it returns.
+        # What `help` and `inspect.signature` say of it is what they say of the forward; its result
+        # is the first of what that returns.
         form = calls.signature(fwd)
         returned = getattr(form.return_annotation, "__args__", (form.return_annotation,))
         self.__signature__ = form.replace(return_annotation=returned[0])
