@@ -151,7 +151,8 @@ WINDOW_LAYERS = ("full_attention", "sliding_attention")
 def load(path: str | Path) -> Config:
     """The configuration of a `config.json`, or of the one in a folder.
 
-    Dropout is 0: the three rates in the file are training's, and ours is one.
+    Dropout is 0: the three rates in the file are training's, and ours is one. Of `kv_heads`,
+    `head_size` and `hidden`, a size that None stands for is None.
 
     Raises:
         TypeError: the path is neither text nor a Path.
@@ -212,6 +213,8 @@ def _config(path: Path, theirs: Any) -> Config:
         for key, known in needed.items()
         if key in theirs and theirs[key] not in known
     ]
+    if theirs.get("head_dim", 0) is None and kind.others.get("head_dim", ("", None))[1]:
+        wrong.append("head_dim is None, not an integer, of a model type whose heads have a size")
     for keys, kinds, words in (
         (kind.sizes, (int,), "an integer"),
         (MAY_BE_NONE, (int, type(None)), "an integer"),
@@ -241,8 +244,10 @@ def _config(path: Path, theirs: Any) -> Config:
             f"{path} describes no model that jaxnn.models.transformer computes: {listed(wrong)};"
             " use weights of another model"
         )
+    meant = {"kv_heads": settings["heads"], "hidden": 4 * settings["width"]}
     if settings.get("head_size") and settings["head_size"] * settings["heads"] == settings["width"]:
-        settings["head_size"] = None
+        meant["head_size"] = settings["head_size"]
+    settings |= {ours: None for ours, size in meant.items() if settings.get(ours) == size}
     of_attention: Any = settings.get("attention_biases")
     settings["attention_biases"] = {True: "all", False: None}.get(of_attention, of_attention)
     settings["feed_forward_biases"] = settings.get("feed_forward_biases") or None

@@ -500,17 +500,26 @@ def test_a_configuration_is_read_and_written(theirs, ours, tmp_path):
     assert written["model_type"] in (theirs["model_type"], "llama")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [gpt2(), llama(), llama(window=3), llama(qk_norm=True), llama(attention_biases="qkv")],
+)
+def test_a_size_that_is_none_is_none_again(config, tmp_path):
+    pretrained_config.save(tmp_path, config)
+    assert pretrained_config.load(tmp_path) == config
+
+
 def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
     sizes = {name: LLAMA_JSON[name] for name in pretrained_config.ROTARY_SIZES}
-    sizes |= {"num_attention_heads": 32}
+    sizes |= {"num_attention_heads": 64}
     for kind, given in (
         ("llama", {"kv_heads": None, "head_size": None, "tied": False}),
         ("mistral", {"kv_heads": 8, "window": 4096}),
         ("qwen2", {"kv_heads": 32, "window": None}),
         ("qwen3", {"kv_heads": 32, "head_size": 128, "window": None}),
-        ("gemma", {"heads": 32, "kv_heads": 16, "head_size": 256, "tied": True}),
+        ("gemma", {"heads": 64, "kv_heads": 16, "head_size": 256, "tied": True}),
     ):
-        config = read(tmp_path, sizes | {"model_type": kind, "hidden_size": 64})
+        config = read(tmp_path, sizes | {"model_type": kind, "hidden_size": 128})
         assert {name: getattr(config, name) for name in given} == given, kind
         assert (config.eps, config.rotary_base, config.rotary_scaling) == (1e-6, 1e4, None)
 
@@ -560,6 +569,8 @@ def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
             r"layer_types is \['full_attention'\], not 'full_attention' or .* each of 2 layers",
         ),
         (QWEN3_JSON | {"layer_types": ["chunked", "chunked"]}, "layer_types is .*chunked"),
+        (GEMMA_JSON | {"head_dim": None}, "head_dim is None, not an integer"),
+        (QWEN3_JSON | {"head_dim": None}, "head_dim is None, not an integer"),
         (GEMMA_JSON | {"use_bidirectional_attention": True}, "is True, not None or False"),
         (GPT2_JSON | {"n_layer": "3"}, "config.json .* n_layer is '3', not an integer"),
         (GPT2_JSON | {"n_inner": 2.5}, "config.json .* n_inner is 2.5, not an integer"),
