@@ -22,9 +22,10 @@ import numpy as np
 from experiments import pretrained_files
 from experiments.parameters import named_leaves
 from experiments.pretrained_files import MOST_LAYERS, listed
+from jaxnn.checks import check_config, check_kind
 from jaxnn.models.transformer import Config, Params, init_params
 from jaxnn.models.transformer_params import GATED, PLAIN
-from jaxnn.settings import check_number
+from jaxnn.settings import check_choice, check_number
 from jaxnn.verify.arguments import path_name
 
 
@@ -136,6 +137,7 @@ def load(path: str | Path, config: Config) -> Params:
         config: of the model.
 
     Raises:
+        TypeError: the path or the configuration is of another kind.
         ValueError: such files cannot hold this configuration; a file is missing or no safetensors,
             or the index says of a part what it does not hold (all such are listed); tensors are
             missing, too many or of other shapes (all are listed), of several dtypes or of none that
@@ -143,14 +145,15 @@ def load(path: str | Path, config: Config) -> Params:
     """
     names = _names(config)
     leaves, tree = named_leaves(init_params, config)
-    path = pretrained_files.found(Path(path))
+    path = pretrained_files.found(pretrained_files.named(path))
     with pretrained_files.opened(path) as files:
         headers = {name: file.get_slice(name) for name, file in files.items()}
         found = {name: tuple(header.get_shape()) for name, header in headers.items()}
         prefix = names.prefix if any(n.startswith(names.prefix) for n in found) else ""
         parts = _parts(names, prefix, config, leaves)
         _check_tensors(path, found, parts, leaves, names, prefix)
-        dtypes = {name: headers[name].get_dtype() for name in parts}
+        read = [name for name in found if name in parts or name == OUTPUT]
+        dtypes = {name: headers[name].get_dtype() for name in read}
         dtype = _dtype(path, {name: DTYPES.get(d, d) for name, d in dtypes.items()})
         arrays = {where: np.empty(leaf.shape, dtype) for where, leaf in leaves.items()}
         for name, beside in parts.items():
@@ -177,22 +180,31 @@ def save(
         params: of `config`.
         config: of a kind that such files hold.
         prefix: before every tensor's name but `lm_head.weight`; None for "transformer." or
-            "model.". `load` knows these and "".
+            "model.", or "".
         max_bytes: of the tensors in one file. If there are more they are written in parts beside
             `path`, "model-00001-of-00002.safetensors", and to "model.safetensors.index.json" which
             tensor is in which; a tensor that is larger by itself has a part of its own. None for
             no limit.
 
     Raises:
-        TypeError: `max_bytes` is no number.
+        TypeError: the path, the parameters or the configuration are of another kind; `max_bytes` is
+            no number; the parameters are traced by JAX.
         ValueError: such files cannot hold this configuration; the parameters are of another (all
-            that differ are listed), or of several dtypes; the folder is missing; `max_bytes` is
-            below 1; the files cannot be written.
+            that differ are listed), or of several dtypes; the folder is missing, or
+            the path is one, or ends as those that `load` takes for an index or pickled; the prefix
+            is another; `max_bytes` is below 1; the files cannot be written.
     """
-    path, names = Path(path), _names(config)
+    names = _names(config)
+    path = pretrained_files.target(pretrained_files.named(path))
+    pretrained_files.check_name(path)
+    prefix = names.prefix if prefix is None else prefix
+    check_choice("prefix", prefix, (names.prefix, ""))
+    check_kind("params", params, Params)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+        raise TypeError(
+            "params are traced by JAX; they must be values to be written: save outside of jit"
+        )
     leaves, _ = named_leaves(init_params, config)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
     if max_bytes is not None:
         rule = "at least 1, or None for one file"
         check_number("max_bytes", max_bytes, rule, lambda size: size >= 1)
@@ -212,7 +224,6 @@ def save(
             "the configuration that the parameters came from"
         )
     _dtype("params", {where: str(array.dtype) for where, array in arrays.items()})
-    prefix = names.prefix if prefix is None else prefix
     tensors = {
         name: _put_together(beside, arrays)
         for name, beside in _parts(names, prefix, config, leaves).items()
@@ -222,6 +233,7 @@ def save(
 
 def _names(config: Config) -> Names:
     """The kind of file by the positions; refuse a configuration that it cannot hold."""
+    check_config(config, Config)
     names = GPT2 if config.position == "learned" else LLAMA
     wrong = [
         f"{setting} is {getattr(config, setting)!r}, not {' or '.join(map(repr, allowed))}"

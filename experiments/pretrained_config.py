@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.pretrained_files import MOST_LAYERS, listed, read_json, write_json
+from experiments.pretrained_files import MOST_LAYERS, listed, named, read_json, target, write_json
+from jaxnn.checks import check_config
 from jaxnn.models.transformer import Config
 from jaxnn.ops.rotary import Scaling
 
@@ -150,14 +151,15 @@ WINDOW_LAYERS = ("full_attention", "sliding_attention")
 def load(path: str | Path) -> Config:
     """The configuration of a `config.json`, or of the one in a folder.
 
-    Dropout is 0: the three rates in the file are training's, and ours is one.
+    Dropout is 0: the three rates in the file are training's, and ours is one. Of `kv_heads`,
+    `head_size` and `hidden`, a size that None stands for is None.
 
     Raises:
+        TypeError: the path is neither text nor a Path.
         ValueError: the file is missing, is not JSON or of another model type; it lacks sizes, has
             one of a wrong kind, or asks for what the model does not compute (all are listed).
     """
-    path = Path(path)
-    path = path / "config.json" if path.is_dir() else path
+    path = _file(path)
     if not path.is_file():
         raise ValueError(f"{path} is not a file; name a model's config.json")
     return _config(path, read_json(path, "name a model's config.json"))
@@ -167,13 +169,12 @@ def save(path: str | Path, config: Config) -> None:
     """Write what `load` reads, for `transformers` too; a folder is given a `config.json`.
 
     Raises:
+        TypeError: the path is neither text nor a Path, or the configuration another model's.
         ValueError: no model type computes what this configuration does; the message lists what
             differs from the nearest. The folder is missing, or the file cannot be written.
     """
-    path = Path(path)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
+    check_config(config, Config)
+    path = target(_file(path))
     theirs = _entries(config)
     again = _config(path, theirs)
     same = {name: getattr(again, name) for name in OURS_ALONE}
@@ -191,6 +192,12 @@ def save(path: str | Path, config: Config) -> None:
     write_json(path, theirs)
 
 
+def _file(path: str | Path) -> Path:
+    """The file that a path names, or that is in the folder."""
+    path = named(path)
+    return path / "config.json" if path.is_dir() else path
+
+
 def _config(path: Path, theirs: Any) -> Config:
     """The configuration of a file's contents."""
     name = theirs.get("model_type") if isinstance(theirs, dict) else None
@@ -202,10 +209,12 @@ def _config(path: Path, theirs: Any) -> Config:
     kind = KINDS[name]
     needed = dict(kind.needed) | {kind.activation: tuple(kind.activations)}
     wrong = [f"{key} is missing" for key in kind.sizes if key not in theirs] + [
-        f"{key} is {theirs[key]!r}, not {' or '.join(map(repr, known))}"
+        f"{key} is {theirs[key]!r:.50}, not {' or '.join(map(repr, known))}"
         for key, known in needed.items()
         if key in theirs and theirs[key] not in known
     ]
+    if theirs.get("head_dim", 0) is None and kind.others.get("head_dim", ("", None))[1]:
+        wrong.append("head_dim is None, not an integer, of a model type whose heads have a size")
     for keys, kinds, words in (
         (kind.sizes, (int,), "an integer"),
         (MAY_BE_NONE, (int, type(None)), "an integer"),
@@ -213,7 +222,7 @@ def _config(path: Path, theirs: Any) -> Config:
         (FLAGS, (bool,), "true or false"),
     ):
         wrong += [
-            f"{key} is {theirs[key]!r}, not {words}"
+            f"{key} is {theirs[key]!r:.50}, not {words}"
             for key in keys
             if key in theirs and type(theirs[key]) not in kinds
         ]
@@ -235,8 +244,10 @@ def _config(path: Path, theirs: Any) -> Config:
             f"{path} describes no model that jaxnn.models.transformer computes: {listed(wrong)};"
             " use weights of another model"
         )
+    meant = {"kv_heads": settings["heads"], "hidden": 4 * settings["width"]}
     if settings.get("head_size") and settings["head_size"] * settings["heads"] == settings["width"]:
-        settings["head_size"] = None
+        meant["head_size"] = settings["head_size"]
+    settings |= {ours: None for ours, size in meant.items() if settings.get(ours) == size}
     of_attention: Any = settings.get("attention_biases")
     settings["attention_biases"] = {True: "all", False: None}.get(of_attention, of_attention)
     settings["feed_forward_biases"] = settings.get("feed_forward_biases") or None
@@ -251,7 +262,7 @@ def _turns(theirs: dict[str, Any]) -> tuple[tuple[Any, Scaling | None], list[str
     # In newer files all of them are in one place, `rope_parameters`.
     rope = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
     if not isinstance(rope, dict):
-        return (None, None), [f"rotary settings are {rope!r}, not an object"]
+        return (None, None), [f"rotary settings are {rope!r:.50}, not an object"]
     if any(isinstance(value, dict) for value in rope.values()):
         return (None, None), [f"rotary settings are by layer, {listed([*rope], ', ')}, not of all"]
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -268,12 +279,12 @@ def _turns(theirs: dict[str, Any]) -> tuple[tuple[Any, Scaling | None], list[str
         original = "original_max_position_embeddings"
         found = theirs.get(original, rope.get(original, theirs.get("max_position_embeddings")))
         if type(found) is not int:
-            wrong.append(f"{original} is {found!r}, not an integer")
+            wrong.append(f"{original} is {found!r:.50}, not an integer")
         numbers[original] = found if type(found) is int else 0
     elif kind != "default":
-        wrong.append(f"rope_type is {kind!r}, not 'default' or 'linear' or 'llama3'")
+        wrong.append(f"rope_type is {kind!r:.50}, not 'default' or 'linear' or 'llama3'")
     wrong += [
-        f"{name} is {value!r}, not a number"
+        f"{name} is {value!r:.50}, not a number"
         for name, value in numbers.items()
         if type(value) not in (int, float)
     ]
@@ -290,7 +301,7 @@ def _window(theirs: dict[str, Any], kind: Kind) -> tuple[int | None, list[str]]:
         width = width if theirs.get("use_sliding_window", False) else None
         first = theirs.get("max_window_layers", 28)
         if type(first) is not int:
-            return None, [f"max_window_layers is {first!r}, not an integer"]
+            return None, [f"max_window_layers is {first!r:.50}, not an integer"]
         if type(layers) is int and 0 < layers <= MOST_LAYERS:
             full = layers if width is None else min(max(first, 0), layers)
             default = [WINDOW_LAYERS[number >= full] for number in range(layers)]

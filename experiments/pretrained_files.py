@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ MOST_LAYERS = 10_000
 def listed(faults: Sequence[str], separator: str = "; ") -> str:
     """The first ten, each cut to what can be read, and how many more there are."""
     more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
-    return separator.join([f"{one:.200}" for one in faults[:10]] + more)
+    return separator.join([f"{one:.300}" for one in faults[:10]] + more)
 
 
 def read_json(path: Path, fix: str) -> Any:
@@ -45,6 +46,36 @@ def read_json(path: Path, fix: str) -> Any:
         raise ValueError(f"{path} is not JSON ({error}); {fix}") from error
 
 
+def named(path: Any) -> Path:
+    """A path that is text or a `pathlib.Path`, as the second; there need not be a file.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: no file can have it, or none that may be looked at.
+    """
+    if not isinstance(path, str | PurePath):
+        raise TypeError(f"path is {path!r:.50}; it must be text or a pathlib.Path: name a file")
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be written
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"path is {str(path)!r:.50}; it must be one that can be opened ({why}): name another"
+        ) from error
+    return Path(path)
+
+
+def target(path: Path) -> Path:
+    """The same path; refuse one that no file can be written to."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; it must be a file's path: add a name")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
+    return path
+
+
 def found(path: Path) -> Path:
     """The file or index that a path names, or that is in the folder."""
     if path.is_dir():
@@ -57,7 +88,7 @@ def found(path: Path) -> Path:
             )
         pickled = [one for one in sorted(path.iterdir()) if one.suffix in PICKLED]
         path = there[0] if there else (pickled or [whole[0]])[0]
-    if path.name.removesuffix(INDEX).endswith(PICKLED):
+    if _pickled(path):
         raise ValueError(
             f"{path} is pickled, and to read it is to run what it says; it must be safetensors: "
             "convert it, with `transformers` by save_pretrained, or take the model's safetensors"
@@ -67,12 +98,26 @@ def found(path: Path) -> Path:
     return path
 
 
+def check_name(path: Path) -> None:
+    """Refuse to write what by its name would not be read as safetensors."""
+    if _pickled(path) or path.name.endswith(INDEX):
+        raise ValueError(
+            f"{path} is not the name of a safetensors file; it must not end in "
+            f"{', '.join((*PICKLED, INDEX))}: name it {path.stem.split('.')[0]}.safetensors"
+        )
+
+
+def _pickled(path: Path) -> bool:
+    return path.name.removesuffix(INDEX).endswith(PICKLED)
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[dict[str, Any]]:
     """For each tensor the open file that it is in: one for all or, by an index, its part."""
     index = _read_index(path) if path.name.endswith(INDEX) else None
     shards = [path] if index is None else [path.with_name(n) for n in sorted({*index.values()})]
-    absent = [shard.name for shard in shards if not shard.is_file()]
+    # Of a name that no file can have, `Path.is_file` raises.
+    absent = [shard.name for shard in shards if not os.path.isfile(shard)]
     if absent:
         raise ValueError(
             f"{path} names parts that are not beside it: {listed(absent, ', ')}; all must be "
@@ -116,7 +161,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _elsewhere(part: str) -> bool:
-    return Path(part).name != part or Path(part).suffix in PICKLED
+    return not part or Path(part).name != part or Path(part).suffix in PICKLED
 
 
 def _check_index(path: Path, index: dict[str, str], where: dict[str, list[str]]) -> None:
@@ -181,11 +226,11 @@ def replace(path: Path, files: Mapping[Path, Callable[[Path], object]], older: l
         ValueError: they cannot be written.
     """
     unfinished = {file: file.with_name(f".{file.name}.unfinished") for file in files}
-    kept = "all that was there is as it was: make room, or name another folder"
+    kept = "all that was there is as it was: make room, or name another place"
     try:
         for file, written in files.items():
             written(unfinished[file])
-        kept = "of what was there some is removed, and what is left is not read: save again"
+        kept = "some of what was there may be gone, and is not read: save again"
         for file in older:
             file.unlink(missing_ok=True)
         for file, finished in unfinished.items():

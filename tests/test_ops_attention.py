@@ -587,6 +587,7 @@ TABLE, SIZES = PositionBias(jnp.zeros((8, 3))), {"queries": 5, "keys": 7}
         (rotary, (Q, jnp.arange(7)), {}, ValueError, "(7,), x (2, 5, 4, 6).*5 positions"),
         (rotary, (Q, jnp.arange(5)), {"base": 0}, ValueError, "base is 0.*positive"),
         (rotary, (Q, jnp.arange(5)), {"base": 1e-50}, ValueError, "1e-50.*positive in float32"),
+        (rotary, (Q, jnp.arange(5)), {"base": 1e-37}, ValueError, "1e-37.*at least 2.5e-29"),
         (rotary, (Q, jnp.arange(5)), {"base": float("inf")}, ValueError, "base is inf.*finite"),
         (rotary, (Q, jnp.arange(5)), {"scaling": 2.0}, TypeError, "is a float.*rotary.Scaling"),
         (rotary, (Q, jnp.arange(5)), {"scaling": Scaling("2")}, TypeError, "factor is '2'"),

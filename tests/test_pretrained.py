@@ -120,6 +120,11 @@ def test_buffers_and_a_repeated_table_are_passed_over(tmp_path):
     save_file(tensors | {"lm_head.weight": repeated["lm_head.weight"] + 1}, tmp_path / "a")
     with pytest.raises(ValueError, match=r"lm_head\.weight with other values.* set tied=False"):
         pretrained.load(tmp_path / "a", GPT2)
+    eight = ml_dtypes.float8_e4m3fn
+    repeated["lm_head.weight"] = repeated["lm_head.weight"].astype(eight)
+    save_file(tensors | repeated, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"several dtypes .*F8_E4M3: lm_head\.weight"):
+        pretrained.load(tmp_path / "a", GPT2)
 
 
 def test_missing_extra_and_misshapen_tensors_are_listed_at_once(tmp_path):
@@ -197,6 +202,61 @@ def test_parameters_of_another_configuration_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match="absent is not a folder"):
         pretrained.save(tmp_path / "absent" / "a", params, other)
     assert not list(tmp_path.iterdir())
+
+
+WRONG = {
+    "None": (None, TypeError, "path is None; it must be text or a pathlib.Path"),
+    "a number": (3, TypeError, "path is 3; it must be text"),
+    "null": ("a\0", ValueError, "must be one that can be opened .*null"),
+    "long": ("a" * 5000, ValueError, "must be one that can be opened .*too long"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_path_that_is_none_is_refused(case):
+    path, error, words = WRONG[case]
+    params = transformer.init_params(jax.random.key(0), GPT2)
+    for call in (
+        lambda: pretrained.load(path, GPT2),
+        lambda: pretrained.save(path, params, GPT2),
+        lambda: pretrained_config.load(path),
+        lambda: pretrained_config.save(path, GPT2),
+    ):
+        with pytest.raises(error, match=words) as refused:
+            call()
+        assert len(str(refused.value)) < 200
+
+
+def test_what_is_saved_is_what_can_be_loaded(tmp_path):
+    params = transformer.init_params(jax.random.key(0), GPT2)
+    (tmp_path / "config.json").mkdir()
+    for path in (tmp_path, "", "/"):
+        with pytest.raises(ValueError, match="is a folder; it must be a file's path"):
+            pretrained.save(path, params, GPT2)
+    with pytest.raises(ValueError, match=r"config\.json is a folder; it must be"):
+        pretrained_config.save(tmp_path, GPT2)
+    with pytest.raises(ValueError, match=r"config\.json is not a file"):
+        pretrained_config.load(tmp_path)
+    for name in ("a.bin", "a.safetensors.index.json"):
+        with pytest.raises(ValueError, match=r"must not end in .*: name it a\.safetensors"):
+            pretrained.save(tmp_path / name, params, GPT2)
+    for prefix in (3, "foo.", "model.", b""):
+        with pytest.raises(ValueError, match=r"prefix is .* must be one of 'transformer\.', ''"):
+            pretrained.save(tmp_path / "a", params, GPT2, prefix=prefix)
+    for other in (None, {}, params):
+        for call in (
+            lambda other=other: pretrained.load(tmp_path / "a", other),
+            lambda other=other: pretrained.save(tmp_path / "a", params, other),
+            lambda other=other: pretrained_config.save(tmp_path / "a", other),
+        ):
+            with pytest.raises(TypeError, match=r"config is .* must be a jaxnn\.models"):
+                call()
+    for other in (None, GPT2, tuple(params)):
+        with pytest.raises(TypeError, match=r"params is a .* must be the NamedTuple .*Params"):
+            pretrained.save(tmp_path / "a", other, GPT2)
+    with pytest.raises(TypeError, match=r"params are traced by JAX.* save outside of jit"):
+        jax.jit(lambda params: pretrained.save(tmp_path / "a", params, GPT2))(params)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_what_a_layer_has_beside_llamas_is_named_as_by_qwen(tmp_path):
@@ -328,6 +388,8 @@ def test_an_index_that_lies_is_refused(tmp_path):
     refused("has '../a.safetensors' as a part; it must be the name", a="../a.safetensors")
     refused("has 'a.bin' as a part; it must be the name of a safetensors file", a="a.bin")
     refused("has 3 as a part", a=3)
+    refused("has '' as a part", a="")
+    refused("parts that are not beside it: a{300}; all", a="a" * 5000)
     refused(r"has weight_map \[\]; it must be an object", [])
     save_file(duplicate, tmp_path / other)
     refused(f"{tensor} is in {part} and {other}, in the index in {part}")
@@ -438,17 +500,26 @@ def test_a_configuration_is_read_and_written(theirs, ours, tmp_path):
     assert written["model_type"] in (theirs["model_type"], "llama")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [gpt2(), llama(), llama(window=3), llama(qk_norm=True), llama(attention_biases="qkv")],
+)
+def test_a_size_that_is_none_is_none_again(config, tmp_path):
+    pretrained_config.save(tmp_path, config)
+    assert pretrained_config.load(tmp_path) == config
+
+
 def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
     sizes = {name: LLAMA_JSON[name] for name in pretrained_config.ROTARY_SIZES}
-    sizes |= {"num_attention_heads": 32}
+    sizes |= {"num_attention_heads": 64}
     for kind, given in (
         ("llama", {"kv_heads": None, "head_size": None, "tied": False}),
         ("mistral", {"kv_heads": 8, "window": 4096}),
         ("qwen2", {"kv_heads": 32, "window": None}),
         ("qwen3", {"kv_heads": 32, "head_size": 128, "window": None}),
-        ("gemma", {"heads": 32, "kv_heads": 16, "head_size": 256, "tied": True}),
+        ("gemma", {"heads": 64, "kv_heads": 16, "head_size": 256, "tied": True}),
     ):
-        config = read(tmp_path, sizes | {"model_type": kind, "hidden_size": 64})
+        config = read(tmp_path, sizes | {"model_type": kind, "hidden_size": 128})
         assert {name: getattr(config, name) for name in given} == given, kind
         assert (config.eps, config.rotary_base, config.rotary_scaling) == (1e-6, 1e4, None)
 
@@ -463,6 +534,7 @@ def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
             {"model_type": "gpt2", "activation_function": "tanh", "n_head": 1},
             "vocab_size is missing; n_positions is missing; .*activation_function is 'tanh', not",
         ),
+        (LLAMA_JSON | {"hidden_act": "x" * 9999}, "hidden_act is 'x{49}, not 'silu' or .*'; use"),
         (LLAMA_JSON | {"hidden_act": "relu"}, "hidden_act is 'relu', not 'silu' or"),
         (LLAMA_JSON | {"rope_scaling": {"rope_type": "yarn"}}, "'yarn', not 'default' or 'linear'"),
         (LLAMA_JSON | {"rope_scaling": {"type": "dynamic"}}, "rope_type is 'dynamic', not"),
@@ -497,6 +569,8 @@ def test_what_is_missing_is_what_transformers_takes_it_for(tmp_path):
             r"layer_types is \['full_attention'\], not 'full_attention' or .* each of 2 layers",
         ),
         (QWEN3_JSON | {"layer_types": ["chunked", "chunked"]}, "layer_types is .*chunked"),
+        (GEMMA_JSON | {"head_dim": None}, "head_dim is None, not an integer"),
+        (QWEN3_JSON | {"head_dim": None}, "head_dim is None, not an integer"),
         (GEMMA_JSON | {"use_bidirectional_attention": True}, "is True, not None or False"),
         (GPT2_JSON | {"n_layer": "3"}, "config.json .* n_layer is '3', not an integer"),
         (GPT2_JSON | {"n_inner": 2.5}, "config.json .* n_inner is 2.5, not an integer"),

@@ -328,6 +328,7 @@ def test_initial_weights_have_the_promised_scale():
         ({"eps": 0.0}, ValueError, "eps is 0.0.*positive"),
         ({"eps": 1e-300}, ValueError, "eps is 1e-300.*positive in float32: 1e-5 is usual"),
         ({"rotary_base": 1e-50}, ValueError, "rotary_base is 1e-50.*positive in float32"),
+        ({"rotary_base": 1e-37}, ValueError, "rotary_base is 1e-37.*at least 2.5e-29.*infinite"),
         ({"rotary_base": 1e39}, ValueError, r"rotary_base is 1e\+39.*finite"),
         ({"window": 0}, ValueError, "window is 0.*at least 1"),
         ({"head_size": 0}, ValueError, "head_size is 0.*at least 1"),

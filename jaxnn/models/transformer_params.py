@@ -17,7 +17,7 @@ from jax.nn.initializers import normal
 
 from jaxnn.checks import check_init
 from jaxnn.op import door
-from jaxnn.ops.attention_doors import check_scaling
+from jaxnn.ops.attention_doors import check_base, check_scaling
 from jaxnn.ops.experts import Experts
 from jaxnn.ops.linear import Embedding
 from jaxnn.ops.multi_head import MultiHead
@@ -200,10 +200,10 @@ class Config:
             )
         object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
         object.__setattr__(self, "balance", check_coefficient("balance", self.balance))
-        for field, usual in (("rotary_base", "10000.0"), ("eps", "1e-5")):
-            value = getattr(self, field)
-            value = check_normal(field, value, np.float32, f": {usual} is usual")
-            object.__setattr__(self, field, value)
+        eps = check_normal("eps", self.eps, np.float32, ": 1e-5 is usual")
+        object.__setattr__(self, "eps", eps)
+        base = check_base("rotary_base", self.rotary_base, np.float32)
+        object.__setattr__(self, "rotary_base", base)
 
     @property
     def per_head(self) -> int:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnn.checks import (
     check_broadcasting,
@@ -16,7 +17,14 @@ from jaxnn.checks import (
     check_shapes,
 )
 from jaxnn.ops.normalisation_doors import check_last_axes
-from jaxnn.settings import check_flag, check_integer, check_normal, check_number, check_rate
+from jaxnn.settings import (
+    MOST,
+    check_flag,
+    check_integer,
+    check_normal,
+    check_number,
+    check_rate,
+)
 
 
 def check_heads(op: str, heads: Any, kv_heads: Any) -> None:
@@ -117,6 +125,23 @@ def check_scaling(name: str, scaling: Any, kind: Any) -> Any:
     return kind(factor, low, high, check_integer(f"{name}: positions", positions))
 
 
+def check_base(name: str, base: Any, dtype: Any) -> float:
+    """The base of rotary positions, of which every angle is finite in this dtype, as a float.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not finite and positive in the dtype, or too near 0.
+    """
+    number = check_normal(name, base, dtype, ", for example 10000.0")
+    least = MOST * float(np.finfo(np.promote_types(dtype, np.float32)).tiny)
+    if number < least:
+        raise ValueError(
+            f"{name} is {number}; it must be at least {least:.2g}, or the angles of far positions "
+            "would be infinite: 10000.0 is usual"
+        )
+    return number
+
+
 def check_rotary(
     kind: type[NamedTuple], x: Any, positions: Any, *, base: Any, scaling: Any
 ) -> None:
@@ -139,7 +164,7 @@ def check_rotary(
             f"for each of the {x.shape[1]} positions, {x.shape[1:2]} or {x.shape[:2]}: pass "
             f"jnp.arange({x.shape[1]}), or slice what you have"
         )
-    check_normal("rotary: base", base, x.dtype, ", for example 10000.0")
+    check_base("rotary: base", base, x.dtype)
     check_scaling("rotary: scaling", scaling, kind)
 
 

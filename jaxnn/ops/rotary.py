@@ -64,16 +64,16 @@ def rotary_fwd(
     Args:
         x: (N, T, H, D), D even.
         positions: integers (T,), or (N, T) where the rows differ.
-        base: what turns slowest does so once in about 2 pi base positions; a normal number of
-            float32 or wider above 0.
+        base: what turns slowest does so once in about 2 pi base positions; above 0, and not
+            so near it that an angle could be infinite in float32 or wider.
         scaling: of the frequencies, None for none.
 
     Raises:
         TypeError: x is no floating array, the positions no array of integers, the base no number,
             or the scaling neither a `Scaling` of numbers nor None.
         ValueError: x is not (N, T, H, D), D is odd, the positions do not fit, the base is not
-            finite and positive in float32 or wider, or a part of the scaling is outside its range
-            or lacks another.
+            finite and positive in float32 or wider or so near 0 that an angle could be infinite,
+            or a part of the scaling is outside its range or lacks another.
 
     Su et al. (2021), "RoFormer", equation 34.
     """
