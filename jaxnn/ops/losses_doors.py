@@ -168,7 +168,7 @@ def check_ctc(
     if blank >= sizes.K or sizes.T == 0:
         raise ValueError(
             f"ctc: log_probabilities have shape {log_probabilities.shape}, blank is {blank}; it "
-            "must be one of at least one class, and there must be a step: change it"
+            "must be a class, and there must be at least one step and one class: change it"
         )
     if reduction == "mean":
         check_not_empty("ctc: log_probabilities", log_probabilities, "a mean over sequences")
