@@ -3,10 +3,12 @@
 import functools
 import itertools
 import warnings
+from unittest import mock
 
 import torch
 
-with warnings.catch_warnings():  # of PyTorch's own tests
+# PyTorch's own tests warn, and forbid the whole process to set flags, which other tests here do.
+with warnings.catch_warnings(), mock.patch.object(torch.backends, "disable_global_flags"):
     warnings.simplefilter("ignore")
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
