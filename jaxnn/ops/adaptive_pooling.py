@@ -18,15 +18,9 @@ from jax import Array
 
 from jaxnn.numerics import widen
 from jaxnn.op import Op
+from jaxnn.ops.pooling import PoolResiduals
 from jaxnn.ops.windows import Sizes, add_at, per_axis, take_at
 from jaxnn.ops.windows_doors import check_images, check_size
-
-
-class MaxResiduals(NamedTuple):
-    """Input and output."""
-
-    x: Array
-    y: Array
 
 
 def _positions(x: Array) -> tuple[int, ...]:
@@ -52,7 +46,7 @@ def global_average_pool_bwd(x: Array, dy: Array) -> tuple[Array]:
     return (jnp.broadcast_to(jnp.expand_dims(share, _positions(x)), x.shape),)
 
 
-def global_max_pool_fwd(x: Array) -> tuple[Array, MaxResiduals]:
+def global_max_pool_fwd(x: Array) -> tuple[Array, PoolResiduals]:
     """Take the largest over all positions, (N, ..., C) to (N, C); NaN if there is one.
 
     Equal values share the gradient evenly, as in `jax.grad` of `x.max` and PyTorch's `amax` (in
@@ -61,10 +55,10 @@ def global_max_pool_fwd(x: Array) -> tuple[Array, MaxResiduals]:
     as `global_average_pool_fwd`.
     """
     y = x.max(_positions(x))
-    return y, MaxResiduals(x, y)
+    return y, PoolResiduals(x, y)
 
 
-def global_max_pool_bwd(residuals: MaxResiduals, dy: Array) -> tuple[Array]:
+def global_max_pool_bwd(residuals: PoolResiduals, dy: Array) -> tuple[Array]:
     """Return dx = dy / how many x equal y, or are NaN as y is, for these."""
     x, y = residuals
     axes, share = _positions(x), widen(dy)
