@@ -45,7 +45,13 @@ ROWS = (
 )
 MAY_IMPORT = {
     "jaxnn.verify": ("jaxnn.verify", "jaxnn.op", "jaxnn.calls"),
-    "jaxnn.train": ("jaxnn.train", "jaxnn.checks", "jaxnn.settings", "jaxnn.files"),
+    "jaxnn.train": (
+        "jaxnn.train",
+        "jaxnn.calls",
+        "jaxnn.checks",
+        "jaxnn.settings",
+        "jaxnn.files",
+    ),
     "jaxnn.data": ("jaxnn.checks", "jaxnn.settings", "jaxnn.files"),
     "jaxnn.text": ("jaxnn.checks", "jaxnn.settings", "jaxnn.files", "jaxnn.data"),
 }
