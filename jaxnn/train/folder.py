@@ -10,6 +10,7 @@ previous/             all of these of the run before this one
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,10 @@ class Folder:
         """Keep other processes out, and complete what a killed one was moving."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise ValueError(
-                f"{self.path} cannot be made ({error.strerror}); name a folder that can"
+                f"{self.path} cannot be written to ({error.strerror}); name a folder that can"
             ) from error
         with files.locked(self.path), contextlib.ExitStack() as stack:
             stack.callback(self._close)
