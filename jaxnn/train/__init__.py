@@ -1,7 +1,10 @@
 """Training, for any module with the model functions: compiled steps and runs, over optax."""
 
 from jaxnn.train.about import About
+from jaxnn.train.batches import BatchError, make_epoch
+from jaxnn.train.fit import Fit, fit
 from jaxnn.train.parameters import Loaded, load_params, read_about, save_params
+from jaxnn.train.states import SavedState, load_state, save_state
 from jaxnn.train.steps import (
     Gradient,
     History,
@@ -14,15 +17,22 @@ from jaxnn.train.steps import (
 
 __all__ = [
     "About",
+    "BatchError",
+    "Fit",
     "Gradient",
     "History",
     "Loaded",
+    "SavedState",
     "State",
     "epoch_order",
+    "fit",
     "init_state",
     "load_params",
+    "load_state",
+    "make_epoch",
     "make_run",
     "make_step",
     "read_about",
     "save_params",
+    "save_state",
 ]
