@@ -157,7 +157,7 @@ def make_run(
             `augment` returns other shapes or dtypes; and as in `make_step`.
     """
     _check_made(model, config, optimizer, gradient, augment)
-    n = _count_examples(data)
+    n = count_examples(data)
     epochs = check_integer("epochs", epochs)
     batch_size = check_integer("batch_size", batch_size)
     if batch_size > n:
@@ -309,7 +309,7 @@ def _fields(value: Any) -> tuple[str, ...]:
     return getattr(value, "_fields", ())
 
 
-def _count_examples(data: Any) -> int:
+def count_examples(data: Any) -> int:
     """Return the first dimension that all leaves of the data share."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
     counts = {shape[0] if shape else None for shape in shapes}
