@@ -27,7 +27,8 @@ import jax
 import numpy as np
 
 from jaxnn import calls
-from jaxnn.settings import MOST, is_traced
+from jaxnn.numerics import is_traced
+from jaxnn.settings import MOST
 
 Inputs = ParamSpec("Inputs")
 Out = TypeVar("Out")
