@@ -404,8 +404,8 @@ def test_a_batch_that_is_none_is_refused():
     step = train.make_step(mlp, CONFIG, optax.sgd(0.1))
     state = train.init_state(mlp, CONFIG, optax.sgd(0.1), jax.random.key(0))
     x, labels = make_data()
-    for wrong in ((), (x,), (x, labels, None), [x], None, x):
-        with pytest.raises(TypeError, match=r"batch is a .*it must be the jaxnn.data.Batch"):
+    for wrong in ((), (x,), (x, labels, None, None), [x], None, x):
+        with pytest.raises(TypeError, match=r"batch is a .*it must be the jaxnn.data.KeyedBatch"):
             step(state, wrong)
     assert step(state, (x, labels))[1] == step(state, Batch(x, labels))[1]
 
