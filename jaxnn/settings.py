@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.numerics import is_traced
+
 MOST = 2**31  # what JAX counts the positions along an axis to
 # Layers that are written out in a program one after another: more take minutes to look at alone.
 MOST_LAYERS = 1000
@@ -119,25 +121,37 @@ def check_depth(name: str, layers: int) -> None:
         )
 
 
-def check_rate(name: str, rate: Any) -> float:
-    """The probability to drop an element, in [0, 1), as a float.
+def check_factor(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> Any:
+    """A number as `check_number` has it or, as it is, one that JAX traces.
+
+    For what multiplies a term, or drops elements: a program is the same whatever its value, and
+    many runs, each of its own, can be one program.
+
+    Raises:
+        TypeError, ValueError: as `check_number`.
+    """
+    return value if is_traced(value) else check_number(name, value, rule, holds)
+
+
+def check_rate(name: str, rate: Any) -> Any:
+    """The probability to drop an element, in [0, 1), as a float, or traced.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is outside [0, 1).
     """
     rule = "in [0, 1), the probability to drop an element: to keep a share p pass 1 - p"
-    return check_number(name, rate, rule, lambda r: 0 <= r < 1)
+    return check_factor(name, rate, rule, lambda r: 0 <= r < 1)
 
 
-def check_coefficient(name: str, value: Any) -> float:
-    """The weight of a term of the loss, as a float.
+def check_coefficient(name: str, value: Any) -> Any:
+    """The weight of a term of the loss, as a float, or traced.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is negative or not finite.
     """
-    return check_number(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
+    return check_factor(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
 
 
 def check_per_axis(name: str, value: Any, axes: int, least: int = 1, hint: str = "") -> None:

@@ -35,6 +35,7 @@ from jaxnn.checks import (
     check_not_empty,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.numerics import is_zero
 from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.adaptive_pooling import global_average_pool
@@ -60,7 +61,8 @@ class Config:
         classes: at least 1.
         norm: "batch" or "group".
         groups: of channels under "group" normalisation, a divisor of every width.
-        dropout: probability to drop a feature before the head in training, in [0, 1).
+        dropout: probability to drop a feature before the head in training, in [0, 1); JAX
+            may trace it.
 
     Raises:
         ValueError: a setting is outside its range; the message states value, rule and fix.
@@ -271,7 +273,7 @@ def network_fwd(
         saved.append(of_block)
     features, of_pool = global_average_pool.fwd(a)
     kept = None
-    if key is not None and config.dropout:
+    if key is not None and not is_zero(config.dropout):
         features, kept = dropout.fwd(features, key, rate=config.dropout)
     logits, of_head = linear.fwd(params.head, features)
     seen = Params(params.stem, stem_norm, tuple(blocks), params.head)
