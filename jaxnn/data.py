@@ -259,6 +259,5 @@ def _scikit_learn(module: str) -> Any:
         return __import__(f"sklearn.{module}", fromlist=[module])
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "this data comes with scikit-learn, which is not installed: "
-            'pip install -e ".[experiments]"'
+            "this data comes with scikit-learn, which is not installed: pip install scikit-learn"
         ) from error

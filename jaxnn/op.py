@@ -156,9 +156,14 @@ class Op(Generic[Inputs, Out]):
     def __reduce__(self) -> Any:
         """Where it is bound beside its forward it is found by name, as a function is; else anew."""
         module = str(getattr(self.plain.fwd, "__module__", ""))
-        if getattr(sys.modules.get(module), self.name, None) is self:
-            return _found, (module, self.name)
+        beside = vars(sys.modules[module]) if module in sys.modules else {}
+        for name in (name for name, value in beside.items() if value is self):
+            return _found, (module, name)
         return functools.partial(Op, **self._arguments()), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Op[Inputs, Out]":
+        """The op itself, as of a function: what holds one can be copied."""
+        return self
 
     def arranged(
         self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
