@@ -26,15 +26,65 @@ def said(message: str, error: type[Exception] = ValueError) -> Iterator[None]:
         raise error(message) from None
 
 
-def check_array(name: str, value: Any) -> None:
-    """Refuse what has no shape and dtype, as lists and Python's numbers have none.
+def as_jax(name: str, value: Any) -> Any:
+    """NumPy's array or number as JAX takes it, of the dtype that it has in JAX's present width.
+
+    Whatever else is given comes back as it is, and so do arrays of words or objects.
 
     Raises:
-        TypeError: it is no array.
+        TypeError: the array is masked.
+        ValueError: a value is beyond that dtype, where JAX would wrap or lose it.
     """
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+    if not isinstance(value, np.ndarray | np.generic):
+        return value
+    dtype = _canonical(value.dtype)
+    if dtype is None:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array; it must be an array of all its values: fill it with "
+            "filled(0), or leave those examples out"
+        )
+    beyond = f"beyond {dtype}; every value must fit: scale it, or set jax_enable_x64"
+    if dtype.kind in "iu" and dtype.itemsize < value.dtype.itemsize and value.size:
+        limits = np.iinfo(dtype)
+        for extreme in (value.min(), value.max()):
+            if not limits.min <= int(extreme) <= limits.max:
+                raise ValueError(f"{name} has the value {extreme}, {beyond}")
+    try:
+        with np.errstate(over="raise"):
+            return jnp.asarray(value.astype(dtype))
+    except FloatingPointError:
+        raise ValueError(f"{name} has the value {abs(value).max()}, {beyond}") from None
+
+
+def _canonical(dtype: Any) -> Any:
+    """The dtype that JAX has for this one of NumPy's; None where it has none."""
+    dtype = jax.dtypes.canonicalize_dtype(dtype.newbyteorder("="))
+    numbers = dtype == bool or jnp.issubdtype(dtype, jnp.number)
+    return dtype if numbers and dtype.char not in "gG" else None
+
+
+def is_array(value: Any) -> bool:
+    """Whether this is an array of JAX's or NumPy's, or what stands for one while JAX traces."""
+    kinds = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    return isinstance(value, kinds) or hasattr(value, "aval")
+
+
+def check_array(name: str, value: Any) -> None:
+    """Refuse what is no array, as lists, Python's numbers and other libraries' tensors are none.
+
+    Raises:
+        TypeError: it is no array, or of words or objects.
+    """
+    if not is_array(value):
         raise TypeError(
             f"{name} is a {type(value).__name__}; it must be an array: wrap it in jnp.asarray"
+        )
+    if isinstance(value, np.ndarray | np.generic) and _canonical(value.dtype) is None:
+        raise TypeError(
+            f"{name} has dtype {value.dtype}, which JAX has not; it must be of numbers: cast it, "
+            "for example with astype('float32')"
         )
 
 
@@ -308,8 +358,9 @@ def check_config(config: Any, kind: type) -> None:
         TypeError: it is not of this kind.
     """
     if not isinstance(config, kind):
+        fix = f"call it, {kind.__name__}(...)" if config is kind else _ORDER
         raise TypeError(
-            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {_ORDER}"
+            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {fix}"
         )
 
 
