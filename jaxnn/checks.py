@@ -5,7 +5,7 @@ Every message has the name and the value, the rule, and the fix. Settings are ch
 """
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -342,8 +342,11 @@ def parameter_shapes(init_params: Init, config: Any) -> Any:
     Raises:
         TypeError, ValueError: as `init_params`.
     """
-    shapes = _shapes if isinstance(config, Hashable) else _shapes.__wrapped__
-    return shapes(init_params, config)
+    try:
+        hash(config)
+    except TypeError:  # among its settings is one that JAX traces
+        return _shapes.__wrapped__(init_params, config)
+    return _shapes(init_params, config)
 
 
 @cache

@@ -28,7 +28,7 @@ import numpy as np
 
 from jaxnn import calls
 from jaxnn.checks import as_jax
-from jaxnn.settings import MOST
+from jaxnn.settings import MOST, is_traced
 
 Inputs = ParamSpec("Inputs")
 Out = TypeVar("Out")
@@ -207,6 +207,8 @@ class Op(Generic[Inputs, Out]):
     def __call__(self, *inputs: Inputs.args, **settings: Inputs.kwargs) -> Out:
         """The forward's result; its derivative is the hand-written rule.
 
+        Settings that JAX may trace (`jaxnn.settings.check_factor`) have a derivative of NaN.
+
         Raises:
             TypeError: `fwd` or `bwd` has not the form that an op's has, or a cotangent not the
                 shape and dtype of its input.
@@ -214,20 +216,27 @@ class Op(Generic[Inputs, Out]):
         """
         form, plain, (placed, static) = self.form, _plain.get(), self._entered(inputs, settings)
         avals = jax.tree.map(jax.typeof, placed)
+        # Closed over, what is traced would be out of reach of a backward that is run outside.
+        traced = {name: value for name, value in static.items() if is_traced(value)}
+        n = len(placed)
 
         def primal(*args: Any) -> Out:
             out: Out = forward(*args)[0]
             return out
 
         def forward(*args: Any) -> tuple[Out, Any]:
+            handed = dict(zip(traced, args[n:], strict=True))
             with _behind_door_of(self):
-                return calls.call_fwd(self.name, form.fwd, args, static)
+                out, saved = calls.call_fwd(self.name, form.fwd, args[:n], static | handed)
+            return out, (saved, handed)
 
         def backward(residuals: Any, dout: Any) -> tuple[Any, ...]:
-            n = len(avals)
+            saved, handed = residuals
             with _behind_door_of(self), _as(_plain, plain):
-                cotangents = calls.call_bwd(self.name, form.bwd, residuals, dout, static, n)
-            return calls.check_cotangents(self.name, [*self.inputs], cotangents, avals)
+                of_bwd = calls.call_bwd(self.name, form.bwd, saved, dout, static | handed, n)
+            of_inputs = calls.check_cotangents(self.name, [*self.inputs], of_bwd, avals)
+            # The rule has none for a setting: not 0, which would pass for one.
+            return (*of_inputs, *(jax.numpy.full_like(x, math.nan) for x in handed.values()))
 
         # In what JAX says of the program, this is the forward, at its line; by position only.
         named: Any = primal
@@ -235,7 +244,7 @@ class Op(Generic[Inputs, Out]):
         named.__name__ = getattr(form.fwd, "__name__", "op")
         rule: Any = jax.custom_vjp(primal)
         rule.defvjp(forward, backward)
-        out: Out = rule(*placed)
+        out: Out = rule(*placed, *traced.values())
         return out
 
     def __repr__(self) -> str:

@@ -7,9 +7,22 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 MOST = 2**31  # what JAX counts the positions along an axis to
+
+
+def is_traced(value: Any) -> bool:
+    """Whether it is a real number that JAX traces, whose value cannot be seen, nor checked."""
+    scalar = isinstance(value, jax.core.Tracer) and value.shape == ()
+    return scalar and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def is_zero(factor: Any) -> bool:
+    """Whether a factor is 0, and what it weighs need not be computed; a traced one may be not."""
+    return not is_traced(factor) and bool(factor == 0)
 
 
 def check_number(
@@ -103,25 +116,37 @@ def check_sizes(name: str, sizes: Any) -> tuple[int, ...]:
     return tuple(check_integer(f"each of {name} {sizes}", size) for size in sizes)
 
 
-def check_rate(name: str, rate: Any) -> float:
-    """The probability to drop an element, in [0, 1), as a float.
+def check_factor(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> Any:
+    """A number as `check_number` has it or, as it is, one that JAX traces.
+
+    For what multiplies a term, or drops elements: a program is the same whatever its value, and
+    many runs, each of its own, can be one program.
+
+    Raises:
+        TypeError, ValueError: as `check_number`.
+    """
+    return value if is_traced(value) else check_number(name, value, rule, holds)
+
+
+def check_rate(name: str, rate: Any) -> Any:
+    """The probability to drop an element, in [0, 1), as a float, or traced.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is outside [0, 1).
     """
     rule = "in [0, 1), the probability to drop an element: to keep a share p pass 1 - p"
-    return check_number(name, rate, rule, lambda r: 0 <= r < 1)
+    return check_factor(name, rate, rule, lambda r: 0 <= r < 1)
 
 
-def check_coefficient(name: str, value: Any) -> float:
-    """The weight of a term of the loss, as a float.
+def check_coefficient(name: str, value: Any) -> Any:
+    """The weight of a term of the loss, as a float, or traced.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is negative or not finite.
     """
-    return check_number(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
+    return check_factor(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
 
 
 def check_per_axis(name: str, value: Any, axes: int, least: int = 1, hint: str = "") -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import types
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -161,6 +162,78 @@ def test_every_step_hands_a_fresh_key_to_a_batch_that_has_one(batch_size):
     _, second = step(state, data)
     assert first != second
     assert step(start, data)[1] == first
+
+
+def test_augment_changes_what_is_trained_on_and_nothing_else():
+    """Doubled in each step or doubled before: the same losses; and the data's check sees it all."""
+    data, optimizer, ends = make_data(), optax.sgd(0.1), []
+    start = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
+    twice = data._replace(inputs=2 * data.inputs)
+    for given, augment in (
+        (data, lambda key, batch: batch._replace(inputs=2 * batch.inputs)),
+        (twice, lambda key, batch: batch),
+    ):
+        make = partial(train.make_run, mlp, CONFIG, optimizer, given, augment=augment)
+        state, history = make(epochs=2, batch_size=N)(start)
+        step = train.make_step(mlp, CONFIG, optimizer, augment=augment)
+        state, loss = step(state, given)
+        ends.append((state, history, loss))
+    chex.assert_trees_all_equal(*(jax.tree.map(_comparable, end) for end in ends))
+
+
+def _comparable(x):
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def test_augment_has_a_key_of_its_own_anew_at_each_step():
+    """A model whose loss is what augment drew; beside it, what the model draws itself."""
+
+    def loss(params, batch, config):
+        return params * (batch.inputs[0] - jax.random.normal(batch.key))
+
+    drawing = types.SimpleNamespace(
+        init_params=lambda key, config: jnp.ones(()),
+        loss=lambda params, batch, config: params,
+        manual_value_and_grad=lambda *a: jax.value_and_grad(loss)(*a),
+    )
+    optimizer, data = optax.sgd(0.0), Drawn(jnp.ones(1))
+    start = train.init_state(drawing, None, optimizer, jax.random.key(0))
+
+    def augment(key, batch):
+        assert batch.key is None
+        return batch._replace(inputs=jax.random.normal(key, (1,)))
+
+    run = train.make_run(drawing, None, optimizer, data, epochs=6, batch_size=1, augment=augment)
+    _, history = run(start)
+    assert len({0.0, *np.asarray(history.loss).tolist()}) == 7
+    with_it = train.make_step(drawing, None, optimizer, augment=augment)(start, data)[0].key
+    without = train.make_step(drawing, None, optimizer)(start, data)[0].key
+    again = jax.random.split(start.key)[0]
+    assert without == again != with_it
+
+
+@pytest.mark.parametrize(
+    ("augment", "error", "message"),
+    [
+        (3, TypeError, r"augment is 3; it must be a function augment\(key, batch\) -> batch"),
+        (lambda key, batch: None, ValueError, r"augment returned None; .*inputs='float32\[5, 3\]'"),
+        (
+            lambda key, batch: batch._replace(inputs=batch.inputs[:, :2]),
+            ValueError,
+            r"augment returned Batch\(inputs='float32\[5, 2\]'.*what it was given, Batch",
+        ),
+        (
+            lambda key, batch: batch._replace(inputs=batch.inputs > 0),
+            ValueError,
+            r"augment returned Batch\(inputs='bool\[5, 3\]'",
+        ),
+    ],
+)
+def test_what_augment_may_return(augment, error, message):
+    with pytest.raises(error, match=message):
+        train.make_run(
+            mlp, CONFIG, optax.sgd(0.1), make_data(), epochs=1, batch_size=5, augment=augment
+        )
 
 
 def test_a_plain_tuple_is_drawn_for_too():
@@ -331,8 +404,8 @@ def test_a_batch_that_is_none_is_refused():
     step = train.make_step(mlp, CONFIG, optax.sgd(0.1))
     state = train.init_state(mlp, CONFIG, optax.sgd(0.1), jax.random.key(0))
     x, labels = make_data()
-    for wrong in ((), (x,), (x, labels, None), [x], None, x):
-        with pytest.raises(TypeError, match=r"batch is a .*it must be the jaxnn.data.Batch"):
+    for wrong in ((), (x,), (x, labels, None, None), [x], None, x):
+        with pytest.raises(TypeError, match=r"batch is a .*it must be the jaxnn.data.KeyedBatch"):
             step(state, wrong)
     assert step(state, (x, labels))[1] == step(state, Batch(x, labels))[1]
 

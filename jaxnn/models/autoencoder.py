@@ -33,6 +33,7 @@ from jaxnn.checks import (
     check_not_empty,
 )
 from jaxnn.models import mlp
+from jaxnn.numerics import like
 from jaxnn.op import door
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.binary_cross_entropy import sigmoid_binary_cross_entropy
@@ -47,6 +48,7 @@ class Config:
         sizes: widths of the encoder, pixels to latent dimensions; the decoder's are the reverse.
         activation: "relu", "sigmoid" or "tanh", after every layer but the last of each half.
         beta: weight of the KL term, at least 0 (Higgins et al., 2017); 1 gives the bound.
+            JAX may trace it.
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
@@ -258,7 +260,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     logits, decoder = mlp.layers_fwd(params.decoder, z, config.decoder)
     reconstruction, terms = sigmoid_binary_cross_entropy.fwd(logits, inputs, reduction="sum")
     kl, of_kl = latent_kl_fwd(latent)
-    total = (reconstruction + config.beta * kl) / len(inputs)
+    total = (reconstruction + like(config.beta, kl) * kl) / len(inputs)
     return total, LossResiduals(encoder, noise, decoder, terms, of_kl)
 
 
@@ -270,7 +272,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     distribution, meets the KL term's there, and goes on through the encoder.
     """
     dreconstruction = dloss / len(saved.kl.mean)
-    through_kl = latent_kl_bwd(saved.kl, config.beta * dreconstruction)
+    through_kl = latent_kl_bwd(saved.kl, like(config.beta, saved.kl.mean) * dreconstruction)
     dlogits, *_ = sigmoid_binary_cross_entropy.bwd(
         saved.reconstruction, dreconstruction, reduction="sum"
     )

@@ -44,7 +44,7 @@ from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.normalisation import Normalised, Scale, group_norm
 from jaxnn.ops.softmax import softmax
-from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes
+from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes, is_zero
 
 Batch = KeyedBatch  # its key tells training: without one, running statistics normalise
 
@@ -60,7 +60,8 @@ class Config:
         classes: at least 1.
         norm: "batch" or "group".
         groups: of channels under "group" normalisation, a divisor of every width.
-        dropout: probability to drop a feature before the head in training, in [0, 1).
+        dropout: probability to drop a feature before the head in training, in [0, 1); JAX
+            may trace it.
 
     Raises:
         ValueError: a setting is outside its range; the message states value, rule and fix.
@@ -270,7 +271,7 @@ def network_fwd(
         saved.append(of_block)
     features, of_pool = global_average_pool.fwd(a)
     kept = None
-    if key is not None and config.dropout:
+    if key is not None and not is_zero(config.dropout):
         features, kept = dropout.fwd(features, key, rate=config.dropout)
     logits, of_head = linear.fwd(params.head, features)
     seen = Params(params.stem, stem_norm, tuple(blocks), params.head)

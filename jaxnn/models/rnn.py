@@ -50,7 +50,7 @@ from jaxnn.ops.recurrent_parts import (
     init_rnn,
 )
 from jaxnn.ops.recurrent_steps import Output, RecurrentResiduals
-from jaxnn.settings import check_choice, check_integer, check_rate
+from jaxnn.settings import check_choice, check_integer, check_rate, is_zero
 
 Batch = KeyedBatch
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
@@ -68,7 +68,8 @@ class Config:
         hidden: units of every layer.
         layers: how many.
         cell: "rnn", "lstm" or "gru".
-        dropout: probability to drop what enters a layer or the output, in [0, 1).
+        dropout: probability to drop what enters a layer or the output, in [0, 1); JAX may
+            trace it.
         truncate: let no gradient pass between the steps t - 1 and t where t is a multiple of this;
             None: everywhere one passes.
 
@@ -181,7 +182,7 @@ def network_fwd(
 ) -> tuple[tuple[Array, States], NetworkResiduals]:
     """Run embedding, layers and output: (logits (N, T, V), final states), residuals."""
     *keys, k_output = [None] * (config.layers + 1)
-    if key is not None and config.dropout:
+    if key is not None and not is_zero(config.dropout):
         *keys, k_output = jax.random.split(key, config.layers + 1)
     x, of_embedding = embedding.fwd(params.embedding, tokens)
     finals, saved = [], []
@@ -365,4 +366,4 @@ def example_batch(key: Array, config: Config) -> Batch:
     """Draw three sequences of six tokens, the classes in turn shuffled; with dropout, a key."""
     k_tokens, k_drop = jax.random.split(key)
     tokens = jax.random.permutation(k_tokens, jnp.arange(21) % config.vocabulary).reshape(3, 7)
-    return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)
+    return Batch(tokens[:, :-1], tokens[:, 1:], None if is_zero(config.dropout) else k_drop)

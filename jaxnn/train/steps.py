@@ -15,6 +15,7 @@ evaluation: every step hands it a fresh one, so leave it None in the data.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -27,6 +28,7 @@ from jaxnn.checks import check_batch, check_key, parameter_shapes
 from jaxnn.settings import check_choice, check_integer
 
 Gradient = Literal["manual", "autodiff"]
+Augment = Callable[[Array, Any], Any]
 
 
 class State(NamedTuple):
@@ -78,6 +80,7 @@ def make_step(
     config: Any,
     optimizer: optax.GradientTransformation,
     gradient: Gradient = "manual",
+    augment: Augment | None = None,
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """Return one optimizer step, compiled once per batch shape.
 
@@ -89,20 +92,24 @@ def make_step(
         config: its configuration, static.
         optimizer: any optax optimizer.
         gradient: "manual" for the hand-written backward, "autodiff" for `jax.grad` of the loss.
+        augment: `augment(key, batch)` -> a batch of the same shapes and dtypes to train on in its
+            place, drawn anew at every step from a key of its own (see `jaxnn.augment`).
 
     Returns:
         `step(state, batch) -> (state, loss)`, the loss before the step.
 
     Raises:
-        ValueError: `gradient` is another word.
+        ValueError: `gradient` is another word, or, from the step, `augment` returned other shapes
+            or dtypes.
         TypeError: the model has no `manual_value_and_grad`, the optimizer is none of optax's, the
-            configuration none of the model's, or, from the step, its first argument no `State` or
-            its second no tuple of as many parts as the model's `Batch`.
+            configuration none of the model's, `augment` is no function, or, from the step, its
+            first argument no `State` or its second no tuple of as many parts as the model's
+            `Batch`.
         AssertionError: from the step's first call, if the hand-written gradient's leaves have not
             the shapes and dtypes of the parameters.
     """
-    _check_made(model, config, optimizer, gradient)
-    compiled = jax.jit(_step(model, config, optimizer, gradient))
+    _check_made(model, config, optimizer, gradient, augment)
+    compiled = jax.jit(_step(model, config, optimizer, gradient, augment))
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         _check_state(state)
@@ -122,6 +129,7 @@ def make_run(
     batch_size: int,
     gradient: Gradient = "manual",
     evaluate: Callable[[Any], Any] | None = None,
+    augment: Augment | None = None,
 ) -> Callable[[State], tuple[State, History]]:
     """Return a whole run as one compiled program: epochs of shuffled mini-batches.
 
@@ -139,15 +147,16 @@ def make_run(
         batch_size: from 1 to the number of examples.
         gradient: as in `make_step`.
         evaluate: `evaluate(params)` -> a pytree of scalars, taken after each epoch.
+        augment: as in `make_step`.
 
     Returns:
         `run(state) -> (state, history)`. Calling it again goes on for as many epochs.
 
     Raises:
-        TypeError, ValueError: a number is out of its range, or the model refuses the data; and
-            as in `make_step`.
+        TypeError, ValueError: a number is out of its range, the model refuses the data, or
+            `augment` returns other shapes or dtypes; and as in `make_step`.
     """
-    _check_made(model, config, optimizer, gradient)
+    _check_made(model, config, optimizer, gradient, augment)
     n = _count_examples(data)
     epochs = check_integer("epochs", epochs)
     batch_size = check_integer("batch_size", batch_size)
@@ -159,7 +168,10 @@ def make_run(
     params = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
     # Only the parameters are abstract here, so the loss sees, and can refuse, the data's values.
     jax.eval_shape(lambda params: model.loss(params, data, config), params)
-    step = _step(model, config, optimizer, gradient)
+    if augment is not None:
+        first = jax.tree.map(lambda x: x[:batch_size], data)
+        jax.eval_shape(partial(_augmented, augment), jax.random.key(0), _as_batch(model, first))
+    step = _step(model, config, optimizer, gradient, augment)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
         if batch_size == n:
@@ -199,7 +211,11 @@ def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
 
 
 def _step(
-    model: Any, config: Any, optimizer: optax.GradientTransformation, gradient: str
+    model: Any,
+    config: Any,
+    optimizer: optax.GradientTransformation,
+    gradient: str,
+    augment: Augment | None,
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """Return one optimizer step, not yet compiled."""
     by_hand = gradient == "manual"
@@ -207,6 +223,9 @@ def _step(
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         batch, key = _as_batch(model, batch), state.key
+        if augment is not None:
+            key, k_augment = jax.random.split(key)
+            batch = _augmented(augment, k_augment, batch)
         if hasattr(batch, "key"):
             key, k_draw = jax.random.split(key)
             batch = batch._replace(key=k_draw)
@@ -217,6 +236,23 @@ def _step(
         return State(params, opt_state, state.step + 1, key), loss
 
     return step
+
+
+def _augmented(augment: Augment, key: Array, batch: Any) -> Any:
+    """Return the batch to train on in place of this one, which is of the same shapes and dtypes."""
+    augmented = augment(key, batch)
+    given, returned = (_described(tree) for tree in (batch, augmented))
+    if given != returned:
+        raise ValueError(
+            f"augment returned {returned}; it must return what it was given, {given}: a batch of "
+            "the same structure, shapes and dtypes"
+        )
+    return augmented
+
+
+def _described(tree: Any) -> str:
+    """Return what arrays a tree holds, and where, in a line."""
+    return str(jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree))
 
 
 def _as_batch(model: Any, batch: Any) -> Any:
@@ -234,8 +270,12 @@ def _as_batch(model: Any, batch: Any) -> Any:
     return batch
 
 
-def _check_made(model: Any, config: Any, optimizer: Any, gradient: Any) -> None:
+def _check_made(model: Any, config: Any, optimizer: Any, gradient: Any, augment: Any) -> None:
     """Refuse what no step can be made of."""
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            f"augment is {augment!r:.50}; it must be a function augment(key, batch) -> batch"
+        )
     check_choice("gradient", gradient, ("manual", "autodiff"))
     if gradient == "manual" and not hasattr(model, "manual_value_and_grad"):
         raise TypeError(
