@@ -61,7 +61,7 @@ def as_jax(name: str, value: Any) -> Any:
 def _canonical(dtype: Any) -> Any:
     """The dtype that JAX has for this one of NumPy's; None where it has none."""
     dtype = jax.dtypes.canonicalize_dtype(dtype.newbyteorder("="))
-    numbers = dtype == bool or jnp.issubdtype(dtype, jnp.number)
+    numbers = dtype.kind == "b" or jnp.issubdtype(dtype, jnp.number)
     return dtype if numbers and dtype.char not in "gG" else None
 
 
@@ -354,14 +354,14 @@ def _shapes(init_params: Init, config: Any) -> Any:
     return jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
 
 
-def check_config(config: Any, kind: type) -> None:
-    """Refuse a configuration of another kind.
+def check_config(config: Any, kind: type, fix: str = _ORDER) -> None:
+    """Refuse a configuration of another kind; `fix` ends the message.
 
     Raises:
         TypeError: it is not of this kind.
     """
     if not isinstance(config, kind):
-        fix = f"call it, {kind.__name__}(...)" if config is kind else _ORDER
+        fix = f"call it, {kind.__name__}(...)" if config is kind else fix
         raise TypeError(
             f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {fix}"
         )
@@ -374,7 +374,7 @@ def check_init(key: Any, config: Any, kind: type) -> None:
         TypeError: the key is none of `jax.random`, or the configuration not of this kind.
     """
     check_key("init_params: key", key)
-    check_config(config, kind)
+    check_config(config, kind, f"make it with {kind.__name__}(...)")
 
 
 def check_model(params: Any, config: Any, kind: type, init_params: Init) -> Any:

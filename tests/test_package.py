@@ -1,4 +1,4 @@
-"""What one has who installed the package and has no clone: its modules, its words, its ops abroad."""
+"""What one has who installed the package alone: its modules, its words, its ops elsewhere."""
 
 import ast
 import copy
