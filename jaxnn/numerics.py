@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxnn.settings import is_traced
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -72,6 +70,17 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 def sum_like(like: Array | None, dx: Array) -> Array | None:
     """Return the cotangent of what was broadcast to dx's shape: summed to its own, in its dtype."""
     return None if like is None else sum_to(dx, like.shape).astype(like.dtype)
+
+
+def is_traced(value: Any) -> bool:
+    """Whether it is a real number that JAX traces, whose value cannot be seen, nor checked."""
+    scalar = isinstance(value, jax.core.Tracer) and value.shape == ()
+    return scalar and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def is_zero(factor: Any) -> bool:
+    """Whether a factor is 0, and what it weighs need not be computed; a traced one may be not."""
+    return not is_traced(factor) and bool(factor == 0)
 
 
 def like(factor: Any, x: Array) -> Any:

@@ -28,7 +28,8 @@ import numpy as np
 
 from jaxnn import calls
 from jaxnn.checks import as_jax
-from jaxnn.settings import MOST, is_traced
+from jaxnn.numerics import is_traced
+from jaxnn.settings import MOST
 
 Inputs = ParamSpec("Inputs")
 Out = TypeVar("Out")

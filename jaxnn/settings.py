@@ -7,22 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.numerics import is_traced
+
 MOST = 2**31  # what JAX counts the positions along an axis to
-
-
-def is_traced(value: Any) -> bool:
-    """Whether it is a real number that JAX traces, whose value cannot be seen, nor checked."""
-    scalar = isinstance(value, jax.core.Tracer) and value.shape == ()
-    return scalar and jnp.issubdtype(value.dtype, jnp.floating)
-
-
-def is_zero(factor: Any) -> bool:
-    """Whether a factor is 0, and what it weighs need not be computed; a traced one may be not."""
-    return not is_traced(factor) and bool(factor == 0)
 
 
 def check_number(

@@ -35,6 +35,7 @@ from jaxnn.checks import (
     check_not_empty,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.numerics import is_zero
 from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.adaptive_pooling import global_average_pool
@@ -44,7 +45,7 @@ from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.normalisation import Normalised, Scale, group_norm
 from jaxnn.ops.softmax import softmax
-from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes, is_zero
+from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes
 
 Batch = KeyedBatch  # its key tells training: without one, running statistics normalise
 

@@ -27,13 +27,14 @@ from jaxnn.checks import (
 )
 from jaxnn.data import Batch as KeylessBatch
 from jaxnn.data import KeyedBatch
+from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu, sigmoid, tanh
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.losses import l2_penalty, mean_squared_error
 from jaxnn.ops.softmax import softmax
-from jaxnn.settings import check_choice, check_coefficient, check_rate, check_sizes, is_zero
+from jaxnn.settings import check_choice, check_coefficient, check_rate, check_sizes
 
 Batch = KeyedBatch  # its key tells training: without one nothing is dropped
 Batches = KeyedBatch | KeylessBatch

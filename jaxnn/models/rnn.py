@@ -29,6 +29,7 @@ from jaxnn.checks import (
 )
 from jaxnn.data import KeyedBatch
 from jaxnn.models.sampling import draw_settings, sample, token_dtype
+from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
@@ -50,7 +51,7 @@ from jaxnn.ops.recurrent_parts import (
     init_rnn,
 )
 from jaxnn.ops.recurrent_steps import Output, RecurrentResiduals
-from jaxnn.settings import check_choice, check_integer, check_rate, is_zero
+from jaxnn.settings import check_choice, check_integer, check_rate
 
 Batch = KeyedBatch
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}

@@ -31,7 +31,7 @@ from jaxnn.models.transformer_params import Params as Params
 from jaxnn.models.transformer_params import gpt2 as gpt2
 from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
-from jaxnn.numerics import like
+from jaxnn.numerics import is_zero, like
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
@@ -48,7 +48,6 @@ from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals, linear_c
 from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
 from jaxnn.ops.normalisation import Normalised, Scale, layer_norm, rms_norm
 from jaxnn.ops.rotary import Scaling
-from jaxnn.settings import is_zero
 
 Batch = KeyedBatch
 # The activation of a feed-forward layer, of one array or of gate and value, and its settings.

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import Pairs, draw_kept_pairs, product, sum_to, widen
+from jaxnn.numerics import Pairs, draw_kept_pairs, is_zero, product, sum_to, widen
 from jaxnn.op import Op
 from jaxnn.ops.attention_doors import check_attention
-from jaxnn.settings import is_zero
 
 
 class AttentionResiduals(NamedTuple):

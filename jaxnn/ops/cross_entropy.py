@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
+from jaxnn.numerics import is_zero, label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.op import Op
 from jaxnn.ops.losses_doors import check_softmax_cross_entropy
-from jaxnn.settings import is_zero
 
 
 class CrossEntropyResiduals(NamedTuple):

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.checks import check_one_dtype, check_pair
-from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, widen
+from jaxnn.numerics import REDUCTIONS, is_zero, reduce_bwd, reduce_fwd, widen
 from jaxnn.op import Op
 from jaxnn.ops.losses_doors import check_l2_penalty
-from jaxnn.settings import check_choice, check_number, is_zero
+from jaxnn.settings import check_choice, check_number
 
 
 def mean_squared_error_fwd(

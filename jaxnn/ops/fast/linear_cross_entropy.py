@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.numerics import label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
+from jaxnn.numerics import is_zero, label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.ops import linear_cross_entropy as plain
 from jaxnn.ops.cross_entropy import is_soft
 from jaxnn.ops.linear import Linear
 from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals
-from jaxnn.settings import is_zero
 
 # How many to hold at once if nothing else is asked for, and of how many classes at least: what a
 # cache holds, and enough to keep any matrix product busy.
