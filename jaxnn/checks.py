@@ -58,6 +58,11 @@ def as_jax(name: str, value: Any) -> Any:
         raise ValueError(f"{name} has the value {abs(value).max()}, {beyond}") from None
 
 
+def is_iterator(value: Any) -> bool:
+    """Whether this is used up as it is read, a generator say: no part of a tree."""
+    return isinstance(value, Iterator)
+
+
 def _canonical(dtype: Any) -> Any:
     """The dtype that JAX has for this one of NumPy's; None where it has none."""
     dtype = jax.dtypes.canonicalize_dtype(dtype.newbyteorder("="))
@@ -367,13 +372,13 @@ def check_config(config: Any, kind: type, fix: str = _ORDER) -> None:
         )
 
 
-def check_init(key: Any, config: Any, kind: type) -> None:
-    """Refuse what a model's `init_params` cannot draw from, or with.
+def check_init(key: Any, config: Any, kind: type, function: str = "init_params") -> None:
+    """Refuse what a model's `init_params`, or another function, cannot draw from, or with.
 
     Raises:
         TypeError: the key is none of `jax.random`, or the configuration not of this kind.
     """
-    check_key("init_params: key", key)
+    check_key(f"{function}: key", key)
     check_config(config, kind, f"make it with {kind.__name__}(...)")
 
 
@@ -430,12 +435,24 @@ def check_batch(batch: Any, kind: type[NamedTuple]) -> None:
         )
 
 
-def check_dloss(saved: Any, dloss: Any, config: Any) -> None:
-    """Refuse a cotangent that is none of a loss, which is a scalar.
+def check_backward(saved: Any, dloss: Any, config: Any, residuals: type, kind: type) -> None:
+    """Refuse what a model's `loss_bwd` cannot walk back from.
 
     Raises:
-        ValueError: it has axes.
+        TypeError: what was saved is not of the kind `residuals`, the configuration not of `kind`,
+            or the cotangent no number.
+        ValueError: the cotangent has axes, where a loss, which is a scalar, has none.
     """
+    order = "pass what loss_fwd saved, then the cotangent, then the configuration"
+    if not isinstance(saved, residuals):
+        raise TypeError(
+            f"saved is a {type(saved).__name__}; it must be the {residuals.__module__}."
+            f"{residuals.__name__} that loss_fwd returned: {order}"
+        )
+    check_config(config, kind, order)
+    number = isinstance(dloss, int | float) and not isinstance(dloss, bool)
+    if not number:
+        check_floating("dloss", dloss)
     words = (
         f"dloss has shape {np.shape(dloss)}; the loss is a scalar, and its cotangent must be: pass "
         "1.0, or sum the losses first"

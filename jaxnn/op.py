@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from jaxnn import calls
-from jaxnn.checks import as_jax
+from jaxnn.checks import as_jax, is_iterator
 from jaxnn.numerics import is_traced
 from jaxnn.settings import MOST
 
@@ -344,7 +344,7 @@ def _found(module: str, name: str) -> Any:
 
 def _as_arrays(name: str, tree: Any) -> Any:
     """NumPy's arrays as JAX's: they have no `at`, and add up in another width."""
-    return jax.tree.map(lambda leaf: as_jax(name, leaf), tree)
+    return jax.tree.map(lambda leaf: as_jax(name, leaf), tree, is_leaf=is_iterator)
 
 
 def _in_range(settings: dict[str, Any]) -> dict[str, Any]:

@@ -388,7 +388,7 @@ def test_what_is_no_state_is_refused():
     step = train.make_step(mlp, CONFIG, optimizer)
     run = train.make_run(mlp, CONFIG, optimizer, data, epochs=1, batch_size=N)
     state = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
-    with pytest.raises(TypeError, match=r"^state is Params; pass the State that init_state"):
+    with pytest.raises(TypeError, match=r"^state is Params; it must be the State that init_state"):
         step(state.params, data)
     with pytest.raises(TypeError, match=r"^state is Params"):
         run(state.params)
@@ -396,7 +396,9 @@ def test_what_is_no_state_is_refused():
         step(step(state, data), data)
     for wrong in (None, "state", 5, mlp, object()):
         for call in (lambda wrong=wrong: step(wrong, data), lambda wrong=wrong: run(wrong)):
-            with pytest.raises(TypeError, match=r"^state is .*; pass the State that init_state"):
+            with pytest.raises(
+                TypeError, match=r"^state is .*; it must be the State that init_state"
+            ):
                 call()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.checks import as_jax, check_array, check_key, is_array, parameter_shapes
+from jaxnn.checks import as_jax, check_array, check_key, is_array, is_iterator, parameter_shapes
 from jaxnn.settings import check_choice
 
 _NUMBERS = (bool, int, float, complex)
@@ -69,8 +69,8 @@ def check_state(state: Any, kind: type) -> None:
     """
     if not isinstance(state, tuple) or getattr(state, "_fields", ()) != kind._fields:  # type: ignore[attr-defined]
         raise TypeError(
-            f"state is {type(state).__name__}; pass the State that init_state, or the last step, "
-            "returned"
+            f"state is {type(state).__name__}; it must be the State that init_state, or the last "
+            "step, returned"
         )
 
 
@@ -155,7 +155,7 @@ def as_arrays(name: str, batch: Any) -> Any:
         TypeError: it holds what is neither an array nor a number.
         ValueError: a value does not fit JAX's dtype for it.
     """
-    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batch)):
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batch, is_leaf=is_iterator)):
         return batch
 
     def converted(path: Any, leaf: Any) -> Any:
@@ -171,11 +171,13 @@ def as_arrays(name: str, batch: Any) -> Any:
         check_array(where, leaf)
         return leaf
 
-    return jax.tree_util.tree_map_with_path(converted, batch, is_leaf=_is_list_of_numbers)
+    return jax.tree_util.tree_map_with_path(converted, batch, is_leaf=_is_no_container)
 
 
-def _is_list_of_numbers(value: Any) -> bool:
-    """Whether this is a list of numbers, or of lists of them and so on: an array to be."""
+def _is_no_container(value: Any) -> bool:
+    """Whether this is an iterator, or a list of numbers, or of lists of them: an array to be."""
+    if is_iterator(value):
+        return True
     while isinstance(value, list) and value:
         value = value[0]
         if isinstance(value, _NUMBERS):
