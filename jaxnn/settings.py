@@ -4,7 +4,9 @@ Every message has the name and the value, the rule, and the fix.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -191,3 +193,40 @@ def check_windows(name: str, axes: int, padding: Any, **others: Any) -> None:
         )
     for pair in pairs:
         check_per_axis(f"{name}: padding", pair, 2, 0, hint)
+
+
+def check_seed(name: str, value: Any) -> int:
+    """The seed of a random draw, an integer from 0 to 2^32 - 1, as an int.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is outside that range.
+    """
+    rule = "an integer of at least 0 and below 2^32: 0, say"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r:.50}; it must be {rule}")
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{name} is {value!s:.50}; it must be {rule}")
+    return int(value)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """The name of a file or folder, as a Path.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is {value!r:.50}; it must be a str or a Path: 'folder/file', say")
+    return Path(value)
+
+
+def check_text(name: str, value: Any) -> str:
+    """A text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a str: decode bytes first")
+    return value

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.settings import check_integer
-from jaxnn.train.steps import count_examples
+from jaxnn.train.doors import count_examples
 
 
 def in_parts(function: Callable[[Any], Any], batch: Any, size: int = 512) -> Any:
