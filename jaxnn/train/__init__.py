@@ -4,8 +4,10 @@ from jaxnn.train.about import About
 from jaxnn.train.batches import BatchError, make_epoch
 from jaxnn.train.fit import Fit, fit
 from jaxnn.train.parameters import Loaded, load_params, read_about, save_params
+from jaxnn.train.parts import in_parts
 from jaxnn.train.states import SavedState, load_state, save_state
 from jaxnn.train.steps import (
+    Augment,
     Gradient,
     History,
     State,
@@ -17,6 +19,7 @@ from jaxnn.train.steps import (
 
 __all__ = [
     "About",
+    "Augment",
     "BatchError",
     "Fit",
     "Gradient",
@@ -26,6 +29,7 @@ __all__ = [
     "State",
     "epoch_order",
     "fit",
+    "in_parts",
     "init_state",
     "load_params",
     "load_state",
