@@ -9,13 +9,20 @@ from jaxnn.train.steps import (
     make_run,
     make_step,
 )
+from jaxnn.train.study import Trial
+from jaxnn.train.trials import make_trials
+from jaxnn.train.tune import Tuned, tune
 
 __all__ = [
     "Gradient",
     "History",
     "State",
+    "Trial",
+    "Tuned",
     "epoch_order",
     "init_state",
     "make_run",
     "make_step",
+    "make_trials",
+    "tune",
 ]
