@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, parameters, pictures
+from experiments import cli, pictures
 from experiments import fit as fitting
 from jaxnn import data, train, verify
 from jaxnn.models import autoencoder
@@ -89,7 +89,13 @@ def main(
 
     result = fitting.fit(run, state, calls)
     params, history = result.params, result.history
-    parameters.save(folder / "params.safetensors", params, config, seed)
+    train.save_params(
+        folder / "params.safetensors",
+        params,
+        model=autoencoder,
+        config=config,
+        notes={"seed": seed},
+    )
     print(f"wrote {folder / 'params.safetensors'}")
     pictures.loss(folder / "loss.png", history.loss, xlabel="epoch")
     shown = split.held_out.inputs[:16]

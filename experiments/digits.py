@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from sklearn.metrics import confusion_matrix
 
-from experiments import cli, parameters, pictures
+from experiments import cli, pictures
 from experiments import fit as fitting
 from jaxnn import data, train, verify
 from jaxnn.models import cnn, mlp
@@ -133,7 +133,9 @@ def main(
 
     result = fitting.fit(run, state, calls)
     params = settled(result.params)
-    parameters.save(folder / "params.safetensors", params, config, seed)
+    train.save_params(
+        folder / "params.safetensors", params, model=net, config=config, notes={"seed": seed}
+    )
     print(f"wrote {folder / 'params.safetensors'}")
     metrics = result.history.metrics
     pictures.curves(
@@ -157,7 +159,8 @@ def _confusion(labels: Any, probabilities: Any) -> Any:
 
 def _predict(path: Path, net: Any, config: Any, mnist: Path | None) -> int:
     """Read the digits that were held out from the run that saved the parameters."""
-    params, seed = parameters.load(path, net, config)
+    loaded = train.load_params(path, net, config)
+    params, seed = loaded.params, loaded.notes["seed"]
     held_out = (data.mnist(mnist) if mnist else data.digits(seed)).held_out
     p = np.asarray(net.probabilities(params, held_out.inputs, config))
     read, labels = p.argmax(1), np.asarray(held_out.targets)

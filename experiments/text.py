@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from experiments import cli, parameters, pictures
+from experiments import cli, pictures
 from experiments import fit as fitting
 from jaxnn import text, train, verify
 from jaxnn.data import KeyedBatch, Split
@@ -109,7 +109,7 @@ def main(
             f"take {steps - steps % per_epoch} steps, or {math.gcd(steps, per_epoch)} per epoch"
         )
     if sample:
-        saved = parameters.header(sample)
+        saved = train.read_about(sample).notes
         if not {"vocabulary", "prompt"} <= saved.keys():
             raise ValueError(f"{sample} has no vocabulary; name a file that this script saved")
         characters, beginning = saved["vocabulary"], saved["prompt"]
@@ -144,7 +144,7 @@ def main(
         return text.decode(tokens[0], characters)
 
     if sample:
-        print(written(parameters.load(sample, net, config)[0], seed))
+        print(written(train.load_params(sample, net, config).params, seed))
         return 0
 
     optimizer = optax.chain(
@@ -170,13 +170,12 @@ def main(
     step = train.make_step(net, config, optimizer, gradient)
     run = _make_epoch(net, config, step, split, per_epoch, batch_size, sequence)
     result = fitting.fit(run, state, steps // per_epoch)
-    parameters.save(
+    train.save_params(
         folder / "params.safetensors",
         result.params,
-        config,
-        seed,
-        vocabulary=characters,
-        prompt=beginning,
+        model=net,
+        config=config,
+        notes={"seed": seed, "vocabulary": characters, "prompt": beginning},
     )
     print(f"wrote {folder / 'params.safetensors'}")
     training, held_out = (

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from jaxnn import calls
+from jaxnn.checks import as_jax, is_iterator
 from jaxnn.numerics import is_traced
 from jaxnn.settings import MOST
 
@@ -157,9 +158,14 @@ class Op(Generic[Inputs, Out]):
     def __reduce__(self) -> Any:
         """Where it is bound beside its forward it is found by name, as a function is; else anew."""
         module = str(getattr(self.plain.fwd, "__module__", ""))
-        if getattr(sys.modules.get(module), self.name, None) is self:
-            return _found, (module, self.name)
+        beside = vars(sys.modules[module]) if module in sys.modules else {}
+        for name in (name for name, value in beside.items() if value is self):
+            return _found, (module, name)
         return functools.partial(Op, **self._arguments()), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Op[Inputs, Out]":
+        """The op itself, as of a function: what holds one can be copied."""
+        return self
 
     def arranged(
         self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
@@ -192,10 +198,11 @@ class Op(Generic[Inputs, Out]):
         placed, static = self.arranged(inputs, settings)
         if not _inside.get():
             static = _as_python(static)
+            names = [*self.inputs, *map(str, range(len(self.inputs), len(placed)))]
+            placed = tuple(map(_as_arrays, [f"{self.name}: {n}" for n in names], placed))
             self.admit(placed, static)
             static = _in_range(static)
             calls.check_leaves(self.name, [*self.inputs], placed)
-            placed = jax.tree.map(_as_jax, placed)
         return placed, static
 
     def __call__(self, *inputs: Inputs.args, **settings: Inputs.kwargs) -> Out:
@@ -271,8 +278,8 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
     """Make a model's function check its arguments where a person enters, and nothing deeper.
 
     `check` takes the function's arguments, all of them given, and raises TypeError or ValueError;
-    None checks nothing. NumPy's arrays are handed on as JAX's. Inside, no op's and no other
-    function's door is run again.
+    None checks nothing. It, and the function, see NumPy's arrays as JAX's. Inside, no op's and no
+    other function's door is run again.
     """
 
     def with_door(function: Function) -> Function:
@@ -287,11 +294,14 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
             except TypeError:  # the same, in words
                 given = calls.bound(function.__name__, function, args, kwargs)
             given.apply_defaults()
+            for name, value in given.arguments.items():
+                number = isinstance(value, np.generic)
+                value = value.item() if number else value
+                given.arguments[name] = _as_arrays(f"{function.__name__}: {name}", value)
             if check is not None:
                 check(*given.args, **given.kwargs)
             with _as(_inside, True):
-                args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
-                return function(*args, **kwargs)
+                return function(*given.args, **given.kwargs)
 
         return cast(Function, entered)
 
@@ -314,7 +324,9 @@ def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
     def entered(*args: Any, **settings: Any) -> Any:
         if role == "fwd":
             args, settings = op._entered(args, settings)
-        args, settings = jax.tree.map(_as_jax, args), _in_range(_as_python(settings))
+        else:
+            args = _as_arrays(f"{op.name}.bwd", args)
+            settings = _in_range(_as_python(settings))
         with _behind_door_of(op):
             return getattr(op.form, role)(*args, **settings)
 
@@ -330,9 +342,9 @@ def _found(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _as_jax(leaf: Any) -> Any:
+def _as_arrays(name: str, tree: Any) -> Any:
     """NumPy's arrays as JAX's: they have no `at`, and add up in another width."""
-    return jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
+    return jax.tree.map(lambda leaf: as_jax(name, leaf), tree, is_leaf=is_iterator)
 
 
 def _in_range(settings: dict[str, Any]) -> dict[str, Any]:

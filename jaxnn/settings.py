@@ -4,7 +4,9 @@ Every message has the name and the value, the rule, and the fix.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import numpy as np
 from jaxnn.numerics import is_traced
 
 MOST = 2**31  # what JAX counts the positions along an axis to
+# Layers that are written out in a program one after another: more take minutes to look at alone.
+MOST_LAYERS = 1000
 
 
 def check_number(
@@ -98,11 +102,25 @@ def check_sizes(name: str, sizes: Any) -> tuple[int, ...]:
 
     Raises:
         TypeError: they are no sequence of integers.
-        ValueError: one is below 1.
+        ValueError: one is below 1, or there are more than a thousand.
     """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise TypeError(f"{name} is {sizes!r}; it must be a tuple of integers: (8, 8), say")
-    return tuple(check_integer(f"each of {name} {sizes}", size) for size in sizes)
+    check_depth(name, len(sizes))
+    return tuple(check_integer(f"each of {name} {sizes!s:.80}", size) for size in sizes)
+
+
+def check_depth(name: str, layers: int) -> None:
+    """Refuse more layers than a program can have one after another.
+
+    Raises:
+        ValueError: there are more than a thousand.
+    """
+    if layers > MOST_LAYERS:
+        raise ValueError(
+            f"{name} asks for {layers} layers; there may be at most {MOST_LAYERS}, for each is "
+            "written out in the program: choose fewer"
+        )
 
 
 def check_factor(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> Any:
@@ -175,3 +193,40 @@ def check_windows(name: str, axes: int, padding: Any, **others: Any) -> None:
         )
     for pair in pairs:
         check_per_axis(f"{name}: padding", pair, 2, 0, hint)
+
+
+def check_seed(name: str, value: Any) -> int:
+    """The seed of a random draw, an integer from 0 to 2^32 - 1, as an int.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is outside that range.
+    """
+    rule = "an integer of at least 0 and below 2^32: 0, say"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r:.50}; it must be {rule}")
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{name} is {value!s:.50}; it must be {rule}")
+    return int(value)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """The name of a file or folder, as a Path.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} is {value!r:.50}; it must be a str or a Path: 'folder/file', say")
+    return Path(value)
+
+
+def check_text(name: str, value: Any) -> str:
+    """A text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a str: decode bytes first")
+    return value

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn.checks import check_integers, check_key
 from jaxnn.data import KeyedBatch, Split, check_share
-from jaxnn.settings import check_integer
+from jaxnn.settings import check_integer, check_path, check_text
 
 
 def documentation() -> str:
@@ -35,15 +36,16 @@ def read_text(path: str | Path) -> str:
     """Read a text file in UTF-8, whole.
 
     Raises:
+        TypeError: the path is none.
         ValueError: it cannot be read, is empty, or is not UTF-8; then the message says from which
             byte on.
     """
-    path = Path(path)
+    path = check_path("path", path)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be read ({error.strerror}); name a text file: check the path"
+            f"{path} cannot be read ({error.strerror}); it must be a text file: check the path"
         ) from error
     if not content:
         raise ValueError(f"{path} is empty; there must be text to learn: check the path")
@@ -58,7 +60,12 @@ def read_text(path: str | Path) -> str:
 
 
 def vocabulary(text: str) -> str:
-    """Return the characters of a text, each once, sorted; a character's place is its token."""
+    """Return the characters of a text, each once, sorted; a character's place is its token.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    check_text("text", text)
     return "".join(sorted(set(text)))
 
 
@@ -70,10 +77,12 @@ def encode(text: str, characters: str) -> Array:
         characters: sorted, each once, as `vocabulary` makes them.
 
     Raises:
+        TypeError: one of the two is no text.
         ValueError: the vocabulary is not sorted, or a character is not in it; the message names
             the first.
     """
-    if characters != vocabulary(characters):
+    check_text("text", text)
+    if check_text("characters", characters) != vocabulary(characters):
         raise ValueError(
             f"the vocabulary {characters!r:.80} is not sorted, or has a character twice; it must "
             "be as vocabulary() makes it: pass vocabulary(characters)"
@@ -96,8 +105,13 @@ def decode(tokens: Any, characters: str) -> str:
     """Return the text of tokens (n,): `encode` undone.
 
     Raises:
-        ValueError: a token is no place in the vocabulary.
+        TypeError: the tokens are no integers, or the vocabulary is no text.
+        ValueError: they are not (n,), or one is no place in the vocabulary.
     """
+    check_text("characters", characters)
+    if isinstance(tokens, list):
+        tokens = np.array(tokens, dtype=None if tokens else int)
+    _check_tokens(tokens)
     tokens = np.asarray(tokens)
     strange = tokens[(tokens < 0) | (tokens >= len(characters))]
     if strange.size:
@@ -120,9 +134,10 @@ def split(tokens: Array, length: int, held_out: float = 0.1) -> Split[Array]:
         held_out: the share, in (0, 1).
 
     Raises:
-        TypeError: the length is no integer, or the share no number.
+        TypeError: the tokens are no integers, the length is none, or the share no number.
         ValueError: the length is below 1, the share is not in (0, 1), or a side is too short.
     """
+    _check_tokens(tokens)
     check_integer("the length of a window", length)
     check_share("held_out", held_out)
     end = len(tokens) - int(len(tokens) * held_out)
@@ -157,9 +172,11 @@ def random_windows(key: Array, tokens: Array, number: int, length: int) -> Keyed
     The batch has no key; for dropout put one in: `batch._replace(key=...)`.
 
     Raises:
-        TypeError: the number or the length is no integer.
+        TypeError: the number or the length is no integer, the tokens no array of integers, or the
+            key none of `jax.random`.
         ValueError: the number or the length is below 1, or there is no window.
     """
+    check_key("random_windows: key", key)
     check_integer("the number of windows", number)
     _check_length(tokens, length)
     starts = jax.random.randint(key, (number, 1), 0, len(tokens) - length)
@@ -167,13 +184,24 @@ def random_windows(key: Array, tokens: Array, number: int, length: int) -> Keyed
     return KeyedBatch(tokens[at], tokens[at + 1])
 
 
+def _check_tokens(tokens: Any) -> None:
+    """Refuse what are no tokens of one text."""
+    check_integers("tokens", tokens, "encode the text first")
+    if len(tokens.shape) != 1:
+        raise ValueError(
+            f"tokens have shape {tokens.shape}; they must be (n,), those of one text: pass "
+            "tokens.ravel()"
+        )
+
+
 def _check_length(tokens: Array, length: int) -> None:
-    """Refuse tokens without room for a window and the token after it."""
+    """Refuse what are no tokens, or without room for a window and the token after it."""
+    _check_tokens(tokens)
     check_integer("the length of a window", length)
     if len(tokens) <= length:
         raise ValueError(
-            f"there are {len(tokens)} tokens; a window of {length} and the token after it need "
-            f"{length + 1}: take a longer text or shorter windows"
+            f"there are {len(tokens)} tokens; a window of {length} and the token after it take "
+            f"{length + 1}, and there must be so many: take a longer text or shorter windows"
         )
 
 

@@ -17,13 +17,12 @@ from experiments import (
     foundations,
     moons,
     numpy_net,
-    parameters,
     residuals,
     square,
     two_layer,
 )
 from jaxnn import data, train
-from jaxnn.models import cnn, mlp
+from jaxnn.models import mlp
 
 ROOT = Path(__file__).parents[1]
 
@@ -317,31 +316,7 @@ def test_epochs_are_split_into_equal_calls(epochs, at_once, expected):
     assert fit.split(epochs, at_once) == expected
 
 
-@pytest.fixture
-def saved(tmp_path):
-    config = mlp.Config(sizes=(3, 4, 2), l2=0.1)
-    params = mlp.init_params(jax.random.key(0), config)
-    path = tmp_path / "params.safetensors"
-    parameters.save(path, params, config, seed=5)
-    return path, params, config
-
-
-def test_parameters_come_back_bit_for_bit(saved):
-    path, params, config = saved
-    loaded, seed = parameters.load(path, mlp, config)
-    assert seed == 5
-    assert jax.tree.structure(loaded) == jax.tree.structure(params)
-    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert a.dtype == b.dtype
-
-
-def test_what_cannot_be_written_is_named(saved, tmp_path, monkeypatch, capsys):
-    _, params, config = saved
-    (tmp_path / "dir").mkdir()
-    with pytest.raises(ValueError, match=r"dir cannot be written \(Is a directory\)"):
-        parameters.save(tmp_path / "dir", params, config, seed=5)
-
+def test_what_cannot_be_written_is_named(monkeypatch, capsys):
     def full() -> int:
         raise OSError(28, "No space left on device", "curves.png")
 
@@ -350,33 +325,3 @@ def test_what_cannot_be_written_is_named(saved, tmp_path, monkeypatch, capsys):
         cli.run(full)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'curves.png'\n"
-
-
-def test_parameters_of_another_configuration_are_refused(saved):
-    path, _, config = saved
-    other = mlp.Config(sizes=(3, 5, 2), activation="tanh", l2=config.l2)
-    with pytest.raises(
-        ValueError, match=r"activation is 'relu' in the file, 'tanh' here; sizes is"
-    ):
-        parameters.load(path, mlp, other)
-    with pytest.raises(ValueError, match=r"of another model: its settings are sizes, .*--model"):
-        parameters.load(path, cnn, cnn.Config(shape=(8, 8, 1), channels=(4,)))
-
-
-def test_what_is_no_parameter_file_is_refused(saved, tmp_path):
-    path, params, config = saved
-    with pytest.raises(ValueError, match=r"absent is not a file"):
-        parameters.load(tmp_path / "absent", mlp, config)
-    (tmp_path / "text").write_text("not tensors")
-    with pytest.raises(ValueError, match="text cannot be read"):
-        parameters.load(tmp_path / "text", mlp, config)
-    content = path.read_bytes()
-    path.write_bytes(content[:-3])
-    with pytest.raises(ValueError, match="cannot be read"):
-        parameters.load(path, mlp, config)
-    path.write_bytes(parameters.tensors_to_bytes({"w": np.ones(2)}))
-    with pytest.raises(ValueError, match="no configuration"):
-        parameters.load(path, mlp, config)
-    parameters.save(path, mlp.Params(params.layers[:1]), config, seed=0)
-    with pytest.raises(ValueError, match="its configuration needs"):
-        parameters.load(path, mlp, config)

@@ -220,12 +220,12 @@ def test_augment_has_a_key_of_its_own_anew_at_each_step():
         (
             lambda key, batch: batch._replace(inputs=batch.inputs[:, :2]),
             ValueError,
-            r"augment returned Batch\(inputs='float32\[5, 2\]'.*what it was given, Batch",
+            r"augment returned \w*Batch\(inputs='float32\[5, 2\]'.*what it was given, \w*Batch",
         ),
         (
             lambda key, batch: batch._replace(inputs=batch.inputs > 0),
             ValueError,
-            r"augment returned Batch\(inputs='bool\[5, 3\]'",
+            r"augment returned \w*Batch\(inputs='bool\[5, 3\]'",
         ),
     ],
 )
@@ -388,7 +388,7 @@ def test_what_is_no_state_is_refused():
     step = train.make_step(mlp, CONFIG, optimizer)
     run = train.make_run(mlp, CONFIG, optimizer, data, epochs=1, batch_size=N)
     state = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
-    with pytest.raises(TypeError, match=r"^state is Params; pass the State that init_state"):
+    with pytest.raises(TypeError, match=r"^state is Params; it must be the State that init_state"):
         step(state.params, data)
     with pytest.raises(TypeError, match=r"^state is Params"):
         run(state.params)
@@ -396,7 +396,9 @@ def test_what_is_no_state_is_refused():
         step(step(state, data), data)
     for wrong in (None, "state", 5, mlp, object()):
         for call in (lambda wrong=wrong: step(wrong, data), lambda wrong=wrong: run(wrong)):
-            with pytest.raises(TypeError, match=r"^state is .*; pass the State that init_state"):
+            with pytest.raises(
+                TypeError, match=r"^state is .*; it must be the State that init_state"
+            ):
                 call()
 
 
@@ -410,7 +412,7 @@ def test_a_batch_that_is_none_is_refused():
     assert step(state, (x, labels))[1] == step(state, Batch(x, labels))[1]
 
 
-MOST_FILES = 14
+MOST_FILES = 15
 FOLDER = str(Path(train.__file__).parents[1])
 # What a step of another kind of model, or its data, would need, and what is done before it.
 NOT_OF_A_STEP = {
@@ -464,3 +466,39 @@ def test_a_tiny_batch_overfits(config):
     _, history = run(state)
     assert history.loss[0] > 0.1
     assert history.loss[-1] < 0.01
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 10, 99])
+def test_parts_join_to_what_the_whole_gives(size):
+    """Ten examples in parts that divide them, do not, or hold them all."""
+    data, params = make_data(), mlp.init_params(jax.random.key(0), CONFIG)
+
+    def both(batch):
+        return {
+            "loss": mlp.loss(params, batch, CONFIG),
+            "rows": mlp.forward(params, batch.inputs, CONFIG),
+        }
+
+    parts, whole = train.in_parts(both, data, size), both(data)
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+    jitted = jax.jit(lambda data: train.in_parts(both, data, size))(data)
+    chex.assert_trees_all_close(jitted, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_hold_no_more_examples_than_they_may():
+    sizes = []
+    train.in_parts(lambda x: sizes.append(len(x)) or x, np.zeros((10, 2), np.float32), 4)
+    assert set(sizes) == {4, 2}
+
+
+@pytest.mark.parametrize(
+    ("function", "batch", "size", "message"),
+    [
+        (lambda x: x, np.zeros((0, 2)), 4, "number of examples, of at least 1"),
+        (lambda x: x, np.zeros((3, 2)), 0, "size is 0"),
+        (lambda x: x.sum(0), np.zeros((3, 2)), 3, r"shape \(2,\) for 3 examples.*row per example"),
+    ],
+)
+def test_what_cannot_be_had_in_parts_is_refused(function, batch, size, message):
+    with pytest.raises(ValueError, match=message):
+        train.in_parts(function, batch, size)

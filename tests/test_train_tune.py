@@ -1,6 +1,7 @@
 """Trials in lanes: each as if alone; searches: the same from the same seed, nothing lost."""
 
 import dataclasses
+import signal
 import sys
 
 import chex
@@ -227,22 +228,29 @@ def test_trials_that_diverge_are_told_and_never_the_best():
         search(lambda settings: wild(settings, 0.0), space, trials=3)
 
 
-def test_ctrl_c_keeps_the_trials_that_ended():
-    def stop(trial):
-        if trial.ended == "finished":
-            raise KeyboardInterrupt
+class Prunes(optuna.pruners.BasePruner):
+    def prune(self, study, trial):
+        return True
 
-    tuned = search(callbacks=[stop], pruner=optuna.pruners.NopPruner())
-    assert tuned.ended == "interrupted"
+
+def test_a_signal_keeps_the_trials_that_ended(capsys):
+    def stop(trial):
+        signal.raise_signal(signal.SIGTERM)
+
+    tuned = search(callbacks=[stop], lanes=1, trials=3, pruner=optuna.pruners.NopPruner())
+    assert (tuned.ended, tuned.status) == ("interrupted", 143)
+    assert "the 1 trials that ended are kept" in capsys.readouterr().err
+
+    def raises(trial):
+        raise KeyboardInterrupt
+
+    tuned = search(callbacks=[raises], pruner=optuna.pruners.NopPruner())
+    assert (tuned.ended, tuned.status) == ("interrupted", 130)
     assert [t.ended for t in tuned.trials] == ["finished"]
     states = [t.state.name for t in tuned.study.trials]
     assert sorted(states) == ["COMPLETE", "FAIL", "FAIL"]
-
-    def at_once(params, config):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(evaluate=at_once)
+    with pytest.raises(KeyboardInterrupt):  # before any has finished
+        search(callbacks=[stop], lanes=1, trials=1, pruner=Prunes())
 
 
 BAD = {
@@ -279,13 +287,15 @@ BAD = {
     "both ways": ({"minimize": "loss", "maximize": "loss"}, ValueError, "leave one out"),
     "a column that is no name": ({"maximize": 1}, TypeError, "the column to search by is 1"),
     "no scalars": (
-        {"evaluate": lambda p, c: {"all": jnp.ones(3)}}, TypeError, "evaluate returns .*scalars"
+        {"evaluate": lambda p, c: {"all": jnp.ones(3)}},
+        ValueError,
+        r"evaluate.*\(3,\).*must be a scalar",
     ),
-    "no function": ({"evaluate": 3}, TypeError, "evaluate is 3; it must be a function"),
+    "no function": ({"evaluate": 3}, TypeError, r"evaluate is 3; .*evaluate\(params, config\)"),
     "no sampler": ({"sampler": 3}, TypeError, "sampler is 3; it must be one of optuna.samplers"),
     "no pruner": ({"pruner": "x"}, TypeError, "pruner is 'x'; it must be one of optuna.pruners"),
     "no flag": ({"show": 2}, TypeError, "show is 2; it must be True or False"),
-    "another model's data": ({"batch_size": 99}, ValueError, "batch_size is 99.*examples, 40"),
+    "a batch larger than all": ({"batch_size": 99}, ValueError, "batch_size is 99.*examples, 40"),
 }  # fmt: skip
 
 

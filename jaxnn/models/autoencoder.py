@@ -23,9 +23,9 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
     check_batch_key,
-    check_dloss,
     check_init,
     check_inputs,
     check_key,
@@ -264,7 +264,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return total, LossResiduals(encoder, noise, decoder, terms, of_kl)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back from both terms of the loss.
 
@@ -308,6 +308,7 @@ def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
     return grads
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw seven inputs in training for verification, one of them all 0, one all 1."""
     k_inputs, k_noise = jax.random.split(key)

@@ -26,9 +26,9 @@ from jax import Array
 from jax.nn.initializers import variance_scaling
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
     check_batch_key,
-    check_dloss,
     check_init,
     check_inputs,
     check_model,
@@ -45,7 +45,7 @@ from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.normalisation import Normalised, Scale, group_norm
 from jaxnn.ops.softmax import softmax
-from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes
+from jaxnn.settings import check_choice, check_depth, check_integer, check_rate, check_sizes
 
 Batch = KeyedBatch  # its key tells training: without one, running statistics normalise
 
@@ -89,6 +89,7 @@ class Config:
             )
         if not self.channels:
             raise ValueError("channels are (); there must be at least one stage: (32, 64), say")
+        check_depth("blocks", self.blocks * len(self.channels))
         check_choice("norm", self.norm, ("batch", "group"))
         if self.norm == "group" and any(width % self.groups for width in self.channels):
             raise ValueError(
@@ -372,7 +373,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return value, LossResiduals(network, of_logits, key)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the cross-entropy, then the network."""
     dlogits, *_ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
@@ -443,6 +444,7 @@ def accuracy(params: Params, batch: Batch, config: Config) -> Array:
     return (forward(params, inputs, config).argmax(-1) == labels).mean()
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw seven flat images in training for verification, one of them all zeros."""
     n, (k_inputs, k_targets, k_dropout) = 7, jax.random.split(key, 3)

@@ -17,9 +17,9 @@ from jax import Array
 from jax.nn.initializers import variance_scaling
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
     check_batch_key,
-    check_dloss,
     check_init,
     check_inputs,
     check_model,
@@ -245,7 +245,7 @@ def loss_fwd(params: Params, batch: Batches, config: Config) -> tuple[Array, Los
     return data_loss + penalty, LossResiduals(layers, data, of_penalty)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the data loss, then the layers; the penalty adds to the weights alone."""
     (dweights,) = l2_penalty.bwd(saved.penalty, dloss, coefficient=config.l2)
@@ -305,6 +305,7 @@ def accuracy(params: Params, batch: Batches, config: Config) -> Array:
     return (forward(params, inputs, config).argmax(-1) == labels).mean()
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw seven examples for verification, one of them all zeros; with dropout, a key.
 

@@ -19,8 +19,8 @@ from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
-    check_dloss,
     check_init,
     check_key,
     check_model,
@@ -51,7 +51,7 @@ from jaxnn.ops.recurrent_parts import (
     init_rnn,
 )
 from jaxnn.ops.recurrent_steps import Output, RecurrentResiduals
-from jaxnn.settings import check_choice, check_integer, check_rate
+from jaxnn.settings import check_choice, check_depth, check_integer, check_rate
 
 Batch = KeyedBatch
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
@@ -93,6 +93,7 @@ class Config:
             value = getattr(self, field)
             if not (field == "truncate" and value is None):
                 object.__setattr__(self, field, check_integer(field, value))
+        check_depth("layers", self.layers)
         check_choice("cell", self.cell, CELLS)
         object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
 
@@ -258,7 +259,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return value, LossResiduals(network, of_logits)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the cross-entropy, then the network.
 
@@ -363,6 +364,7 @@ def _generated(
     return jnp.concatenate([prompt.astype(kind), tokens.T], 1)
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw three sequences of six tokens, the classes in turn shuffled; with dropout, a key."""
     k_tokens, k_drop = jax.random.split(key)

@@ -17,13 +17,21 @@ a hundred. `jaxnn.models.generate` draws text from a model; its settings and par
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_batch, check_dloss, check_model, check_targets, check_tokens
+from jaxnn.checks import (
+    check_backward,
+    check_batch,
+    check_init,
+    check_model,
+    check_targets,
+    check_tokens,
+)
 from jaxnn.data import KeyedBatch
 from jaxnn.models.transformer_params import Block, FeedForward
 from jaxnn.models.transformer_params import Config as Config
@@ -435,7 +443,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return cross_entropy + like(config.balance, balance) * balance, LossResiduals(network, saved)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the output, then the network.
 
@@ -475,6 +483,7 @@ def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
     return grads
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw three sequences of at most 16 tokens for verification; with dropout, a key."""
     k_tokens, k_drop = jax.random.split(key)

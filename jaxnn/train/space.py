@@ -4,22 +4,8 @@ from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxnn.files import installed
 from jaxnn.train.trials import Build, built
-
-
-def optuna() -> Any:
-    """The package that proposes settings.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'optuna, which proposes the settings, is not installed: pip install "jaxnn[tune]"'
-        ) from error
-    return optuna
 
 
 def check_space(space: Any) -> tuple[str, ...]:
@@ -29,7 +15,7 @@ def check_space(space: Any) -> tuple[str, ...]:
         TypeError: it is no dict of optuna's distributions.
         ValueError: it is empty.
     """
-    distributions = optuna().distributions
+    distributions = installed("optuna", "tune").distributions
     known = "FloatDistribution, IntDistribution or CategoricalDistribution"
     if not isinstance(space, Mapping):
         raise TypeError(

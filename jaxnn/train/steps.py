@@ -24,8 +24,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxnn.checks import check_batch, check_key, parameter_shapes
-from jaxnn.settings import check_choice, check_integer
+from jaxnn.checks import check_batch, check_key
+from jaxnn.settings import check_integer
+from jaxnn.train.doors import (
+    as_arrays,
+    check_evaluate,
+    check_made,
+    check_model_functions,
+    check_optimizer,
+    check_parts,
+    check_state,
+    count_examples,
+)
 
 Gradient = Literal["manual", "autodiff"]
 Augment = Callable[[Array, Any], Any]
@@ -69,7 +79,8 @@ def init_state(
             configuration none of the model's.
     """
     check_key("init_state: key", key)
-    _check_optimizer(optimizer)
+    check_model_functions(model, "init_params")
+    check_optimizer(optimizer)
     k_params, k_run = jax.random.split(key)
     params = model.init_params(k_params, config)
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)
@@ -108,12 +119,12 @@ def make_step(
         AssertionError: from the step's first call, if the hand-written gradient's leaves have not
             the shapes and dtypes of the parameters.
     """
-    _check_made(model, config, optimizer, gradient, augment)
+    check_made(model, config, optimizer, gradient, augment)
     compiled = jax.jit(_step(model, config, optimizer, gradient, augment))
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
-        _check_state(state)
-        stepped: tuple[State, Array] = compiled(state, batch)
+        check_state(state, State)
+        stepped: tuple[State, Array] = compiled(state, as_arrays("batch", batch))
         return stepped
 
     return step
@@ -156,18 +167,21 @@ def make_run(
         TypeError, ValueError: a number is out of its range, the model refuses the data, or
             `augment` returns other shapes or dtypes; and as in `make_step`.
     """
-    _check_made(model, config, optimizer, gradient, augment)
-    n = _count_examples(data)
+    check_made(model, config, optimizer, gradient, augment)
+    check_model_functions(model, "loss")
+    data = as_arrays("data", data)
+    n = count_examples(data)
     epochs = check_integer("epochs", epochs)
     batch_size = check_integer("batch_size", batch_size)
     if batch_size > n:
         raise ValueError(
             f"batch_size is {batch_size}; it must be from 1 to the number of examples, {n}"
         )
-    data = jax.tree.map(jnp.asarray, data)
     params = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
     # Only the parameters are abstract here, so the loss sees, and can refuse, the data's values.
     jax.eval_shape(lambda params: model.loss(params, data, config), params)
+    if evaluate is not None:
+        check_evaluate(evaluate, params)
     if augment is not None:
         first = jax.tree.map(lambda x: x[:batch_size], data)
         jax.eval_shape(partial(_augmented, augment), jax.random.key(0), _as_batch(model, first))
@@ -191,7 +205,7 @@ def make_run(
         return lax.scan(lambda s, _: epoch(s, data), state, length=epochs)
 
     def run(state: State) -> tuple[State, History]:
-        _check_state(state)
+        check_state(state, State)
         ran: tuple[State, History] = compiled(state, data)
         return ran
 
@@ -203,7 +217,14 @@ def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
 
     Returns:
         rows (n // batch_size, batch_size), key.
+
+    Raises:
+        TypeError: the key is none of `jax.random`, or a number no integer.
+        ValueError: a number is below 1.
     """
+    check_key("epoch_order: key", key)
+    check_integer("epoch_order: n", n)
+    check_integer("epoch_order: batch_size", batch_size)
     key, shuffle = jax.random.split(key)
     batches = n // batch_size
     order = jax.random.permutation(shuffle, n)[: batches * batch_size]
@@ -222,6 +243,7 @@ def _step(
     value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
+        check_parts(state, optimizer)
         batch, key = _as_batch(model, batch), state.key
         if augment is not None:
             key, k_augment = jax.random.split(key)
@@ -270,53 +292,6 @@ def _as_batch(model: Any, batch: Any) -> Any:
     return batch
 
 
-def _check_made(model: Any, config: Any, optimizer: Any, gradient: Any, augment: Any) -> None:
-    """Refuse what no step can be made of."""
-    if augment is not None and not callable(augment):
-        raise TypeError(
-            f"augment is {augment!r:.50}; it must be a function augment(key, batch) -> batch"
-        )
-    check_choice("gradient", gradient, ("manual", "autodiff"))
-    if gradient == "manual" and not hasattr(model, "manual_value_and_grad"):
-        raise TypeError(
-            f"{getattr(model, '__name__', model)} has no manual_value_and_grad; write it one, or "
-            "train with gradient='autodiff'"
-        )
-    _check_optimizer(optimizer)
-    parameter_shapes(model.init_params, config)  # which refuses a configuration that is none
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    """Refuse what is no optimizer: its name, or the function that makes one."""
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise TypeError(
-            f"optimizer is {optimizer!r:.50}; it must have the functions init and update, as those "
-            "of optax: pass optax.adam(1e-3), say"
-        )
-
-
-def _check_state(state: Any) -> None:
-    """Refuse what is no state: parameters alone, or the pair that a step returned."""
-    if _fields(state) != State._fields:
-        raise TypeError(
-            f"state is {type(state).__name__}; pass the State that init_state, or the last step, "
-            "returned"
-        )
-
-
 def _fields(value: Any) -> tuple[str, ...]:
     """Return the names of the fields of a NamedTuple, or of its class; () for anything else."""
     return getattr(value, "_fields", ())
-
-
-def _count_examples(data: Any) -> int:
-    """Return the first dimension that all leaves of the data share."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    counts = {shape[0] if shape else None for shape in shapes}
-    if len(counts) != 1 or counts & {None, 0}:
-        raise ValueError(
-            f"the data's arrays have shapes {', '.join(map(str, shapes)) or '(none)'}; all must "
-            "share a first dimension, the number of examples, of at least 1"
-        )
-    (count,) = counts
-    return int(count or 0)

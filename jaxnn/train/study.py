@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxnn.train.space import optuna
+from jaxnn.files import installed
 
 
 class Trial(NamedTuple):
@@ -82,7 +82,7 @@ class Search:
         settings = dict(lane.trial.params)
         trial = Trial(lane.trial.number, settings, value, epochs, ended, columns)
         self.done.append(trial)
-        state = optuna().trial.TrialState
+        state = installed("optuna", "tune").trial.TrialState
         # Told as pruned, so that the sampler keeps away from where it diverged.
         told = {"values": value} if ended == "finished" else {"state": state.PRUNED}
         self.study.tell(self.asked.pop(trial.number), **told)
@@ -93,7 +93,7 @@ class Search:
     def give_up(self) -> None:
         """Tell the study that the trials which are trained will not end."""
         for trial in self.asked.values():
-            self.study.tell(trial, state=optuna().trial.TrialState.FAIL)
+            self.study.tell(trial, state=installed("optuna", "tune").trial.TrialState.FAIL)
 
     def finished(self) -> list[Trial]:
         """The trials that finished."""
@@ -106,7 +106,7 @@ class Search:
 
 def make_study(sampler: Any, pruner: Any, larger: bool, seed: int, chunk: int) -> Any:
     """A study of optuna's, in memory, without a word on the terminal."""
-    package = optuna()
+    package = installed("optuna", "tune")
     if sampler is None:
         sampler = package.samplers.TPESampler(seed=seed)
     if pruner is None:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxnn.train.doors import as_arrays
 from jaxnn.train.steps import Augment, Gradient, History, State, init_state, make_run
 
 Settings = Mapping[str, Any]
@@ -100,7 +101,7 @@ def make_trials(
         trained: tuple[State, History] = jax.vmap(of_lane)(states, settings)
         return trained
 
-    arrays = jax.tree.map(jnp.asarray, data)
+    arrays = as_arrays("data", data)
 
     def start(keys: Any, settings: Settings) -> State:
         with _in_words():

@@ -14,6 +14,8 @@ numbers are traced, so that one program serves all of them; for each combination
 categories there is another, which is compiled when the study first proposes it.
 """
 
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,8 +27,11 @@ import numpy as np
 
 from jaxnn.checks import parameter_shapes
 from jaxnn.settings import check_flag, check_integer
+from jaxnn.train.doors import check_evaluate, check_function, check_made
+from jaxnn.train.logs import columns
+from jaxnn.train.signals import signals, wait_for
 from jaxnn.train.space import check_build, check_space
-from jaxnn.train.steps import Augment, Gradient, History, make_step
+from jaxnn.train.steps import Augment, Gradient, History
 from jaxnn.train.study import Lane, Search, Trial, make_study, say
 from jaxnn.train.trials import Build, Evaluate, make_trials
 
@@ -41,16 +46,18 @@ class Tuned(NamedTuple):
     Attributes:
         best: of the trials that finished, the one with the best value.
         trials: all that ended, in the order in which they did.
-        ended: "finished", or "interrupted" by Ctrl-C.
-        seconds: the time it took, compilation included.
         study: optuna's, with all that its own functions can tell of it.
+        seconds: the time it took, compilation included.
+        ended: "finished", or "interrupted" by Ctrl-C or SIGTERM.
+        status: the same for a shell: 0, or 130 or 143.
     """
 
     best: Trial
     trials: tuple[Trial, ...]
-    ended: Literal["finished", "interrupted"]
-    seconds: float
     study: Any
+    seconds: float
+    ended: Literal["finished", "interrupted"]
+    status: int
 
 
 def tune(
@@ -78,8 +85,8 @@ def tune(
     """Search for settings: ask the study for trials, train them side by side, and tell it.
 
     After every chunk of epochs each lane reports; a trial that is not worth going on with is
-    pruned, and its lane is given the next. The same seed gives the same study. Ctrl-C keeps the
-    trials that ended.
+    pruned, and its lane is given the next. The same seed gives the same study. Ctrl-C or SIGTERM,
+    heard in the main thread, stop after the chunk that runs; the trials that ended are kept.
 
     Args:
         model: a module with the model functions.
@@ -129,7 +136,7 @@ def tune(
     known: set[str] = set()
 
     def admit(config: Any, optimizer: Any) -> None:
-        make_step(model, config, optimizer, gradient)
+        check_made(model, config, optimizer, gradient, augment)
         known.update(_columns_of(model, config, evaluate))
 
     check_build(build, space, admit)
@@ -160,32 +167,36 @@ def tune(
         augment=augment,
     )
     programs: dict[tuple[Any, ...], Any] = {}
-    ended: Literal["finished", "interrupted"] = "finished"
     key = jax.random.key(seed)
-    try:
-        # Asked when it knows one combination only, the sampler would hardly propose another: the
-        # first half of the visits are drawn before any trial is told.
-        visits = -(-trials // (VISIT * lanes))
-        ahead = [search.ask({}) for _ in range((visits + 1) // 2)]
-        while ahead or search.left:
-            first = ahead.pop(0) if ahead else search.ask({})
-            static = {name: v for name, v in first.params.items() if name not in traced}
-            at = tuple(static.values())
-            if at not in programs:
-                programs[at] = train(partial(_with, build, static))
-            _visit(search, programs[at], first, static, lanes, key)
-    except KeyboardInterrupt:
+    # Asked when it knows one combination only, the sampler would hardly propose another: the first
+    # half of the visits are drawn before any trial is told.
+    visits = -(-trials // (VISIT * lanes))
+    ahead = [search.ask({}) for _ in range((visits + 1) // 2)]
+    with signals() as heard:
+        try:
+            while (ahead or search.left) and not heard:
+                first = ahead.pop(0) if ahead else search.ask({})
+                static = {name: v for name, v in first.params.items() if name not in traced}
+                at = tuple(static.values())
+                if at not in programs:
+                    programs[at] = train(partial(_with, build, static))
+                _visit(search, programs[at], first, static, lanes, key, heard)
+        except KeyboardInterrupt:  # the second, or one of a callback's
+            heard.append(signal.SIGINT)
+    if heard:
         search.give_up()
-        ended = "interrupted"
         if not search.finished():
-            raise
+            raise KeyboardInterrupt
+        print(f"interrupted: the {len(search.done)} trials that ended are kept", file=sys.stderr)
     if not search.finished():
         raise ValueError(
             f"none of {trials} trials finished: {sum(t.ended == 'diverged' for t in search.done)} "
             "diverged and the others were pruned; try smaller learning rates"
         )
     seconds = time.perf_counter() - started
-    return Tuned(search.best(), tuple(search.done), ended, seconds, search.study)
+    ended: Literal["finished", "interrupted"] = "interrupted" if heard else "finished"
+    status = 128 + heard[0] if heard else 0
+    return Tuned(search.best(), tuple(search.done), search.study, seconds, ended, status)
 
 
 def _with(build: Build, static: Mapping[str, Any], traced: dict[str, Any]) -> Any:
@@ -194,14 +205,20 @@ def _with(build: Build, static: Mapping[str, Any], traced: dict[str, Any]) -> An
 
 
 def _visit(
-    search: Search, program: Any, first: Any, static: Mapping[str, Any], lanes: int, key: Any
+    search: Search,
+    program: Any,
+    first: Any,
+    static: Mapping[str, Any],
+    lanes: int,
+    key: Any,
+    heard: list[int],
 ) -> None:
     """Try trials of one program: `first`, and others of the same integers and categories."""
     start, advance = program
     share = min(VISIT * lanes, 1 + search.left) if static else 1 + search.left
     waiting, states = [first], None
     running: list[Lane | None] = [None] * lanes
-    while True:
+    while not heard:
         fresh = [i for i, lane in enumerate(running) if lane is None][:share]
         for i in fresh:
             running[i] = Lane(waiting.pop() if waiting else search.ask(static))
@@ -219,10 +236,11 @@ def _visit(
             is_new = np.isin(np.arange(lanes), fresh)
             states = new if states is None else _chosen(is_new, new, states)
         states, history = advance(states, settings)
-        columns = _columns(jax.tree.map(np.asarray, history))
+        wait_for((states, history))
+        seen = columns(history)
         for i, lane in enumerate(running):
             if lane is not None:
-                lane.parts.append({name: values[i] for name, values in columns.items()})
+                lane.parts.append({name: values[i] for name, values in seen.items()})
                 if search.report(lane):
                     running[i] = None
 
@@ -237,35 +255,22 @@ def _chosen(is_new: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(choose, new, old)
 
 
-def _columns(history: History) -> dict[str, Any]:
-    """The history by the names that a log gives its columns."""
-    metrics = {} if history.metrics is None else history.metrics
-    if not isinstance(metrics, Mapping):
-        return {"loss": history.loss, "val": metrics}
-    return {"loss": history.loss, **{f"val_{name}": values for name, values in metrics.items()}}
-
-
 def _columns_of(model: Any, config: Any, evaluate: Evaluate | None) -> list[str]:
     """The names of the columns.
 
     Raises:
-        TypeError: `evaluate` is no function, or returns something else than scalars.
+        TypeError, ValueError: `evaluate` is no function of two arguments, or returns something else
+            than scalars.
     """
-    if evaluate is None:
-        return ["loss"]
-    if not callable(evaluate):
-        raise TypeError(
-            f"evaluate is {evaluate!r:.50}; it must be a function evaluate(params, config)"
-        )
-    params = parameter_shapes(model.init_params, config)
-    metrics = jax.eval_shape(lambda params: evaluate(params, config), params)
-    columns = _columns(History(jnp.zeros(()), metrics))
-    for value in columns.values():
-        if getattr(value, "shape", None) != ():
-            raise TypeError(
-                f"evaluate returns {metrics!r:.80}; it must return a scalar, or a dict of scalars"
-            )
-    return list(columns)
+    metrics = None
+    if evaluate is not None:
+        form = "evaluate(params, config) -> a scalar, or a dict of them"
+        check_function("evaluate", evaluate, form, 2)
+        params = parameter_shapes(model.init_params, config)
+        check_evaluate(lambda params: evaluate(params, config), params)
+        shapes = jax.eval_shape(lambda params: evaluate(params, config), params)
+        metrics = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return list(columns(History(jnp.zeros(()), metrics)))
 
 
 def _objective(minimize: Any, maximize: Any) -> tuple[str | None, bool]:
