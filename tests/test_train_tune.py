@@ -114,7 +114,7 @@ def test_trials_are_compiled_once_and_by_hand_as_by_autodiff(trials):
     seen = []
 
     def watched(settings):
-        seen.append(settings)
+        seen.append(isinstance(settings["l2"], jax.core.Tracer))
         return build(settings)
 
     start, advance = train.make_trials(mlp, watched, TRAIN, gradient="autodiff", **RUN)
@@ -123,7 +123,7 @@ def test_trials_are_compiled_once_and_by_hand_as_by_autodiff(trials):
     for _ in range(2):
         states, _ = advance(states, SETTINGS)
         start(keys, SETTINGS)
-    assert len(seen) == 2
+    assert sum(seen) == 1
     by_hand = trials[0](keys, SETTINGS)
     for _ in range(2):
         by_hand, _ = trials[1](by_hand, SETTINGS)
@@ -136,11 +136,12 @@ def test_lanes_that_differ_in_number_and_settings_looked_at_are_refused(trials):
         trials[0](keys, SETTINGS)
     with pytest.raises(ValueError, match=r"keys have shape \(\)"):
         trials[0](keys[0], {name: values[0] for name, values in SETTINGS.items()})
-    start, _ = train.make_trials(
+    start, advance = train.make_trials(
         mlp, lambda s: (mlp.Config(sizes=(4, 3), l2=float(s["l2"])), optax.sgd(0.1)), TRAIN, **RUN
     )
+    states = start(keys, {"l2": [0.0, 0.1]})
     with pytest.raises(TypeError, match=r"build looks at the value of a setting.*jnp\.where"):
-        start(keys, {"l2": [0.0, 0.1]})
+        advance(states, {"l2": [0.0, 0.1]})
     start, _ = train.make_trials(mlp, lambda s: mlp.Config(sizes=(4, 3)), TRAIN, **RUN)
     with pytest.raises(TypeError, match=r"build returns Config.*a pair, \(config, optimizer\)"):
         start(keys, {})

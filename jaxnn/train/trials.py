@@ -9,9 +9,10 @@
     states = start(jax.random.split(jax.random.key(0), 2), settings)
     states, history = advance(states, settings)  # history.loss (2 lanes, 2 epochs)
 
-A setting is a number that JAX traces: `build` may hand it to whatever computes with it, but cannot
-look at its value. Of the models that is `l2`, `dropout`, `beta` and `balance`; of optax nearly all:
-learning rates, momentum, decay, schedules of them. What changes a shape is another program.
+In training a setting is a number that JAX traces: `build` may hand it to whatever computes with
+it, but cannot look at its value. Of the models that is `l2`, `dropout`, `beta` and `balance`; of
+optax nearly all: learning rates, momentum, decay, schedules of them. What changes a shape is
+another program.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -46,14 +48,15 @@ def make_trials(
 ) -> tuple[Start, Advance]:
     """Return what starts runs, one to a lane, and what trains all of them on for some epochs.
 
-    Both are compiled once for a number of lanes. A lane is what `make_run` would do alone with the
-    same settings and key, up to the order in which a machine adds up; none sees another, even if
-    that diverges. A lane may be started anew while the others go on: choose, leaf by leaf, from
-    the states and from those that `start` returns.
+    The second is compiled once for a number of lanes. A lane is what `make_run` would do alone
+    with the same settings and key, up to the order in which a machine adds up; none sees another,
+    even if that diverges. A lane may be started anew while the others go on: choose, leaf by leaf,
+    from the states and from those that `start` returns.
 
     Args:
         model: a module with the model functions.
-        build: `build(settings) -> (config, optimizer)`, of a dict of traced numbers.
+        build: `build(settings) -> (config, optimizer)`, of a dict of numbers: Python's where a run
+            starts, traced where it is trained.
         data: a batch of all examples, shared by all lanes.
         epochs: of one call of `advance`, at least 1.
         batch_size: from 1 to the number of examples.
@@ -68,12 +71,12 @@ def make_trials(
 
     Raises:
         TypeError, ValueError: from `start`, as `make_run`; the keys or settings are not of as many
-            lanes; `build` returns no pair, or looks at the value of a setting.
+            lanes; `build` returns no pair or, from `advance`, looks at the value of a setting.
     """
 
-    def made(settings: dict[str, Any], data: Any) -> tuple[Any, Any, Any]:
+    def made(settings: dict[str, Any], data: Any) -> Callable[[State], tuple[State, History]]:
         config, optimizer = built(build, settings)
-        run = make_run(
+        return make_run(
             model,
             config,
             optimizer,
@@ -84,18 +87,11 @@ def make_trials(
             evaluate=None if evaluate is None else lambda params: evaluate(params, config),
             augment=augment,
         )
-        return config, optimizer, run
-
-    @jax.jit
-    @jax.vmap
-    def started(key: Array, settings: dict[str, Any]) -> State:
-        config, optimizer, _ = made(settings, data)  # here the data's values are there to check
-        return init_state(model, config, optimizer, key)
 
     @jax.jit
     def advanced(states: State, settings: dict[str, Any], data: Any) -> tuple[State, History]:
         def of_lane(state: State, own: dict[str, Any]) -> tuple[State, History]:
-            trained: tuple[State, History] = made(own, data)[2](state)
+            trained: tuple[State, History] = made(own, data)(state)
             return trained
 
         trained: tuple[State, History] = jax.vmap(of_lane)(states, settings)
@@ -104,9 +100,17 @@ def make_trials(
     arrays = as_arrays("data", data)
 
     def start(keys: Any, settings: Settings) -> State:
-        with _in_words():
-            states: State = started(keys, _in_lanes(settings, keys))
-        return states
+        lanes = [
+            {name: value.item() for name, value in zip(settings, own, strict=True)}
+            for own in zip(*_in_lanes(settings, keys).values(), strict=True)
+        ] or [{} for _ in keys]
+        made(lanes[0], data)  # which refuses data that the model cannot take
+        # One by one: compiled together, the draws would take as long as the training to compile.
+        states = [
+            init_state(model, *built(build, own), key) for own, key in zip(lanes, keys, strict=True)
+        ]
+        stacked: State = jax.tree.map(_stacked, *states)
+        return stacked
 
     def advance(states: State, settings: Settings) -> tuple[State, History]:
         with _in_words():
@@ -130,6 +134,13 @@ def built(build: Build, settings: Any) -> tuple[Any, Any]:
         )
     config, optimizer = made
     return config, optimizer
+
+
+def _stacked(*leaves: Any) -> Array:
+    """Arrays of one shape as one array, keys as one array of keys."""
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.stack(leaves)
+    return jnp.asarray(np.stack(leaves))  # NumPy's has nothing to compile
 
 
 def _in_lanes(settings: Settings, keys: Any) -> dict[str, Array]:
