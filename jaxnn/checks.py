@@ -55,7 +55,7 @@ def as_jax(name: str, value: Any) -> Any:
         with np.errstate(over="raise"):
             return jnp.asarray(value.astype(dtype))
     except FloatingPointError:
-        raise ValueError(f"{name} has the value {abs(value).max()}, {beyond}") from None
+        raise ValueError(f"{name} has the value {np.abs(value).max()}, {beyond}") from None
 
 
 def is_iterator(value: Any) -> bool:
