@@ -13,7 +13,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments import cli, parameters, pictures
@@ -91,14 +90,17 @@ def main(
     params, history = result.params, result.history
     parameters.save(folder / "params.safetensors", params, config, seed)
     print(f"wrote {folder / 'params.safetensors'}")
-    pictures.loss(folder / "loss.png", history.loss, xlabel="epoch")
+    pictures.loss(folder / "loss.png", history.loss, "epoch", held_out=history.metrics)
     shown = split.held_out.inputs[:16]
     rebuilt = autoencoder.decode(params, autoencoder.encode(params, shown, config).mean, config)
-    pictures.images(
-        folder / "reconstructions.png", np.stack([shown, rebuilt]), "Held out, and rebuilt"
+    pictures.rebuilt(
+        folder / "reconstructions.png",
+        shown,
+        rebuilt,
+        f"Digits squeezed into {latent} number{'s' * (latent > 1)}, and rebuilt",
     )
     samples = autoencoder.sample(params, k_samples, config, 64)
-    pictures.images(folder / "samples.png", samples.reshape(4, 16, -1), "Samples")
+    pictures.images(folder / "samples.png", samples.reshape(4, 16, -1), "Drawn, not written")
     if latent == 2:
         axis = jnp.linspace(-REACH, REACH, 15)
         plane = jnp.stack(jnp.meshgrid(axis, -axis), -1)

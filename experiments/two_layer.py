@@ -61,7 +61,7 @@ def main(
         steps: Of gradient descent after the comparison.
         learning_rate: Of gradient descent.
         gradient: To descend by: by hand, or by jax.grad.
-        out: Folder for the table and the loss curve.
+        out: Folder for the table and the pictures.
     """
     cli.check_positive(steps=steps, learning_rate=learning_rate)
     folder = cli.folder(out)
@@ -69,13 +69,15 @@ def main(
         params, batch = fixed_case()
         if random:
             params = mlp.init_params(jax.random.key(seed), CONFIG)
-        lines = [*_network_table(params, batch), "", *_toy_table()]
+        columns = _gradients(params, batch)
+        lines = [*_network_table(params, batch, columns), "", *_toy_table()]
         report = verify.gradient(mlp.loss, mlp.manual_grad, params, batch, CONFIG)
         text = "\n".join(lines)
         print(text)
         print(f"\n{report}\n")
         (folder / "table.txt").write_text(text + "\n")
         print(f"wrote {folder / 'table.txt'}")
+        pictures.gradients(folder / "gradients.png", *_entries(columns))
         if report.status == "fail":
             return 1
         optimizer = optax.sgd(learning_rate)
@@ -90,16 +92,33 @@ def main(
     return 0
 
 
-def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
-    """Each entry of the gradient, one column per way to get it. Equal columns are equal entries."""
-    value, by_hand = mlp.manual_value_and_grad(params, batch, CONFIG)
+def _gradients(params: mlp.Params, batch: data.Batch) -> dict[str, Any]:
+    """The gradient by each way to get it."""
     columns: dict[str, Any] = {
-        "by hand": by_hand,
+        "by hand": mlp.manual_grad(params, batch, CONFIG),
         "jax.grad": jax.grad(mlp.loss)(params, batch, CONFIG),
         "numerical": verify.numerical_gradient(lambda p: mlp.loss(p, batch, CONFIG), params),
     }
     if torch_peer.installed:
         columns["PyTorch"] = torch_peer.value_and_grad(params, batch, CONFIG)[1]
+    return columns
+
+
+def _entries(columns: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Each entry's leaf, and by each way all entries in one row."""
+    leaves = {
+        f"{name}{number + 1}": [np.ravel(getattr(c.layers[number], name)) for c in columns.values()]
+        for number in range(2)
+        for name in ("w", "b")
+    }
+    names = [name for name, ways in leaves.items() for _ in ways[0]]
+    rows = (np.concatenate(ways) for ways in zip(*leaves.values(), strict=True))
+    return names, dict(zip(columns, rows, strict=True))
+
+
+def _network_table(params: mlp.Params, batch: data.Batch, columns: dict[str, Any]) -> list[str]:
+    """Each entry of the gradient, one column per way to get it. Equal columns are equal entries."""
+    value, by_hand = mlp.loss(params, batch, CONFIG), columns["by hand"]
     lines = [f"loss {float(value):.13f}", f"{'entry':<10}" + _row(columns)]
     for number in range(2):
         for name in ("w", "b"):
