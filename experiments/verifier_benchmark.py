@@ -156,7 +156,8 @@ def main(
     kept = _print_promises([r for r in results if r.checker == OURS])
     rates = {name: _rates(results, name) for name in asked_of}
     pictures.verifier(folder / "verifier_benchmark.png", rates, len(wrong) - too_small)
-    pictures.causes(folder / "causes.png", _by_kind(results))
+    if kinds := _by_kind(results):
+        pictures.causes(folder / "causes.png", kinds)
     return 0 if kept else 1
 
 

@@ -116,7 +116,7 @@ def main(
         pictures.benchmark(plot, show.bars(results))
         if steps := show.steps(results):
             slide = plot.with_stem(f"{plot.stem}-slide")
-            pictures.speeds(slide, steps, "a model's training step")
+            pictures.speeds(slide, steps)
     wrong = [f"{name}: {arm}" for name, result in results.items() for arm in result.disagree]
     if wrong:
         print(f"DISAGREE, and were not timed: {'; '.join(wrong)}")

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's, which people with any colour vision tell apart; ink for what is neither.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
@@ -60,7 +60,7 @@ def axes(
 
 def message(figure: Figure, text: str) -> None:
     """The one thing that a slide says, over it."""
-    title = textwrap.fill(text, 58)
+    title = textwrap.fill(text, 54)
     figure.suptitle(title, x=0.01, ha="left", weight="bold", linespacing=1.1)
 
 
@@ -83,12 +83,17 @@ def last(values: Any) -> float:
     return float(values[-1]) if len(values) else float("nan")
 
 
-def logarithmic(ax: Axes, *curves: Any, ratio: float = 0.0) -> None:
+def logarithmic(ax: Axes, *curves: Any, ratio: float = 3.0) -> None:
     """A logarithmic axis for curves that have one and span so large a ratio."""
     values = np.concatenate([finite(curve) for curve in curves])
     values = values[~np.isnan(values)]
-    if len(values) and values.min() > 0 and values.max() > ratio * values.min():
-        ax.set_yscale("log")
+    if not len(values) or values.min() <= 0 or values.max() <= ratio * values.min():
+        return
+    ax.set_yscale("log")
+    if values.max() < 1e4 * values.min():  # figures as one says them, not powers of ten
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def line(ax: Axes, y: Any, x: Any = None, color: str = BLUE, **style: Any) -> None:
@@ -99,7 +104,9 @@ def line(ax: Axes, y: Any, x: Any = None, color: str = BLUE, **style: Any) -> No
     beside = np.r_[False, known[:-1]] | np.r_[known[1:], False]
     marks = known if known.sum() <= FEW else known & ~beside
     ax.plot(x, y, color=color, marker="o", markevery=np.flatnonzero(marks).tolist(), **style)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    if len(x) == 1:
+        ax.set_xlim(x[0] - 1, x[0] + 1)
 
 
 def name_lines(ax: Axes, names: Sequence[str], **style: Any) -> None:
@@ -121,11 +128,13 @@ def name_lines(ax: Axes, names: Sequence[str], **style: Any) -> None:
         text = name if len(known) else f"{name} (no number)"
         ends.append((0.5 if np.isnan(place) else place, text, one.get_color()))
     ends.sort(key=lambda end: end[0])
-    heights = np.array([end[0] for end in ends])
-    # Up from the lowest, each at least a gap over the one before; then all down by half the excess.
-    moved = heights.copy()
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + gap)
-    moved = moved - max(0.0, (moved - heights).max(initial=0.0) / 2)
-    for height, (_, name, color) in zip(moved, ends, strict=True):
+    # The nearest heights that are a gap apart: those that overlap stand around their mean.
+    blocks: list[list[float]] = []
+    for i, (height, _, _) in enumerate(ends):
+        blocks.append([height - i * gap])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    heights = [float(np.mean(block)) for block in blocks for _ in block]
+    for i, (height, (_, name, color)) in enumerate(zip(heights, ends, strict=True)):
+        height += i * gap
         ax.text(1.015, height, name, color=color, transform=ax.transAxes, va="center", **style)

@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 from experiments.pictures import canvas
 from experiments.pictures.canvas import GREY, ORANGE
 
-# Tol's muted colours, and black: ten digits whose glyphs tell them apart as well.
-_TEN = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
+# Dark enough to read; the digits' own shapes tell them apart as well.
+_TEN = ("#332288", "#0077BB", "#007A6C", "#117733", "#777711", "#AA7700", "#CC3311", "#882255",
         "#AA4499", "#000000")  # fmt: skip
 
 
@@ -131,7 +131,8 @@ def latent_plane(path: Path, means: Any, labels: Any, decoded: Any, reach: float
     decoded_there = Rectangle((-reach, -reach), 2 * reach, 2 * reach, fill=False, linestyle=":")
     decoded_there.set(edgecolor=ORANGE, linewidth=1.5)
     left.add_patch(decoded_there)
-    left.text(-reach, reach, "drawn beside", color=ORANGE, va="bottom", size=9)
+    left.text(-reach, reach, "drawn beside", color=ORANGE, va="bottom", size=9, zorder=3,
+              bbox={"color": "white", "alpha": 0.8, "pad": 1})  # fmt: skip
     left.set(
         xlabel="$z_1$", ylabel="$z_2$", title="Where the encoder puts each digit", aspect="equal"
     )

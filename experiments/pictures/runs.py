@@ -12,12 +12,13 @@ from experiments.pictures import canvas
 from experiments.pictures.canvas import BLUE, COLORS, GREY, ORANGE
 
 
-def _at_the_end(values: Any, form: str) -> str:
-    """The last value in words, or from which epoch on there was none."""
-    if np.isnan(canvas.last(values)):
-        known = np.flatnonzero(~np.isnan(canvas.finite(values)))
-        return f"no number after epoch {known[-1] + 1 if len(known) else 0}"
-    return format(canvas.last(values), form)
+def _said(text: str, values: Any, losses: Any = None) -> str:
+    """A text with the last value put in; or that the run diverged, as its losses tell."""
+    losses = canvas.finite(values if losses is None else losses)
+    if np.isnan(canvas.last(losses)):
+        known = np.flatnonzero(~np.isnan(losses))
+        return f"Diverged: no number after epoch {known[-1] + 1 if len(known) else 0}"
+    return text.format(canvas.last(values))
 
 
 @canvas.slide
@@ -31,8 +32,8 @@ def curves(path: Path, training_loss: Any, held_out_loss: Any, held_out_accuracy
     canvas.name_lines(left, ("training", "held out"))
     canvas.line(right, 100 * np.asarray(held_out_accuracy), color=ORANGE)
     right.set(xlabel="epoch", title="held-out accuracy (%)")
-    read = _at_the_end(held_out_accuracy, ".2%")
-    canvas.message(figure, f"Digits never seen before, read rightly: {read}")
+    said = _said("Digits never seen before, read rightly: {:.2%}", held_out_accuracy, training_loss)
+    canvas.message(figure, said)
     return canvas.save(figure, path)
 
 
@@ -43,9 +44,9 @@ def loss(path: Path, losses: Any, xlabel: str = "step", held_out: Any = None) ->
     for values, color in zip(both.values(), (BLUE, ORANGE), strict=False):
         canvas.line(ax, values, color=color)
     canvas.logarithmic(ax, *both.values(), ratio=10)
-    name, values = list(both.items())[-1]
-    name = "Loss" if held_out is None else f"{name.capitalize()} loss"
-    ax.set(xlabel=xlabel, ylabel="loss (nats)", title=f"{name}: {_at_the_end(values, '.4g')}")
+    values = list(both.values())[-1]
+    name = "Loss" if held_out is None else "Held-out loss"
+    ax.set(xlabel=xlabel, ylabel="loss (nats)", title=_said(name + ": {:.4g}", values))
     if held_out is not None:
         canvas.name_lines(ax, list(both))
     return canvas.save(figure, path)
@@ -59,8 +60,7 @@ def bits(path: Path, steps: Any, training: Any, held_out: Any) -> Path:
     canvas.line(ax, held_out, steps, color=ORANGE)
     ax.set(xlabel="optimizer step", title="bits per character")
     canvas.name_lines(ax, ("training", "held out"))
-    cost = _at_the_end(held_out, ".2f")
-    canvas.message(figure, f"Text never seen before, in bits per character: {cost}")
+    canvas.message(figure, _said("Text never seen before: {:.2f} bits a character", held_out))
     return canvas.save(figure, path)
 
 
@@ -69,7 +69,7 @@ def moons(path: Path, losses: Any, points: Any, labels: Any, grid: Any, p: Any) 
     """The loss curve beside the decision boundary; `grid` is (x, y), `p` the probability of 1."""
     figure, (left, right) = canvas.axes(2, whole=canvas.SLIDE, widths=(4, 5))
     canvas.line(left, losses)
-    canvas.logarithmic(left, losses)
+    canvas.logarithmic(left, losses, ratio=1.5)
     left.set(xlabel="epoch", title="loss (nats)")
     field = LinearSegmentedColormap.from_list("moons", [BLUE, "white", ORANGE])
     bands = right.contourf(*grid, p, levels=np.linspace(0, 1, 11), cmap=field, alpha=0.5)
@@ -80,9 +80,7 @@ def moons(path: Path, losses: Any, points: Any, labels: Any, grid: Any, p: Any) 
         *np.asarray(points).T, c=labels, cmap=colors, vmin=0, vmax=1, s=60, edgecolors="white"
     )
     right.set(title="line: one half", xlabel="$x_1$", ylabel="$x_2$")
-    canvas.message(
-        figure, f"Ten hidden units tell two moons apart; loss {_at_the_end(losses, '.3f')}"
-    )
+    canvas.message(figure, _said("A small network tells two moons apart: loss {:.3f}", losses))
     return canvas.save(figure, path)
 
 
@@ -91,13 +89,17 @@ def function_and_slope(path: Path, x: Any, y: Any, slope: Any, name: str) -> Pat
     figure, (ax,) = canvas.axes(size=(6.4, 3.8))
     x, y, slope = (np.asarray(values, float) for values in (x, y, slope))
     canvas.line(ax, y, x)
-    jumps = np.flatnonzero(np.abs(np.diff(slope)) > 0.5) + 1
+    jumps = np.flatnonzero(np.abs(np.diff(slope)) > 0.4) + 1
     canvas.line(  # a jump is a gap, not a line
         ax, np.insert(slope, jumps, np.nan), np.insert(x, jumps, x[jumps]), color=ORANGE
     )
     top = 1.3 * max(np.max(y), np.max(slope))
-    ax.set(title=f"f = {name}", xlabel="x", ylim=(min(y.min(), slope.min()) - 0.08 * top, top))
-    canvas.name_lines(ax, ("f(x)", "df/dx, by its\nhand-written rule"))
+    ax.set(
+        title=f"f = {name}, and df/dx by its hand-written rule",
+        xlabel="x",
+        ylim=(min(y.min(), slope.min()) - 0.08 * top, top),
+    )
+    canvas.name_lines(ax, ("f(x)", "df/dx"))
     at = int(np.abs(x).argmin())
     if x[at] == 0:
         for i in jumps[np.abs(jumps - at - 0.5) < 1]:  # the side that was not chosen
@@ -133,7 +135,7 @@ def regression(path: Path, x: Any, y: Any, fitted: Any, losses: Any) -> Path:
     canvas.line(right, losses)
     canvas.logarithmic(right, losses)
     right.set(title="mean squared error", xlabel="epoch")
-    canvas.message(figure, f"A network draws $y = x^2$; squared error {_at_the_end(losses, '.1e')}")
+    canvas.message(figure, _said("A network draws $y = x^2$; mean squared error {:.1e}", losses))
     return canvas.save(figure, path)
 
 
@@ -170,17 +172,19 @@ def gradients(path: Path, entries: Any, ways: Mapping[str, ArrayLike]) -> Path:
         names[1:], np.maximum(gaps, least), left=least, color=COLORS[1 : len(names)], height=0.5
     )
     for row, gap in enumerate(gaps):
-        right.text(max(gap, least) * 2, row, f"{gap:.0e}", va="center")
+        right.text(max(gap, least) * 2, row, f"{gap:.0e}" if gap else "0", va="center")
     right.set(
         xscale="log",
         xlim=(least, max(1e-6, *gaps) * 1e4),
         title=f"largest difference\nfrom {names[0]}",
     )
     right.set_xticks([])
+    right.minorticks_off()
     right.invert_yaxis()
     right.spines["bottom"].set_visible(False)
     count = {2: "Two", 3: "Three", 4: "Four"}.get(len(names), str(len(names)))
-    canvas.message(figure, f"{count} ways to one gradient agree to {max(gaps, default=0):.0e}")
+    to = f"to {max(gaps):.0e}" if max(gaps, default=0) else "exactly"
+    canvas.message(figure, f"{count} ways, one gradient: they agree {to}")
     return canvas.save(figure, path)
 
 
