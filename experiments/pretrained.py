@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import pretrained_files
-from experiments.parameters import named_leaves
 from experiments.pretrained_files import MOST_LAYERS, listed
+from jaxnn.calls import path_name
 from jaxnn.checks import check_config, check_kind
 from jaxnn.models.transformer import Config, Params, init_params
 from jaxnn.models.transformer_params import GATED, PLAIN
 from jaxnn.settings import check_choice, check_number
-from jaxnn.verify.arguments import path_name
+from jaxnn.train.parameters import named_leaves
 
 
 class Names(NamedTuple):

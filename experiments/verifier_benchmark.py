@@ -156,8 +156,8 @@ def main(
     kept = _print_promises([r for r in results if r.checker == OURS])
     rates = {name: _rates(results, name) for name in asked_of}
     pictures.verifier(folder / "verifier_benchmark.png", rates, len(wrong) - too_small)
-    if kinds := _by_kind(results):
-        pictures.causes(folder / "causes.png", kinds)
+    if diagnosed := _by_kind(results):
+        pictures.causes(folder / "causes.png", diagnosed)
     return 0 if kept else 1
 
 

@@ -16,6 +16,11 @@ _ANYTHING = (
 BY_POSITION = inspect.Signature(_ANYTHING[:1])
 
 
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return a leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
+    return jax.tree_util.keystr(path).removeprefix(".") or "params"
+
+
 def signature(function: Callable[..., Any]) -> inspect.Signature:
     """What a function takes; anything, if it cannot be looked at."""
     try:

@@ -19,6 +19,7 @@ from jaxnn.checks import as_jax, check_finite
 from jaxnn.settings import check_integer, check_number, check_path, check_seed
 
 Part = TypeVar("Part")
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Batch(NamedTuple):
@@ -183,13 +184,13 @@ def mnist(folder: str | Path) -> Split[Batch]:
     """
     folder = check_path("folder", folder)
     train, held_out = (_idx_pair(folder, name) for name in ("train", "t10k"))
-    sizes = train.inputs.shape[1:], held_out.inputs.shape[1:]
+    sizes = train[0].shape[1:], held_out[0].shape[1:]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"{folder} holds train-images of {sizes[0]} pixels and t10k-images of {sizes[1]}; they "
             "must be of one size: check that both come from the same set"
         )
-    return Split(*(Batch(x.reshape(len(x), -1), labels) for x, labels in (train, held_out)))
+    return Split(_scaled(*train), _scaled(*held_out))
 
 
 def read_idx(path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
@@ -232,7 +233,7 @@ def read_idx(path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def _idx_pair(folder: Path, name: str) -> Batch:
+def _idx_pair(folder: Path, name: str) -> tuple[Bytes, Bytes]:
     """The images (N, H, W) and labels of one half of an MNIST folder."""
     images_path = _find_idx(folder, f"{name}-images", 3)
     labels_path = _find_idx(folder, f"{name}-labels", 1)
@@ -258,7 +259,12 @@ def _idx_pair(folder: Path, name: str) -> Batch:
             f"{labels_path} holds label {labels.max()}; labels must be from 0 to 9: relabel the "
             "classes, or leave out those beyond ten"
         )
-    return usable_batch(images / 255.0, labels)
+    return images, labels
+
+
+def _scaled(images: Bytes, labels: Bytes) -> Batch:
+    """The images flattened and in [0, 1], by JAX: NumPy would make float64 of them first."""
+    return usable_batch(jnp.asarray(images.reshape(len(images), -1)) / 255, labels)
 
 
 def _find_idx(folder: Path, stem: str, dimensions: int) -> Path:

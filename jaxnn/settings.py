@@ -14,6 +14,8 @@ import numpy as np
 from jaxnn.numerics import is_traced
 
 MOST = 2**31  # what JAX counts the positions along an axis to
+# Layers that are written out in a program one after another: more take minutes to look at alone.
+MOST_LAYERS = 1000
 
 
 def check_number(
@@ -100,11 +102,25 @@ def check_sizes(name: str, sizes: Any) -> tuple[int, ...]:
 
     Raises:
         TypeError: they are no sequence of integers.
-        ValueError: one is below 1.
+        ValueError: one is below 1, or there are more than a thousand.
     """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise TypeError(f"{name} is {sizes!r}; it must be a tuple of integers: (8, 8), say")
-    return tuple(check_integer(f"each of {name} {sizes}", size) for size in sizes)
+    check_depth(name, len(sizes))
+    return tuple(check_integer(f"each of {name} {sizes!s:.80}", size) for size in sizes)
+
+
+def check_depth(name: str, layers: int) -> None:
+    """Refuse more layers than a program can have one after another.
+
+    Raises:
+        ValueError: there are more than a thousand.
+    """
+    if layers > MOST_LAYERS:
+        raise ValueError(
+            f"{name} asks for {layers} layers; there may be at most {MOST_LAYERS}, for each is "
+            "written out in the program: choose fewer"
+        )
 
 
 def check_factor(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> Any:

@@ -227,7 +227,7 @@ def test_digits_by_a_small_network(tmp_path, capsys, monkeypatch):
 def test_digits_of_another_network_are_refused(tmp_path, capsys, monkeypatch):
     config = cnn.Config(channels=(4, 8))
     params = cnn.init_params(jax.random.key(0), config)
-    digits.parameters.save(tmp_path / "p", params, config, 0)
+    train.save_params(tmp_path / "p", params, model=cnn, config=config)
     with pytest.raises(ValueError, match="channels is"):
         digits.main(predict=tmp_path / "p", **SMALL)
     monkeypatch.setattr("sys.argv", ["digits", "--model", "rnn"])

@@ -3,6 +3,7 @@
 import gzip
 import struct
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,19 @@ def test_mnist_plain_or_compressed(folder, compressed, joint):
     again = data.mnist(folder)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_mnist_is_read_in_little_memory(tmp_path):
+    """In NumPy's: the file, and a byte for each value while they are checked; no float64."""
+    images = idx(np.zeros((2000, 28, 28)))
+    for name in ("train", "t10k"):
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx(np.zeros(2000)))
+    tracemalloc.start()
+    data.mnist(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(images)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ ROWS = (
     ("jaxnn.op",),
     ("jaxnn.ops",),
     ("jaxnn.ops.fast",),
-    ("jaxnn.data", "jaxnn.text"),
+    ("jaxnn.data", "jaxnn.text", "jaxnn.augment"),
     ("jaxnn.models",),
     ("jaxnn.train", "jaxnn.verify"),
     ("jaxnn",),
@@ -45,7 +45,13 @@ ROWS = (
 )
 MAY_IMPORT = {
     "jaxnn.verify": ("jaxnn.verify", "jaxnn.op", "jaxnn.calls"),
-    "jaxnn.train": ("jaxnn.train", "jaxnn.checks", "jaxnn.settings", "jaxnn.files"),
+    "jaxnn.train": (
+        "jaxnn.train",
+        "jaxnn.calls",
+        "jaxnn.checks",
+        "jaxnn.settings",
+        "jaxnn.files",
+    ),
     "jaxnn.data": ("jaxnn.checks", "jaxnn.settings", "jaxnn.files"),
     "jaxnn.text": ("jaxnn.checks", "jaxnn.settings", "jaxnn.files", "jaxnn.data"),
 }

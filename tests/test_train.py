@@ -466,3 +466,39 @@ def test_a_tiny_batch_overfits(config):
     _, history = run(state)
     assert history.loss[0] > 0.1
     assert history.loss[-1] < 0.01
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 10, 99])
+def test_parts_join_to_what_the_whole_gives(size):
+    """Ten examples in parts that divide them, do not, or hold them all."""
+    data, params = make_data(), mlp.init_params(jax.random.key(0), CONFIG)
+
+    def both(batch):
+        return {
+            "loss": mlp.loss(params, batch, CONFIG),
+            "rows": mlp.forward(params, batch.inputs, CONFIG),
+        }
+
+    parts, whole = train.in_parts(both, data, size), both(data)
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+    jitted = jax.jit(lambda data: train.in_parts(both, data, size))(data)
+    chex.assert_trees_all_close(jitted, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_hold_no_more_examples_than_they_may():
+    sizes = []
+    train.in_parts(lambda x: sizes.append(len(x)) or x, np.zeros((10, 2), np.float32), 4)
+    assert set(sizes) == {4, 2}
+
+
+@pytest.mark.parametrize(
+    ("function", "batch", "size", "message"),
+    [
+        (lambda x: x, np.zeros((0, 2)), 4, "number of examples, of at least 1"),
+        (lambda x: x, np.zeros((3, 2)), 0, "size is 0"),
+        (lambda x: x.sum(0), np.zeros((3, 2)), 3, r"shape \(2,\) for 3 examples.*row per example"),
+    ],
+)
+def test_what_cannot_be_had_in_parts_is_refused(function, batch, size, message):
+    with pytest.raises(ValueError, match=message):
+        train.in_parts(function, batch, size)

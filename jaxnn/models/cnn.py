@@ -45,7 +45,7 @@ from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.normalisation import Normalised, Scale, group_norm
 from jaxnn.ops.softmax import softmax
-from jaxnn.settings import check_choice, check_integer, check_rate, check_sizes
+from jaxnn.settings import check_choice, check_depth, check_integer, check_rate, check_sizes
 
 Batch = KeyedBatch  # its key tells training: without one, running statistics normalise
 
@@ -89,6 +89,7 @@ class Config:
             )
         if not self.channels:
             raise ValueError("channels are (); there must be at least one stage: (32, 64), say")
+        check_depth("blocks", self.blocks * len(self.channels))
         check_choice("norm", self.norm, ("batch", "group"))
         if self.norm == "group" and any(width % self.groups for width in self.channels):
             raise ValueError(

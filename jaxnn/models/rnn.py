@@ -51,7 +51,7 @@ from jaxnn.ops.recurrent_parts import (
     init_rnn,
 )
 from jaxnn.ops.recurrent_steps import Output, RecurrentResiduals
-from jaxnn.settings import check_choice, check_integer, check_rate
+from jaxnn.settings import check_choice, check_depth, check_integer, check_rate
 
 Batch = KeyedBatch
 CELLS: dict[str, Op[..., Output]] = {"rnn": rnn, "lstm": lstm, "gru": gru}
@@ -93,6 +93,7 @@ class Config:
             value = getattr(self, field)
             if not (field == "truncate" and value is None):
                 object.__setattr__(self, field, check_integer(field, value))
+        check_depth("layers", self.layers)
         check_choice("cell", self.cell, CELLS)
         object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
 

@@ -11,12 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.calls import path_name
 from jaxnn.verify.returned import is_number
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """Return a leaf's path as Python would write it after the parameters' name: `layers[0].w`."""
-    return jax.tree_util.keystr(path).removeprefix(".") or "params"
 
 
 def argument_names(function: Any, count: int) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxnn.verify.arguments import kind_of, path_name
+from jaxnn.calls import path_name
+from jaxnn.verify.arguments import kind_of
 from jaxnn.verify.door import entrance
 from jaxnn.verify.problem import check_scalar, is_floating, raised_by
 from jaxnn.verify.programs import compiled

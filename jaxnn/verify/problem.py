@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.calls import path_name
 from jaxnn.verify.arguments import (
     argument_names,
     as_array,
@@ -21,7 +22,6 @@ from jaxnn.verify.arguments import (
     is_array,
     kind_of,
     own_copy,
-    path_name,
     settings_of,
 )
 from jaxnn.verify.forms import extract_gradient

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.arguments import path_name
+from jaxnn.calls import path_name
 from jaxnn.verify.derivative import Way, derivative, measured, split
 from jaxnn.verify.findings import Leaf, first_line
 from jaxnn.verify.oracle import stripped

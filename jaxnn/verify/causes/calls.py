@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.calls import path_name
 from jaxnn.op import Op, watched
-from jaxnn.verify.arguments import path_name
 from jaxnn.verify.problem import Problem, is_floating
 from jaxnn.verify.values import by_path
 

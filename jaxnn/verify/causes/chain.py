@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.verify.arguments import path_name
+from jaxnn.calls import path_name
 from jaxnn.verify.causes.between_ops import SUMS, difference_in_words, wrong_chain
 from jaxnn.verify.causes.calls import (
     Backward,
