@@ -23,6 +23,7 @@ import numpy as np
 from jaxnn import files
 from jaxnn.calls import path_name
 from jaxnn.train.about import check_equal, describe
+from jaxnn.train.doors import check_state
 from jaxnn.train.progress import is_sound
 from jaxnn.train.steps import State
 
@@ -86,7 +87,7 @@ def save_state(
         TypeError: the state is no `State`, or notes or configuration are not for JSON.
         ValueError: the folder cannot be written, or holds a state of this step or a later one.
     """
-    check_state("state", state)
+    check_state(state, State)
     folder, step = Path(folder).absolute(), int(state.step)
     items: dict[str, Any] = {"state": state} | ({} if best is None else {"best": best})
     about = _describe(model, config, notes) | {
@@ -142,7 +143,7 @@ def load_state(
         ValueError: there is no state in the folder; it is of another model, configuration,
             optimizer or of other notes; it is damaged, not finite, or of a newer format.
     """
-    check_state("like", like)
+    check_state(like, State)
     folder = Path(folder).absolute()
     step = last_step(folder)
     if step is None:
@@ -196,19 +197,6 @@ def last_step(folder: Path) -> int | None:
     with _manager(folder, f"{folder} cannot be read", "check the path", read_only=True) as (_, m):
         step: int | None = m.latest_step()
     return step
-
-
-def check_state(name: str, state: Any) -> None:
-    """Refuse what is no state.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if not isinstance(state, State):
-        raise TypeError(
-            f"{name} is a {type(state).__name__}; it must be the State that init_state, or the "
-            "last step, returned"
-        )
 
 
 @contextlib.contextmanager
