@@ -230,7 +230,8 @@ def _read_idx(path: str | Path, file: Any, most: int) -> np.ndarray[Any, np.dtyp
         held = "more" if len(content) > promised else len(content)
         raise ValueError(
             f"{path} holds {held} bytes of values but its header {shape!s:.80} promises "
-            f"{promised}; the two must agree: the file is truncated or damaged, copy or download it again"
+            f"{promised}; the two must agree: the file is truncated or damaged, copy or download "
+            "it again"
         )
     return np.frombuffer(content, dtype).reshape(shape)
 
