@@ -3,9 +3,11 @@
     python -m experiments.autoencode                       train; about half a minute
     python -m experiments.autoencode --gradient autodiff   the same curve from jax.grad
     python -m experiments.autoencode --latent 8            a sharper bottleneck, no plane to draw
+    python -m experiments.autoencode --resume out/autoencode   go on with a run that was stopped
 
-Verifies the gradient of the very network it is about to train, trains it, and writes loss curve,
-reconstructions, samples, the latent plane and parameters to `--out`.
+Verifies the gradient of the very network it is about to train, trains it, and writes to `--out` the
+parameters of the epoch with the lowest held-out loss, what `--resume` needs, a log, loss curve,
+reconstructions, samples and the latent plane.
 """
 
 from pathlib import Path
@@ -16,15 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cli, pictures
-from experiments import fit as fitting
-from jaxnn import data, train, verify
+from experiments import cli, pictures, recall
+from jaxnn import data, train
 from jaxnn.models import autoencoder
 
 # The decoded plane spans so many standard deviations of the latent distribution N(0, 1).
 REACH = 2.5
+PICTURES = ("loss.png", "reconstructions.png", "samples.png", "plane.png")
 
 
+@recall.recalls(resume=())
 def main(
     seed: int = 0,
     epochs: int = 100,
@@ -35,6 +38,8 @@ def main(
     activation: Literal["relu", "sigmoid", "tanh"] = "relu",
     beta: float = 1.0,
     gradient: train.Gradient = "manual",
+    verify: bool = True,
+    resume: Path | None = None,
     out: Path = Path("out/autoencode"),
 ) -> int:
     """Train a variational autoencoder of handwritten digits with its hand-written gradient.
@@ -49,22 +54,25 @@ def main(
         activation: After every hidden layer.
         beta: Weight of the KL term.
         gradient: By hand, or by jax.grad.
-        out: Folder for pictures and parameters.
+        verify: Prove the gradient before training with it; a run that goes on was proven before.
+        resume: The folder of a run that was stopped: go on with it, with the options that it has,
+            to where it would have ended; if it has ended, draw its pictures again.
+        out: Folder for parameters, log and pictures. A run that it has moves to "previous" in it.
     """
     cli.check_positive(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, latent=latent
     )
+    options = dict(locals())
     split = data.digits(seed)
     config = autoencoder.Config(
         sizes=(split.train.inputs.shape[1], *hidden, latent), activation=activation, beta=beta
     )
     k_state, k_held_out, k_samples = jax.random.split(jax.random.key(seed), 3)
 
-    def evaluate(params: autoencoder.Params) -> jax.Array:
+    def evaluate(params: autoencoder.Params) -> dict[str, jax.Array]:
         batch = autoencoder.Batch(split.held_out.inputs, k_held_out)
-        return autoencoder.loss(params, batch, config)
+        return {"loss": autoencoder.loss(params, batch, config)}
 
-    calls, per_call = fitting.split(epochs, at_once=5)
     steps = epochs * max(len(split.train.inputs) // batch_size, 1)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     run = train.make_run(
@@ -72,51 +80,66 @@ def main(
         config,
         optimizer,
         autoencoder.Batch(split.train.inputs),
-        epochs=per_call,
+        epochs=1,
         batch_size=batch_size,
         gradient=gradient,
         evaluate=evaluate,
     )
     state = train.init_state(autoencoder, config, optimizer, k_state)
-    folder = cli.folder(out, "params.safetensors")
-    print(config)
-
-    first = autoencoder.Batch(split.train.inputs[:64], state.key)
-    report = verify.gradient(autoencoder.loss, autoencoder.manual_grad, state.params, first, config)
-    print(f"\n{report}\n")
-    if report.status == "fail":  # a kink under the data is no reason not to train
-        return 1
-
-    result = fitting.fit(run, state, calls)
-    params, history = result.params, result.history
-    train.save_params(
-        folder / "params.safetensors",
-        params,
-        model=autoencoder,
-        config=config,
-        notes={"seed": seed},
+    with cli.run_folder(out) as folder:
+        print(config)
+        first = autoencoder.Batch(split.train.inputs[:64], state.key)
+        if verify and not cli.holds(autoencoder, state.params, first, config):
+            return 1
+        result = train.fit(
+            run,
+            state,
+            epochs=epochs,
+            minimize="val_loss",
+            folder=folder,
+            model=autoencoder,
+            config=config,
+            notes=recall.notes(main, options, split, seed=seed),
+            resume=resume is not None,
+            also=PICTURES,
+        )
+        if not result.best_epoch:
+            return result.status
+        history = result.history
+        pictures.loss(folder / "loss.png", history.loss, xlabel="epoch")
+        _draw(folder, result.params, config, split.held_out, k_samples)
+    held_out = history.metrics["loss"]
+    print(
+        f"held-out loss {held_out[result.best_epoch - 1]:.3f} nats per image by the parameters "
+        f"saved, those of epoch {result.best_epoch}, the best of {len(held_out)}; "
+        f"{held_out[-1]:.3f} after the last\n"
+        f"training loss {history.loss[-1]:.3f} at the end, "
+        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
     )
-    print(f"wrote {folder / 'params.safetensors'}")
-    pictures.loss(folder / "loss.png", history.loss, xlabel="epoch")
-    shown = split.held_out.inputs[:16]
+    return result.status
+
+
+def _draw(
+    folder: Path,
+    params: autoencoder.Params,
+    config: autoencoder.Config,
+    held_out: data.Batch,
+    key: jax.Array,
+) -> None:
+    """What the network makes of held-out digits, and of numbers it was never given."""
+    shown = held_out.inputs[:16]
     rebuilt = autoencoder.decode(params, autoencoder.encode(params, shown, config).mean, config)
     pictures.images(
         folder / "reconstructions.png", np.stack([shown, rebuilt]), "Held out, and rebuilt"
     )
-    samples = autoencoder.sample(params, k_samples, config, 64)
+    samples = autoencoder.sample(params, key, config, 64)
     pictures.images(folder / "samples.png", samples.reshape(4, 16, -1), "Samples")
-    if latent == 2:
+    if config.sizes[-1] == 2:
         axis = jnp.linspace(-REACH, REACH, 15)
         plane = jnp.stack(jnp.meshgrid(axis, -axis), -1)
         decoded = autoencoder.decode(params, plane.reshape(-1, 2), config).reshape(15, 15, -1)
-        means = autoencoder.encode(params, split.held_out.inputs, config).mean
-        pictures.latent_plane(folder / "plane.png", means, split.held_out.targets, decoded, REACH)
-    print(
-        f"held-out loss {history.metrics[-1]:.3f} nats per image after {len(history.loss)} epochs, "
-        f"training loss {history.loss[-1]:.3f}, "
-        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
-    )
-    return result.status
+        means = autoencoder.encode(params, held_out.inputs, config).mean
+        pictures.latent_plane(folder / "plane.png", means, held_out.targets, decoded, REACH)
 
 
 if __name__ == "__main__":

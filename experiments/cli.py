@@ -3,68 +3,137 @@
 import functools
 import inspect
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import jax
 import tyro
 
+from experiments import recall
+from jaxnn import files, verify
 from jaxnn.verify.targets import UsageError
 
-INTERRUPTED = 130  # what a shell expects after Ctrl-C
+# What a shell expects after Ctrl-C, and after SIGTERM.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
+def _path(word: str) -> Path:
+    if not word:  # which Path takes for the folder that one is in
+        raise ValueError("an empty word names no file or folder")
+    return Path(word)
+
+
+# How --help names what is read from one word, and what reads it.
+_WORDS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    Path: ("PATH", _path),
+    Path | None: ("PATH", _path),
+    int | None: ("INT", int),
+    float | None: ("FLOAT", float),
+    str | None: ("STR", str),
+}
+
+
 @_REGISTRY.primitive_rule
-def _optional_path(
+def _one_word(
     info: tyro.constructors.PrimitiveTypeInfo,
-) -> tyro.constructors.PrimitiveConstructorSpec[Path | None] | None:
-    """A path that may be left out is a PATH in --help, not {None}|PATH."""
-    if info.type != Path | None:
+) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """An option that may be left out is INT in --help, not {None}|INT; no path is an empty word."""
+    if info.type not in _WORDS:
         return None
+    metavar, read = _WORDS[info.type]
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: Path(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, Path),
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: isinstance(value, info.type),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which asks for the same as Ctrl-C."""
 
 
 def run(main: Callable[..., int]) -> None:
     """Call `main` with its arguments from the command line and exit with its status.
 
     A mistake in the input, or a file that cannot be read or written, is printed as one message and
-    exits with 2; Ctrl-C outside training, where there is nothing to keep, exits with 130.
-    A --seed is checked here, for every script.
+    exits with 2; Ctrl-C outside training, where there is nothing to keep, exits with 130, SIGTERM
+    with 143. A --seed is checked here, for every script. Options that name an earlier run, as
+    `experiments.recall` has them, bring that run's other options as the defaults.
     """
-
-    @functools.wraps(main)
-    def checked(*args: Any, **options: Any) -> int:
-        seed = inspect.signature(main).bind(*args, **options).arguments.get("seed", 0)
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"--seed is {seed}; it must be at least 0 and below 2^32")
-        return main(*args, **options)
-
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(
             line_buffering=True
         )  # a log that is followed shows lines as they come
     try:
-        spec = sys.modules["__main__"].__spec__
-        # A package is called by its own name, not its __main__'s.
-        prog = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
-        status = tyro.cli(checked, prog=prog, registry=_REGISTRY)
+        with _terminable():
+            options = _parsed(main, {})
+            if stored := recall.earlier(main, options):
+                options = _parsed(main, stored)
+            seed = options.get("seed", 0)
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"--seed is {seed}; it must be at least 0 and below 2^32")
+            status = main(**options)
     except (ValueError, OSError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except KeyboardInterrupt:
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("error: this takes more memory than there is; make it smaller", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        status = INTERRUPTED
+        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     sys.exit(status)
+
+
+def _parsed(main: Callable[..., int], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the command line, by the names of `main`'s parameters."""
+
+    @functools.wraps(main)
+    def asked(**options: Any) -> dict[str, Any]:
+        return options
+
+    signature = inspect.signature(main)
+    asked.__dict__["__signature__"] = signature.replace(
+        parameters=[
+            one.replace(default=defaults.get(name, one.default))
+            for name, one in signature.parameters.items()
+        ]
+    )
+    spec = sys.modules["__main__"].__spec__
+    # A package is called by its own name, not its __main__'s.
+    prog = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
+    options: dict[str, Any] = tyro.cli(asked, prog=prog, registry=_REGISTRY)
+    return options
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM be heard as Ctrl-C is, wherever the script is."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_positive(**options: float) -> None:
@@ -79,12 +148,30 @@ def check_positive(**options: float) -> None:
             raise ValueError(f"{option} is {value}; it must be finite and above 0")
 
 
-def folder(path: Path, *files: str) -> Path:
+def split(epochs: int, at_once: int) -> int:
+    """Return how many epochs one call of a program makes: a divisor, at most `at_once`.
+
+    Raises:
+        ValueError: `epochs` is below 1.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}; it must be at least 1")
+    return max(n for n in range(1, min(at_once, epochs) + 1) if epochs % n == 0)
+
+
+def holds(model: Any, params: Any, batch: Any, config: Any) -> bool:
+    """Verify a model's gradient, print the report, and return whether to train with it."""
+    report = verify.gradient(model.loss, model.manual_grad, params, batch, config)
+    print(f"\n{report}\n")
+    return report.status != "fail"  # a kink under the data is no reason not to train
+
+
+def folder(path: Path, *names: str) -> Path:
     """The output folder, made if needed.
 
     Args:
         path: the folder.
-        files: names in it that will be written when what they hold took long to compute.
+        names: files in it that will be written when what they hold took long to compute.
 
     Raises:
         ValueError: it cannot be made, nothing can be written into it, or one of the files not.
@@ -96,9 +183,20 @@ def folder(path: Path, *files: str) -> Path:
         raise ValueError(
             f"--out {path} cannot be written to ({error.strerror}); name a folder that can"
         ) from error
-    for file in (path / name for name in files):
+    for file in (path / name for name in names):
         if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
             raise ValueError(
                 f"--out has {file}, which cannot be overwritten; remove it, or name another folder"
             )
     return path
+
+
+@contextmanager
+def run_folder(path: Path) -> Iterator[Path]:
+    """The output folder of a run, made if needed, and locked until what it writes is written.
+
+    Raises:
+        ValueError: as `folder`, or another run is using it.
+    """
+    with files.locked(folder(path, "params.safetensors")):
+        yield path

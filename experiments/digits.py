@@ -3,11 +3,13 @@
     python -m experiments.digits                       train; at least 97% of held-out digits right
     python -m experiments.digits --model cnn           a residual network; at least 99%
     python -m experiments.digits --gradient autodiff   the same curve from jax.grad
-    python -m experiments.digits --predict out/digits/params.safetensors
     python -m experiments.digits --mnist FOLDER        MNIST's IDX files instead
+    python -m experiments.digits --resume out/digits   go on with a run that was stopped
+    python -m experiments.digits --predict out/digits/params.safetensors
 
-Verifies the gradient of the very network it is about to train, trains it, and writes curves,
-confusion matrix, misread digits and parameters to `--out`.
+Verifies the gradient of the very network it is about to train, trains it, and writes to `--out` the
+parameters of the epoch with the lowest held-out loss, what `--resume` needs, a log, curves,
+confusion matrix and misread digits.
 """
 
 import math
@@ -19,17 +21,18 @@ import numpy as np
 import optax
 from sklearn.metrics import confusion_matrix
 
-from experiments import cli, pictures
-from experiments import fit as fitting
-from jaxnn import data, train, verify
+from experiments import cli, pictures, recall
+from jaxnn import data, train
 from jaxnn.models import cnn, mlp
 
 # Running statistics are taken from so many training examples: a large set would not fit at once.
 STATISTICS = 4096
 # Finite differences are slow on more.
 VERIFIED = 16
+PICTURES = ("curves.png", "confusion.png", "misread.png")
 
 
+@recall.recalls(resume=("mnist",), predict=("mnist",))
 def main(
     seed: int = 0,
     model: Literal["mlp", "cnn"] = "mlp",
@@ -45,14 +48,15 @@ def main(
     dropout: float = 0.2,
     gradient: train.Gradient = "manual",
     mnist: Path | None = None,
+    verify: bool = True,
+    resume: Path | None = None,
     predict: Path | None = None,
     out: Path = Path("out/digits"),
 ) -> int:
     """Train a classifier of handwritten digits with its hand-written gradient, or use one.
 
     Args:
-        seed: Of the held-out fifth, the initial parameters and the order of the batches; with
-            --predict, the file's own counts.
+        seed: Of the held-out fifth, the initial parameters and the order of the batches.
         model: A multilayer perceptron or a residual convolutional network.
         epochs: Passes over the training data.
         batch_size: Examples per step.
@@ -67,11 +71,17 @@ def main(
         gradient: By hand, or by jax.grad.
         mnist: A folder with MNIST's four IDX files (train-images-idx3-ubyte and so on, plain or
             .gz), to use instead of scikit-learn's digits.
-        predict: A saved parameter file: read the held-out digits with it instead of training.
-            Give the same --model, its options and --mnist as in training.
-        out: Folder for pictures and parameters.
+        verify: Prove the gradient before training with it; a run that goes on was proven before.
+        resume: The folder of a run that was stopped: go on with it, with the options that it has,
+            to where it would have ended; if it has ended, draw its pictures again.
+        predict: A saved parameter file: read the held-out digits with it instead of training. The
+            options are the file's; give --mnist if that folder has moved.
+        out: Folder for parameters, log and pictures. A run that it has moves to "previous" in it.
     """
     cli.check_positive(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    if predict:
+        return _predict(predict, mnist, seed)
+    options = dict(locals())
     split = data.mnist(mnist) if mnist else data.digits(seed)
     pixels = split.train.inputs.shape[1]
     net: Any = {"mlp": mlp, "cnn": cnn}[model]
@@ -90,77 +100,81 @@ def main(
             shape=(side, side, 1), channels=channels, blocks=blocks, norm=norm, dropout=dropout
         )
         train_data = cnn.Batch(*split.train)
-    if predict:
-        return _predict(predict, net, config, mnist)
 
-    def settled(params: Any) -> Any:
-        if model == "mlp":
-            return params
-        return cnn.update_running(params, split.train.inputs[:STATISTICS], config)
-
-    def evaluate(params: Any) -> dict[str, jax.Array]:
-        params = settled(params)
-        return {
-            "loss": net.loss(params, split.held_out, config),
-            "accuracy": net.accuracy(params, split.held_out, config),
-        }
-
-    calls, per_call = fitting.split(epochs, at_once=1)
     steps = epochs * max(len(split.train.inputs) // batch_size, 1)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     run = train.make_run(
-        net,
-        config,
-        optimizer,
-        train_data,
-        epochs=per_call,
-        batch_size=batch_size,
-        gradient=gradient,
-        evaluate=evaluate,
+        net, config, optimizer, train_data, epochs=1, batch_size=batch_size, gradient=gradient
     )
     state = train.init_state(net, config, optimizer, jax.random.key(seed))
-    folder = cli.folder(out, "params.safetensors")
-    print(f"{len(split.train.inputs)} digits to learn, {len(split.held_out.inputs)} held out")
-    print(config)
-
-    first = jax.tree.map(lambda x: x[:VERIFIED], train_data)
-    if model == "cnn":
-        first = first._replace(key=state.key)  # as in training, with dropout
-    report = verify.gradient(net.loss, net.manual_grad, state.params, first, config)
-    print(f"\n{report}\n")
-    if report.status == "fail":  # a kink under the data is no reason not to train
-        return 1
-
-    result = fitting.fit(run, state, calls)
-    params = settled(result.params)
-    train.save_params(
-        folder / "params.safetensors", params, model=net, config=config, notes={"seed": seed}
-    )
-    print(f"wrote {folder / 'params.safetensors'}")
-    metrics = result.history.metrics
-    pictures.curves(
-        folder / "curves.png", result.history.loss, metrics["loss"], metrics["accuracy"]
-    )
-    p = np.asarray(net.probabilities(params, split.held_out.inputs, config))
-    labels = np.asarray(split.held_out.targets)
-    pictures.confusion(folder / "confusion.png", _confusion(labels, p))
-    pictures.misread(folder / "misread.png", split.held_out.inputs, labels, p)
+    with cli.run_folder(out) as folder:
+        print(f"{len(split.train.inputs)} digits to learn, {len(split.held_out.inputs)} held out")
+        print(config)
+        first = jax.tree.map(lambda x: x[:VERIFIED], train_data)
+        if model == "cnn":
+            first = first._replace(key=state.key)  # as in training, with dropout
+        if verify and not cli.holds(net, state.params, first, config):
+            return 1
+        result = train.fit(
+            _evaluated(run, net, config, split),
+            state,
+            epochs=epochs,
+            minimize="val_loss",
+            folder=folder,
+            model=net,
+            config=config,
+            notes=recall.notes(main, options, split, seed=seed),
+            resume=resume is not None,
+            also=PICTURES,
+        )
+        if not result.best_epoch:
+            return result.status
+        history = result.history
+        losses, accuracies = history.metrics["loss"], history.metrics["accuracy"]
+        pictures.curves(folder / "curves.png", history.loss, losses, accuracies)
+        p = np.asarray(net.probabilities(result.params, split.held_out.inputs, config))
+        labels = np.asarray(split.held_out.targets)
+        pictures.confusion(folder / "confusion.png", _confusion(labels, p))
+        pictures.misread(folder / "misread.png", split.held_out.inputs, labels, p)
     print(
-        f"held-out accuracy {metrics['accuracy'][-1]:.2%} after {len(result.history.loss)} epochs, "
-        f"training loss {result.history.loss[-1]:.4f} nats, "
+        f"held-out accuracy {(p.argmax(1) == labels).mean():.2%} by the parameters saved, those of "
+        f"epoch {result.best_epoch}, the lowest held-out loss of {len(losses)} epochs; "
+        f"{accuracies[-1]:.2%} after the last\n"
+        f"training loss {history.loss[-1]:.4f} nats at the end, "
         f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
     )
     return result.status
+
+
+def _evaluated(run: Any, net: Any, config: Any, split: data.Split[data.Batch]) -> Any:
+    """The run with a network's running statistics settled and held-out metrics after each call."""
+
+    @jax.jit
+    def evaluate(params: Any, statistics: Any, held_out: data.Batch) -> tuple[Any, Any]:
+        if net is cnn:
+            params = cnn.update_running(params, statistics, config)
+        metrics = {
+            "loss": net.loss(params, held_out, config),
+            "accuracy": net.accuracy(params, held_out, config),
+        }
+        return params, jax.tree.map(lambda x: x[None], metrics)
+
+    def evaluated(state: train.State) -> tuple[train.State, train.History]:
+        state, history = run(state)
+        # No step reads the statistics: in the state they are ready to be used when it is saved.
+        params, metrics = evaluate(state.params, split.train.inputs[:STATISTICS], split.held_out)
+        return state._replace(params=params), history._replace(metrics=metrics)
+
+    return evaluated
 
 
 def _confusion(labels: Any, probabilities: Any) -> Any:
     return confusion_matrix(labels, probabilities.argmax(1), labels=np.arange(10))
 
 
-def _predict(path: Path, net: Any, config: Any, mnist: Path | None) -> int:
+def _predict(path: Path, mnist: Path | None, seed: int) -> int:
     """Read the digits that were held out from the run that saved the parameters."""
-    loaded = train.load_params(path, net, config)
-    params, seed = loaded.params, loaded.notes["seed"]
+    params, net, config, _ = train.load_params(path)
     held_out = (data.mnist(mnist) if mnist else data.digits(seed)).held_out
     p = np.asarray(net.probabilities(params, held_out.inputs, config))
     read, labels = p.argmax(1), np.asarray(held_out.targets)

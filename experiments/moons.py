@@ -1,6 +1,8 @@
 """Two moons told apart by a small network, full batch, as one compiled program.
 
-    python -m experiments.moons            300 epochs; final loss below 0.05, falling all the way
+    python -m experiments.moons                      300 epochs; final loss below 0.05, falling all
+                                                     the way
+    python -m experiments.moons --resume out/moons   go on with a run that was stopped
 
 Also checks the gradient of a [500, 100, 50, 40, 10] network, every leaf, beside SciPy's
 `check_grad`, and times the training program beside the same loop in NumPy.
@@ -18,15 +20,16 @@ import numpy as np
 import optax
 from scipy.optimize import check_grad
 
-from experiments import cli, numpy_net, pictures
-from experiments import fit as fitting
-from jaxnn import data, train, verify
+from experiments import cli, numpy_net, pictures, recall
+from jaxnn import data, train
+from jaxnn import verify as verifier
 from jaxnn.models import mlp
 from jaxnn.ops.activations import relu
 
 TIMINGS = 25
 
 
+@recall.recalls(resume=())
 def main(
     seed: int = 7,
     epochs: int = 300,
@@ -35,6 +38,8 @@ def main(
     hidden: tuple[int, ...] = (10,),
     learning_rate: float = 0.5,
     gradient: train.Gradient = "manual",
+    verify: bool = True,
+    resume: Path | None = None,
     out: Path = Path("out/moons"),
 ) -> int:
     """Train a two-moons classifier by full-batch gradient descent.
@@ -47,39 +52,64 @@ def main(
         hidden: Widths of the hidden layers.
         learning_rate: Of plain gradient descent.
         gradient: By hand, or by jax.grad.
-        out: Folder for pictures.
+        verify: Prove the gradient before training with it; a run that goes on was proven before.
+        resume: The folder of a run that was stopped: go on with it, with the options that it has,
+            to where it would have ended; if it has ended, draw its pictures again.
+        out: Folder for parameters, log and pictures. A run that it has moves to "previous" in it.
     """
     cli.check_positive(epochs=epochs, learning_rate=learning_rate)
+    options = dict(locals())
     batch = data.two_moons(points, noise, seed)
     config = mlp.Config(sizes=(2, *hidden, 2))
     optimizer = optax.sgd(learning_rate)
-    calls, per_call = fitting.split(epochs, at_once=1000)
     run = train.make_run(
-        mlp, config, optimizer, batch, epochs=per_call, batch_size=points, gradient=gradient
+        mlp,
+        config,
+        optimizer,
+        batch,
+        epochs=cli.split(epochs, at_once=100),
+        batch_size=points,
+        gradient=gradient,
     )
     state = train.init_state(mlp, config, optimizer, jax.random.key(seed))
-    folder = cli.folder(out)
+    with cli.run_folder(out) as folder:
+        passed = not verify or _check_gradient(seed)
+        result = train.fit(
+            run,
+            state,
+            epochs=epochs,
+            folder=folder,
+            model=mlp,
+            config=config,
+            notes=recall.notes(main, options, batch, seed=seed),
+            resume=resume is not None,
+            also=("moons.png", "relu.png"),
+        )
+        if not result.best_epoch:
+            return result.status
+        losses = result.history.loss
+        steps = "falling all the way" if (np.diff(losses) < 0).all() else "not falling all the way"
+        print(
+            f"\nfinal loss {losses[-1]:.4f} nats after {len(losses)} epochs, {steps}; accuracy "
+            f"{float(mlp.accuracy(result.params, batch, config)):.1%} after {result.best_epoch}"
+        )
+        if verify and result.status == 0:
+            _time(state, config, batch, epochs, learning_rate, gradient)
+        _draw(folder, result, batch, config)
+    return result.status if passed else 1
 
-    passed = _check_gradient(seed)
-    result = fitting.fit(run, state, calls)
-    losses = result.history.loss
-    steps = "falling all the way" if (np.diff(losses) < 0).all() else "not falling all the way"
-    print(
-        f"\nfinal loss {losses[-1]:.4f} nats after {len(losses)} epochs, {steps}; "
-        f"accuracy {float(mlp.accuracy(result.params, batch, config)):.1%}"
-    )
-    if result.status == 0:
-        _time(run, state, calls, batch, learning_rate)
 
+def _draw(folder: Path, result: train.Fit, batch: data.Batch, config: mlp.Config) -> None:
+    """The moons as the network tells them apart, and the function it has between its layers."""
     x1, x2 = np.meshgrid(np.linspace(-1.8, 2.8, 200), np.linspace(-1.3, 1.8, 200))
     grid = jnp.asarray(np.stack([x1.ravel(), x2.ravel()], axis=1), batch.inputs.dtype)
     p = np.asarray(mlp.probabilities(result.params, grid, config))[:, 1].reshape(x1.shape)
+    losses = result.history.loss
     pictures.moons(folder / "moons.png", losses, batch.inputs, batch.targets, (x1, x2), p)
     x = jnp.linspace(-1.0, 1.0, 401)
     y, residuals = relu.fwd(x)
     (slope,) = relu.bwd(residuals, jnp.ones_like(y))
     pictures.function_and_slope(folder / "relu.png", x, y, slope, "ReLU")
-    return result.status if passed else 1
 
 
 def _check_gradient(seed: int) -> bool:
@@ -91,7 +121,9 @@ def _check_gradient(seed: int) -> bool:
     total = float(mlp.probabilities(params, batch.inputs, config).sum())
     print(f"{list(config.sizes)}: probabilities sum to {total:.7f}")
 
-    reports = [verify.gradient(mlp.loss, mlp.manual_grad, params, batch, config) for _ in range(2)]
+    reports = [
+        verifier.gradient(mlp.loss, mlp.manual_grad, params, batch, config) for _ in range(2)
+    ]
     print(reports[0])
     started = time.perf_counter()
     errors = _scipy_errors(params, batch)
@@ -132,22 +164,31 @@ def _scipy_errors(params: mlp.Params, batch: data.Batch) -> list[float]:
 
 
 def _time(
-    run: Any, state: train.State, calls: int, batch: data.Batch, learning_rate: float
+    state: train.State,
+    config: mlp.Config,
+    batch: data.Batch,
+    epochs: int,
+    learning_rate: float,
+    gradient: train.Gradient,
 ) -> None:
-    """The compiled run against the same loop in NumPy, in turn, in the same dtype."""
+    """The run as one program against the same loop in NumPy, in turn, in the same dtype."""
     layers = [(np.asarray(w), np.asarray(b)) for w, b in state.params.layers]
     x, labels = np.asarray(batch.inputs), np.asarray(batch.targets)
-    _, history = run(state)
-    batches = [(x, labels)] * calls * len(history.loss)
+    run = train.make_run(
+        mlp,
+        config,
+        optax.sgd(learning_rate),
+        batch,
+        epochs=epochs,
+        batch_size=len(x),
+        gradient=gradient,
+    )
 
     def one_program() -> None:
-        later = state
-        for _ in range(calls):
-            later, _ = run(later)
-        jax.block_until_ready(later)
+        jax.block_until_ready(run(state))
 
     def loop() -> None:
-        numpy_net.descend(layers, batches, learning_rate=learning_rate)
+        numpy_net.descend(layers, [(x, labels)] * epochs, learning_rate=learning_rate)
 
     ours, theirs = [], []
     for _ in range(TIMINGS):

@@ -4,11 +4,12 @@
     python -m experiments.text --model gpt           or rnn, gru, llama
     python -m experiments.text --file FILE           any text in UTF-8
     python -m experiments.text --gradient autodiff   the same curve from jax.grad
+    python -m experiments.text --resume out/text     go on with a run that was stopped
     python -m experiments.text --sample out/text/params.safetensors --prompt "The "
 
 Verifies the gradient of the very network it is about to train, trains it on random windows of the
-text but its last tenth, reports the bits per character of that tenth, and writes curves, a sample
-and the parameters to `--out`.
+text but its last tenth, reports the bits per character of that tenth, and writes to `--out` the
+parameters that had the fewest, what `--resume` needs, a log, curves and a sample.
 """
 
 import math
@@ -22,9 +23,8 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from experiments import cli, pictures
-from experiments import fit as fitting
-from jaxnn import text, train, verify
+from experiments import cli, pictures, recall
+from jaxnn import files, text, train
 from jaxnn.data import KeyedBatch, Split
 from jaxnn.models import generate, rnn, transformer
 from jaxnn.models.transformer import gpt2, llama
@@ -34,8 +34,11 @@ Model = Literal["lstm", "gru", "rnn", "gpt", "llama"]
 SIZES = {"lstm": (1, 256), "gru": (1, 256), "rnn": (1, 256), "gpt": (4, 128), "llama": (4, 128)}
 # More windows of a long text would take longer to evaluate than to learn from.
 WINDOWS = 512
+# What says how to write, not how to train.
+WRITING = ("prompt", "length", "temperature")
 
 
+@recall.recalls(resume=("file", *WRITING), sample=("file", "seed", *WRITING))
 def main(
     model: Model = "lstm",
     file: Path | None = None,
@@ -54,6 +57,8 @@ def main(
     prompt: str | None = None,
     length: int = 500,
     temperature: float = 0.7,
+    verify: bool = True,
+    resume: Path | None = None,
     sample: Path | None = None,
     out: Path = Path("out/text"),
 ) -> int:
@@ -80,10 +85,13 @@ def main(
         length: Characters to write; a transformer stops when it has no position left.
         temperature: Of the sample: below 1 likely characters become likelier, at 0 only the
             likeliest is written.
-        sample: A saved parameter file: write with it instead of training. Give the same --model,
-            its options and --sequence as in training; the characters are the file's, so --file is
-            not read.
-        out: Folder for the picture, the sample and the parameters.
+        verify: Prove the gradient before training with it; a run that goes on was proven before.
+        resume: The folder of a run that was stopped: go on with it, with the options that it has,
+            to where it would have ended; if it has ended, write and draw again.
+        sample: A saved parameter file: write with it instead of training, with its own characters
+            and options; --file is not read.
+        out: Folder for parameters, log, picture and sample. A run that it has moves to "previous"
+            in it.
     """
     default_layers, default_width = SIZES[model]
     layers = default_layers if layers is None else layers
@@ -108,17 +116,19 @@ def main(
             f"--steps is {steps}, --steps-per-epoch {per_epoch}; the steps must be whole epochs: "
             f"take {steps - steps % per_epoch} steps, or {math.gcd(steps, per_epoch)} per epoch"
         )
+    options = dict(locals())
     if sample:
-        saved = train.read_about(sample).notes
-        if not {"vocabulary", "prompt"} <= saved.keys():
-            raise ValueError(f"{sample} has no vocabulary; name a file that this script saved")
-        characters, beginning = saved["vocabulary"], saved["prompt"]
-    else:
-        page = text.read_text(file) if file else text.documentation()
-        characters = text.vocabulary(page)
-        split = text.split(text.encode(page, characters), sequence)
-        beginning = text.decode(split.held_out[: min(16, max(sequence // 2, 1))], characters)
-    net, config, write = _network(
+        params, net, config, notes = train.load_params(sample)
+        characters = notes["vocabulary"]
+        begin = _beginning(prompt, notes["beginning"], characters, config)
+        print(_written(net, params, config, begin, characters, length, temperature, seed))
+        return 0
+
+    page = text.read_text(file) if file else text.documentation()
+    characters = text.vocabulary(page)
+    split = text.split(text.encode(page, characters), sequence)
+    beginning = text.decode(split.held_out[: min(16, max(sequence // 2, 1))], characters)
+    net, config = _network(
         model,
         layers=layers,
         width=width,
@@ -128,70 +138,90 @@ def main(
         heads=heads,
         dropout=dropout,
     )
-    start = text.encode(beginning if prompt is None else prompt, characters)
-    room = length if net is rnn else min(length, sequence - len(start))
-    if not len(start) or room < 1:
-        raise ValueError(
-            f"{'what the sample begins with' if prompt is None else '--prompt'} has {len(start)} "
-            "characters; it must have at least 1, and with a transformer fewer than --sequence, "
-            f"{sequence}: change one of them"
-        )
-
-    def written(params: Any, seed: int) -> str:
-        tokens = write(
-            params, start[None], config, jax.random.key(seed), length=room, temperature=temperature
-        )
-        return text.decode(tokens[0], characters)
-
-    if sample:
-        print(written(train.load_params(sample, net, config).params, seed))
-        return 0
-
+    begin = _beginning(prompt, beginning, characters, config)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)),
     )
     state = train.init_state(net, config, optimizer, jax.random.key(seed))
-    folder = cli.folder(out, "params.safetensors")
-    print(
-        f"{len(split.train)} characters to learn, {len(split.held_out)} held out, "
-        f"{len(characters)} different"
-    )
-    print(config)
-
-    few = text.random_windows(state.key, split.train, 4, min(sequence, 16))
-    if dropout:
-        few = few._replace(key=state.key)  # as in training
-    report = verify.gradient(net.loss, net.manual_grad, state.params, few, config)
-    print(f"\n{report}\n")
-    if report.status == "fail":  # a kink under the data is no reason not to train
-        return 1
-
     step = train.make_step(net, config, optimizer, gradient)
-    run = _make_epoch(net, config, step, split, per_epoch, batch_size, sequence)
-    result = fitting.fit(run, state, steps // per_epoch)
-    train.save_params(
-        folder / "params.safetensors",
-        result.params,
-        model=net,
-        config=config,
-        notes={"seed": seed, "vocabulary": characters, "prompt": beginning},
-    )
-    print(f"wrote {folder / 'params.safetensors'}")
-    training, held_out = (
-        nats / math.log(2) for nats in (result.history.loss, result.history.metrics["loss"])
-    )
-    taken = per_epoch * np.arange(1, len(training) + 1)
-    pictures.bits(folder / "curves.png", taken, training, held_out)
-    if not result.diverged:
-        (folder / "sample.txt").write_text(written(result.params, seed), encoding="utf-8")
-        print(f"wrote {folder / 'sample.txt'}\n\n{(folder / 'sample.txt').read_text('utf-8')}\n")
+    with cli.run_folder(out) as folder:
+        print(
+            f"{len(split.train)} characters to learn, {len(split.held_out)} held out, "
+            f"{len(characters)} different"
+        )
+        print(config)
+        few = text.random_windows(state.key, split.train, 4, min(sequence, 16))
+        if dropout:
+            few = few._replace(key=state.key)  # as in training
+        if verify and not cli.holds(net, state.params, few, config):
+            return 1
+        result = train.fit(
+            _make_epoch(net, config, step, split, per_epoch, batch_size, sequence),
+            state,
+            epochs=steps // per_epoch,
+            minimize="val_loss",
+            folder=folder,
+            model=net,
+            config=config,
+            notes=recall.notes(
+                main, options, split, seed=seed, vocabulary=characters, beginning=beginning
+            ),
+            resume=resume is not None,
+            also=("curves.png", "sample.txt"),
+        )
+        if not result.best_epoch:
+            return result.status
+        training, held_out = (
+            nats / math.log(2) for nats in (result.history.loss, result.history.metrics["loss"])
+        )
+        taken = per_epoch * np.arange(1, len(training) + 1)
+        pictures.bits(folder / "curves.png", taken, training, held_out)
+        written = _written(net, result.params, config, begin, characters, length, temperature, seed)
+        with files.replaced(folder / "sample.txt") as file:
+            file.write_text(written, encoding="utf-8")
+        print(f"wrote {folder / 'sample.txt'}\n\n{written}\n")
+    best = result.best_epoch - 1
     print(
-        f"held-out bits per character {held_out[-1]:.3f} after {taken[-1]} steps, "
-        f"training {training[-1]:.3f}, "
+        f"held-out bits per character {held_out[best]:.3f} after {taken[best]} steps, the best of "
+        f"{taken[-1]} and those saved; {held_out[-1]:.3f} after the last\n"
+        f"training {training[-1]:.3f} at the end, "
         f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
     )
     return result.status
+
+
+def _beginning(prompt: str | None, default: str, characters: str, config: Any) -> Array:
+    """The tokens that a sample begins with, some, and fewer than a transformer has positions."""
+    begin = text.encode(default if prompt is None else prompt, characters)
+    positions = getattr(config, "positions", math.inf)
+    if not 0 < len(begin) < positions:
+        raise ValueError(
+            f"{'what the sample begins with' if prompt is None else '--prompt'} has {len(begin)} "
+            "characters; it must have at least 1, and with a transformer fewer than --sequence, "
+            f"{positions}: change one of them"
+        )
+    return begin
+
+
+def _written(
+    net: Any,
+    params: Any,
+    config: Any,
+    begin: Array,
+    characters: str,
+    length: int,
+    temperature: float,
+    seed: int,
+) -> str:
+    """What a network writes after its beginning, until a transformer has no position left."""
+    write = rnn.generate if net is rnn else generate.generate
+    if net is transformer:
+        length = min(length, config.positions - len(begin))
+    tokens = write(
+        params, begin[None], config, jax.random.key(seed), length=length, temperature=temperature
+    )
+    return text.decode(tokens[0], characters)
 
 
 def _network(
@@ -204,8 +234,8 @@ def _network(
     embedding: int,
     heads: int,
     dropout: float,
-) -> tuple[Any, Any, Callable[..., Array]]:
-    """The module of the model, its configuration, and its function that writes."""
+) -> tuple[Any, Any]:
+    """The module of the model and its configuration."""
     if model in ("gpt", "llama"):
         kind: Callable[..., Any] = gpt2 if model == "gpt" else partial(llama, kv_heads=1)
         config: Any = kind(
@@ -216,7 +246,7 @@ def _network(
             heads=heads,
             dropout=dropout,
         )
-        return transformer, config, generate.generate
+        return transformer, config
     config = rnn.Config(
         vocabulary=vocabulary,
         width=embedding,
@@ -225,7 +255,7 @@ def _network(
         cell=model,
         dropout=dropout,
     )
-    return rnn, config, rnn.generate
+    return rnn, config
 
 
 def _make_epoch(

@@ -1,6 +1,8 @@
 """A two-layer softmax network with a penalty on its weights: one fixed case, four gradients.
 
-    python -m experiments.two_layer        by hand, by jax.grad, numerically, and by PyTorch
+    python -m experiments.two_layer                          by hand, by jax.grad, numerically,
+                                                             and by PyTorch
+    python -m experiments.two_layer --resume out/two_layer   go on with a descent that was stopped
 
 Two samples of three features, four sigmoid units, five classes, float64. Then the numerical
 gradient of two functions of two numbers, beside their derivatives, and the loss as gradient
@@ -17,8 +19,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments import cli, pictures, torch_peer
-from jaxnn import data, train, verify
+from experiments import cli, pictures, recall, torch_peer
+from jaxnn import data, train
+from jaxnn import verify as verifier
 from jaxnn.models import mlp
 from jaxnn.ops.linear import Linear
 
@@ -45,12 +48,15 @@ def cosines_and_sigmoid(w: tuple[Array, Array]) -> Array:
     return jnp.cos(w1) * jnp.cos(w2) + jax.nn.sigmoid(w2)
 
 
+@recall.recalls(resume=())
 def main(
     seed: int = 0,
     random: bool = False,
     steps: int = 200,
     learning_rate: float = 0.1,
     gradient: train.Gradient = "manual",
+    verify: bool = True,
+    resume: Path | None = None,
     out: Path = Path("out/two_layer"),
 ) -> int:
     """Put four gradients of one small network side by side, then descend by one of them.
@@ -61,33 +67,52 @@ def main(
         steps: Of gradient descent after the comparison.
         learning_rate: Of gradient descent.
         gradient: To descend by: by hand, or by jax.grad.
-        out: Folder for the table and the loss curve.
+        verify: Prove the gradient before training with it; a run that goes on was proven before.
+        resume: The folder of a run that was stopped: go on with it, with the options that it has,
+            to where it would have ended; if it has ended, draw its pictures again.
+        out: Folder for parameters, log, table and picture. A run that it has moves to "previous"
+            in it.
     """
     cli.check_positive(steps=steps, learning_rate=learning_rate)
-    folder = cli.folder(out)
-    with jax.enable_x64(True):
+    options = dict(locals())
+    with cli.run_folder(out) as folder, jax.enable_x64(True):
         params, batch = fixed_case()
         if random:
             params = mlp.init_params(jax.random.key(seed), CONFIG)
-        lines = [*_network_table(params, batch), "", *_toy_table()]
-        report = verify.gradient(mlp.loss, mlp.manual_grad, params, batch, CONFIG)
-        text = "\n".join(lines)
+        text = "\n".join([*_network_table(params, batch), "", *_toy_table()]) + "\n"
         print(text)
-        print(f"\n{report}\n")
-        (folder / "table.txt").write_text(text + "\n")
-        print(f"wrote {folder / 'table.txt'}")
-        if report.status == "fail":
+        if verify and not cli.holds(mlp, params, batch, CONFIG):
             return 1
         optimizer = optax.sgd(learning_rate)
         run = train.make_run(
-            mlp, CONFIG, optimizer, batch, epochs=steps, batch_size=2, gradient=gradient
+            mlp,
+            CONFIG,
+            optimizer,
+            batch,
+            epochs=cli.split(steps, at_once=100),
+            batch_size=2,
+            gradient=gradient,
         )
         start = train.init_state(mlp, CONFIG, optimizer, jax.random.key(seed))
-        _, history = run(start._replace(params=params))
-    losses = np.asarray(history.loss)
-    print(f"{steps} steps by {gradient!r}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
-    pictures.loss(folder / "loss.png", losses)
-    return 0
+        result = train.fit(
+            run,
+            start._replace(params=params),
+            epochs=steps,
+            folder=folder,
+            model=mlp,
+            config=CONFIG,
+            notes=recall.notes(main, options, batch, seed=seed),
+            resume=resume is not None,
+            also=("table.txt", "loss.png"),
+        )
+        if not result.best_epoch:
+            return result.status
+        losses = result.history.loss
+        print(f"{len(losses)} steps by {gradient!r}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+        (folder / "table.txt").write_text(text)
+        print(f"wrote {folder / 'table.txt'}")
+        pictures.loss(folder / "loss.png", losses)
+    return result.status
 
 
 def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
@@ -96,7 +121,7 @@ def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
     columns: dict[str, Any] = {
         "by hand": by_hand,
         "jax.grad": jax.grad(mlp.loss)(params, batch, CONFIG),
-        "numerical": verify.numerical_gradient(lambda p: mlp.loss(p, batch, CONFIG), params),
+        "numerical": verifier.numerical_gradient(lambda p: mlp.loss(p, batch, CONFIG), params),
     }
     if torch_peer.installed:
         columns["PyTorch"] = torch_peer.value_and_grad(params, batch, CONFIG)[1]
@@ -136,7 +161,7 @@ def _toy_table() -> list[str]:
     ]
     lines = [f"{'at (1, 2)':<42}" + _row(["on paper", "jax.grad", "numerical"])]
     for name, f, on_paper in cases:
-        autodiff, numerical = jax.grad(f)(at), verify.numerical_gradient(f, at)
+        autodiff, numerical = jax.grad(f)(at), verifier.numerical_gradient(f, at)
         for i in range(2):
             numbers = (on_paper[i], autodiff[i], numerical[i])
             lines.append(f"d/dw{i + 1} {name:<35}" + _row([f"{float(v):.10f}" for v in numbers]))

@@ -5,7 +5,7 @@ Every message has the name and the value, the rule, and the fix. Settings are ch
 """
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -26,15 +26,70 @@ def said(message: str, error: type[Exception] = ValueError) -> Iterator[None]:
         raise error(message) from None
 
 
-def check_array(name: str, value: Any) -> None:
-    """Refuse what has no shape and dtype, as lists and Python's numbers have none.
+def as_jax(name: str, value: Any) -> Any:
+    """NumPy's array or number as JAX takes it, of the dtype that it has in JAX's present width.
+
+    Whatever else is given comes back as it is, and so do arrays of words or objects.
 
     Raises:
-        TypeError: it is no array.
+        TypeError: the array is masked.
+        ValueError: a value is beyond that dtype, where JAX would wrap or lose it.
     """
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+    if not isinstance(value, np.ndarray | np.generic):
+        return value
+    dtype = _canonical(value.dtype)
+    if dtype is None:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array; it must be an array of all its values: fill it with "
+            "filled(0), or leave those examples out"
+        )
+    beyond = f"beyond {dtype}; every value must fit: scale it, or set jax_enable_x64"
+    if dtype.kind in "iu" and dtype.itemsize < value.dtype.itemsize and value.size:
+        limits = np.iinfo(dtype)
+        for extreme in (value.min(), value.max()):
+            if not limits.min <= int(extreme) <= limits.max:
+                raise ValueError(f"{name} has the value {extreme}, {beyond}")
+    try:
+        with np.errstate(over="raise"):
+            return jnp.asarray(value.astype(dtype))
+    except FloatingPointError:
+        raise ValueError(f"{name} has the value {abs(value).max()}, {beyond}") from None
+
+
+def is_iterator(value: Any) -> bool:
+    """Whether this is used up as it is read, a generator say: no part of a tree."""
+    return isinstance(value, Iterator)
+
+
+def _canonical(dtype: Any) -> Any:
+    """The dtype that JAX has for this one of NumPy's; None where it has none."""
+    dtype = jax.dtypes.canonicalize_dtype(dtype.newbyteorder("="))
+    numbers = dtype.kind == "b" or jnp.issubdtype(dtype, jnp.number)
+    return dtype if numbers and dtype.char not in "gG" else None
+
+
+def is_array(value: Any) -> bool:
+    """Whether this is an array of JAX's or NumPy's, or what stands for one while JAX traces."""
+    kinds = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    return isinstance(value, kinds) or hasattr(value, "aval")
+
+
+def check_array(name: str, value: Any) -> None:
+    """Refuse what is no array, as lists, Python's numbers and other libraries' tensors are none.
+
+    Raises:
+        TypeError: it is no array, or of words or objects.
+    """
+    if not is_array(value):
         raise TypeError(
             f"{name} is a {type(value).__name__}; it must be an array: wrap it in jnp.asarray"
+        )
+    if isinstance(value, np.ndarray | np.generic) and _canonical(value.dtype) is None:
+        raise TypeError(
+            f"{name} has dtype {value.dtype}, which JAX has not; it must be of numbers: cast it, "
+            "for example with astype('float32')"
         )
 
 
@@ -292,8 +347,11 @@ def parameter_shapes(init_params: Init, config: Any) -> Any:
     Raises:
         TypeError, ValueError: as `init_params`.
     """
-    shapes = _shapes if isinstance(config, Hashable) else _shapes.__wrapped__
-    return shapes(init_params, config)
+    try:
+        hash(config)
+    except TypeError:  # among its settings is one that JAX traces
+        return _shapes.__wrapped__(init_params, config)
+    return _shapes(init_params, config)
 
 
 @cache
@@ -301,26 +359,27 @@ def _shapes(init_params: Init, config: Any) -> Any:
     return jax.eval_shape(lambda key: init_params(key, config), jax.random.key(0))
 
 
-def check_config(config: Any, kind: type) -> None:
-    """Refuse a configuration of another kind.
+def check_config(config: Any, kind: type, fix: str = _ORDER) -> None:
+    """Refuse a configuration of another kind; `fix` ends the message.
 
     Raises:
         TypeError: it is not of this kind.
     """
     if not isinstance(config, kind):
+        fix = f"call it, {kind.__name__}(...)" if config is kind else fix
         raise TypeError(
-            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {_ORDER}"
+            f"config is {config!r:.50}; it must be a {kind.__module__}.{kind.__name__}: {fix}"
         )
 
 
-def check_init(key: Any, config: Any, kind: type) -> None:
-    """Refuse what a model's `init_params` cannot draw from, or with.
+def check_init(key: Any, config: Any, kind: type, function: str = "init_params") -> None:
+    """Refuse what a model's `init_params`, or another function, cannot draw from, or with.
 
     Raises:
         TypeError: the key is none of `jax.random`, or the configuration not of this kind.
     """
-    check_key("init_params: key", key)
-    check_config(config, kind)
+    check_key(f"{function}: key", key)
+    check_config(config, kind, f"make it with {kind.__name__}(...)")
 
 
 def check_model(params: Any, config: Any, kind: type, init_params: Init) -> Any:
@@ -376,12 +435,24 @@ def check_batch(batch: Any, kind: type[NamedTuple]) -> None:
         )
 
 
-def check_dloss(saved: Any, dloss: Any, config: Any) -> None:
-    """Refuse a cotangent that is none of a loss, which is a scalar.
+def check_backward(saved: Any, dloss: Any, config: Any, residuals: type, kind: type) -> None:
+    """Refuse what a model's `loss_bwd` cannot walk back from.
 
     Raises:
-        ValueError: it has axes.
+        TypeError: what was saved is not of the kind `residuals`, the configuration not of `kind`,
+            or the cotangent no number.
+        ValueError: the cotangent has axes, where a loss, which is a scalar, has none.
     """
+    order = "pass what loss_fwd saved, then the cotangent, then the configuration"
+    if not isinstance(saved, residuals):
+        raise TypeError(
+            f"saved is a {type(saved).__name__}; it must be the {residuals.__module__}."
+            f"{residuals.__name__} that loss_fwd returned: {order}"
+        )
+    check_config(config, kind, order)
+    number = isinstance(dloss, int | float) and not isinstance(dloss, bool)
+    if not number:
+        check_floating("dloss", dloss)
     words = (
         f"dloss has shape {np.shape(dloss)}; the loss is a scalar, and its cotangent must be: pass "
         "1.0, or sum the losses first"

@@ -16,14 +16,16 @@ import numpy as np
 from jax import Array
 
 from jaxnn import files
-from jaxnn.checks import check_finite
-from jaxnn.settings import check_integer, check_number
+from jaxnn.checks import as_jax, check_finite
+from jaxnn.settings import check_integer, check_number, check_seed
 
 Part = TypeVar("Part")
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 # As floats, which take four times as much, they have room in 1 GB; MNIST has a quarter of it.
 MOST_PIXELS = 200_000_000
+_AT_ONCE = 2**20
 
 
 class Batch(NamedTuple):
@@ -66,7 +68,7 @@ def usable_batch(inputs: Any, targets: Any) -> Batch:
         ValueError: there is no example, the lengths differ, a value is not finite, or an integer
             target is negative or too large.
     """
-    x, t = np.asarray(inputs), np.asarray(targets)
+    x, t = _numbers("inputs", inputs), _numbers("targets", targets)
     for name, values in (("inputs", x), ("targets", t)):
         if values.dtype.kind not in "iuf":
             raise TypeError(
@@ -75,7 +77,7 @@ def usable_batch(inputs: Any, targets: Any) -> Batch:
             )
         if values.ndim == 0 or values.size == 0:
             raise ValueError(
-                f"{name} have shape {values.shape}, no example; at least one is needed: "
+                f"{name} have shape {values.shape}, no example; there must be at least one: "
                 "check the source of the data"
             )
         check_finite(name, values)
@@ -90,7 +92,27 @@ def usable_batch(inputs: Any, targets: Any) -> Batch:
             f"targets lie in [{t.min()}, {t.max()}]; integer targets are class labels, which must "
             "be at least 0 and fit 32 bits: relabel them from 0, or make them real numbers"
         )
-    return Batch(jnp.asarray(x, float), jnp.asarray(t, jnp.int32 if labels else float))
+    return Batch(
+        _floats("inputs", x), jnp.asarray(t, jnp.int32) if labels else _floats("targets", t)
+    )
+
+
+def _numbers(name: str, values: Any) -> np.ndarray[Any, Any]:
+    """Values as an array; refuse what cannot be one, or hides some of its values."""
+    if isinstance(values, np.ma.MaskedArray):
+        as_jax(name, values)  # which refuses it, in its words
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} is a {type(values).__name__} that is no array; it must be an array of "
+            "numbers, or lists of them, all of one length"
+        ) from None
+
+
+def _floats(name: str, values: np.ndarray[Any, Any]) -> Array:
+    """Values in JAX's default floating dtype; refuse those beyond it."""
+    return jnp.asarray(as_jax(name, values if values.dtype.kind == "f" else values * 1.0), float)
 
 
 def check_share(name: str, share: Any) -> None:
@@ -114,10 +136,11 @@ def digits(seed: int = 0, held_out: float = 0.2) -> Split[Batch]:
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
-        TypeError: the share is no number.
-        ValueError: the share leaves a side without some class.
+        TypeError: the share is no number, or the seed no integer.
+        ValueError: the share leaves a side without some class, or the seed is out of range.
     """
     datasets = _scikit_learn("datasets")
+    check_seed("seed", seed)
     check_share("held_out", held_out)
     images, labels = datasets.load_digits(return_X_y=True)
     x, x_held_out, t, t_held_out = _scikit_learn("model_selection").train_test_split(
@@ -131,11 +154,12 @@ def two_moons(n: int = 100, noise: float = 0.1, seed: int = 0) -> Batch:
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
-        TypeError: n is no integer, or noise no number.
-        ValueError: n is below 2, or noise is negative or not finite.
+        TypeError: n or the seed is no integer, or noise no number.
+        ValueError: n is below 2, the seed out of range, or noise is negative or not finite.
     """
     check_integer("n", n, 2, hint=" points, one per moon")
     check_number("noise", noise, "finite and at least 0", lambda std: 0 <= std < math.inf)
+    check_seed("seed", seed)
     return usable_batch(*_scikit_learn("datasets").make_moons(n, noise=noise, random_state=seed))
 
 
@@ -143,10 +167,11 @@ def square(n: int = 200, seed: int = 0) -> Batch:
     """Draw N standard-normal scalars x (1,), with their squares y = x^2 (1,).
 
     Raises:
-        TypeError: n is no integer.
-        ValueError: n is below 1.
+        TypeError: n or the seed is no integer.
+        ValueError: n is below 1, or the seed out of range.
     """
     check_integer("n", n, hint=" point")
+    check_seed("seed", seed)
     x = jax.random.normal(jax.random.key(seed), (n, 1))
     return usable_batch(x, x**2)
 
@@ -163,14 +188,15 @@ def mnist(folder: str | Path) -> Split[Batch]:
             a label above 9; the message names the file. Or the images of the two halves differ in
             size.
     """
-    train, held_out = (_idx_pair(Path(folder), name) for name in ("train", "t10k"))
-    sizes = train.inputs.shape[1:], held_out.inputs.shape[1:]
+    folder = files.as_path(folder, "folder")
+    train, held_out = (_idx_pair(folder, name) for name in ("train", "t10k"))
+    sizes = train[0].shape[1:], held_out[0].shape[1:]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"{folder} holds train-images of {sizes[0]} pixels and t10k-images of {sizes[1]}; they "
             "must be of one size: check that both come from the same set"
         )
-    return Split(*(Batch(x.reshape(len(x), -1), labels) for x, labels in (train, held_out)))
+    return Split(_scaled(*train), _scaled(*held_out))
 
 
 def read_idx(path: str | Path, most: int = 2**30) -> np.ndarray[Any, np.dtype[Any]]:
@@ -225,21 +251,24 @@ def _read_idx(path: str | Path, file: Any, most: int) -> np.ndarray[Any, np.dtyp
             f"{path} promises values of shape {shape!s:.80}; they may have at most {most:,} bytes: "
             "check that it is the right file"
         )
-    content = file.read(promised + 1)
-    if len(content) != promised:
-        held = "more" if len(content) > promised else len(content)
+    values, held = np.empty(promised, np.uint8), 0
+    while held < promised and (part := file.read(min(promised - held, _AT_ONCE))):
+        values[held : held + len(part)] = np.frombuffer(part, np.uint8)
+        held += len(part)
+    more = bool(file.read(1))
+    if more or held < promised:
         raise ValueError(
-            f"{path} holds {held} bytes of values but its header {shape!s:.80} promises "
-            f"{promised}; the two must agree: the file is truncated or damaged, copy or download "
-            "it again"
+            f"{path} holds {'more' if more else held} bytes of values but its header "
+            f"{shape!s:.80} promises {promised}; the two must agree: the file is truncated or "
+            "damaged, copy or download it again"
         )
-    return np.frombuffer(content, dtype).reshape(shape)
+    return values.view(dtype).reshape(shape)
 
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def _idx_pair(folder: Path, name: str) -> Batch:
+def _idx_pair(folder: Path, name: str) -> tuple[Bytes, Bytes]:
     """The images (N, H, W) and labels of one half of an MNIST folder."""
     images_path = _find_idx(folder, f"{name}-images", 3)
     labels_path = _find_idx(folder, f"{name}-labels", 1)
@@ -265,13 +294,20 @@ def _idx_pair(folder: Path, name: str) -> Batch:
             f"{labels_path} holds label {labels.max()}; labels must be from 0 to 9: relabel the "
             "classes, or leave out those beyond ten"
         )
-    return usable_batch(images / 255.0, labels)
+    return images, labels
+
+
+def _scaled(images: Bytes, labels: Bytes) -> Batch:
+    """The images flattened and in [0, 1], by JAX: NumPy would make float64 of them first."""
+    return usable_batch(jnp.asarray(images.reshape(len(images), -1)) / 255, labels)
 
 
 def _find_idx(folder: Path, stem: str, dimensions: int) -> Path:
     """The first of a file's usual names that exists."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; name the one that holds MNIST's IDX files")
+        raise ValueError(
+            f"{folder} is not a folder; it must be the one that holds MNIST's IDX files"
+        )
     names = [
         f"{stem}{joint}idx{dimensions}-ubyte{ending}" for joint in "-." for ending in ("", ".gz")
     ]
@@ -279,7 +315,7 @@ def _find_idx(folder: Path, stem: str, dimensions: int) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ValueError(
-        f"{folder} holds none of {', '.join(names)}; one of them is needed: "
+        f"{folder} holds none of {', '.join(names)}; it must hold one: "
         "check the folder or download the file into it"
     )
 
@@ -290,6 +326,5 @@ def _scikit_learn(module: str) -> Any:
         return __import__(f"sklearn.{module}", fromlist=[module])
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "this data comes with scikit-learn, which is not installed: "
-            'pip install -e ".[experiments]"'
+            "this data comes with scikit-learn, which is not installed: pip install scikit-learn"
         ) from error

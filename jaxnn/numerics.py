@@ -72,12 +72,35 @@ def sum_like(like: Array | None, dx: Array) -> Array | None:
     return None if like is None else sum_to(dx, like.shape).astype(like.dtype)
 
 
-def draw_kept(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
+def is_traced(value: Any) -> bool:
+    """Whether it is a real number that JAX traces, whose value cannot be seen, nor checked."""
+    scalar = isinstance(value, jax.core.Tracer) and value.shape == ()
+    return scalar and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def is_zero(factor: Any) -> bool:
+    """Whether a factor is 0, and what it weighs need not be computed; a traced one may be not."""
+    return not is_traced(factor) and bool(factor == 0)
+
+
+def like(factor: Any, x: Array) -> Any:
+    """Return a traced factor in the dtype of x; a number has none of its own, and is left as it is.
+
+    Of another dtype it would change that of a product.
+    """
+    return factor.astype(x.dtype) if is_traced(factor) else factor
+
+
+def draw_kept(key: Array, rate: Any, shape: tuple[int, ...]) -> Array:
     """Draw which elements dropout keeps; `rate` is the probability to drop one, exact to 2^-32.
 
     By integers, and not uniform numbers of some dtype: those would be others in another dtype.
     """
-    kept: Array = jax.random.bits(key, shape, jnp.uint32) >= jnp.uint32(int(rate * 2**32))
+    if is_traced(rate):
+        bound = (widen(rate) * 2.0**32).astype(jnp.uint32)
+    else:
+        bound = jnp.uint32(int(rate * 2**32))
+    kept: Array = jax.random.bits(key, shape, jnp.uint32) >= bound
     return kept
 
 
@@ -89,7 +112,7 @@ class Pairs(NamedTuple):
     columns: Array
 
 
-def draw_kept_pairs(key: Array | Pairs, rate: float, shape: tuple[int, ...]) -> Array:
+def draw_kept_pairs(key: Array | Pairs, rate: Any, shape: tuple[int, ...]) -> Array:
     """Draw which elements (..., T, S) dropout keeps, those of each row and column by themselves.
 
     So a part of the matrix, which `Pairs` names, draws what the whole does there.

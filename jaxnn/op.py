@@ -27,6 +27,8 @@ import jax
 import numpy as np
 
 from jaxnn import calls
+from jaxnn.checks import as_jax, is_iterator
+from jaxnn.numerics import is_traced
 from jaxnn.settings import MOST
 
 Inputs = ParamSpec("Inputs")
@@ -156,9 +158,14 @@ class Op(Generic[Inputs, Out]):
     def __reduce__(self) -> Any:
         """Where it is bound beside its forward it is found by name, as a function is; else anew."""
         module = str(getattr(self.plain.fwd, "__module__", ""))
-        if getattr(sys.modules.get(module), self.name, None) is self:
-            return _found, (module, self.name)
+        beside = vars(sys.modules[module]) if module in sys.modules else {}
+        for name in (name for name, value in beside.items() if value is self):
+            return _found, (module, name)
         return functools.partial(Op, **self._arguments()), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Op[Inputs, Out]":
+        """The op itself, as of a function: what holds one can be copied."""
+        return self
 
     def arranged(
         self, inputs: tuple[Any, ...], settings: Mapping[str, Any]
@@ -191,14 +198,17 @@ class Op(Generic[Inputs, Out]):
         placed, static = self.arranged(inputs, settings)
         if not _inside.get():
             static = _as_python(static)
+            names = [*self.inputs, *map(str, range(len(self.inputs), len(placed)))]
+            placed = tuple(map(_as_arrays, [f"{self.name}: {n}" for n in names], placed))
             self.admit(placed, static)
             static = _in_range(static)
             calls.check_leaves(self.name, [*self.inputs], placed)
-            placed = jax.tree.map(_as_jax, placed)
         return placed, static
 
     def __call__(self, *inputs: Inputs.args, **settings: Inputs.kwargs) -> Out:
         """The forward's result; its derivative is the hand-written rule.
+
+        Settings that JAX may trace (`jaxnn.settings.check_factor`) have a derivative of NaN.
 
         Raises:
             TypeError: `fwd` or `bwd` has not the form that an op's has, or a cotangent not the
@@ -207,20 +217,27 @@ class Op(Generic[Inputs, Out]):
         """
         form, plain, (placed, static) = self.form, _plain.get(), self._entered(inputs, settings)
         avals = jax.tree.map(jax.typeof, placed)
+        # Closed over, what is traced would be out of reach of a backward that is run outside.
+        traced = {name: value for name, value in static.items() if is_traced(value)}
+        n = len(placed)
 
         def primal(*args: Any) -> Out:
             out: Out = forward(*args)[0]
             return out
 
         def forward(*args: Any) -> tuple[Out, Any]:
+            handed = dict(zip(traced, args[n:], strict=True))
             with _behind_door_of(self):
-                return calls.call_fwd(self.name, form.fwd, args, static)
+                out, saved = calls.call_fwd(self.name, form.fwd, args[:n], static | handed)
+            return out, (saved, handed)
 
         def backward(residuals: Any, dout: Any) -> tuple[Any, ...]:
-            n = len(avals)
+            saved, handed = residuals
             with _behind_door_of(self), _as(_plain, plain):
-                cotangents = calls.call_bwd(self.name, form.bwd, residuals, dout, static, n)
-            return calls.check_cotangents(self.name, [*self.inputs], cotangents, avals)
+                of_bwd = calls.call_bwd(self.name, form.bwd, saved, dout, static | handed, n)
+            of_inputs = calls.check_cotangents(self.name, [*self.inputs], of_bwd, avals)
+            # The rule has none for a setting: not 0, which would pass for one.
+            return (*of_inputs, *(jax.numpy.full_like(x, math.nan) for x in handed.values()))
 
         # In what JAX says of the program, this is the forward, at its line; by position only.
         named: Any = primal
@@ -228,7 +245,7 @@ class Op(Generic[Inputs, Out]):
         named.__name__ = getattr(form.fwd, "__name__", "op")
         rule: Any = jax.custom_vjp(primal)
         rule.defvjp(forward, backward)
-        out: Out = rule(*placed)
+        out: Out = rule(*placed, *traced.values())
         return out
 
     def __repr__(self) -> str:
@@ -261,8 +278,8 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
     """Make a model's function check its arguments where a person enters, and nothing deeper.
 
     `check` takes the function's arguments, all of them given, and raises TypeError or ValueError;
-    None checks nothing. NumPy's arrays are handed on as JAX's. Inside, no op's and no other
-    function's door is run again.
+    None checks nothing. It, and the function, see NumPy's arrays as JAX's. Inside, no op's and no
+    other function's door is run again.
     """
 
     def with_door(function: Function) -> Function:
@@ -277,11 +294,14 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
             except TypeError:  # the same, in words
                 given = calls.bound(function.__name__, function, args, kwargs)
             given.apply_defaults()
+            for name, value in given.arguments.items():
+                number = isinstance(value, np.generic)
+                value = value.item() if number else value
+                given.arguments[name] = _as_arrays(f"{function.__name__}: {name}", value)
             if check is not None:
                 check(*given.args, **given.kwargs)
             with _as(_inside, True):
-                args, kwargs = jax.tree.map(_as_jax, (args, kwargs))
-                return function(*args, **kwargs)
+                return function(*given.args, **given.kwargs)
 
         return cast(Function, entered)
 
@@ -304,7 +324,9 @@ def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
     def entered(*args: Any, **settings: Any) -> Any:
         if role == "fwd":
             args, settings = op._entered(args, settings)
-        args, settings = jax.tree.map(_as_jax, args), _in_range(_as_python(settings))
+        else:
+            args = _as_arrays(f"{op.name}.bwd", args)
+            settings = _in_range(_as_python(settings))
         with _behind_door_of(op):
             return getattr(op.form, role)(*args, **settings)
 
@@ -320,9 +342,9 @@ def _found(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _as_jax(leaf: Any) -> Any:
+def _as_arrays(name: str, tree: Any) -> Any:
     """NumPy's arrays as JAX's: they have no `at`, and add up in another width."""
-    return jax.numpy.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic) else leaf
+    return jax.tree.map(lambda leaf: as_jax(name, leaf), tree, is_leaf=is_iterator)
 
 
 def _in_range(settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.numerics import is_traced
+
 MOST = 2**31  # what JAX counts the positions along an axis to
 # Layers that are written out in a program one after another: more take minutes to look at alone.
 MOST_LAYERS = 1000
@@ -119,25 +121,37 @@ def check_depth(name: str, layers: int) -> None:
         )
 
 
-def check_rate(name: str, rate: Any) -> float:
-    """The probability to drop an element, in [0, 1), as a float.
+def check_factor(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> Any:
+    """A number as `check_number` has it or, as it is, one that JAX traces.
+
+    For what multiplies a term, or drops elements: a program is the same whatever its value, and
+    many runs, each of its own, can be one program.
+
+    Raises:
+        TypeError, ValueError: as `check_number`.
+    """
+    return value if is_traced(value) else check_number(name, value, rule, holds)
+
+
+def check_rate(name: str, rate: Any) -> Any:
+    """The probability to drop an element, in [0, 1), as a float, or traced.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is outside [0, 1).
     """
     rule = "in [0, 1), the probability to drop an element: to keep a share p pass 1 - p"
-    return check_number(name, rate, rule, lambda r: 0 <= r < 1)
+    return check_factor(name, rate, rule, lambda r: 0 <= r < 1)
 
 
-def check_coefficient(name: str, value: Any) -> float:
-    """The weight of a term of the loss, as a float.
+def check_coefficient(name: str, value: Any) -> Any:
+    """The weight of a term of the loss, as a float, or traced.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is negative or not finite.
     """
-    return check_number(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
+    return check_factor(name, value, "finite and at least 0", lambda c: 0 <= c < math.inf)
 
 
 def check_per_axis(name: str, value: Any, axes: int, least: int = 1, hint: str = "") -> None:
@@ -177,3 +191,29 @@ def check_windows(name: str, axes: int, padding: Any, **others: Any) -> None:
         )
     for pair in pairs:
         check_per_axis(f"{name}: padding", pair, 2, 0, hint)
+
+
+def check_seed(name: str, value: Any) -> int:
+    """The seed of a random draw, an integer from 0 to 2^32 - 1, as an int.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is outside that range.
+    """
+    rule = "an integer of at least 0 and below 2^32: 0, say"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r:.50}; it must be {rule}")
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{name} is {value!s:.50}; it must be {rule}")
+    return int(value)
+
+
+def check_text(name: str, value: Any) -> str:
+    """A text.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a str: decode bytes first")
+    return value

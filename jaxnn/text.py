@@ -18,8 +18,9 @@ import numpy as np
 from jax import Array
 
 from jaxnn import files
+from jaxnn.checks import check_integers, check_key
 from jaxnn.data import KeyedBatch, Split, check_share
-from jaxnn.settings import check_integer
+from jaxnn.settings import check_integer, check_text
 
 # A character may take 4 bytes, its token 4 in each of two copies: in all no more than 1 GB.
 MOST_BYTES = 64 * 2**20
@@ -68,7 +69,12 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
 
 
 def vocabulary(text: str) -> str:
-    """Return the characters of a text, each once, sorted; a character's place is its token."""
+    """Return the characters of a text, each once, sorted; a character's place is its token.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    check_text("text", text)
     return "".join(sorted(set(text)))
 
 
@@ -80,10 +86,12 @@ def encode(text: str, characters: str) -> Array:
         characters: sorted, each once, as `vocabulary` makes them.
 
     Raises:
+        TypeError: one of the two is no text.
         ValueError: the vocabulary is not sorted, or a character is not in it; the message names
             the first.
     """
-    if characters != vocabulary(characters):
+    check_text("text", text)
+    if check_text("characters", characters) != vocabulary(characters):
         raise ValueError(
             f"the vocabulary {characters!r:.80} is not sorted, or has a character twice; it must "
             "be as vocabulary() makes it: pass vocabulary(characters)"
@@ -113,8 +121,13 @@ def decode(tokens: Any, characters: str) -> str:
     """Return the text of tokens (n,): `encode` undone.
 
     Raises:
-        ValueError: a token is no place in the vocabulary.
+        TypeError: the tokens are no integers, or the vocabulary is no text.
+        ValueError: they are not (n,), or one is no place in the vocabulary.
     """
+    check_text("characters", characters)
+    if isinstance(tokens, list):
+        tokens = np.array(tokens, dtype=None if tokens else int)
+    _check_tokens(tokens)
     tokens = np.asarray(tokens)
     strange = tokens[(tokens < 0) | (tokens >= len(characters))]
     if strange.size:
@@ -137,9 +150,10 @@ def split(tokens: Array, length: int, held_out: float = 0.1) -> Split[Array]:
         held_out: the share, in (0, 1).
 
     Raises:
-        TypeError: the length is no integer, or the share no number.
+        TypeError: the tokens are no integers, the length is none, or the share no number.
         ValueError: the length is below 1, the share is not in (0, 1), or a side is too short.
     """
+    _check_tokens(tokens)
     check_integer("the length of a window", length)
     check_share("held_out", held_out)
     end = len(tokens) - int(len(tokens) * held_out)
@@ -174,9 +188,11 @@ def random_windows(key: Array, tokens: Array, number: int, length: int) -> Keyed
     The batch has no key; for dropout put one in: `batch._replace(key=...)`.
 
     Raises:
-        TypeError: the number or the length is no integer.
+        TypeError: the number or the length is no integer, the tokens no array of integers, or the
+            key none of `jax.random`.
         ValueError: the number or the length is below 1, or there is no window.
     """
+    check_key("random_windows: key", key)
     check_integer("the number of windows", number)
     _check_length(tokens, length)
     starts = jax.random.randint(key, (number, 1), 0, len(tokens) - length)
@@ -184,13 +200,24 @@ def random_windows(key: Array, tokens: Array, number: int, length: int) -> Keyed
     return KeyedBatch(tokens[at], tokens[at + 1])
 
 
+def _check_tokens(tokens: Any) -> None:
+    """Refuse what are no tokens of one text."""
+    check_integers("tokens", tokens, "encode the text first")
+    if len(tokens.shape) != 1:
+        raise ValueError(
+            f"tokens have shape {tokens.shape}; they must be (n,), those of one text: pass "
+            "tokens.ravel()"
+        )
+
+
 def _check_length(tokens: Array, length: int) -> None:
-    """Refuse tokens without room for a window and the token after it."""
+    """Refuse what are no tokens, or without room for a window and the token after it."""
+    _check_tokens(tokens)
     check_integer("the length of a window", length)
     if len(tokens) <= length:
         raise ValueError(
-            f"there are {len(tokens)} tokens; a window of {length} and the token after it need "
-            f"{length + 1}: take a longer text or shorter windows"
+            f"there are {len(tokens)} tokens; a window of {length} and the token after it take "
+            f"{length + 1}, and there must be so many: take a longer text or shorter windows"
         )
 
 

@@ -60,6 +60,20 @@ def undiagnosed(monkeypatch):
     monkeypatch.setattr(verdict, "find_causes", lambda point, report: report)
 
 
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A script called from its command line: the exit status, and what was printed."""
+    from experiments import cli
+
+    def called(main, *words):
+        monkeypatch.setattr("sys.argv", ["script", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        return ended.value.code, capsys.readouterr()
+
+    return called
+
+
 def run(function, *arrays):
     """The result of a function, compiled as quickly as can be."""
     return compiled(function, *arrays).run(*arrays)

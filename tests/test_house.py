@@ -37,7 +37,7 @@ ROWS = (
     ("jaxnn.op",),
     ("jaxnn.ops",),
     ("jaxnn.ops.fast",),
-    ("jaxnn.data", "jaxnn.text"),
+    ("jaxnn.data", "jaxnn.text", "jaxnn.augment"),
     ("jaxnn.models",),
     ("jaxnn.train", "jaxnn.verify"),
     ("jaxnn",),

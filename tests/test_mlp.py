@@ -234,3 +234,28 @@ def test_a_cotangent_of_the_loss_is_a_scalar():
     chex.assert_trees_all_close(
         doubled, jax.tree.map(lambda d: 2 * d, mlp.loss_bwd(saved, 1.0, config))
     )
+
+
+def test_dropout_falls_on_every_hidden_layer_in_training_only():
+    config = mlp.Config(sizes=(3, 40, 30, 2), activation="tanh", dropout=0.4)
+    params, batch = draw(config, 7, 0)
+    key = jax.random.key(5)
+    value, saved = mlp.loss_fwd(params, mlp.Batch(*batch, key), config)
+    masks = [hidden.kept for hidden in saved.layers.hidden]
+    a = batch.inputs
+    for (w, b), kept in zip(params.layers, masks, strict=False):
+        assert kept.shape == (7, len(b))
+        assert 0.45 < kept.mean() < 0.75
+        a = jnp.where(kept, jnp.tanh(a @ w + b) / 0.6, 0.0)
+    w, b = params.layers[-1]
+    losses = -jax.nn.log_softmax(a @ w + b)[jnp.arange(7), batch.targets]
+    np.testing.assert_allclose(value, losses.mean(), rtol=1e-5)
+    assert not np.array_equal(masks[0][:, :30], masks[1])  # each layer draws its own
+    # Without a key, however the batch is given, it is the network without dropout.
+    plain = mlp.loss(params, batch, mlp.Config(sizes=config.sizes, activation="tanh"))
+    for keyless in (batch, tuple(batch), mlp.Batch(*batch)):
+        assert mlp.loss(params, keyless, config) == plain
+        assert mlp.accuracy(params, keyless, config) == mlp.accuracy(params, batch, config)
+    # And dropping nothing takes nothing from the key.
+    none = mlp.Config(sizes=config.sizes, activation="tanh")
+    assert mlp.loss_fwd(params, mlp.Batch(*batch, key), none)[1].layers.hidden[0].kept is None

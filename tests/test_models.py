@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_leaves_close
+from conftest import assert_leaves_close, run
 
 from jaxnn import train
 from jaxnn.models import autoencoder, cnn, generate, mlp, rnn, transformer
@@ -259,3 +259,46 @@ def test_arrays_of_numpy_are_taken_as_they_are(made):
     batch = type(batch)(*batch[: 1 + hasattr(batch, "targets")])  # without a key
     as_numpy = jax.tree.map(np.asarray, (params, batch))
     assert model.loss(*as_numpy, config) == model.loss(*jax.tree.map(jnp.asarray, as_numpy), config)
+
+
+FACTORS = {"l2": 0.3, "dropout": 0.4, "beta": 0.7, "balance": 0.2}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__.rsplit(".", 1)[-1])
+def test_factors_may_be_traced_and_many_are_one_program(model):
+    """By hand as autodiff, each as if it were alone with the number."""
+    names = FACTORS.keys() & {field.name for field in dataclasses.fields(model.Config)}
+    # The last example of the transformer has experts, whose losses are balanced.
+    base = model.EXAMPLE_CONFIGS[-1 if model is transformer else 0]
+    config = dataclasses.replace(base, **{name: FACTORS[name] for name in names})
+    params = model.init_params(jax.random.key(0), config)
+    batch = model.example_batch(jax.random.key(1), config)
+    scales = np.float32([1.0, 0.5, 0.0])
+
+    def of(scale, read=lambda x: x):
+        settings = {name: read(np.float32(FACTORS[name]) * scale) for name in names}
+        return dataclasses.replace(config, **settings)
+
+    def both(params, batch, scale):
+        return (
+            model.manual_value_and_grad(params, batch, of(scale)),
+            jax.value_and_grad(model.loss)(params, batch, of(scale)),
+        )
+
+    hand, auto = run(jax.vmap(both, (None, None, 0)), params, batch, scales)
+    assert_leaves_close(hand, auto, 2e-5, floor=1e-7)
+    alone = run(
+        lambda *x: [model.manual_value_and_grad(*x, of(scale, float)) for scale in scales],
+        params,
+        batch,
+    )
+    for i, one in enumerate(alone):
+        assert_leaves_close(jax.tree.map(lambda x: x[i], hand), one, 2e-5, floor=1e-7)  # noqa: B023
+
+
+def test_what_is_traced_is_a_real_number_and_what_shapes_the_program_is_none():
+    for wrong in (jnp.ones(2), jnp.int32(1)):
+        with pytest.raises(TypeError, match=r"l2 is .*it must be a number of Python's"):
+            jax.jit(lambda x: mlp.Config(l2=x).l2)(wrong)
+    with pytest.raises(TypeError, match=r"eps is .*it must be a number of Python's"):
+        jax.jit(lambda x: transformer.Config(eps=x).eps)(1e-5)

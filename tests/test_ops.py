@@ -231,6 +231,46 @@ def row_of(tree, i):
     return jax.tree.map(lambda x: x[i], tree)
 
 
+FACTORS = {"rate", "coefficient", "label_smoothing", "z_loss"}
+WITH_FACTORS = {name: row for name, row in FORMS.items() if FACTORS & row.static.keys()}
+
+
+@pytest.mark.parametrize("row", WITH_FACTORS.values(), ids=WITH_FACTORS.keys())
+def test_factors_may_be_traced_and_have_no_derivative(row):
+    """One program of several is each of them by itself, also where the vjp is taken outside it."""
+    inputs = row.op.example(jax.random.key(1))
+    dout = cotangent(row, inputs)
+    numbers = {name: row.static[name] for name in FACTORS & row.static.keys()}
+    scales = (1.0, 0.5)
+    several = {name: jnp.float32(scales) * number for name, number in numbers.items()}
+
+    def alone(scale):
+        scaled = {name: float(np.float32(scale * number)) for name, number in numbers.items()}
+        return by_call(row._replace(static=row.static | scaled), row.op, inputs, dout)
+
+    def together(several, inputs, dout):
+        def of(factors):
+            with_these = row._replace(static=row.static | factors)
+            return by_call(with_these, row.op, inputs, dout), by_hand(with_these, inputs, dout)
+
+        called, hand = jax.vmap(of)(several)
+        _, pull = jax.vjp(
+            lambda *x: jax.vmap(lambda f: row.op(*x, **row.static | f))(several), *inputs
+        )
+        summed = without_integers(pull(jax.tree.map(lambda d: jnp.stack([d, d]), dout)))
+        of_factors = jax.grad(lambda f: dot(row.op(*inputs, **row.static | f), dout))(
+            row_of(several, 0)
+        )
+        return called, hand, summed, of_factors
+
+    called, hand, summed, of_factors = run(together, several, inputs, dout)
+    each = jax.tree.map(lambda *x: np.stack(x), *map(alone, scales))
+    assert_leaves_close(called, each, 2e-6)
+    assert_leaves_close(hand, each[1], 2e-6)
+    assert_leaves_close(summed, jax.tree.map(lambda d: d.sum(0), each[1]), 4e-6)
+    assert all(np.isnan(d) for d in of_factors.values())
+
+
 @each_row
 def test_narrow_dtypes_stay_within_autodiffs_own_error(row):
     drawn = row.draw(np.random.default_rng(5), (5, 8))

@@ -127,7 +127,7 @@ def test_windows_predict_every_token_but_the_first_once(n):
 
 @pytest.mark.parametrize(
     ("length", "message"),
-    [(3, r"3 tokens; a window of 3 .* need 4"), (0, "window is 0"), (-1, "window is -1")],
+    [(3, r"3 tokens; a window of 3 .* take 4"), (0, "window is 0"), (-1, "window is -1")],
 )
 def test_no_window_is_refused(length, message):
     with pytest.raises(ValueError, match=message):

@@ -1,11 +1,13 @@
 """The script that learns to write: its result, its files, its errors."""
 
+import csv
+import math
 import re
-import sys
 import types
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from experiments import cli, text
@@ -26,8 +28,29 @@ def page(tmp_path):
 def unverified(monkeypatch):
     """What these tests look at comes after the verification, which takes its time."""
     report = types.SimpleNamespace(status="inconclusive")
-    monkeypatch.setattr(text.verify, "gradient", lambda *a: report)
+    monkeypatch.setattr(cli.verify, "gradient", lambda *a: report)
     return report
+
+
+def test_the_parameters_saved_are_the_best_and_write_the_sample(page, tmp_path, capsys, unverified):
+    """Letters by chance, of which it learns those of training by heart: it gets worse at others."""
+    page.write_text("".join(np.random.default_rng(0).choice([*"abcde\n"], 1200)))
+    options = {"file": page, **SMALL, **SIZES} | {"steps": 60, "steps_per_epoch": 6, "width": 32}
+    assert text.main(**options, learning_rate=0.05, out=tmp_path) == 0
+    said = re.search(
+        r"character ([\d.]+) after (\d+) steps, the best of 60 .*; ([\d.]+) after the last",
+        capsys.readouterr().out,
+    )
+    best, steps, last = map(float, said.groups())
+    with (tmp_path / "log.csv").open() as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
+    assert best == pytest.approx(min(losses) / math.log(2), abs=1e-3)
+    assert last == pytest.approx(losses[-1] / math.log(2), abs=1e-3)
+    assert steps == 6 * (1 + losses.index(min(losses)))
+    assert best < last
+    written = (tmp_path / "sample.txt").read_text()
+    assert text.main(sample=tmp_path / "params.safetensors") == 0
+    assert capsys.readouterr().out == written + "\n"
 
 
 def test_a_text_is_verified_learned_written_and_kept(page, tmp_path, capsys):
@@ -44,16 +67,20 @@ def test_a_text_is_verified_learned_written_and_kept(page, tmp_path, capsys):
     assert len(written) == 8 + 30
     assert written.startswith("abcde\nab")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    saved = options | {"sample": tmp_path / "params.safetensors"}
-    assert text.main(**saved) == 0
-    assert capsys.readouterr().out == written + "\n"
-    # The characters are those of training, whatever text is at hand, or none.
+    # Options and characters are those of training, whatever text is at hand, or none.
+    saved = {"sample": tmp_path / "params.safetensors"}
     page.write_text("uvwxyz" * 200)
-    for file in (page, None):
-        assert text.main(**saved | {"file": file}) == 0
+    for file in ({"file": page}, {"file": None}, {}):
+        assert text.main(**saved, **file) == 0
         assert capsys.readouterr().out == written + "\n"
-    assert text.main(**saved, prompt="ab", temperature=0) == 0
-    assert set(capsys.readouterr().out) <= set("\nabcde")
+    hot = {text.main(**saved, temperature=9, seed=n) or capsys.readouterr().out for n in (1, 2)}
+    assert len(hot) == 2
+    assert text.main(**saved, prompt="ab", temperature=0, length=9) == 0
+    short = capsys.readouterr().out
+    assert len(short) == 2 + 9 + 1
+    assert set(short) <= set("\nabcde")
+    with pytest.raises(ValueError, match=r"--width is 8, in the run 16: leave out"):
+        text.main(**saved, width=8)
 
 
 def test_by_autodiff_it_learns_the_same_curve(page, tmp_path, capsys, unverified):
@@ -61,7 +88,9 @@ def test_by_autodiff_it_learns_the_same_curve(page, tmp_path, capsys, unverified
     for gradient in ("manual", "autodiff"):
         assert text.main("gru", page, gradient=gradient, **SMALL, **SIZES, out=tmp_path) == 0
         out = capsys.readouterr().out
-        bits.append(re.search(r"character ([\d.]+) after 6 steps, training ([\d.]+)", out).groups())
+        bits.append(
+            re.search(r"character ([\d.]+) after \d steps.*\ntraining ([\d.]+)", out).groups()
+        )
     assert bits[0] == bits[1]
 
 
@@ -76,7 +105,7 @@ def test_a_transformer_trains_and_writes_as_far_as_it_sees(model, page, tmp_path
 def test_a_wrong_gradient_is_not_trained_with(page, tmp_path, unverified):
     unverified.status = "fail"
     assert text.main(file=page, **SMALL, **SIZES, out=tmp_path / "out") == 1
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
@@ -101,22 +130,20 @@ def test_a_wrong_gradient_is_not_trained_with(page, tmp_path, unverified):
         ("--sequence 8 --out taken", "params.safetensors, which cannot be overwritten"),
     ],
 )
-def test_a_mistake_gets_a_message_and_exit_status_2(options, message, page, monkeypatch, capsys):
+def test_a_mistake_gets_a_message_and_exit_status_2(options, message, page, command, monkeypatch):
     monkeypatch.chdir(page.parent)
     Path("taken/params.safetensors").mkdir(parents=True)
     given = options if "--file" in options else f"--file {page} {options}"
-    monkeypatch.setattr(sys, "argv", ["text", *given.split()])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(text.main)
-    assert ended.value.code == 2
-    assert re.search(message, capsys.readouterr().err)
+    status, printed = command(text.main, *given.split())
+    assert status == 2
+    assert re.search(message, printed.err)
 
 
 def test_held_out_loss_is_that_of_all_windows(page):
     """The evaluation goes window by window; the mean must be that of them all at once."""
     tokens = text.text.encode(page.read_text(), "\nabcde")
     split = text.text.split(tokens, 16)
-    net, config, _ = text._network("lstm", vocabulary=6, sequence=16, dropout=0.2, **SIZES)
+    net, config = text._network("lstm", vocabulary=6, sequence=16, dropout=0.2, **SIZES)
     optimizer = text.optax.sgd(0.1)
     state = text.train.init_state(net, config, optimizer, jax.random.key(0))
     step = text.train.make_step(net, config, optimizer)

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import types
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,6 +164,78 @@ def test_every_step_hands_a_fresh_key_to_a_batch_that_has_one(batch_size):
     assert step(start, data)[1] == first
 
 
+def test_augment_changes_what_is_trained_on_and_nothing_else():
+    """Doubled in each step or doubled before: the same losses; and the data's check sees it all."""
+    data, optimizer, ends = make_data(), optax.sgd(0.1), []
+    start = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
+    twice = data._replace(inputs=2 * data.inputs)
+    for given, augment in (
+        (data, lambda key, batch: batch._replace(inputs=2 * batch.inputs)),
+        (twice, lambda key, batch: batch),
+    ):
+        make = partial(train.make_run, mlp, CONFIG, optimizer, given, augment=augment)
+        state, history = make(epochs=2, batch_size=N)(start)
+        step = train.make_step(mlp, CONFIG, optimizer, augment=augment)
+        state, loss = step(state, given)
+        ends.append((state, history, loss))
+    chex.assert_trees_all_equal(*(jax.tree.map(_comparable, end) for end in ends))
+
+
+def _comparable(x):
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def test_augment_has_a_key_of_its_own_anew_at_each_step():
+    """A model whose loss is what augment drew; beside it, what the model draws itself."""
+
+    def loss(params, batch, config):
+        return params * (batch.inputs[0] - jax.random.normal(batch.key))
+
+    drawing = types.SimpleNamespace(
+        init_params=lambda key, config: jnp.ones(()),
+        loss=lambda params, batch, config: params,
+        manual_value_and_grad=lambda *a: jax.value_and_grad(loss)(*a),
+    )
+    optimizer, data = optax.sgd(0.0), Drawn(jnp.ones(1))
+    start = train.init_state(drawing, None, optimizer, jax.random.key(0))
+
+    def augment(key, batch):
+        assert batch.key is None
+        return batch._replace(inputs=jax.random.normal(key, (1,)))
+
+    run = train.make_run(drawing, None, optimizer, data, epochs=6, batch_size=1, augment=augment)
+    _, history = run(start)
+    assert len({0.0, *np.asarray(history.loss).tolist()}) == 7
+    with_it = train.make_step(drawing, None, optimizer, augment=augment)(start, data)[0].key
+    without = train.make_step(drawing, None, optimizer)(start, data)[0].key
+    again = jax.random.split(start.key)[0]
+    assert without == again != with_it
+
+
+@pytest.mark.parametrize(
+    ("augment", "error", "message"),
+    [
+        (3, TypeError, r"augment is 3; it must be a function augment\(key, batch\) -> batch"),
+        (lambda key, batch: None, ValueError, r"augment returned None; .*inputs='float32\[5, 3\]'"),
+        (
+            lambda key, batch: batch._replace(inputs=batch.inputs[:, :2]),
+            ValueError,
+            r"augment returned \w*Batch\(inputs='float32\[5, 2\]'.*what it was given, \w*Batch",
+        ),
+        (
+            lambda key, batch: batch._replace(inputs=batch.inputs > 0),
+            ValueError,
+            r"augment returned \w*Batch\(inputs='bool\[5, 3\]'",
+        ),
+    ],
+)
+def test_what_augment_may_return(augment, error, message):
+    with pytest.raises(error, match=message):
+        train.make_run(
+            mlp, CONFIG, optax.sgd(0.1), make_data(), epochs=1, batch_size=5, augment=augment
+        )
+
+
 def test_a_plain_tuple_is_drawn_for_too():
     config, optimizer = autoencoder.EXAMPLE_CONFIGS[0], optax.sgd(0.0)
     state = train.init_state(autoencoder, config, optimizer, jax.random.key(0))
@@ -315,7 +388,7 @@ def test_what_is_no_state_is_refused():
     step = train.make_step(mlp, CONFIG, optimizer)
     run = train.make_run(mlp, CONFIG, optimizer, data, epochs=1, batch_size=N)
     state = train.init_state(mlp, CONFIG, optimizer, jax.random.key(0))
-    with pytest.raises(TypeError, match=r"^state is Params; pass the State that init_state"):
+    with pytest.raises(TypeError, match=r"^state is Params; it must be the State that init_state"):
         step(state.params, data)
     with pytest.raises(TypeError, match=r"^state is Params"):
         run(state.params)
@@ -323,7 +396,9 @@ def test_what_is_no_state_is_refused():
         step(step(state, data), data)
     for wrong in (None, "state", 5, mlp, object()):
         for call in (lambda wrong=wrong: step(wrong, data), lambda wrong=wrong: run(wrong)):
-            with pytest.raises(TypeError, match=r"^state is .*; pass the State that init_state"):
+            with pytest.raises(
+                TypeError, match=r"^state is .*; it must be the State that init_state"
+            ):
                 call()
 
 
@@ -331,13 +406,13 @@ def test_a_batch_that_is_none_is_refused():
     step = train.make_step(mlp, CONFIG, optax.sgd(0.1))
     state = train.init_state(mlp, CONFIG, optax.sgd(0.1), jax.random.key(0))
     x, labels = make_data()
-    for wrong in ((), (x,), (x, labels, None), [x], None, x):
-        with pytest.raises(TypeError, match=r"batch is a .*it must be the jaxnn.data.Batch"):
+    for wrong in ((), (x,), (x, labels, None, None), [x], None, x):
+        with pytest.raises(TypeError, match=r"batch is a .*it must be the jaxnn.data.KeyedBatch"):
             step(state, wrong)
     assert step(state, (x, labels))[1] == step(state, Batch(x, labels))[1]
 
 
-MOST_FILES = 14
+MOST_FILES = 15
 FOLDER = str(Path(train.__file__).parents[1])
 # What a step of another kind of model, or its data, would need, and what is done before it.
 NOT_OF_A_STEP = {
@@ -391,3 +466,39 @@ def test_a_tiny_batch_overfits(config):
     _, history = run(state)
     assert history.loss[0] > 0.1
     assert history.loss[-1] < 0.01
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 10, 99])
+def test_parts_join_to_what_the_whole_gives(size):
+    """Ten examples in parts that divide them, do not, or hold them all."""
+    data, params = make_data(), mlp.init_params(jax.random.key(0), CONFIG)
+
+    def both(batch):
+        return {
+            "loss": mlp.loss(params, batch, CONFIG),
+            "rows": mlp.forward(params, batch.inputs, CONFIG),
+        }
+
+    parts, whole = train.in_parts(both, data, size), both(data)
+    chex.assert_trees_all_close(parts, whole, rtol=1e-5, atol=1e-6)
+    jitted = jax.jit(lambda data: train.in_parts(both, data, size))(data)
+    chex.assert_trees_all_close(jitted, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_hold_no_more_examples_than_they_may():
+    sizes = []
+    train.in_parts(lambda x: sizes.append(len(x)) or x, np.zeros((10, 2), np.float32), 4)
+    assert set(sizes) == {4, 2}
+
+
+@pytest.mark.parametrize(
+    ("function", "batch", "size", "message"),
+    [
+        (lambda x: x, np.zeros((0, 2)), 4, "number of examples, of at least 1"),
+        (lambda x: x, np.zeros((3, 2)), 0, "size is 0"),
+        (lambda x: x.sum(0), np.zeros((3, 2)), 3, r"shape \(2,\) for 3 examples.*row per example"),
+    ],
+)
+def test_what_cannot_be_had_in_parts_is_refused(function, batch, size, message):
+    with pytest.raises(ValueError, match=message):
+        train.in_parts(function, batch, size)

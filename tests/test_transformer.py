@@ -469,7 +469,7 @@ def test_a_text_longer_than_the_positions_is_refused():
         (1.5, TypeError, "start is 1.5; it must be an integer"),
         (True, TypeError, "start is True; it must be an integer"),
         (jnp.array(True), TypeError, "start has dtype bool; it must be of integers"),
-        (np.float32(1), TypeError, "start has dtype float32; it must be of integers"),
+        (np.float32(1), TypeError, "start is 1.0; it must be an integer"),
         (jnp.array([0, 1]), ValueError, r"start has shape \(2,\); it must be one integer"),
         (-1, ValueError, "start is -1; it must be at least 0"),
         (2**31, ValueError, "start is 2147483648; it must be below"),

@@ -19,6 +19,7 @@ def cases(small: int = 1) -> dict[str, Case]:
         "mlp-large": models.mlp_step(s(128), (784, s(512), s(512), 10)),
         "cnn-small": models.cnn_step(s(32), (8, 8, 1), (32, 64)),
         "cnn-large": models.cnn_step(s(64), (32, 32, 3), (32, 64)),
+        "cnn-mnist": models.cnn_step(s(32), (28, 28, 1), (16, 32, 64)),
         "rnn-small": models.rnn_step(s(16), s(64), rnn.Config(width=64, hidden=s(128))),
         "rnn-large": models.rnn_step(s(32), s(128), rnn.Config(width=128, hidden=s(256), layers=2)),
         "gpt-small": models.transformer_step(8, s(128), gpt2(layers=2, width=s(128))),

@@ -23,9 +23,9 @@ import numpy as np
 from jax import Array, lax
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
     check_batch_key,
-    check_dloss,
     check_init,
     check_inputs,
     check_key,
@@ -33,6 +33,7 @@ from jaxnn.checks import (
     check_not_empty,
 )
 from jaxnn.models import mlp
+from jaxnn.numerics import like
 from jaxnn.op import door
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.binary_cross_entropy import sigmoid_binary_cross_entropy
@@ -47,6 +48,7 @@ class Config:
         sizes: widths of the encoder, pixels to latent dimensions; the decoder's are the reverse.
         activation: "relu", "sigmoid" or "tanh", after every layer but the last of each half.
         beta: weight of the KL term, at least 0 (Higgins et al., 2017); 1 gives the bound.
+            JAX may trace it.
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
@@ -258,11 +260,11 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     logits, decoder = mlp.layers_fwd(params.decoder, z, config.decoder)
     reconstruction, terms = sigmoid_binary_cross_entropy.fwd(logits, inputs, reduction="sum")
     kl, of_kl = latent_kl_fwd(latent)
-    total = (reconstruction + config.beta * kl) / len(inputs)
+    total = (reconstruction + like(config.beta, kl) * kl) / len(inputs)
     return total, LossResiduals(encoder, noise, decoder, terms, of_kl)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back from both terms of the loss.
 
@@ -270,7 +272,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     distribution, meets the KL term's there, and goes on through the encoder.
     """
     dreconstruction = dloss / len(saved.kl.mean)
-    through_kl = latent_kl_bwd(saved.kl, config.beta * dreconstruction)
+    through_kl = latent_kl_bwd(saved.kl, like(config.beta, saved.kl.mean) * dreconstruction)
     dlogits, *_ = sigmoid_binary_cross_entropy.bwd(
         saved.reconstruction, dreconstruction, reduction="sum"
     )
@@ -306,6 +308,7 @@ def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
     return grads
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw seven inputs in training for verification, one of them all 0, one all 1."""
     k_inputs, k_noise = jax.random.split(key)

@@ -26,15 +26,16 @@ from jax import Array
 from jax.nn.initializers import variance_scaling
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
     check_batch_key,
-    check_dloss,
     check_init,
     check_inputs,
     check_model,
     check_not_empty,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.numerics import is_zero
 from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.adaptive_pooling import global_average_pool
@@ -60,7 +61,8 @@ class Config:
         classes: at least 1.
         norm: "batch" or "group".
         groups: of channels under "group" normalisation, a divisor of every width.
-        dropout: probability to drop a feature before the head in training, in [0, 1).
+        dropout: probability to drop a feature before the head in training, in [0, 1); JAX
+            may trace it.
 
     Raises:
         ValueError: a setting is outside its range; the message states value, rule and fix.
@@ -271,7 +273,7 @@ def network_fwd(
         saved.append(of_block)
     features, of_pool = global_average_pool.fwd(a)
     kept = None
-    if key is not None and config.dropout:
+    if key is not None and not is_zero(config.dropout):
         features, kept = dropout.fwd(features, key, rate=config.dropout)
     logits, of_head = linear.fwd(params.head, features)
     seen = Params(params.stem, stem_norm, tuple(blocks), params.head)
@@ -371,7 +373,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return value, LossResiduals(network, of_logits, key)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the cross-entropy, then the network."""
     dlogits, *_ = softmax_cross_entropy.bwd(saved.cross_entropy, dloss)
@@ -442,6 +444,7 @@ def accuracy(params: Params, batch: Batch, config: Config) -> Array:
     return (forward(params, inputs, config).argmax(-1) == labels).mean()
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw seven flat images in training for verification, one of them all zeros."""
     n, (k_inputs, k_targets, k_dropout) = 7, jax.random.split(key, 3)

@@ -1,6 +1,6 @@
 """A multilayer perceptron of any depth: linear layers with an activation between them.
 
-    a_0 = inputs,  z_l = a_{l-1} w_l + b_l,  a_l = activation(z_l),  outputs = z_L
+    a_0 = inputs,  z_l = a_{l-1} w_l + b_l,  a_l = dropout(activation(z_l)),  outputs = z_L
 
     loss = data loss(outputs, targets) + 0.5 l2 (sum of squared weights; biases go free)
 
@@ -17,21 +17,27 @@ from jax import Array
 from jax.nn.initializers import variance_scaling
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
-    check_dloss,
+    check_batch_key,
     check_init,
     check_inputs,
     check_model,
     check_not_empty,
 )
-from jaxnn.data import Batch
+from jaxnn.data import Batch as KeylessBatch
+from jaxnn.data import KeyedBatch
+from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
-from jaxnn.ops.activations import relu, sigmoid, tanh
+from jaxnn.ops.activations import dropout, relu, sigmoid, tanh
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.losses import l2_penalty, mean_squared_error
 from jaxnn.ops.softmax import softmax
-from jaxnn.settings import check_choice, check_coefficient, check_sizes
+from jaxnn.settings import check_choice, check_coefficient, check_rate, check_sizes
+
+Batch = KeyedBatch  # its key tells training: without one nothing is dropped
+Batches = KeyedBatch | KeylessBatch
 
 ACTIVATIONS: dict[str, Op[..., Array]] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
 LOSSES: dict[str, Op[..., Array]] = {
@@ -57,6 +63,9 @@ class Config:
         loss: "softmax_cross_entropy" (integer labels, nats) or "mean_squared_error".
         l2: strength of the penalty on the weights, at least 0.
         init: "he" or "xavier"; biases start at 0.
+        dropout: probability to drop what leaves a hidden layer in training, in [0, 1).
+
+    JAX may trace l2 and dropout: many runs, each with its own, are then one program.
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
@@ -68,6 +77,7 @@ class Config:
     loss: str = "softmax_cross_entropy"
     l2: float = 0.0
     init: str = "he"
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every setting once, here, so that nothing after has to."""
@@ -84,6 +94,7 @@ class Config:
         ):
             check_choice(field, getattr(self, field), known)
         object.__setattr__(self, "l2", check_coefficient("l2", self.l2))
+        object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
 
 
 class Params(NamedTuple):
@@ -99,6 +110,7 @@ EXAMPLE_CONFIGS = (
     Config(sizes=(5, 8, 6, 3, 4), activation="relu"),
     Config(sizes=(1, 2)),
     Config(sizes=(3, 7, 2), activation="tanh", loss="mean_squared_error", l2=0.1, init="xavier"),
+    Config(sizes=(4, 5, 6, 3), activation="tanh", dropout=0.3),
 )
 
 
@@ -120,22 +132,36 @@ def init_params(key: Array, config: Config) -> Params:
     )
 
 
-class LayersResiduals(NamedTuple):
-    """What the hidden layers saved, each with its activation, and the last layer."""
+class HiddenResiduals(NamedTuple):
+    """What a hidden layer and its activation saved, and what dropout kept, None for all."""
 
-    hidden: tuple[tuple[LinearResiduals, Array], ...]
+    linear: LinearResiduals
+    activation: Array
+    kept: Array | None
+
+
+class LayersResiduals(NamedTuple):
+    """What the hidden layers saved, first to last, and the last layer."""
+
+    hidden: tuple[HiddenResiduals, ...]
     last: LinearResiduals
 
 
-def layers_fwd(params: Params, inputs: Array, config: Config) -> tuple[Array, LayersResiduals]:
-    """Run all layers, first to last: outputs (N, O), residuals."""
+def layers_fwd(
+    params: Params, inputs: Array, config: Config, key: Array | None = None
+) -> tuple[Array, LayersResiduals]:
+    """Run all layers, first to last: outputs (N, O), residuals; a key drops activations."""
     activation = ACTIVATIONS[config.activation]
     *hidden, last = params.layers
+    keys: Array | list[None] = [None] * len(hidden)
+    if key is not None and not is_zero(config.dropout):
+        keys = jax.random.split(key, len(hidden))
     a, saved = inputs, []
-    for layer in hidden:
+    for layer, k in zip(hidden, keys, strict=True):
         z, of_layer = linear.fwd(layer, a)
         a, of_activation = activation.fwd(z)
-        saved.append((of_layer, of_activation))
+        a, kept = (a, None) if k is None else dropout.fwd(a, k, rate=config.dropout)
+        saved.append(HiddenResiduals(of_layer, of_activation, kept))
     outputs, of_last = linear.fwd(last, a)
     return outputs, LayersResiduals(tuple(saved), of_last)
 
@@ -145,7 +171,9 @@ def layers_bwd(saved: LayersResiduals, doutputs: Array, config: Config) -> tuple
     activation = ACTIVATIONS[config.activation]
     dlast, da = linear.bwd(saved.last, doutputs)
     dlayers = [dlast]
-    for of_layer, of_activation in reversed(saved.hidden):
+    for of_layer, of_activation, kept in reversed(saved.hidden):
+        if kept is not None:
+            da, _ = dropout.bwd(kept, da, rate=config.dropout)
         (dz,) = activation.bwd(of_activation, da)
         dlayer, da = linear.bwd(of_layer, dz)
         dlayers.append(dlayer)
@@ -158,12 +186,13 @@ def _check(params: Params, inputs: Array, config: Config) -> None:
     check_inputs(inputs, dtype, config.sizes[:1])
 
 
-def _check_batch(params: Params, batch: Batch, config: Config) -> None:
+def _check_batch(params: Params, batch: Batches, config: Config) -> None:
     """Refuse what `forward` refuses, and targets that the loss cannot take."""
     check_batch(batch, Batch)
-    inputs, targets = batch
+    inputs, targets, key = Batch(*batch)
     _check(params, inputs, config)
     check_not_empty("inputs", inputs, "the loss is a mean over them")
+    check_batch_key(key)
     outputs = jax.ShapeDtypeStruct((len(inputs), config.sizes[-1]), inputs.dtype)
     LOSSES[config.loss].admit((outputs, targets), {})
 
@@ -178,7 +207,7 @@ def _check_classifier(params: Params, inputs: Array, config: Config) -> None:
         )
 
 
-def _check_classified(params: Params, batch: Batch, config: Config) -> None:
+def _check_classified(params: Params, batch: Batches, config: Config) -> None:
     """Refuse what `loss` refuses, and a model of another loss than softmax cross-entropy."""
     check_batch(batch, Batch)
     _check_classifier(params, batch[0], config)
@@ -206,17 +235,17 @@ def forward(params: Params, inputs: Array, config: Config) -> Array:
 
 
 @door(_check_batch)
-def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossResiduals]:
+def loss_fwd(params: Params, batch: Batches, config: Config) -> tuple[Array, LossResiduals]:
     """Return the data loss over the batch plus the penalty, and residuals; raises as `loss`."""
-    inputs, targets = batch
-    outputs, layers = layers_fwd(params, inputs, config)
+    inputs, targets, key = Batch(*batch)
+    outputs, layers = layers_fwd(params, inputs, config, key)
     data_loss, data = LOSSES[config.loss].fwd(outputs, targets)
     weights = tuple(layer.w for layer in params.layers)
     penalty, of_penalty = l2_penalty.fwd(weights, coefficient=config.l2)
     return data_loss + penalty, LossResiduals(layers, data, of_penalty)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the data loss, then the layers; the penalty adds to the weights alone."""
     (dweights,) = l2_penalty.bwd(saved.penalty, dloss, coefficient=config.l2)
@@ -226,27 +255,29 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return Params(tuple(Linear(dlayer.w + dweight, dlayer.b) for dlayer, dweight in pairs))
 
 
-def loss(params: Params, batch: Batch, config: Config) -> Array:
+def loss(params: Params, batch: Batches, config: Config) -> Array:
     """Return the data loss over the batch (nats, or squared target units) plus the penalty.
 
+    The batch is a Batch, or a tuple of inputs, targets and perhaps a key. With dropout, one that
+    has a key is for training, one without is evaluated.
     Plain JAX throughout: `jax.grad(loss)` is the oracle for `manual_grad`.
 
     Raises:
         TypeError, ValueError: as `forward`; or the targets do not fit the outputs (see
             `jaxnn.ops.losses` and `jaxnn.ops.cross_entropy`), among them labels outside [0, O),
-            which under jit give NaN.
+            which under jit give NaN; or the key is none of `jax.random`.
     """
     value, _ = loss_fwd(params, batch, config)
     return value
 
 
-def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
+def manual_value_and_grad(params: Params, batch: Batches, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)
     return value, loss_bwd(saved, jnp.ones_like(value), config)
 
 
-def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
+def manual_grad(params: Params, batch: Batches, config: Config) -> Params:
     """Return the gradient of `loss` by hand: equals `jax.grad(loss)(params, batch, config)`."""
     _, grads = manual_value_and_grad(params, batch, config)
     return grads
@@ -264,20 +295,26 @@ def probabilities(params: Params, inputs: Array, config: Config) -> Array:
 
 
 @door(_check_classified)
-def accuracy(params: Params, batch: Batch, config: Config) -> Array:
-    """Return the share of examples, in [0, 1], whose largest output is the label's.
+def accuracy(params: Params, batch: Batches, config: Config) -> Array:
+    """Return the share of examples, in [0, 1], whose largest output is the label's, in evaluation.
 
     Raises:
         TypeError, ValueError: as `loss`, and if the loss is not softmax cross-entropy.
     """
-    inputs, labels = batch
+    inputs, labels, _ = Batch(*batch)
     return (forward(params, inputs, config).argmax(-1) == labels).mean()
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
-    """Draw seven examples for verification, one of them all zeros; every class if there is room."""
+    """Draw seven examples for verification, one of them all zeros; with dropout, a key.
+
+    Of every class if there is room.
+    """
     n, k_inputs, k_targets = 7, *jax.random.split(key)
+    k_drop = None if is_zero(config.dropout) else jax.random.fold_in(key, n)
     inputs = jax.random.normal(k_inputs, (n, config.sizes[0])).at[0].set(0.0)
     if config.loss == "softmax_cross_entropy":
-        return Batch(inputs, jax.random.permutation(k_targets, jnp.arange(n) % config.sizes[-1]))
-    return Batch(inputs, jax.random.normal(k_targets, (n, config.sizes[-1])))
+        labels = jax.random.permutation(k_targets, jnp.arange(n) % config.sizes[-1])
+        return Batch(inputs, labels, k_drop)
+    return Batch(inputs, jax.random.normal(k_targets, (n, config.sizes[-1])), k_drop)

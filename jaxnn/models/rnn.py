@@ -19,8 +19,8 @@ from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
 
 from jaxnn.checks import (
+    check_backward,
     check_batch,
-    check_dloss,
     check_init,
     check_key,
     check_model,
@@ -29,6 +29,7 @@ from jaxnn.checks import (
 )
 from jaxnn.data import KeyedBatch
 from jaxnn.models.sampling import draw_settings, sample, token_dtype
+from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
@@ -68,7 +69,8 @@ class Config:
         hidden: units of every layer.
         layers: how many.
         cell: "rnn", "lstm" or "gru".
-        dropout: probability to drop what enters a layer or the output, in [0, 1).
+        dropout: probability to drop what enters a layer or the output, in [0, 1); JAX may
+            trace it.
         truncate: let no gradient pass between the steps t - 1 and t where t is a multiple of this;
             None: everywhere one passes.
 
@@ -182,7 +184,7 @@ def network_fwd(
 ) -> tuple[tuple[Array, States], NetworkResiduals]:
     """Run embedding, layers and output: (logits (N, T, V), final states), residuals."""
     *keys, k_output = [None] * (config.layers + 1)
-    if key is not None and config.dropout:
+    if key is not None and not is_zero(config.dropout):
         *keys, k_output = jax.random.split(key, config.layers + 1)
     x, of_embedding = embedding.fwd(params.embedding, tokens)
     finals, saved = [], []
@@ -257,7 +259,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     return value, LossResiduals(network, of_logits)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the cross-entropy, then the network.
 
@@ -362,8 +364,9 @@ def _generated(
     return jnp.concatenate([prompt.astype(kind), tokens.T], 1)
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw three sequences of six tokens, the classes in turn shuffled; with dropout, a key."""
     k_tokens, k_drop = jax.random.split(key)
     tokens = jax.random.permutation(k_tokens, jnp.arange(21) % config.vocabulary).reshape(3, 7)
-    return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)
+    return Batch(tokens[:, :-1], tokens[:, 1:], None if is_zero(config.dropout) else k_drop)

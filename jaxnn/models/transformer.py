@@ -17,13 +17,21 @@ a hundred. `jaxnn.models.generate` draws text from a model; its settings and par
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.checks import check_batch, check_dloss, check_model, check_targets, check_tokens
+from jaxnn.checks import (
+    check_backward,
+    check_batch,
+    check_init,
+    check_model,
+    check_targets,
+    check_tokens,
+)
 from jaxnn.data import KeyedBatch
 from jaxnn.models.transformer_params import Block, FeedForward
 from jaxnn.models.transformer_params import Config as Config
@@ -31,6 +39,7 @@ from jaxnn.models.transformer_params import Params as Params
 from jaxnn.models.transformer_params import gpt2 as gpt2
 from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
+from jaxnn.numerics import is_zero, like
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
@@ -355,7 +364,7 @@ def network_fwd(
     """Run all but the output: (x (N, T, D), sum of the load-balancing losses), residuals."""
     x, embedded = embed_fwd(params, tokens, jnp.arange(tokens.shape[1]), config)
     kept, k_layers = None, None
-    if key is not None and config.dropout:
+    if key is not None and not is_zero(config.dropout):
         k_embedding, k_layers = jax.random.split(key)
         x, kept = dropout.fwd(x, k_embedding, rate=config.dropout)
     (x, balance), layers = layers_fwd(params.blocks, x, k_layers, config)
@@ -431,17 +440,17 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     (x, balance), network = network_fwd(params, tokens, key, config)
     output = Linear(output_weights(params))
     cross_entropy, saved = linear_cross_entropy.fwd(output, x, targets, chunk=config.chunk)
-    return cross_entropy + config.balance * balance, LossResiduals(network, saved)
+    return cross_entropy + like(config.balance, balance) * balance, LossResiduals(network, saved)
 
 
-@door(check_dloss)
+@door(partial(check_backward, residuals=LossResiduals, kind=Config))
 def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     """Walk back through the output, then the network.
 
     A tied table has two uses, as the embedding and as the output, and gets the sum of both.
     """
     (dw, _), dx, *_ = linear_cross_entropy.bwd(saved.cross_entropy, dloss, chunk=config.chunk)
-    grads = network_bwd(saved.network, (dx, config.balance * dloss), config)
+    grads = network_bwd(saved.network, (dx, like(config.balance, dx) * dloss), config)
     if config.tied:
         return grads._replace(tokens=Embedding(grads.tokens.table + dw.T))
     return grads._replace(output=dw)
@@ -474,9 +483,10 @@ def manual_grad(params: Params, batch: Batch, config: Config) -> Params:
     return grads
 
 
+@door(partial(check_init, kind=Config, function="example_batch"))
 def example_batch(key: Array, config: Config) -> Batch:
     """Draw three sequences of at most 16 tokens for verification; with dropout, a key."""
     k_tokens, k_drop = jax.random.split(key)
     shape = (3, min(config.positions, 16) + 1)
     tokens = jax.random.randint(k_tokens, shape, 0, config.vocabulary)
-    return Batch(tokens[:, :-1], tokens[:, 1:], k_drop if config.dropout else None)
+    return Batch(tokens[:, :-1], tokens[:, 1:], None if is_zero(config.dropout) else k_drop)

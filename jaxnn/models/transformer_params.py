@@ -88,7 +88,8 @@ class Config:
         feed_forward_biases: whether feed-forward layers have biases; None for as `biases`.
         experts: how many each feed-forward layer has, of "swiglu" only; 0 for a plain layer.
         experts_per_token: of these, how many a token uses.
-        balance: coefficient of each layer's load-balancing loss, see `jaxnn.ops.experts`.
+        balance: coefficient of each layer's load-balancing loss, see `jaxnn.ops.experts`. JAX may
+            trace it and dropout.
         dropout: probability to drop what leaves the embeddings, an attention or a feed-forward
             layer, in [0, 1).
         recompute: whether training saves no more than the input of each layer, and computes the

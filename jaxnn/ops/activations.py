@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_key
-from jaxnn.numerics import draw_kept, rounded_once
+from jaxnn.numerics import draw_kept, like, rounded_once
 from jaxnn.op import Op
 from jaxnn.ops.activation_doors import door_of, example
 from jaxnn.settings import check_rate
@@ -132,7 +132,8 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
     Args:
         x: any shape.
         key: a key of `jax.random`, typed or not; no other draw should use it.
-        rate: the probability to drop an element (not to keep it), in [0, 1), exact to 2^-32.
+        rate: the probability to drop an element (not to keep it), in [0, 1), exact to 2^-32. JAX
+            may trace it: then it is as exact as its dtype, and not checked.
 
     Returns:
         y (the shape of x), residuals.
@@ -143,13 +144,13 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
     """
     kept = draw_kept(key, rate, x.shape)
     # Wide: in bfloat16 1 - rate is rounded, by 1 part in 256, and so would be the mean of y.
-    return jnp.where(kept, x / (1 - rate), 0), kept
+    return jnp.where(kept, x / (1 - like(rate, x)), 0), kept
 
 
 @rounded_once
 def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     """Return dx = dy / (1 - rate) where x was kept, else 0; the key has no cotangent."""
-    return jnp.where(kept, dy / (1 - rate), 0), None
+    return jnp.where(kept, dy / (1 - like(rate, dy)), 0), None
 
 
 def _check_dropout(x: Array, key: Array, *, rate: float) -> None:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import Pairs, draw_kept_pairs, product, sum_to, widen
+from jaxnn.numerics import Pairs, draw_kept_pairs, is_zero, product, sum_to, widen
 from jaxnn.op import Op
 from jaxnn.ops.attention_doors import check_attention
 
@@ -81,7 +81,7 @@ def attention_fwd(
     total = exp.sum(-1, keepdims=True)
     total = jnp.where(total == 0, 1, total)
     log_normaliser = (largest + jnp.log(total)).swapaxes(1, 2)
-    if key is not None and rate:
+    if key is not None and not is_zero(rate):
         kept = draw_kept_pairs(key, rate, exp.shape)
         exp, total = jnp.where(kept, exp, 0), total * (1 - rate)
     sums = product(exp.astype(v.dtype).reshape(n, g, h // g * t, s), values)
@@ -113,7 +113,7 @@ def attention_bwd(
     seen = _seen(scores, mask, causal, window)
     weights = p = jnp.exp(jnp.where(seen, scores, -jnp.inf) - log_normaliser.swapaxes(1, 2))
     dp = product(drows, values.mT).reshape(p.shape)
-    if key is not None and rate:
+    if key is not None and not is_zero(rate):
         kept = draw_kept_pairs(key, rate, p.shape)
         weights, dp = (jnp.where(kept, x / (1 - rate), 0) for x in (p, dp))
     # In 16 bits y was rounded: dy . y would be off by more than the peers' gradients are.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
+from jaxnn.numerics import is_zero, label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.op import Op
 from jaxnn.ops.losses_doors import check_softmax_cross_entropy
 
@@ -91,10 +91,12 @@ def softmax_cross_entropy_fwd(
     else:  # an element of each row, and not a sum over all of it: that is one more pass
         found = jnp.take_along_axis(log_p, label[..., None], -1, mode="clip")
         losses = -w_label * found[..., 0]
-        if label_smoothing:  # not even 0 times the mean: a class may be ruled out by -inf
+        if not is_zero(
+            label_smoothing
+        ):  # not even 0 times the mean: a class may be ruled out by -inf
             spread = -(w * log_p).mean(-1)
             losses = (1 - label_smoothing) * losses + label_smoothing * spread
-    if z_loss:
+    if not is_zero(z_loss):
         losses = losses + z_loss * (largest + log_sum)[..., 0] ** 2
     loss = reduce_fwd(losses if soft else losses * counts, reduction, total)
     residuals = CrossEntropyResiduals(logits, labels, class_weights, largest, log_sum, loss)
@@ -132,7 +134,7 @@ def softmax_cross_entropy_bwd(
     p = jnp.exp(log_p)
     weight = (w * q).sum(-1, keepdims=True) if soft or class_weights is not None else 1
     dz = weight * p - w * q
-    if z_loss:
+    if not is_zero(z_loss):
         dz = dz + 2 * z_loss * (largest + log_sum) * p
     log_p = jnp.where((q == 0) & (z == -jnp.inf), 0, log_p)
     if soft:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.checks import check_one_dtype, check_pair
-from jaxnn.numerics import REDUCTIONS, reduce_bwd, reduce_fwd, widen
+from jaxnn.numerics import REDUCTIONS, is_zero, reduce_bwd, reduce_fwd, widen
 from jaxnn.op import Op
 from jaxnn.ops.losses_doors import check_l2_penalty
 from jaxnn.settings import check_choice, check_number
@@ -111,7 +111,8 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
     """Return 0.5 coefficient (sum of squares of all entries of all leaves).
 
     The weights are a pytree of the arrays to penalise: choose the leaves by building it. Saves
-    them, there already: no extra bytes. A coefficient of 0 costs nothing.
+    them, there already: no extra bytes. The number 0 as coefficient costs nothing; JAX
+    may trace the coefficient: then it is not checked.
 
     Raises:
         TypeError: the leaves are not floating arrays of one dtype, or the coefficient no number.
@@ -119,7 +120,7 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
     """
     leaves = jax.tree.leaves(weights)
     dtype = leaves[0].dtype
-    if coefficient == 0:
+    if is_zero(coefficient):
         return jnp.zeros((), dtype), weights
     total: Any = 0.5 * coefficient * sum((widen(w) ** 2).sum() for w in leaves)
     return total.astype(dtype), weights
@@ -127,7 +128,7 @@ def l2_penalty_fwd(weights: Any, *, coefficient: float = 1.0) -> tuple[Array, An
 
 def l2_penalty_bwd(weights: Any, dloss: Array, *, coefficient: float = 1.0) -> tuple[Any]:
     """Return dw = coefficient w dloss, for every leaf."""
-    if coefficient == 0:
+    if is_zero(coefficient):
         return (jax.tree.map(jnp.zeros_like, weights),)
     scale = coefficient * widen(dloss)
     return (jax.tree.map(lambda w: (scale * widen(w)).astype(w.dtype), weights),)

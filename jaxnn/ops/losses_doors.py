@@ -1,5 +1,6 @@
 """What losses refuse: their doors."""
 
+import math
 from typing import Any
 
 import jax
@@ -24,9 +25,9 @@ from jaxnn.settings import (
     MOST,
     check_choice,
     check_coefficient,
+    check_factor,
     check_flag,
     check_integer,
-    check_number,
 )
 
 
@@ -114,7 +115,7 @@ def check_softmax_cross_entropy(
         TypeError, ValueError: as `softmax_cross_entropy_fwd`.
     """
     rule = "in [0, 1], the share of the label to spread over all classes: 0.1 is usual"
-    check_number(f"{op}: label_smoothing", label_smoothing, rule, lambda s: 0 <= s <= 1)
+    check_factor(f"{op}: label_smoothing", label_smoothing, rule, lambda s: 0 <= s <= 1)
     check_coefficient(f"{op}: z_loss", z_loss)
     check_labelled(op, logits, labels, class_weights, targets=True, **settings)
 
@@ -237,7 +238,7 @@ def check_l2_penalty(weights: Any, *, coefficient: float) -> None:
     Raises:
         TypeError, ValueError: as `l2_penalty_fwd`.
     """
-    check_number("l2_penalty: coefficient", coefficient)
+    check_factor("l2_penalty: coefficient", coefficient, "finite", math.isfinite)
     leaves = jax.tree_util.tree_leaves_with_path(weights)
     if not leaves:
         raise ValueError("l2_penalty: weights have no leaf; they must be arrays: pass at least one")

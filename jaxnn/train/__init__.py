@@ -1,8 +1,13 @@
 """Training, for any module with the model functions: compiled steps and runs, over optax."""
 
 from jaxnn.train.about import About
+from jaxnn.train.batches import BatchError, make_epoch
+from jaxnn.train.fit import Fit, fit
 from jaxnn.train.parameters import Loaded, load_params, read_about, save_params
+from jaxnn.train.parts import in_parts
+from jaxnn.train.states import SavedState, load_state, save_state
 from jaxnn.train.steps import (
+    Augment,
     Gradient,
     History,
     State,
@@ -14,15 +19,24 @@ from jaxnn.train.steps import (
 
 __all__ = [
     "About",
+    "Augment",
+    "BatchError",
+    "Fit",
     "Gradient",
     "History",
     "Loaded",
+    "SavedState",
     "State",
     "epoch_order",
+    "fit",
+    "in_parts",
     "init_state",
     "load_params",
+    "load_state",
+    "make_epoch",
     "make_run",
     "make_step",
     "read_about",
     "save_params",
+    "save_state",
 ]

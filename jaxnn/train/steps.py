@@ -15,6 +15,7 @@ evaluation: every step hands it a fresh one, so leave it None in the data.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -23,10 +24,21 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxnn.checks import check_batch, check_key, parameter_shapes
-from jaxnn.settings import check_choice, check_integer
+from jaxnn.checks import check_batch, check_key
+from jaxnn.settings import check_integer
+from jaxnn.train.doors import (
+    as_arrays,
+    check_evaluate,
+    check_made,
+    check_model_functions,
+    check_optimizer,
+    check_parts,
+    check_state,
+    count_examples,
+)
 
 Gradient = Literal["manual", "autodiff"]
+Augment = Callable[[Array, Any], Any]
 
 
 class State(NamedTuple):
@@ -67,7 +79,8 @@ def init_state(
             configuration none of the model's.
     """
     check_key("init_state: key", key)
-    _check_optimizer(optimizer)
+    check_model_functions(model, "init_params")
+    check_optimizer(optimizer)
     k_params, k_run = jax.random.split(key)
     params = model.init_params(k_params, config)
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)
@@ -78,6 +91,7 @@ def make_step(
     config: Any,
     optimizer: optax.GradientTransformation,
     gradient: Gradient = "manual",
+    augment: Augment | None = None,
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """Return one optimizer step, compiled once per batch shape.
 
@@ -89,24 +103,28 @@ def make_step(
         config: its configuration, static.
         optimizer: any optax optimizer.
         gradient: "manual" for the hand-written backward, "autodiff" for `jax.grad` of the loss.
+        augment: `augment(key, batch)` -> a batch of the same shapes and dtypes to train on in its
+            place, drawn anew at every step from a key of its own (see `jaxnn.augment`).
 
     Returns:
         `step(state, batch) -> (state, loss)`, the loss before the step.
 
     Raises:
-        ValueError: `gradient` is another word.
+        ValueError: `gradient` is another word, or, from the step, `augment` returned other shapes
+            or dtypes.
         TypeError: the model has no `manual_value_and_grad`, the optimizer is none of optax's, the
-            configuration none of the model's, or, from the step, its first argument no `State` or
-            its second no tuple of as many parts as the model's `Batch`.
+            configuration none of the model's, `augment` is no function, or, from the step, its
+            first argument no `State` or its second no tuple of as many parts as the model's
+            `Batch`.
         AssertionError: from the step's first call, if the hand-written gradient's leaves have not
             the shapes and dtypes of the parameters.
     """
-    _check_made(model, config, optimizer, gradient)
-    compiled = jax.jit(_step(model, config, optimizer, gradient))
+    check_made(model, config, optimizer, gradient, augment)
+    compiled = jax.jit(_step(model, config, optimizer, gradient, augment))
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
-        _check_state(state)
-        stepped: tuple[State, Array] = compiled(state, batch)
+        check_state(state, State)
+        stepped: tuple[State, Array] = compiled(state, as_arrays("batch", batch))
         return stepped
 
     return step
@@ -122,6 +140,7 @@ def make_run(
     batch_size: int,
     gradient: Gradient = "manual",
     evaluate: Callable[[Any], Any] | None = None,
+    augment: Augment | None = None,
 ) -> Callable[[State], tuple[State, History]]:
     """Return a whole run as one compiled program: epochs of shuffled mini-batches.
 
@@ -139,27 +158,34 @@ def make_run(
         batch_size: from 1 to the number of examples.
         gradient: as in `make_step`.
         evaluate: `evaluate(params)` -> a pytree of scalars, taken after each epoch.
+        augment: as in `make_step`.
 
     Returns:
         `run(state) -> (state, history)`. Calling it again goes on for as many epochs.
 
     Raises:
-        TypeError, ValueError: a number is out of its range, or the model refuses the data; and
-            as in `make_step`.
+        TypeError, ValueError: a number is out of its range, the model refuses the data, or
+            `augment` returns other shapes or dtypes; and as in `make_step`.
     """
-    _check_made(model, config, optimizer, gradient)
-    n = _count_examples(data)
+    check_made(model, config, optimizer, gradient, augment)
+    check_model_functions(model, "loss")
+    data = as_arrays("data", data)
+    n = count_examples(data)
     epochs = check_integer("epochs", epochs)
     batch_size = check_integer("batch_size", batch_size)
     if batch_size > n:
         raise ValueError(
             f"batch_size is {batch_size}; it must be from 1 to the number of examples, {n}"
         )
-    data = jax.tree.map(jnp.asarray, data)
     params = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
     # Only the parameters are abstract here, so the loss sees, and can refuse, the data's values.
     jax.eval_shape(lambda params: model.loss(params, data, config), params)
-    step = _step(model, config, optimizer, gradient)
+    if evaluate is not None:
+        check_evaluate(evaluate, params)
+    if augment is not None:
+        first = jax.tree.map(lambda x: x[:batch_size], data)
+        jax.eval_shape(partial(_augmented, augment), jax.random.key(0), _as_batch(model, first))
+    step = _step(model, config, optimizer, gradient, augment)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
         if batch_size == n:
@@ -179,7 +205,7 @@ def make_run(
         return lax.scan(lambda s, _: epoch(s, data), state, length=epochs)
 
     def run(state: State) -> tuple[State, History]:
-        _check_state(state)
+        check_state(state, State)
         ran: tuple[State, History] = compiled(state, data)
         return ran
 
@@ -191,7 +217,14 @@ def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
 
     Returns:
         rows (n // batch_size, batch_size), key.
+
+    Raises:
+        TypeError: the key is none of `jax.random`, or a number no integer.
+        ValueError: a number is below 1.
     """
+    check_key("epoch_order: key", key)
+    check_integer("epoch_order: n", n)
+    check_integer("epoch_order: batch_size", batch_size)
     key, shuffle = jax.random.split(key)
     batches = n // batch_size
     order = jax.random.permutation(shuffle, n)[: batches * batch_size]
@@ -199,14 +232,22 @@ def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
 
 
 def _step(
-    model: Any, config: Any, optimizer: optax.GradientTransformation, gradient: str
+    model: Any,
+    config: Any,
+    optimizer: optax.GradientTransformation,
+    gradient: str,
+    augment: Augment | None,
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """Return one optimizer step, not yet compiled."""
     by_hand = gradient == "manual"
     value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
+        check_parts(state, optimizer)
         batch, key = _as_batch(model, batch), state.key
+        if augment is not None:
+            key, k_augment = jax.random.split(key)
+            batch = _augmented(augment, k_augment, batch)
         if hasattr(batch, "key"):
             key, k_draw = jax.random.split(key)
             batch = batch._replace(key=k_draw)
@@ -217,6 +258,23 @@ def _step(
         return State(params, opt_state, state.step + 1, key), loss
 
     return step
+
+
+def _augmented(augment: Augment, key: Array, batch: Any) -> Any:
+    """Return the batch to train on in place of this one, which is of the same shapes and dtypes."""
+    augmented = augment(key, batch)
+    given, returned = (_described(tree) for tree in (batch, augmented))
+    if given != returned:
+        raise ValueError(
+            f"augment returned {returned}; it must return what it was given, {given}: a batch of "
+            "the same structure, shapes and dtypes"
+        )
+    return augmented
+
+
+def _described(tree: Any) -> str:
+    """Return what arrays a tree holds, and where, in a line."""
+    return str(jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree))
 
 
 def _as_batch(model: Any, batch: Any) -> Any:
@@ -234,49 +292,6 @@ def _as_batch(model: Any, batch: Any) -> Any:
     return batch
 
 
-def _check_made(model: Any, config: Any, optimizer: Any, gradient: Any) -> None:
-    """Refuse what no step can be made of."""
-    check_choice("gradient", gradient, ("manual", "autodiff"))
-    if gradient == "manual" and not hasattr(model, "manual_value_and_grad"):
-        raise TypeError(
-            f"{getattr(model, '__name__', model)} has no manual_value_and_grad; write it one, or "
-            "train with gradient='autodiff'"
-        )
-    _check_optimizer(optimizer)
-    parameter_shapes(model.init_params, config)  # which refuses a configuration that is none
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    """Refuse what is no optimizer: its name, or the function that makes one."""
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise TypeError(
-            f"optimizer is {optimizer!r:.50}; it must have the functions init and update, as those "
-            "of optax: pass optax.adam(1e-3), say"
-        )
-
-
-def _check_state(state: Any) -> None:
-    """Refuse what is no state: parameters alone, or the pair that a step returned."""
-    if _fields(state) != State._fields:
-        raise TypeError(
-            f"state is {type(state).__name__}; pass the State that init_state, or the last step, "
-            "returned"
-        )
-
-
 def _fields(value: Any) -> tuple[str, ...]:
     """Return the names of the fields of a NamedTuple, or of its class; () for anything else."""
     return getattr(value, "_fields", ())
-
-
-def _count_examples(data: Any) -> int:
-    """Return the first dimension that all leaves of the data share."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
-    counts = {shape[0] if shape else None for shape in shapes}
-    if len(counts) != 1 or counts & {None, 0}:
-        raise ValueError(
-            f"the data's arrays have shapes {', '.join(map(str, shapes)) or '(none)'}; all must "
-            "share a first dimension, the number of examples, of at least 1"
-        )
-    (count,) = counts
-    return int(count or 0)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxnn.numerics import label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
+from jaxnn.numerics import is_zero, label_weights, reduce_bwd, reduce_fwd, valid_labels, widen
 from jaxnn.ops import linear_cross_entropy as plain
 from jaxnn.ops.cross_entropy import is_soft
 from jaxnn.ops.linear import Linear
@@ -88,18 +88,19 @@ def linear_cross_entropy_fwd(
         found = jnp.take_along_axis(z, place, 1, mode="clip")[:, 0]
         is_here = (label >= start) & (label < first + z.shape[1])
         label_z = jnp.where(is_here, found, label_z)
-        sum_z = sum_z + jnp.where(is_new, weights * z, 0).sum(-1) if label_smoothing else sum_z
+        if not is_zero(label_smoothing):
+            sum_z = sum_z + jnp.where(is_new, weights * z, 0).sum(-1)
         return (larger, sum_exp, label_z, sum_z), None
 
     least = jnp.full_like(zero, np.finfo(zero.dtype).min)  # not -inf: -inf - -inf is no number
     (largest, sum_exp, label_z, sum_z), _ = lax.scan(add, (least, zero, zero, zero), starts)
     log_sum = jnp.log(sum_exp)
     losses = w_label * (log_sum - (label_z - largest))
-    if label_smoothing:
+    if not is_zero(label_smoothing):
         mean_w = _mean(class_weights, zero.dtype)
         spread = mean_w * log_sum - (sum_z / classes - mean_w * largest)
         losses = (1 - label_smoothing) * losses + label_smoothing * spread
-    if z_loss:
+    if not is_zero(z_loss):
         losses = losses + z_loss * (largest + log_sum) ** 2
     loss = reduce_fwd((losses * counts).reshape(labels.shape), reduction, total)
     residuals = ChunkedResiduals(params, x, labels, class_weights, largest, log_sum, loss)
@@ -142,7 +143,7 @@ def linear_cross_entropy_bwd(
         is_label = label[:, None] == first + jnp.arange(z.shape[1], dtype=first.dtype)
         q = (1 - label_smoothing) * is_label.astype(p.dtype) + label_smoothing / w.shape[1]
         dz = weight[:, None] * p - weights * q
-        if z_loss:
+        if not is_zero(z_loss):
             dz = dz + 2 * z_loss * (largest + log_sum) * p
         dz = dz * dlosses
         if b is not None:

@@ -1,0 +1,253 @@
+"""Training to the end, or to where one stops it: the best is kept, all of it can go on tomorrow.
+
+run = make_run(model, config, optimizer, data, epochs=1, batch_size=32, evaluate=evaluate)
+fitted = fit(run, state, epochs=40, patience=5, folder="out", model=model, config=config)
+fitted.params, fitted.best_epoch, fitted.history.loss
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxnn.settings import check_integer
+from jaxnn.train import logs
+from jaxnn.train.batches import BatchError
+from jaxnn.train.folder import Folder
+from jaxnn.train.progress import Progress, added, is_sound, with_best
+from jaxnn.train.signals import signals, wait_for
+from jaxnn.train.states import check_state
+from jaxnn.train.steps import History, State
+
+Ended = Literal["finished", "stopped early", "interrupted", "diverged", "batches"]
+Run = Callable[[State], tuple[State, History]]
+Callback = Callable[[logs.Row, State], bool | None]
+
+
+class Fit(NamedTuple):
+    """What a training run left.
+
+    Attributes:
+        params: the best.
+        state: the last that is finite: `params` of the last epoch, to go on from.
+        history: of every epoch up to this state, as NumPy arrays; metrics as a
+            dict, or the bare one.
+        best_epoch: that after which the parameters were the best; 0 if none finished.
+        seconds: the time it took, compilation included.
+        ended: by its last epoch, by patience or a callback, by a signal, because loss or parameters
+            were no longer finite, or because the batches ended or changed.
+        status: the same for a shell: 0, 0, 130 or 143, 1, 2.
+    """
+
+    params: Any
+    state: State
+    history: History
+    best_epoch: int
+    seconds: float
+    ended: Ended
+    status: int
+
+
+def fit(
+    run: Run,
+    state: State,
+    *,
+    epochs: int,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    patience: int | None = None,
+    folder: str | Path | None = None,
+    model: Any = None,
+    config: Any = None,
+    notes: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    also: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    tensorboard: bool = False,
+    show: bool = True,
+) -> Fit:
+    """Train until so many epochs are there; keep the best, log every epoch, save after every call.
+
+    A row of the log has the columns `epoch`, `loss` and, of what `evaluate` returned, `val_NAME`
+    for each entry of a dict, `val` for a bare scalar. The best is looked for where a call of `run`
+    ends. Ctrl-C or SIGTERM, heard in the main thread, stop after the call that runs; a second one
+    stops at once, with what was saved before.
+
+    With a folder, each call ends with `params.safetensors` (if it was the best), the state and
+    `log.csv` written, in that order and each whole or not at all: a killed run that is resumed ends
+    with the parameters of one that was not. An older run that was there goes to `folder/previous`
+    when the first call has ended well.
+
+    Args:
+        run: of `make_run` or `make_epoch`, or any `run(state) -> (state, history)`; a call is as
+            many epochs as its loss has entries.
+        state: of `init_state`; when a run is resumed, of the same model and optimizer.
+        epochs: in all, those before a resume included; calls must come to just as many.
+        minimize: the column by whose least value the best is known; when both this and
+            `maximize` are None, `val_loss` if there is one, else `loss`.
+        maximize: the column by whose greatest value it is known.
+        patience: stop after so many epochs without a better one; None for never.
+        folder: where to save; for one run at a time.
+        model: the model's module, whose name is saved; needed with a folder.
+        config: its configuration, saved with the parameters.
+        notes: what JSON can hold, by name, to save with them: a seed, options.
+        resume: go on with the run that is in the folder.
+        also: names of other files in the folder that go to `previous` with an older run.
+        callbacks: each is called as `callback(row, state)` with the last row of a call, after all
+            is saved; True ends the run.
+        tensorboard: log to `folder/tensorboard` too.
+        show: print progress: a bar on a terminal, a line for a call, about one a second at most.
+
+    Returns:
+        The best parameters, the last state, the history, and how it ended.
+
+    Raises:
+        ModuleNotFoundError: a package that saves, logs or shows is not installed.
+        TypeError: the state is no `State`, or `run` returned none and no `History`.
+        ValueError: an argument is out of its range, the column is none of the log's, the folder is
+            in use or cannot be written, or there is no such run in it to resume.
+        KeyboardInterrupt: a second signal came.
+    """
+    started = time.perf_counter()
+    for name, function in [("run", run), *(("each of callbacks", one) for one in callbacks)]:
+        if not callable(function):
+            raise TypeError(
+                f"{name} is {function!r:.50}; it must be a function: make a run with make_run"
+            )
+    check_state("state", state)
+    epochs = check_integer("epochs", epochs)
+    patience = None if patience is None else check_integer("patience", patience)
+    if minimize is not None and maximize is not None:
+        raise ValueError(
+            f"minimize is {minimize!r} and maximize {maximize!r}; the best is known by one column: "
+            "leave out the other"
+        )
+    whose = {"model": model, "config": config, "notes": notes}
+    place = _folder(state, folder, whose, resume, also, tensorboard)
+    progress = Progress(state, {}, (), state.params, 0)
+    ended: Ended | None = None
+    sentence, first = "", True
+    with contextlib.ExitStack() as stack:
+        if place is not None:
+            stack.enter_context(place.locked())
+            if resume:
+                progress = with_best(place.resumed(state), minimize, maximize)
+                place.mend(progress)
+        heard = stack.enter_context(signals())
+        terminal = logs.Terminal(epochs, progress.epochs) if show else None
+        if terminal is not None:
+            stack.callback(terminal.close)
+        while not (ended := ended or _ended(progress, epochs, patience, heard)):
+            call_started = time.perf_counter()
+            try:
+                later, part = _called(run, progress.state)
+            except BatchError as error:
+                if not progress.ends:
+                    raise
+                ended, sentence = "batches", f"the run stopped: {error}"
+                continue
+            if first:
+                _check_epochs(epochs, progress.epochs, len(part["loss"]))
+            if not (np.isfinite(part["loss"]).all() and is_sound(later)):
+                ended, sentence = "diverged", _divergence(part["loss"], progress.epochs)
+                continue
+            progress = with_best(added(progress, later, part), minimize, maximize)
+            said = "" if place is None else place.keep(progress)
+            (row,) = logs.rows(progress.columns, progress.epochs)
+            if terminal is not None:
+                terminal.show(row, time.perf_counter() - call_started, said)
+            first = False
+            stops = [callback(row, later) for callback in callbacks]
+            if any(stops):
+                ended = "stopped early"
+    if ended == "interrupted":
+        sentence = f"interrupted: the {progress.epochs} finished epochs are kept"
+    if sentence:
+        print(sentence, file=sys.stderr)
+    return Fit(
+        progress.best,
+        progress.state,
+        logs.history(progress.columns),
+        progress.best_epoch,
+        time.perf_counter() - started,
+        ended,
+        128 + heard[0] if ended == "interrupted" else _STATUS[ended],
+    )
+
+
+_STATUS = {"finished": 0, "stopped early": 0, "diverged": 1, "batches": 2}
+
+
+def _folder(
+    state: State,
+    folder: str | Path | None,
+    whose: Mapping[str, Any],
+    resume: bool,
+    also: Sequence[str],
+    tensorboard: bool,
+) -> Folder | None:
+    """The run's folder; refuse what needs one where there is none."""
+    if folder is None:
+        for name, value in {"resume": resume, "also": also, "tensorboard": tensorboard}.items():
+            if value:
+                raise ValueError(
+                    f"{name} is {value!r} without a folder; pass the run's: folder=..."
+                )
+        return None
+    place = Folder(folder, state.params, whose, also, tensorboard)
+    if resume:
+        place.check_run()
+    return place
+
+
+def _ended(progress: Progress, epochs: int, patience: int | None, heard: list[int]) -> Ended | None:
+    """Why a run ends before its next call; None where it goes on."""
+    if progress.epochs >= epochs:
+        return "finished"
+    if patience is not None and progress.epochs >= max(progress.best_epoch, 1) + patience:
+        return "stopped early"
+    return "interrupted" if heard else None
+
+
+def _called(run: Run, state: State) -> tuple[State, logs.Columns]:
+    """What a call of the run returns, when it is there, its history as columns."""
+    returned = run(state)
+    pair = isinstance(returned, tuple) and len(returned) == 2
+    if not (pair and isinstance(returned[0], State) and isinstance(returned[1], History)):
+        kinds = [type(part).__name__ for part in returned] if pair else type(returned).__name__
+        raise TypeError(
+            f"run returned {kinds}; it must return a State and a History: make it with make_run or "
+            "make_epoch"
+        )
+    wait_for(returned)
+    later, history = returned
+    if int(later.step) <= int(state.step):
+        raise ValueError(
+            f"state.step is {later.step} after a call of run, {state.step} before; it must count "
+            "the steps: return the state of make_step's step"
+        )
+    return later, logs.columns(history)
+
+
+def _check_epochs(epochs: int, done: int, in_call: int) -> None:
+    if (epochs - done) % in_call:
+        raise ValueError(
+            f"epochs is {epochs}, {done} of them done; a call of run makes {in_call}, and the rest "
+            "must be a multiple of it: make a run of fewer epochs"
+        )
+
+
+def _divergence(loss: np.ndarray[Any, Any], done: int) -> str:
+    """What to say of a call that ended without finite numbers."""
+    finite = np.isfinite(loss)
+    what = (
+        f"the parameters are not finite after epoch {done + len(loss)}"
+        if finite.all()
+        else f"the loss is {loss[~finite][0]} in epoch {done + 1 + int(np.argmin(finite))}"
+    )
+    kept = f"what was there after epoch {done} is kept" if done else "nothing is kept"
+    return f"diverged: {what}; {kept}: try a smaller learning rate"

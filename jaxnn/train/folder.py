@@ -1,0 +1,220 @@
+"""The folder of a run: what is in it, who may write, and where an older run goes.
+
+params.safetensors    the best parameters so far: `load_params` reads them
+state/                the last two whole states: `load_state` reads the last
+log.csv               a row for every epoch
+tensorboard/          the same for `tensorboard --logdir`, if asked for
+previous/             all of these of the run before this one
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxnn import files
+from jaxnn.checks import parameter_shapes
+from jaxnn.train import logs
+from jaxnn.train.about import describe
+from jaxnn.train.parameters import read_about, save_params
+from jaxnn.train.progress import Progress
+from jaxnn.train.states import leaf_forms, load_state, save_state
+from jaxnn.train.steps import State
+
+PARAMS, STATE, LOG, BOARD, PREVIOUS = (
+    "params.safetensors",
+    "state",
+    "log.csv",
+    "tensorboard",
+    "previous",
+)
+NAMES = (PARAMS, STATE, LOG, BOARD)
+_MOVING, _LIST = ".moving", ".names"
+
+
+class Folder:
+    """A run's folder, open for one process."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        params: Any,
+        whose: Mapping[str, Any],
+        also: Sequence[str],
+        tensorboard: bool,
+    ) -> None:
+        """Refuse what cannot be written, before anything is trained."""
+        for module in ("safetensors", "orbax.checkpoint"):
+            files.installed(module)
+        if tensorboard:
+            files.installed("tensorboardX")
+        self.path = files.as_path(path)
+        self._whose = dict(whose)
+        if not hasattr(self._whose["model"], "init_params"):
+            raise TypeError(
+                f"model is {self._whose['model']!r:.50}; it must be a module with the model "
+                "functions: the files in a folder say whose they are"
+            )
+        if "best" in describe(**self._whose).notes:
+            raise ValueError(
+                "notes has 'best', under which the best row of the log is saved; name it otherwise"
+            )
+        _check_params(params, self._whose["model"], self._whose["config"])
+        self._names = (*NAMES, *map(_plain_name, also))
+        self._board: logs.TensorBoard | None = None
+        self._tensorboard, self._ours = tensorboard, False
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out, and complete what a killed one was moving."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"{self.path} cannot be made ({error.strerror}); name a folder that can"
+            ) from error
+        with files.locked(self.path), contextlib.ExitStack() as stack:
+            stack.callback(self._close)
+            if (self.path / _MOVING).exists():
+                self._move()
+            yield
+
+    def check_run(self) -> None:
+        """Refuse a folder without a run to resume."""
+        if not (self.path / STATE).is_dir():
+            older = f"; an older one is in {self.path / PREVIOUS}"
+            raise ValueError(
+                f"{self.path} holds no run to resume{older * (self.path / PREVIOUS).exists()}; "
+                "name the folder of one, or leave out resume"
+            )
+
+    def resumed(self, like: State) -> Progress:
+        """Read how far the run in the folder is; the best of its epochs is not known yet."""
+        self.check_run()
+        state, about = load_state(self.path / STATE, like, **self._whose)
+        self._whose["notes"] = about.notes
+        self._ours = True
+        best = state.params if about.best is None else about.best
+        return Progress(state, about.history, tuple(about.ends), best, 0)
+
+    def mend(self, progress: Progress) -> None:
+        """Write again what a killed process had not come to write, or what is gone since."""
+        try:
+            saved = int(read_about(self.path / PARAMS).notes["best"]["epoch"])
+        except (ValueError, KeyError, TypeError):
+            saved = 0
+        # One of a later epoch is of a call that will be made again.
+        if saved != progress.best_epoch and saved <= progress.epochs:
+            self._save_best(progress)
+        self._write_logs(progress)
+
+    def keep(self, progress: Progress) -> str:
+        """Save how far the run is; return what is to be said of an older one."""
+        said = ""
+        if not self._ours:
+            if any((self.path / name).exists() for name in self._names):
+                self._move()
+                said = f"the run that was in {self.path} is in {self.path / PREVIOUS} now"
+            self._ours = True
+        if progress.best_epoch == progress.epochs:
+            self._save_best(progress)
+        save_state(
+            self.path / STATE,
+            progress.state,
+            best=progress.best,
+            history=progress.columns,
+            ends=progress.ends,
+            **self._whose,
+        )
+        self._write_logs(progress)
+        return said
+
+    def _close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def _save_best(self, progress: Progress) -> None:
+        row = {"epoch": progress.best_epoch} | {
+            name: values[progress.best_epoch - 1].item()
+            for name, values in progress.columns.items()
+        }
+        notes = dict(self._whose["notes"] or {}) | {"best": row}
+        save_params(self.path / PARAMS, progress.best, **self._whose | {"notes": notes})
+
+    def _write_logs(self, progress: Progress) -> None:
+        with files.replaced(self.path / LOG) as new:
+            new.write_text(logs.csv_of(progress.columns))
+        if self._tensorboard:
+            try:
+                self._board = self._board or logs.TensorBoard(self.path / BOARD)
+                self._board.write(progress.columns)
+            except OSError as error:
+                raise ValueError(
+                    f"{self.path / BOARD} cannot be written ({error.strerror}); make room, or "
+                    "leave out tensorboard"
+                ) from error
+
+    def _move(self) -> None:
+        """Move an older run to `previous`, in the place of one before it.
+
+        A kill at any point leaves `.moving`, from which the same is done again to its end.
+        """
+        moving, previous = self.path / _MOVING, self.path / PREVIOUS
+        listed = moving / _LIST
+        try:
+            if not moving.exists():
+                moving.mkdir()
+                with files.replaced(listed) as new:
+                    new.write_text(json.dumps(self._names))
+            if listed.exists():
+                names = json.loads(listed.read_text())
+                for name in names:
+                    if (self.path / name).exists():
+                        (self.path / name).rename(moving / name)
+                previous.mkdir(exist_ok=True)
+                for name in names:
+                    _remove(previous / name)
+                listed.unlink()
+            for entry in moving.iterdir():
+                entry.rename(previous / entry.name)
+            moving.rmdir()
+        except OSError as error:
+            raise ValueError(
+                f"the older run in {self.path} cannot be moved to {previous} ({error.strerror}); "
+                "move it by hand, or name another folder"
+            ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _plain_name(name: Any) -> str:
+    """A name of a file in the folder that is none of the folder's own."""
+    plain = isinstance(name, str) and Path(name).name == name
+    if not plain or name.startswith(".") or name in (*NAMES, PREVIOUS):
+        raise ValueError(
+            f"also has {name!r}; it must be the name of a file of yours in the run's folder, with "
+            f"no other folder, not hidden, and none of {', '.join((*NAMES, PREVIOUS))}"
+        )
+    return str(name)
+
+
+def _check_params(params: Any, model: Any, config: Any) -> None:
+    """Refuse parameters that are not those that `model.init_params` makes."""
+    ours, theirs = leaf_forms(params), leaf_forms(parameter_shapes(model.init_params, config))
+    wrong = [
+        f"{name} is {ours.get(name)}, needed {theirs.get(name)}"
+        for name in theirs | ours
+        if ours.get(name) != theirs.get(name)
+    ]
+    if wrong:
+        raise ValueError(
+            f"state.params does not fit the configuration: {files.listed(wrong)}; pass the "
+            "model and configuration of init_state"
+        )

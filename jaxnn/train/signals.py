@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM heard while a run computes, so that it can end well."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """Hear Ctrl-C and SIGTERM in the main thread, and put back what heard them before.
+
+    The first is put into the list, for the run to end at its next call; a second one raises.
+
+    Raises:
+        KeyboardInterrupt: from inside, at the second.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, frame: Any) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+        # Not print: what it interrupts may be printing.
+        os.write(2, b"\nstopping when this call of the run has ended; once more to stop at once\n")
+
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # One that is ignored, as under nohup, stays so; one that Python did not set cannot be
+            # put back.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, hear)
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_for(value: Any) -> None:
+    """Wait until arrays are computed, hearing signals meanwhile, as waiting inside JAX does not."""
+    leaves = jax.tree.leaves(value)
+    main = threading.current_thread() is threading.main_thread()
+    # Keys, which alone have no such method, come of the same program as the rest.
+    if main and not all(leaf.is_ready() for leaf in leaves if hasattr(leaf, "is_ready")):
+        there = threading.Event()
+
+        def wait() -> None:
+            with contextlib.suppress(Exception):  # raised again below
+                jax.block_until_ready(leaves)
+            there.set()
+
+        threading.Thread(target=wait, daemon=True).start()
+        there.wait()
+    jax.block_until_ready(leaves)

@@ -1,0 +1,229 @@
+"""Runs that are killed: a small model is trained in a process that is killed at random moments.
+
+    python tests/faults.py --moments 100
+
+trains by `fit` into a folder, kills the process (SIGKILL), looks at every file in the folder, resumes,
+and so on. What ends must be, bit by bit, what an uninterrupted run ends with. An older run is
+moved away at the start of each, and saving takes most of the time, so that many kills fall into both.
+"""
+
+import argparse
+import csv
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not into this)
+
+from jaxnn import train
+from jaxnn.ops.activations import dropout
+
+EPOCHS = 12
+FEATURES = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """Of the small model: how much of the features is dropped."""
+
+    rate: float = 0.25
+    features: int = FEATURES
+
+
+class Params(NamedTuple):
+    w: Any
+    b: Any
+
+
+class Batch(NamedTuple):
+    inputs: Any
+    targets: Any
+    key: Any = None
+
+
+def init_params(key, config):
+    return Params(jax.random.normal(key, (config.features,)), jnp.zeros(()))
+
+
+def loss(params, batch, config):
+    x = batch.inputs
+    if batch.key is not None:
+        x = dropout(x, batch.key, rate=config.rate)
+    return jnp.mean((x @ params.w + params.b - batch.targets) ** 2)
+
+
+MODEL = sys.modules[__name__]
+CONFIG = Config()
+OPTIMIZER = optax.chain(
+    optax.clip_by_global_norm(0.5), optax.adam(optax.cosine_decay_schedule(0.05, 5 * EPOCHS))
+)
+
+
+def examples(n=10, seed=0):
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(n, FEATURES)).astype(np.float32)
+    return Batch(x, (x @ np.array([1.0, -2.0, 0.5]) + 0.1).astype(np.float32))
+
+
+HELD_OUT = examples(6, seed=1)
+
+
+def evaluate(params):
+    return {"loss": loss(params, HELD_OUT, CONFIG)}
+
+
+def make_run(epochs=1, optimizer=OPTIMIZER):
+    """Shuffled, with dropout, a schedule and clipping."""
+    return train.make_run(
+        MODEL,
+        CONFIG,
+        optimizer,
+        examples(),
+        epochs=epochs,
+        batch_size=2,
+        gradient="autodiff",
+        evaluate=evaluate,
+    )
+
+
+def init_state(optimizer=OPTIMIZER, seed=0):
+    return train.init_state(MODEL, CONFIG, optimizer, jax.random.key(seed))
+
+
+def fit_into(folder, run=None, state=None, **settings):
+    settings = {"epochs": EPOCHS, "notes": {"seed": 0}, "show": False} | settings
+    return train.fit(
+        make_run() if run is None else run,
+        init_state() if state is None else state,
+        folder=folder,
+        model=MODEL,
+        config=CONFIG,
+        **settings,
+    )
+
+
+class Seen(NamedTuple):
+    """What is in a run's folder."""
+
+    logged: int
+    saved: int
+    state: Any
+
+
+def look(folder):
+    """Read every file of a run, after any kill: how many epochs are logged, and saved."""
+    logged = saved = 0
+    state = None
+    if (folder / "log.csv").exists():
+        rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
+        assert [int(row["epoch"]) for row in rows] == list(range(1, len(rows) + 1))
+        assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+        logged = len(rows)
+    if (folder / "params.safetensors").exists():
+        loaded = train.load_params(folder / "params.safetensors", MODEL)
+        assert loaded.notes["seed"] == 0
+        assert loaded.notes["best"]["epoch"] <= EPOCHS
+    if (folder / "state").exists() and any(
+        path.name.isdecimal() for path in (folder / "state").iterdir()
+    ):
+        state, about = train.load_state(
+            folder / "state", init_state(), model=MODEL, config=CONFIG, notes={"seed": 0}
+        )
+        saved = about.ends[-1]
+        assert len(about.history["loss"]) == saved
+    return Seen(logged, saved, state)
+
+
+def contents(folder):
+    """What a run ended with: the best parameters, the log, and the last state, bit by bit."""
+    loaded = train.load_params(folder / "params.safetensors", MODEL)
+    trees = loaded.params, bits(look(folder).state)
+    leaves = [np.asarray(x).tobytes() for x in jax.tree.leaves(trees)]
+    return leaves, loaded.notes, (folder / "log.csv").read_text()
+
+
+def bits(state):
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def start(folder, resume):
+    """A process that trains into the folder; its first line says that it is about to begin."""
+    command = [sys.executable, __file__, "--train", str(folder), *["--resume"] * resume]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def kill_at(moments, folder, seed=0, say=lambda words: None):
+    """Kill so many times, resume each time, and compare every run that ends."""
+    draw = random.Random(seed)
+    expected = contents_of_whole_run(folder / "whole")
+    place = folder / "killed"
+    kills = runs = 0
+    resume, before, longest = False, Seen(0, 0, None), 3.0
+    while kills < moments or resume:
+        process = start(place, resume)
+        begun = draw.random() < 0.9 and process.stdout.readline()
+        began = time.monotonic()
+        if kills < moments:
+            time.sleep(draw.uniform(0, longest))
+            process.kill()
+        process.communicate()
+        kills += process.returncode != 0
+        if process.returncode == 0:
+            runs += 1
+            longest = 0.9 * longest + 0.1 * (time.monotonic() - began)
+            assert contents(place) == expected, f"run {runs} ends otherwise than the whole one"
+            resume, before = False, Seen(0, 0, None)
+            continue
+        assert process.returncode == -9, process.returncode
+        seen = look(place)
+        if (place / "previous").exists():
+            look(place / "previous")
+        moving = (place / ".moving").exists()
+        if resume:
+            assert seen.saved >= max(before.saved, before.logged), (before, seen)
+        # What the log reports is saved; a run that has not yet moved an older one away has nothing.
+        assert seen.saved >= seen.logged or moving, seen
+        say(
+            f"kill {kills}: {seen.saved} saved, {seen.logged} logged{', moving' * moving} {begun!r}"
+        )
+        # All epochs may be those of the older run, not moved yet: then both ways must go well.
+        goes_on = 0 < seen.saved < EPOCHS or (seen.saved == EPOCHS and draw.random() < 0.5)
+        resume, before = goes_on and not moving, seen
+    return runs
+
+
+def contents_of_whole_run(folder):
+    process = start(folder, resume=False)
+    process.communicate()
+    assert process.returncode == 0
+    return contents(folder)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--moments", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    if options.train:
+        run, state = make_run(), init_state()
+        jax.block_until_ready(run(state))
+        print("begins", flush=True)
+        sys.exit(fit_into(options.train, run, state, resume=options.resume).status)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = kill_at(options.moments, Path(folder), options.seed, print)
+    print(f"{options.moments} kills, {runs} runs ended, each as the whole one, bit by bit")
+
+
+if __name__ == "__main__":
+    main()

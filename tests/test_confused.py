@@ -1,0 +1,34 @@
+"""Whole arguments of another kind, and arguments exchanged: each is refused in our words."""
+
+import confused
+import fuzz
+import pytest
+
+# Every call of training and of the data; of the models, whose doors are alike, some of each.
+ALL = [*confused.calls()]
+# A function of the person's own, which is called as it should be and then fails itself.
+THEIRS = "train.make_run: augment maker of optimizers"
+PARTS = {
+    "training": [call for call in ALL if call[0].startswith("train.") and call[0] != THEIRS],
+    "data": [call for call in ALL if call[0].startswith(("data.", "text.", "sampling."))],
+    "models": fuzz.sampled([call for call in ALL if call[0].split(".")[0] in confused.NAMES], 400),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_confused_argument_is_refused_in_words(part):
+    faults = [f"{name} -> {said}" for name, call in PARTS[part] if (said := fuzz.fault(call))]
+    assert not faults, "\n".join(faults)
+
+
+def test_every_kind_is_tried_on_every_argument():
+    tried = {name for name, _ in ALL}
+    for name, _, good in confused.functions():
+        assert f"{name}: {next(iter(good))} generator" in tried
+    assert len(ALL) > 9000
+
+
+def test_what_is_right_gives_a_result():
+    for name, call in ALL:
+        if name.endswith("as it should be"):
+            call()

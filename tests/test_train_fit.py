@@ -1,0 +1,689 @@
+"""Fit: the best is kept, signals and divergence end it well, a run that is resumed is the same run."""
+
+import functools
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import faults
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from faults import EPOCHS, contents, fit_into
+
+from jaxnn import train
+
+run_of = functools.cache(faults.make_run)
+
+
+def fitted(run=None, **settings):
+    settings = {"epochs": 3, "show": False} | settings
+    return train.fit(run or run_of(), faults.init_state(), **settings)
+
+
+def leaves(tree):
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+def scripted(values, name="loss", params_of=lambda i: float(i)):
+    """A run of one epoch each call, whose losses or metrics are these; its parameters count."""
+
+    def run(state):
+        i = int(state.step)
+        state = state._replace(step=state.step + 1, params={"w": jnp.float32(params_of(i + 1))})
+        value = jnp.asarray([values[i]], jnp.float32)
+        if name == "loss":
+            return state, train.History(value, None)
+        return state, train.History(jnp.ones(1), {name: value})
+
+    return run
+
+
+def scripted_fit(values, name="loss", params_of=lambda i: float(i), **settings):
+    start = train.State({"w": jnp.float32(0)}, (), jnp.int32(0), jax.random.key(0))
+    settings = {"epochs": len(values), "show": False} | settings
+    return train.fit(scripted(values, name, params_of), start, **settings)
+
+
+# What is kept.
+
+
+def test_it_is_the_loop_of_its_calls():
+    state, losses = faults.init_state(), []
+    for _ in range(3):
+        state, history = run_of()(state)
+        losses.append(history.loss[0])
+    ours = fitted()
+    assert leaves(ours.state.params) == leaves(state.params)
+    np.testing.assert_array_equal(ours.history.loss, losses)
+    assert isinstance(ours.history.loss, np.ndarray)
+    assert set(ours.history.metrics) == {"loss"}
+    assert (ours.ended, ours.status) == ("finished", 0)
+    assert ours.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "best"),
+    [
+        ((3, 1, 2), {}, 2),
+        ((3, 1, 2), {"maximize": "loss"}, 1),
+        ((3, 1, 1), {"minimize": "loss"}, 2),
+        ((1, 1, 1), {}, 1),
+    ],
+)
+def test_the_best_parameters_are_kept(values, settings, best):
+    ours = scripted_fit(values, **settings)
+    assert ours.best_epoch == best
+    assert float(ours.params["w"]) == best
+    assert float(ours.state.params["w"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "best"),
+    [
+        ("loss", {}, 2),
+        ("accuracy", {"maximize": "val_accuracy"}, 3),
+        ("accuracy", {}, 1),  # of equal losses the first
+    ],
+)
+def test_a_held_out_loss_goes_before_the_training_loss(name, settings, best):
+    assert scripted_fit((3, 1, 4), name, **settings).best_epoch == best
+
+
+def test_a_metric_that_is_no_number_is_never_better():
+    assert scripted_fit((np.nan, 2, np.nan, 3), "loss").best_epoch == 2
+    assert scripted_fit((2, np.nan, 1), "x", maximize="val_x").best_epoch == 1
+    assert scripted_fit((np.nan, np.nan), "x", maximize="val_x").best_epoch == 1
+
+
+def test_the_best_is_looked_for_where_calls_end():
+    """The second of two epochs has parameters to keep, the first has not."""
+    ours = train.fit(run_of(2), faults.init_state(), epochs=6, maximize="loss", show=False)
+    ends = ours.history.loss[1::2]
+    assert ours.best_epoch == 2 + 2 * int(np.argmax(ends))
+    assert len(ours.history.loss) == 6
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (3, 5), (4, 6)])
+def test_patience_ends_it(patience, epochs):
+    ours = scripted_fit((3, 2, 5, 4, 3, 1), patience=patience)
+    assert len(ours.history.loss) == epochs
+    assert ours.ended == ("stopped early" if patience < 4 else "finished")
+    assert ours.status == 0
+    assert ours.best_epoch == (2 if patience < 4 else 6)
+
+
+def test_callbacks_see_each_row_and_end_it():
+    rows = []
+
+    def callback(row, state):
+        rows.append((row, int(state.step)))
+        return row["epoch"] == 2
+
+    ours = fitted(callbacks=[callback, lambda row, state: None])
+    assert ours.ended == "stopped early"
+    assert [step for _, step in rows] == [5, 10]
+    assert rows[1][0] == {
+        "epoch": 2,
+        "loss": float(ours.history.loss[1]),
+        "val_loss": float(ours.history.metrics["loss"][1]),
+    }
+
+
+# Divergence.
+
+
+@pytest.mark.parametrize("where", ["loss", "parameters"])
+def test_what_diverges_keeps_what_was_finite(where, tmp_path, capsys):
+    bad = 3
+    values = [np.inf if where == "loss" and i == bad else 5.0 - i for i in range(5)]
+    params = lambda i: np.nan if where == "parameters" and i == bad + 1 else i  # noqa: E731
+    ours = scripted_fit(values, params_of=params)
+    assert (ours.ended, ours.status) == ("diverged", 1)
+    assert float(ours.state.params["w"]) == float(ours.params["w"]) == ours.best_epoch == bad
+    np.testing.assert_array_equal(ours.history.loss, values[:bad])
+    words = capsys.readouterr().err
+    what = "the loss is inf in epoch 4" if where == "loss" else "not finite after epoch 4"
+    assert what in words
+    assert "after epoch 3 is kept: try a smaller learning rate" in words
+
+
+def test_a_first_call_that_diverges_leaves_an_older_run_where_it_is(tmp_path):
+    fit_into(tmp_path, run_of(), epochs=1)
+    before = contents(tmp_path)
+    wild = optax.sgd(1e30)
+    ours = fit_into(tmp_path, run_of(1, wild), faults.init_state(wild))
+    assert (ours.ended, ours.best_epoch, len(ours.history.loss)) == ("diverged", 0, 0)
+    assert leaves(ours.params) == leaves(faults.init_state(wild).params)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "previous").exists()
+
+
+def test_a_later_call_that_diverges_leaves_the_last_finite_state_in_the_folder(tmp_path):
+    def run(state):
+        later, history = run_of()(state)
+        if int(state.step) == 10:
+            later = later._replace(params=later.params._replace(b=jnp.float32(jnp.nan)))
+        return later, history
+
+    ours = fit_into(tmp_path, run)
+    assert ours.ended == "diverged"
+    seen = faults.look(tmp_path)
+    assert (seen.logged, seen.saved) == (2, 2)
+    assert leaves(seen.state.params) == leaves(ours.state.params)
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_after_the_call_that_runs(number, capfd):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def run(state):
+        if int(state.step) == 5:
+            os.kill(os.getpid(), number)
+        return run_of()(state)
+
+    ours = fitted(run, epochs=5)
+    assert (ours.ended, ours.status) == ("interrupted", 128 + number)
+    assert len(ours.history.loss) == 2
+    words = capfd.readouterr().err
+    assert "stopping when this call of the run has ended; once more to stop at once" in words
+    assert "interrupted: the 2 finished epochs are kept" in words
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path):
+    def run(state):
+        if int(state.step) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_of()(state)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit_into(tmp_path, run)
+    assert signal.getsignal(signal.SIGINT) == before
+    assert faults.look(tmp_path).saved == 1
+    fit_into(tmp_path, run_of(), resume=True)  # the lock is free again
+
+
+def test_a_signal_in_the_last_call_is_none_that_ended_it():
+    def run(state):
+        os.kill(os.getpid(), signal.SIGINT)
+        return run_of()(state)
+
+    assert fitted(run, epochs=1).ended == "finished"
+
+
+def test_signals_that_are_ignored_stay_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+
+        def run(state):
+            os.kill(os.getpid(), signal.SIGINT)
+            return run_of()(state)
+
+        assert fitted(run).ended == "finished"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_in_another_thread_no_handler_is_set():
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(fitted().ended))
+    thread.start()
+    thread.join()
+    assert ended == ["finished"]
+
+
+def test_a_signal_is_answered_while_a_call_computes():
+    """JAX itself would wait for its program first. The second signal then ends the process."""
+    script = """
+import jax, jax.numpy as jnp, sys
+from jaxnn import train
+
+@jax.jit
+def long(w):
+    return jax.lax.fori_loop(0, 10**9, lambda i, w: jnp.sin(w + i), w)
+
+def run(state):
+    print("runs", flush=True)
+    return state._replace(params=long(state.params), step=state.step + 1), train.History(
+        jnp.ones(1), None)
+
+state = train.State(jnp.ones(1000), (), jnp.int32(0), jax.random.key(0))
+jax.block_until_ready(jax.jit(lambda x: x + 1)(1))
+try:
+    train.fit(run, state, epochs=1, show=False)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    import os
+    os._exit(7)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(train.__file__).parents[2],
+    )
+    assert process.stdout.readline() == "runs\n"
+    process.send_signal(signal.SIGINT)
+    line = process.stderr.readline() or "x"
+    while line != "\n" and "stopping" not in line:
+        line = process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (7, "interrupted\n")
+
+
+# The folder.
+
+
+def test_what_is_in_the_folder(tmp_path):
+    ours = fit_into(tmp_path, run_of(), epochs=4, tensorboard=True)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".lock", "params.safetensors", "state", "log.csv", "tensorboard"}
+    loaded = train.load_params(tmp_path / "params.safetensors", faults)
+    assert leaves(loaded.params) == leaves(ours.params)
+    assert loaded.config == faults.CONFIG
+    best = loaded.notes.pop("best")
+    assert loaded.notes == {"seed": 0}
+    assert best == {
+        "epoch": ours.best_epoch,
+        "loss": float(ours.history.loss[ours.best_epoch - 1]),
+        "val_loss": float(ours.history.metrics["loss"][ours.best_epoch - 1]),
+    }
+    state, about = train.load_state(tmp_path / "state", faults.init_state())
+    assert leaves(faults.bits(state)) == leaves(faults.bits(ours.state))
+    assert leaves(about.best) == leaves(ours.params)
+    assert about.model == "faults"
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["15", "20"]
+
+
+@pytest.mark.parametrize("before", [1, 5, EPOCHS])
+def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(before, tmp_path, whole):
+    """With shuffling, dropout, a schedule and clipping."""
+    fit_into(tmp_path, run_of(), callbacks=[lambda row, state: row["epoch"] == before])
+    ours = fit_into(tmp_path, run_of(), faults.init_state(seed=1), resume=True)
+    assert contents(tmp_path) == contents(whole.folder)
+    assert leaves(faults.bits(ours.state)) == leaves(faults.bits(whole.fit.state))
+    assert leaves(ours.params) == leaves(whole.fit.params)
+    np.testing.assert_array_equal(ours.history.loss, whole.fit.history.loss)
+    np.testing.assert_array_equal(ours.history.metrics["loss"], whole.fit.history.metrics["loss"])
+    assert ours.best_epoch == whole.fit.best_epoch
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    class Whole:
+        folder = tmp_path_factory.mktemp("whole")
+        fit = fit_into(folder, run_of())
+
+    return Whole
+
+
+def test_a_finished_run_is_resumed_without_a_step(whole):
+    def none(state):
+        raise AssertionError
+
+    ours = fit_into(whole.folder, none, resume=True)
+    assert ours.ended == "finished"
+    assert ours.best_epoch == whole.fit.best_epoch
+    np.testing.assert_array_equal(ours.history.loss, whole.fit.history.loss)
+
+
+def test_patience_counts_the_epochs_before_a_resume(tmp_path):
+    values = (3, 2, 5, 4, 3, 1)
+    folder = {"folder": tmp_path, "model": Counting, "config": None}
+    scripted_fit(values, patience=3, callbacks=[lambda row, _: row["epoch"] == 4], **folder)
+    ours = scripted_fit(values, patience=3, resume=True, **folder)
+    assert (ours.ended, ours.best_epoch, len(ours.history.loss)) == ("stopped early", 2, 5)
+    assert float(ours.params["w"]) == 2
+
+
+class Counting:
+    """A model of one parameter."""
+
+    @staticmethod
+    def init_params(key, config):
+        return {"w": jnp.zeros(())}
+
+
+STEPS = ("_save_best", "save_state", "_write_logs")
+
+
+@pytest.mark.parametrize("after", STEPS)
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_killed_between_two_files_it_is_resumed_alike(after, epoch, tmp_path, whole, monkeypatch):
+    """An exception stands for the kill: nothing of `fit` writes after one."""
+    from jaxnn.train import folder
+
+    owner = folder if after == "save_state" else folder.Folder
+    written, calls = getattr(owner, after), []
+
+    def killed(*args, **settings):
+        done = written(*args, **settings)
+        calls.append(1)
+        if len(calls) == epoch:
+            raise SystemExit
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, after, killed)
+        with pytest.raises(SystemExit):
+            fit_into(tmp_path, run_of())
+    seen = faults.look(tmp_path)
+    assert seen.saved >= seen.logged
+    if seen.saved:
+        fit_into(tmp_path, run_of(), resume=True)
+    else:
+        with pytest.raises(ValueError, match="holds no run to resume"):
+            fit_into(tmp_path, run_of(), resume=True)
+        fit_into(tmp_path, run_of())
+        assert (tmp_path / "previous" / "params.safetensors").exists()
+    assert contents(tmp_path) == contents(whole.folder)
+
+
+@pytest.mark.parametrize("gone", ["params.safetensors", "log.csv"])
+def test_a_file_that_is_gone_is_written_again(gone, tmp_path, whole):
+    fit_into(tmp_path, run_of())
+    (tmp_path / gone).unlink()
+    fit_into(tmp_path, run_of(), resume=True)
+    assert contents(tmp_path) == contents(whole.folder)
+
+
+def test_a_damaged_file_of_parameters_is_written_again(tmp_path, whole):
+    fit_into(tmp_path, run_of())
+    (tmp_path / "params.safetensors").write_bytes(b"torn")
+    fit_into(tmp_path, run_of(), resume=True)
+    assert contents(tmp_path) == contents(whole.folder)
+
+
+def test_an_older_run_is_moved_and_other_files_are_not(tmp_path, capsys):
+    for name in ("mine.txt", "curve.png", "previous/mine.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("first")
+    fit_into(tmp_path, run_of(), epochs=2, tensorboard=True, also=["curve.png"])
+    assert (tmp_path / "previous" / "curve.png").read_text() == "first"
+    (tmp_path / "curve.png").write_text("second")
+    older = contents(tmp_path)
+    fit_into(tmp_path, run_of(), epochs=1, also=["curve.png"], show=True)
+    said = capsys.readouterr().out
+    assert f"the run that was in {tmp_path} is in {tmp_path / 'previous'} now\n" in said
+    assert contents(tmp_path / "previous") == older
+    assert (tmp_path / "previous" / "tensorboard").is_dir()
+    assert (tmp_path / "previous" / "curve.png").read_text() == "second"
+    assert not (tmp_path / "curve.png").exists()
+    fit_into(tmp_path, run_of(), epochs=1, also=["curve.png"])
+    # That of the second run, not those of the first beside it.
+    names = {path.name for path in (tmp_path / "previous").iterdir()}
+    assert names == {"params.safetensors", "state", "log.csv", "mine.txt"}
+    assert (tmp_path / "mine.txt").read_text() == "first"
+    assert (tmp_path / "previous" / "mine.txt").read_text() == "first"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("at", range(1, 14))
+def test_a_move_that_is_killed_is_completed_at_the_next_start(at, tmp_path, monkeypatch):
+    """At each call that changes what is on the disk, one after the other."""
+    for seed in (1, 2):
+        start = faults.init_state(seed=seed)
+        fit_into(tmp_path, run_of(), start, epochs=1)
+    calls = []
+
+    def counted(change):
+        def changing(self, *args, **settings):
+            if self.is_relative_to(tmp_path) and ".unfinished" not in str(self):
+                calls.append(self)
+                if len(calls) == at:
+                    raise Killed
+            return change(self, *args, **settings)
+
+        return changing
+
+    with monkeypatch.context() as patch:
+        for name in ("mkdir", "rename", "unlink", "rmdir"):
+            patch.setattr(Path, name, counted(getattr(Path, name)))
+        try:
+            fit_into(tmp_path, run_of(), epochs=1)
+            killed = False
+        except Killed:
+            killed = True
+    assert killed, "the move has fewer changes: lower the range"
+    fit_into(tmp_path, run_of(), epochs=1)
+    assert not (tmp_path / ".moving").exists()
+    for place, seed in ((tmp_path, 0), (tmp_path / "previous", 2)):
+        expected = faults.init_state(seed=seed)
+        expected, _ = run_of()(expected)
+        seen = faults.look(place)
+        assert (seen.saved, seen.logged) == (1, 1)
+        assert leaves(seen.state.params) == leaves(expected.params)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    script = (
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire();"
+        "print('locked', flush=True); input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / ".lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "locked\n"
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="is in use by another run; wait for it, or name"):
+            fit_into(tmp_path, unused, resume=resume)
+    other.communicate("\n")
+    assert fit_into(tmp_path, run_of(), epochs=1).ended == "finished"
+
+
+def unused(state):
+    raise AssertionError("trained before what was wrong was refused")
+
+
+def test_a_full_disk_ends_it_in_words_and_what_was_saved_is_whole(tmp_path, whole):
+    """A limit on the size of files, from the third epoch on, stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def run(state):
+        later = jax.block_until_ready(run_of()(state))
+        if int(state.step) == 10:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+        return later
+
+    try:
+        with pytest.raises(ValueError, match="cannot be written") as refused:
+            fit_into(tmp_path, run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(tmp_path) in str(refused.value)
+    assert faults.look(tmp_path).saved >= 2
+    fit_into(tmp_path, run_of(), resume=True)
+    assert contents(tmp_path) == contents(whole.folder)
+
+
+# What is refused, before anything is trained.
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"epochs": 0}, ValueError, "epochs is 0; it must be at least 1"),
+        ({"epochs": 2.5}, TypeError, "epochs is 2.5; it must be an integer"),
+        ({"patience": 0}, ValueError, "patience is 0; it must be at least 1"),
+        ({"minimize": "loss", "maximize": "loss"}, ValueError, "leave out the other"),
+        ({"resume": True}, ValueError, "resume is True without a folder"),
+        ({"tensorboard": True}, ValueError, "tensorboard is True without a folder"),
+        ({"also": ["x"]}, ValueError, "also is .'x'. without a folder"),
+        ({"folder": "x"}, TypeError, "model is None; it must be a module with the model functions"),
+        ({"run": None}, TypeError, "run is None; it must be a function"),
+        ({"callbacks": [3]}, TypeError, "each of callbacks is 3; it must be a function"),
+    ],
+)
+def test_arguments_are_refused(settings, error, words):
+    with pytest.raises(error, match=words):
+        train.fit(**{"run": unused, "state": faults.init_state(), "epochs": 3} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"also": ["a/b"]}, ValueError, "also has 'a/b'; it must be the name of a file of yours"),
+        ({"also": [".."]}, ValueError, "also has '..'"),
+        ({"also": ["state"]}, ValueError, "also has 'state'"),
+        ({"notes": {"best": 1}}, ValueError, "notes has 'best'"),
+        ({"notes": {"seed": {1}}}, TypeError, "must be what JSON has"),
+        ({"model": train}, TypeError, "model is .*train.*; it must be a module with the"),
+        ({"config": 3}, (TypeError, AttributeError), ""),
+        ({"config": faults.Config(features=4)}, ValueError, r"params.w is float32\[3\], needed"),
+        ({"state": 3}, TypeError, "state is a int; it must be the State that init_state"),
+        ({"resume": True}, ValueError, "holds no run to resume; name the folder of one, or leave"),
+    ],
+)
+def test_arguments_are_refused_before_the_folder_has_anything(settings, error, words, tmp_path):
+    given = {
+        "run": unused,
+        "state": faults.init_state(),
+        "epochs": 3,
+        "folder": tmp_path / "out",
+        "model": faults,
+        "config": faults.CONFIG,
+    }
+    with pytest.raises(error, match=words):
+        train.fit(**given | settings)
+    assert not (tmp_path / "out").exists() or [*(tmp_path / "out").iterdir()] == []
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(ValueError, match=r"file.* cannot be made \("):
+            fit_into(folder, unused)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused():
+    for folder in ("/proc/here", "/proc"):
+        with pytest.raises(ValueError, match=r"/proc.* cannot be (made|locked|written)"):
+            fit_into(Path(folder), unused)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"notes": {"seed": 1}}, "seed is 0 in the file, 1 here"),
+        ({"config": faults.Config(rate=0.5)}, "rate is 0.25 in the file, 0.5 here"),
+        ({"model": "other"}, "model is 'faults' in the file, 'other' here"),
+        ({"state": faults.init_state(optax.sgd(0.1))}, "of another model or optimizer"),
+    ],
+)
+def test_a_run_of_another_kind_is_not_resumed(settings, words, whole):
+    before = contents(whole.folder)
+    if "model" in settings:
+        settings = {"model": type("other", (), vars(faults))}
+    given = {
+        "run": unused,
+        "state": faults.init_state(),
+        "epochs": 20,
+        "folder": whole.folder,
+        "model": faults,
+        "config": faults.CONFIG,
+        "notes": {"seed": 0},
+        "resume": True,
+    }
+    with pytest.raises(ValueError, match=words):
+        train.fit(**given | settings)
+    assert contents(whole.folder) == before
+
+
+def test_notes_that_are_left_out_at_a_resume_stay(tmp_path):
+    fit_into(tmp_path, run_of(), epochs=1)
+    fit_into(tmp_path, run_of(), epochs=12, notes=None, resume=True)
+    loaded = train.load_params(tmp_path / "params.safetensors", faults)
+    assert loaded.notes["seed"] == 0
+    assert loaded.notes["best"]["epoch"] > 1
+
+
+def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path):
+    words = "maximize is 'val_accuracy'; it must be a column of the log: loss, val_loss"
+    with pytest.raises(ValueError, match=words):
+        fit_into(tmp_path, run_of(), maximize="val_accuracy")
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
+def test_epochs_that_calls_do_not_come_to_are_refused(tmp_path):
+    words = "epochs is 5, 0 of them done; a call of run makes 2, and the rest must be a multiple"
+    with pytest.raises(ValueError, match=words):
+        fit_into(tmp_path, run_of(2), epochs=5)
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "words"),
+    [
+        (lambda state: state, TypeError, "run returned State; it must return a State and a Hist"),
+        (lambda state: (state, 1.0), TypeError, r"run returned \['State', 'float'\]"),
+        (
+            lambda state: (state, train.History(jnp.ones(1), None)),
+            ValueError,
+            "state.step is 0 after a call of run, 0 before; it must count the steps",
+        ),
+        (
+            lambda state: (
+                state._replace(step=state.step + 1),
+                train.History(jnp.ones(1), {"x": jnp.ones((1, 2))}),
+            ),
+            TypeError,
+            r"the metric val_x has dtype float32 and shape \(2,\); each must be a real scalar",
+        ),
+    ],
+)
+def test_what_a_run_returns_is_looked_at(run, error, words):
+    with pytest.raises(error, match=words):
+        fitted(run)
+
+
+def test_columns_that_change_are_refused():
+    def run(state):
+        name = "a" if int(state.step) == 0 else "b"
+        metrics = {name: jnp.ones(1)}
+        return state._replace(step=state.step + 1), train.History(jnp.ones(1), metrics)
+
+    with pytest.raises(ValueError, match="the columns are loss, val_b, and were loss, val_a"):
+        fitted(run)
+
+
+def test_logging_is_as_it_was_and_nothing_is_said(tmp_path, capfd):
+    root, absl = logging.getLogger(), logging.getLogger("absl")
+    before = root.handlers[:], root.level, absl.handlers[:], absl.level
+    fit_into(tmp_path, run_of(), epochs=2)
+    fit_into(tmp_path, run_of(), epochs=4, resume=True)
+    assert (root.handlers[:], root.level, absl.handlers[:], absl.level) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_killed_at_random_moments_it_ends_as_the_whole_run(tmp_path):
+    """`python tests/faults.py --moments 100` is the long form."""
+    assert faults.kill_at(3, tmp_path) >= 1
+
+
+def test_json_of_a_note_is_what_is_read(tmp_path):
+    notes = {"seed": 0, "vocabulary": "ab\\n", "options": {"out": Path("x"), "sizes": (1, 2)}}
+    fit_into(tmp_path, run_of(), epochs=1, notes=notes)
+    loaded = train.load_params(tmp_path / "params.safetensors", faults)
+    assert json.dumps(loaded.notes["options"]) == '{"out": "x", "sizes": [1, 2]}'
