@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def recalls(**of_use: tuple[str, ...]) -> Callable[[Main], Main]:
             stored = earlier(recalling, given)
             free = _free(recalling, given)
             different = [
-                f"{_option(name)} is {_words(value)}, in the run {_words(stored[name])}"
+                f"{_option(name)} is {words(value)}, in the run {words(stored[name])}"
                 for name, value in given.items()
                 if name in stored and name not in free and value != stored[name]
             ]
@@ -134,7 +134,7 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
     """Return a value as one types it."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "no number"
@@ -150,6 +150,8 @@ def _as_json(value: Any) -> Any:
 def _from_json(value: Any, kind: Any) -> Any:
     """Return a value as a parameter of the annotation `kind` has it; TypeError if it is none."""
     choices = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _from_json(value, choices[0])
     if get_origin(kind) is Literal and value in choices:
         return value
     if get_origin(kind) is tuple and isinstance(value, list):

@@ -52,8 +52,10 @@ def installed(module: str, extra: str = "train") -> Any:
         ) from error
 
 
-def as_path(path: Any) -> Path:
+def as_path(path: Any, name: str = "path") -> Path:
     """Return a path that is text or a `pathlib.Path` as the second; there need not be a file.
+
+    `name` is what messages call it.
 
     Raises:
         TypeError: it is neither.
@@ -61,7 +63,7 @@ def as_path(path: Any) -> Path:
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise TypeError(f"path is {path!r:.50}; it must be text or a pathlib.Path: name a file")
+        raise TypeError(f"{name} is {path!r:.50}; it must be text or a pathlib.Path: name one")
     try:
         Path(text).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -69,7 +71,7 @@ def as_path(path: Any) -> Path:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"path is {text!r:.50}; it must be one that can be opened ({why}): name another"
+            f"{name} is {text!r:.50}; it must be one that can be opened ({why}): name another"
         ) from error
     return Path(text)
 

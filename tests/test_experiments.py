@@ -67,7 +67,8 @@ def test_digits_takes_mnist_files(tmp_path, capsys):
         (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + n.to_bytes(4, "big") + labels.tobytes()
         )
-    assert digits.main(mnist=tmp_path, hidden=(), epochs=10, batch_size=8, out=tmp_path) == 0
+    given = {"mnist": tmp_path, "hidden": (), "batch_size": 8, "augment": 0.0, "dropout": 0.0}
+    assert digits.main(**given, epochs=10, out=tmp_path) == 0
     out = capsys.readouterr().out
     assert "Config(sizes=(784, 10)" in out
     assert "held-out accuracy 100.00%" in out

@@ -111,7 +111,7 @@ def test_a_wrong_gradient_is_not_trained_with(page, tmp_path, unverified):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--file absent.txt", "absent.txt cannot be read"),
+        ("--file absent.txt", "absent.txt is not a file"),
         ("--sequence 120", "120 of them held out; there must be at least 121"),
         ("--steps 75", "--steps is 75, --steps-per-epoch 50; .* take 50 steps, or 25 per epoch"),
         ("--batch-size 0", "--batch-size is 0; it must be finite and above 0"),

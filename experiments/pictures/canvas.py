@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from jaxnn import files
+
 # Okabe and Ito's, which people with any colour vision tell apart; ink for what is neither.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
@@ -65,8 +67,9 @@ def message(figure: Figure, text: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a picture and say where."""
-    figure.savefig(path, dpi=130)
+    """Write a picture, whole or not at all, and say where."""
+    with files.replaced(path) as new:
+        figure.savefig(new, dpi=130)
     print(f"wrote {path}")
     return path
 

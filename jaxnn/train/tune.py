@@ -176,7 +176,7 @@ def tune(
         try:
             while (ahead or search.left) and not heard:
                 first = ahead.pop(0) if ahead else search.ask({})
-                static = {name: v for name, v in first.params.items() if name not in traced}
+                static = {name: first.params[name] for name in space if name not in traced}
                 at = tuple(static.values())
                 if at not in programs:
                     programs[at] = train(partial(_with, build, static))
