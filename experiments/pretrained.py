@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import pretrained_files
-from experiments.pretrained_files import MOST_LAYERS, listed
+from experiments.pretrained_files import MOST_LAYERS
+from jaxnn import files
 from jaxnn.calls import path_name
 from jaxnn.checks import check_config, check_kind
+from jaxnn.files import listed
 from jaxnn.models.transformer import Config, Params, init_params
 from jaxnn.models.transformer_params import GATED, PLAIN
 from jaxnn.settings import check_choice, check_number
@@ -145,9 +147,9 @@ def load(path: str | Path, config: Config) -> Params:
     """
     names = _names(config)
     leaves, tree = named_leaves(init_params, config)
-    path = pretrained_files.found(pretrained_files.named(path))
-    with pretrained_files.opened(path) as files:
-        headers = {name: file.get_slice(name) for name, file in files.items()}
+    path = pretrained_files.found(files.as_path(path))
+    with pretrained_files.opened(path) as held:
+        headers = {name: file.get_slice(name) for name, file in held.items()}
         found = {name: tuple(header.get_shape()) for name, header in headers.items()}
         prefix = names.prefix if any(n.startswith(names.prefix) for n in found) else ""
         parts = _parts(names, prefix, config, leaves)
@@ -157,9 +159,9 @@ def load(path: str | Path, config: Config) -> Params:
         dtype = _dtype(path, {name: DTYPES.get(d, d) for name, d in dtypes.items()})
         arrays = {where: np.empty(leaf.shape, dtype) for where, leaf in leaves.items()}
         for name, beside in parts.items():
-            _take_apart(files[name].get_tensor(name), beside, arrays)
+            _take_apart(held[name].get_tensor(name), beside, arrays)
         if config.tied and OUTPUT in found:
-            _check_tied(path, files[OUTPUT].get_tensor(OUTPUT), arrays["tokens.table"])
+            _check_tied(path, held[OUTPUT].get_tensor(OUTPUT), arrays["tokens.table"])
     params: Params = jax.tree.unflatten(tree, [jnp.asarray(arrays[where]) for where in leaves])
     return params
 
@@ -195,7 +197,8 @@ def save(
             is another; `max_bytes` is below 1; the files cannot be written.
     """
     names = _names(config)
-    path = pretrained_files.target(pretrained_files.named(path))
+    path = files.as_path(path)
+    files.target(path)
     pretrained_files.check_name(path)
     prefix = names.prefix if prefix is None else prefix
     check_choice("prefix", prefix, (names.prefix, ""))
