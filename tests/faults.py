@@ -27,6 +27,7 @@ import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not
 
 from jaxnn import train
 from jaxnn.ops.activations import dropout
+from jaxnn.train import checkpoints
 
 EPOCHS = 6
 FEATURES = 3
@@ -138,9 +139,7 @@ def look(folder):
         loaded = train.load_params(folder / "params.safetensors", MODEL)
         assert loaded.notes["seed"] == 0
         assert loaded.notes["best"]["epoch"] <= EPOCHS
-    if (folder / "state").exists() and any(
-        path.name.isdecimal() for path in (folder / "state").iterdir()
-    ):
+    if checkpoints.last_step(folder / "state") is not None:
         state, about = train.load_state(
             folder / "state", init_state(), model=MODEL, config=CONFIG, notes={"seed": 0}
         )

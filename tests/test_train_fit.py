@@ -532,7 +532,7 @@ def test_a_full_disk_ends_it_in_words_and_what_was_saved_is_whole(tmp_path, whol
         ({"resume": True}, ValueError, "resume is True without a folder"),
         ({"tensorboard": True}, ValueError, "tensorboard is True without a folder"),
         ({"also": ["x"]}, ValueError, "also is .'x'. without a folder"),
-        ({"folder": "x"}, TypeError, "model is None; it must be a module with the model functions"),
+        ({"folder": "x"}, TypeError, "model is None, without init_params; it must be a module"),
         ({"run": None}, TypeError, "run is None; it must be a function"),
         ({"callbacks": [3]}, TypeError, "each of callbacks is 3; it must be a function"),
     ],
@@ -557,7 +557,7 @@ def test_arguments_are_refused(settings, error, words):
             ValueError,
             r"w is float32\[3\], needed float32\[4\]",
         ),
-        ({"state": 3}, TypeError, "state is a int; it must be the State that init_state"),
+        ({"state": 3}, TypeError, "state is int; it must be the State that init_state"),
         ({"resume": True}, ValueError, "holds no run to resume; name the folder of one, or leave"),
     ],
 )
