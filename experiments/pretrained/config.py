@@ -1,7 +1,7 @@
 """The configuration beside a weight file, Hugging Face's `config.json`: read and written.
 
-    config = pretrained_config.load(Path("Qwen3-0.6B"))
-    pretrained_config.save(Path("mine"), config)
+    config = pretrained.config.load(Path("Qwen3-0.6B"))
+    pretrained.config.save(Path("mine"), config)
 
 Of model types there are those of `KINDS`. What a model of one of them may ask for that
 `jaxnn.models.transformer` does not compute (other kinds of rotary positions, a window in some of
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.pretrained_files import MOST_LAYERS, write_json
+from experiments.pretrained.parts import MOST_LAYERS, write_json
 from jaxnn import files
 from jaxnn.checks import check_config
 from jaxnn.files import listed
