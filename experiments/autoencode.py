@@ -113,7 +113,7 @@ def main(
         f"saved, those of epoch {result.best_epoch}, the best of {len(held_out)}; "
         f"{held_out[-1]:.3f} after the last\n"
         f"training loss {history.loss[-1]:.3f} at the end, "
-        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
+        f"{cli.took(result, gradient, resume)}"
     )
     return result.status
 

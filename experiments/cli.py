@@ -18,7 +18,7 @@ import jax
 import tyro
 
 from experiments import recall
-from jaxnn import files, verify
+from jaxnn import files, train, verify
 from jaxnn.verify.targets import UsageError
 
 # What a shell expects after Ctrl-C, and after SIGTERM.
@@ -180,6 +180,12 @@ def holds(model: Any, params: Any, batch: Any, config: Any) -> bool:
     report = verify.gradient(model.loss, model.manual_grad, params, batch, config)
     print(f"\n{report}\n")
     return report.status != "fail"  # a kink under the data is no reason not to train
+
+
+def took(result: train.Fit, gradient: str, resume: Path | None) -> str:
+    """How long a run trained, in words; of one that went on, only since then."""
+    since = ", since it went on" if resume else ""
+    return f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included{since}"
 
 
 def folder(path: Path, *names: str) -> Path:

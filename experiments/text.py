@@ -191,7 +191,7 @@ def main(
         f"held-out bits per character {held_out[best]:.3f} after {taken[best]} steps, the best of "
         f"{taken[-1]} and those saved; {held_out[-1]:.3f} after the last\n"
         f"training {training[-1]:.3f} at the end, "
-        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
+        f"{cli.took(result, gradient, resume)}"
     )
     return result.status
 
