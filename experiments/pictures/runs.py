@@ -131,7 +131,7 @@ def regression(path: Path, x: Any, y: Any, fitted: Any, losses: Any) -> Path:
     left.legend(frameon=False)
     residuals.axhline(0, color=GREY, lw=1)
     residuals.scatter(x, canvas.finite(fitted - y), s=14, color=BLUE)
-    residuals.set(title="network - data", xlabel="x")
+    residuals.set(title="network - data", xlabel="x", xlim=left.get_xlim())
     canvas.line(right, losses)
     canvas.logarithmic(right, losses)
     right.set(title="mean squared error", xlabel="epoch")
