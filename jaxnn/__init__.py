@@ -9,7 +9,7 @@ _first = sys.path[:1]
 if sys.argv[:1] == ["-m"] and _first == [os.getcwd()]:
     sys.path.remove(_first[0])
 try:
-    from jaxnn import data, models, ops, text, train, verify
+    from jaxnn import augment, data, models, ops, text, train, verify
     from jaxnn.models import mlp
     from jaxnn.op import Op, plain_forms
 finally:
@@ -17,4 +17,15 @@ finally:
         sys.path[:0] = _first
 
 __version__ = "0.3.0.dev0"
-__all__ = ["Op", "data", "mlp", "models", "ops", "plain_forms", "text", "train", "verify"]
+__all__ = [
+    "Op",
+    "augment",
+    "data",
+    "mlp",
+    "models",
+    "ops",
+    "plain_forms",
+    "text",
+    "train",
+    "verify",
+]

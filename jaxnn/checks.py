@@ -53,7 +53,7 @@ def as_jax(name: str, value: Any) -> Any:
                 raise ValueError(f"{name} has the value {extreme}, {beyond}")
     try:
         with np.errstate(over="raise"):
-            return jnp.asarray(value.astype(dtype))
+            return jnp.asarray(value.astype(dtype, copy=False))
     except FloatingPointError:
         raise ValueError(f"{name} has the value {np.abs(value).max()}, {beyond}") from None
 

@@ -15,11 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn import files
 from jaxnn.checks import as_jax, check_finite
-from jaxnn.settings import check_integer, check_number, check_path, check_seed
+from jaxnn.settings import check_integer, check_number, check_seed
 
 Part = TypeVar("Part")
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+# As floats, which take four times as much, they have room in 1 GB; MNIST has a quarter of it.
+MOST_PIXELS = 200_000_000
+_AT_ONCE = 2**20
 
 
 class Batch(NamedTuple):
@@ -182,7 +188,7 @@ def mnist(folder: str | Path) -> Split[Batch]:
             a label above 9; the message names the file. Or the images of the two halves differ in
             size.
     """
-    folder = check_path("folder", folder)
+    folder = files.as_path(folder, "folder")
     train, held_out = (_idx_pair(folder, name) for name in ("train", "t10k"))
     sizes = train[0].shape[1:], held_out[0].shape[1:]
     if sizes[0] != sizes[1]:
@@ -193,41 +199,70 @@ def mnist(folder: str | Path) -> Split[Batch]:
     return Split(_scaled(*train), _scaled(*held_out))
 
 
-def read_idx(path: str | Path) -> np.ndarray[Any, np.dtype[Any]]:
+def read_idx(path: str | Path, most: int = 2**30) -> np.ndarray[Any, np.dtype[Any]]:
     """Read an IDX file, plain or gzip (told by its first bytes), as an array.
 
     Format (LeCun, Cortes and Burges): two zero bytes, a type code, the number of dimensions, each
     dimension as a big-endian 32-bit integer, then the values, big-endian, last index fastest.
 
+    No more is read, or unpacked, than the header promises.
+
+    Args:
+        path: the file.
+        most: bytes of values that the header may promise.
+
     Raises:
-        ValueError: the file is missing, is not IDX, is truncated, or is longer than it says.
+        TypeError: the path is neither text nor a Path.
+        ValueError: the file is missing, is not IDX, is truncated, promises more than `most`, or is
+            longer than it says.
     """
-    path = check_path("path", path)
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
+    with files.opened(path) as plain:
+        compressed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        try:
+            with gzip.GzipFile(fileobj=plain) if compressed else plain as file:
+                return _read_idx(path, file, most)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); it must be an IDX file, plain or gzip: "
+                "check the path and copy or download it again"
+            ) from error
+
+
+def _read_idx(path: str | Path, file: Any, most: int) -> np.ndarray[Any, np.dtype[Any]]:
+    """Read an IDX file that is open and unpacked as it is read."""
+    start = file.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES:
         raise ValueError(
-            f"{path} cannot be read ({error}); it must be an IDX file, plain or gzip: "
-            "check the path and copy or download it again"
-        ) from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
-        raise ValueError(
-            f"{path} begins with bytes {content[:4].hex(' ') or '(none)'}; an IDX file begins "
+            f"{path} begins with bytes {start.hex(' ') or '(none)'}; an IDX file begins "
             f"with 00 00 and a type code ({', '.join(f'{code:02x}' for code in _IDX_TYPES)}): "
             "check that it is the right file"
         )
-    dtype, start = np.dtype(_IDX_TYPES[content[2]]), 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else None
-    expected = None if shape is None else start + math.prod(shape) * dtype.itemsize
-    if expected != len(content):
+    dtype, sizes = np.dtype(_IDX_TYPES[start[2]]), file.read(4 * start[3])
+    if len(sizes) < 4 * start[3]:
         raise ValueError(
-            f"{path} holds {len(content)} bytes but its header "
-            + ("is incomplete" if expected is None else f"{shape} promises {expected}")
-            + "; the two must agree: the file is truncated or damaged, copy or download it again"
+            f"{path} ends inside its header, which is incomplete; it must have {start[3]} sizes: "
+            "copy or download it again"
         )
-    return np.frombuffer(content, dtype, offset=start).reshape(shape)
+    shape = np.frombuffer(sizes, ">u4").tolist()
+    promised = math.prod(shape) * dtype.itemsize
+    if promised > most:
+        raise ValueError(
+            f"{path} promises values of shape {shape!s:.80}; they may have at most {most:,} bytes: "
+            "check that it is the right file"
+        )
+    values, held = np.empty(promised, np.uint8), 0
+    while held < promised and (part := file.read(min(promised - held, _AT_ONCE))):
+        values[held : held + len(part)] = np.frombuffer(part, np.uint8)
+        held += len(part)
+    more = bool(file.read(1))
+    if more or held < promised:
+        raise ValueError(
+            f"{path} holds {'more' if more else held} bytes of values but its header "
+            f"{shape!s:.80} promises {promised}; the two must agree: the file is truncated or "
+            "damaged, copy or download it again"
+        )
+    return values.view(dtype).reshape(shape)
 
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -237,7 +272,7 @@ def _idx_pair(folder: Path, name: str) -> tuple[Bytes, Bytes]:
     """The images (N, H, W) and labels of one half of an MNIST folder."""
     images_path = _find_idx(folder, f"{name}-images", 3)
     labels_path = _find_idx(folder, f"{name}-labels", 1)
-    images, labels = read_idx(images_path), read_idx(labels_path)
+    images, labels = read_idx(images_path, MOST_PIXELS), read_idx(labels_path, MOST_PIXELS)
     for path, values, dimensions in ((images_path, images, 3), (labels_path, labels, 1)):
         if values.ndim != dimensions or values.dtype != np.uint8:
             raise ValueError(

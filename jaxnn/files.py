@@ -44,15 +44,18 @@ def installed(module: str, extra: str = "train") -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        # It, or a package that it is in; a namespace may be there without it.
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ModuleNotFoundError(
             f'{error.name} is not installed: pip install "jaxnn[{extra}]"', name=error.name
         ) from error
 
 
-def as_path(path: Any) -> Path:
+def as_path(path: Any, name: str = "path") -> Path:
     """Return a path that is text or a `pathlib.Path` as the second; there need not be a file.
+
+    `name` is what messages call it.
 
     Raises:
         TypeError: it is neither.
@@ -60,7 +63,7 @@ def as_path(path: Any) -> Path:
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise TypeError(f"path is {path!r:.50}; it must be text or a pathlib.Path: name a file")
+        raise TypeError(f"{name} is {path!r:.50}; it must be text or a pathlib.Path: name one")
     try:
         Path(text).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -68,7 +71,7 @@ def as_path(path: Any) -> Path:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"path is {text!r:.50}; it must be one that can be opened ({why}): name another"
+            f"{name} is {text!r:.50}; it must be one that can be opened ({why}): name another"
         ) from error
     return Path(text)
 
@@ -159,21 +162,23 @@ def replaced(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def all_replaced(paths: Sequence[Path], older: Sequence[Path] = ()) -> Iterator[list[Path]]:
+def all_replaced(
+    paths: Sequence[Path], older: Sequence[Path] = (), name: Path | None = None
+) -> Iterator[list[Path]]:
     """Give paths of files to write, which then take the places of those at `paths`, as `replaced`.
 
     None takes its place before all are written. Then `older` are removed in their order, and the
     new are named in theirs.
 
     Raises:
-        ValueError: they cannot be written; the message begins with the first path.
+        ValueError: they cannot be written; the message calls them by `name`, or by the first path.
     """
     kept = "all that was there is as it was: make room, or name another place"
     try:
         with contextlib.ExitStack() as stack:
-            targets = [_target(path) for path in paths]
-            made = [_made_beside(target, stack) for target in targets]
-            pairs = list(zip(made, targets, strict=True))
+            places = [target(path) for path in paths]
+            made = [_made_beside(place, stack) for place in places]
+            pairs = list(zip(made, places, strict=True))
             modes = [stat.S_IMODE((t if t.exists() else new).stat().st_mode) for new, t in pairs]
             yield made
             for new, mode in zip(made, modes, strict=True):
@@ -183,15 +188,15 @@ def all_replaced(paths: Sequence[Path], older: Sequence[Path] = ()) -> Iterator[
                 kept = "some of what was there may be gone, and is not read: save again"
             for file in older:
                 file.unlink(missing_ok=True)
-            for new, target in pairs:
-                new.replace(target)
+            for new, place in pairs:
+                new.replace(place)
             # The files are there; not every file system can wait for a folder.
             with contextlib.suppress(OSError):
-                for folder in {target.parent for target in targets}:
+                for folder in {place.parent for place in places}:
                     _to_disk(folder, os.O_RDONLY)
     except OSError as error:
         why = error.strerror or error
-        raise ValueError(f"{paths[0]} cannot be written ({why}); {kept}") from error
+        raise ValueError(f"{name or paths[0]} cannot be written ({why}); {kept}") from error
 
 
 @contextlib.contextmanager
@@ -234,36 +239,40 @@ def _kind(path: Path) -> str:
     return "a file" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
-def _target(path: Path) -> Path:
-    """Where a link leads to, or the path itself; refuse one that no file can be written to."""
+def target(path: Path) -> Path:
+    """Return where a link leads to, or the path itself.
+
+    Raises:
+        ValueError: no file can be written there.
+    """
     kind = _kind(path)
     if kind == "a folder":
         raise ValueError(f"{path} is a folder; it must be a file's path: add a name")
     if kind not in ("a file", ""):
         raise ValueError(f"{path} is {kind}; it must be an ordinary file: name another")
-    target = path.resolve()
-    if not target.parent.is_dir():
+    place = path.resolve()
+    if not place.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
-    if kind and not os.access(target, os.W_OK):
+    if kind and not os.access(place, os.W_OK):
         raise ValueError(
             f"{path} cannot be written (it is read-only); make it writable, or name another place"
         )
-    return target
+    return place
 
 
-def _made_beside(target: Path, stack: contextlib.ExitStack) -> Path:
+def _made_beside(place: Path, stack: contextlib.ExitStack) -> Path:
     """Make an empty file of the same name in a folder of its own beside, gone with the stack.
 
     What killed processes left of that kind is removed.
     """
-    for left in target.parent.glob(f"{_UNFINISHED}*-*"):
+    for left in place.parent.glob(f"{_UNFINISHED}*-*"):
         owner = left.name.removeprefix(_UNFINISHED).partition("-")[0]
         if owner.isdecimal() and not _lives(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.TemporaryDirectory(
-        prefix=f"{_UNFINISHED}{os.getpid()}-", dir=target.parent, ignore_cleanup_errors=True
+        prefix=f"{_UNFINISHED}{os.getpid()}-", dir=place.parent, ignore_cleanup_errors=True
     )
-    new = Path(stack.enter_context(folder)) / target.name
+    new = Path(stack.enter_context(folder)) / place.name
     new.touch()
     return new
 

@@ -4,9 +4,7 @@ Every message has the name and the value, the rule, and the fix.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,17 +206,6 @@ def check_seed(name: str, value: Any) -> int:
     if not 0 <= value < 2**32:
         raise ValueError(f"{name} is {value!s:.50}; it must be {rule}")
     return int(value)
-
-
-def check_path(name: str, value: Any) -> Path:
-    """The name of a file or folder, as a Path.
-
-    Raises:
-        TypeError: it is none.
-    """
-    if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} is {value!r:.50}; it must be a str or a Path: 'folder/file', say")
-    return Path(value)
 
 
 def check_text(name: str, value: Any) -> str:

@@ -17,9 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxnn import files
 from jaxnn.checks import check_integers, check_key
 from jaxnn.data import KeyedBatch, Split, check_share
-from jaxnn.settings import check_integer, check_path, check_text
+from jaxnn.settings import check_integer, check_text
+
+# A character may take 4 bytes, its token 4 in each of two copies: in all no more than 1 GB.
+MOST_BYTES = 64 * 2**20
+_AT_ONCE = 2**20
+_CONVERT = "convert it first, for example with iconv -f ENCODING -t UTF-8"
 
 
 def documentation() -> str:
@@ -32,31 +38,34 @@ def documentation() -> str:
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 
-def read_text(path: str | Path) -> str:
-    """Read a text file in UTF-8, whole.
+def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
+    """Read a text file in UTF-8, whole; a byte-order mark before it is left out.
+
+    Args:
+        path: the file.
+        most: bytes that it may have; to encode and split so many takes up to 15 times as much.
 
     Raises:
-        TypeError: the path is none.
-        ValueError: it cannot be read, is empty, or is not UTF-8; then the message says from which
-            byte on.
+        TypeError: the path is neither text nor a Path.
+        ValueError: it is no file that can be read, is larger, empty, or not UTF-8 (then the message
+            says from which byte on), or has a NUL, which no text has.
     """
-    path = check_path("path", path)
+    content = files.read_bytes(path, most, "take a part of it, or pass more as most")
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}); it must be a text file: check the path"
-        ) from error
-    if not content:
-        raise ValueError(f"{path} is empty; there must be text to learn: check the path")
-    try:
-        return content.decode("utf-8")
+        page = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x} "
-            f"({error.reason}); convert it first, for example with "
-            "iconv -f ENCODING -t UTF-8"
+            f"({error.reason}); {_CONVERT}"
         ) from error
+    if not page:
+        raise ValueError(f"{path} is empty; there must be text to learn: check the path")
+    if (at := page.find("\0")) >= 0:
+        raise ValueError(
+            f"{path} has a NUL at position {at}, as UTF-16 has and files that are no text; "
+            f"{_CONVERT}"
+        )
+    return page
 
 
 def vocabulary(text: str) -> str:
@@ -87,18 +96,25 @@ def encode(text: str, characters: str) -> Array:
             f"the vocabulary {characters!r:.80} is not sorted, or has a character twice; it must "
             "be as vocabulary() makes it: pass vocabulary(characters)"
         )
-    known, given = _code_points(characters), _code_points(text)
-    tokens = np.searchsorted(known, given)
-    # No character has the last number.
-    strange = np.flatnonzero(np.append(known, np.uint32(2**32 - 1))[tokens] != given)
-    if len(strange):
-        at = strange[0]
+    known, tokens = _code_points(characters), _aligned(len(text))
+    first, strange = -1, 0
+    for start in range(0, len(text), _AT_ONCE):
+        given = _code_points(text[start : start + _AT_ONCE])
+        found = np.searchsorted(known, given)
+        # No character has the last number.
+        wrong = np.append(known, np.uint32(2**32 - 1))[found] != given
+        if not strange and wrong.any():
+            first = start + int(wrong.argmax())
+        strange += int(np.count_nonzero(wrong))
+        tokens[start : start + len(given)] = found
+    if strange:
         raise ValueError(
-            f"character {text[at]!r} at position {at} ({len(strange)} such in all) is not among "
+            f"character {text[first]!r} at position {first} ({strange} such in all) is not among "
             f"the {len(characters)} of the vocabulary; every character must be: leave it out, or "
             "take the vocabulary of a text that has it"
         )
-    return jnp.asarray(tokens, jnp.int32)
+    placed: Array = jax.device_put(tokens, may_alias=True)
+    return placed
 
 
 def decode(tokens: Any, characters: str) -> str:
@@ -205,5 +221,12 @@ def _check_length(tokens: Array, length: int) -> None:
         )
 
 
+def _aligned(n: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """An array of n integers that begins where JAX can take it as it is, without a second copy."""
+    raw = np.empty(4 * n + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + 4 * n].view(np.int32)
+
+
 def _code_points(text: str) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    return np.frombuffer(text.encode("utf-32-le"), np.dtype("<u4"))
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))

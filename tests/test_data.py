@@ -84,6 +84,7 @@ def test_mnist_is_read_in_little_memory(tmp_path):
     for name in ("train", "t10k"):
         (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(images)
         (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx(np.zeros(2000)))
+    data.mnist(tmp_path)  # compiles, which takes memory of its own
     tracemalloc.start()
     data.mnist(tmp_path)
     _, peak = tracemalloc.get_traced_memory()
@@ -102,12 +103,20 @@ def test_every_idx_type(tmp_path, code, dtype):
 
 
 BROKEN = {
-    "absent": (None, "cannot be read.*IDX.*check the path"),
+    "absent": (None, r"is not a file \(there is none\).*check the path"),
     "empty": (b"", r"begins with bytes \(none\)"),
     "another format": (b"\x89PNG....", "begins with bytes 89 50 4e 47.*right file"),
-    "truncated": (idx(np.ones((2, 2, 2)))[:-1], "23 bytes.*promises 24.*truncated"),
-    "too long": (idx(np.ones((2, 2, 2))) + b"x", "25 bytes.*promises 24"),
-    "header alone": (idx(np.ones((2, 2, 2)))[:7], "header is incomplete"),
+    "truncated": (idx(np.ones((2, 2, 2)))[:-1], "7 bytes.*promises 8.*truncated"),
+    "too long": (idx(np.ones((2, 2, 2))) + b"x", "more bytes.*promises 8"),
+    "header alone": (idx(np.ones((2, 2, 2)))[:7], "its header, which is incomplete"),
+    "header and no more": (idx(np.ones((2, 2, 2)))[:16], "holds 0 bytes.*promises 8"),
+    "damaged gzip": (gzip.compress(idx(np.ones((2, 2, 2))))[:-8] + bytes(8), "CRC check failed"),
+    "huge": (
+        b"\0\0\x08\x03" + b"\xff" * 12,
+        r"promises values of shape \[429.* at most 200,000,000 bytes",
+    ),
+    "many sizes": (b"\0\0\x0e\xff" + b"\xff" * 1020, "promises values of shape"),
+    "gzip of gzip": (gzip.compress(gzip.compress(idx(np.ones((2, 2))))), "begins with bytes 1f 8b"),
     "truncated gzip": (gzip.compress(idx(np.ones((2, 2, 2))))[:-9], "cannot be read.*gzip"),
     "labels as images": (idx(np.ones((2, 2))), "2-dimensional uint8.*3-dimensional.*swapped"),
     "floats": (idx(np.ones((5, 2, 2)), 0x0D, ">f4"), "3-dimensional >f4.*uint8"),
@@ -123,6 +132,22 @@ def test_a_broken_idx_file_is_named(folder, content, message):
     with pytest.raises(ValueError, match=message) as error:
         data.read_idx(folder / "absent") if content is None else data.mnist(folder)
     assert str(folder / ("absent" if content is None else path.name)) in str(error.value)
+
+
+@pytest.mark.parametrize("promised", [(100, 100, 100), (2**31, 2, 2)])
+def test_no_more_is_unpacked_than_the_header_promises(folder, promised):
+    header = b"\0\0\x08\x03" + struct.pack(">3I", *promised)
+    path = folder / "train-images-idx3-ubyte"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"holds more bytes|promises values of"):
+        data.mnist(folder)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * 2**20
 
 
 def test_labels_are_digits_and_both_halves_of_one_size(folder):

@@ -67,7 +67,8 @@ def test_digits_takes_mnist_files(tmp_path, capsys):
         (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + n.to_bytes(4, "big") + labels.tobytes()
         )
-    assert digits.main(mnist=tmp_path, hidden=(), epochs=10, batch_size=8, out=tmp_path) == 0
+    given = {"mnist": tmp_path, "hidden": (), "batch_size": 8, "augment": 0.0, "dropout": 0.0}
+    assert digits.main(**given, epochs=10, out=tmp_path) == 0
     out = capsys.readouterr().out
     assert "Config(sizes=(784, 10)" in out
     assert "held-out accuracy 100.00%" in out
@@ -202,7 +203,26 @@ TRAIN = ("autoencode", "digits", "moons", "square", "text", "two_layer")
     [
         (["digits", "--batch-size", "9999"], "batch_size is 9999; it must be from 1 to"),
         (["digits", "--epochs", "0"], "--epochs is 0; it must be finite and above 0"),
+        (["digits", "--epochs", str(10**20)], f"--epochs is {10**20}; it must be below 2^31"),
+        (["digits", "--epochs", "2000000000"], "which is 88000000000 steps; they must be below"),
+        (["digits", "--hidden", "8", "-1"], "each of sizes (64, 8, -1, 10) is -1"),
+        (["digits", "--learning-rate", "nan"], "--learning-rate is nan; it must be finite"),
+        (["digits", "--model", "forest"], "invalid choice"),
+        (["autoencode", "--epochs", "2000000000"], "steps; they must be below 2^31"),
+        (["autoencode", "--beta", "inf"], "beta is inf"),
         (["digits", "--predict", "absent.safetensors"], "absent.safetensors is not a file"),
+        (["digits", "--predict", "/dev/zero"], "/dev/zero is not a file (a device)"),
+        (["digits", "--predict", "a", "--resume", "b"], "exclude each other; give one"),
+        (["moons", "--resume", "absent"], "absent holds no params.safetensors; name the folder of"),
+        (
+            ["moons", "--resume", "x" * 5000],
+            "holds no params.safetensors; name the folder",
+        ),
+        (["moons", "--out", "/dev/null"], "--out /dev/null cannot be written to (File exists)"),
+        (["moons", "--noise", "nan"], "noise is nan"),
+        (["square", "--points", "0"], "n is 0"),
+        (["two_layer", "--steps", str(2**31)], f"--steps is {2**31}; it must be below 2^31"),
+        (["text", "--temperature", "inf"], "--temperature is inf; it must be finite"),
         (["digits", "--mnist", "absent"], "absent is not a folder"),
         (["moons", "--points", "1"], "n is 1"),
         (["moons", "--seed", "-1"], "--seed is -1; it must be at least 0 and below 2^32"),

@@ -53,6 +53,24 @@ def test_a_file_is_read_as_it_is(tmp_path):
     path = tmp_path / "page.txt"
     path.write_bytes("naïve\r\n☃".encode())
     assert text.read_text(path) == "naïve\r\n☃"
+    path.write_text("naïve\ufeff☃", "utf-8-sig")
+    assert text.read_text(str(path)) == "naïve\ufeff☃"  # the mark before it is no letter
+
+
+def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "page.txt").open("wb") as file:
+        file.truncate(text.MOST_BYTES + 1)
+    with pytest.raises(ValueError, match="has 67,108,865 bytes; it must have at most 67,108,864"):
+        text.read_text(tmp_path / "page.txt")
+
+
+def test_a_long_text_is_encoded_as_a_short_one(monkeypatch):
+    page = "abcabd" * 5
+    whole = text.encode(page, "abcd")
+    monkeypatch.setattr(text, "_AT_ONCE", 7)
+    np.testing.assert_array_equal(text.encode(page, "abcd"), whole)
+    with pytest.raises(ValueError, match=r"character 'd' at position 5 \(5 such in all\)"):
+        text.encode(page, "abc")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +79,11 @@ def test_a_file_is_read_as_it_is(tmp_path):
         (b"", r"page.txt is empty"),
         (b"fine so far \xff", r"page.txt is not UTF-8: byte 12 is 0xff .*iconv"),
         ("naïve".encode("latin1"), r"byte 2 is 0xef"),
-        (None, r"page.txt cannot be read \(No such file"),
+        (None, r"page.txt is not a file \(there is none\)"),
+        (b"\xef\xbb\xbf", r"page.txt is empty"),
+        ("UTF-16".encode("utf-16"), r"byte 0 is 0xff"),
+        ("UTF-16".encode("utf-16-le"), r"has a NUL at position 1, as UTF-16 has"),
+        ("UTF-32".encode("utf-32-be"), r"has a NUL at position 0"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(content, message, tmp_path):
@@ -70,7 +92,7 @@ def test_a_file_that_is_no_text_is_refused(content, message, tmp_path):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         text.read_text(path)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"is not a file \(a folder\)"):
         text.read_text(tmp_path)
 
 

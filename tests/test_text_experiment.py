@@ -111,7 +111,7 @@ def test_a_wrong_gradient_is_not_trained_with(page, tmp_path, unverified):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--file absent.txt", "absent.txt cannot be read"),
+        ("--file absent.txt", "absent.txt is not a file"),
         ("--sequence 120", "120 of them held out; there must be at least 121"),
         ("--steps 75", "--steps is 75, --steps-per-epoch 50; .* take 50 steps, or 25 per epoch"),
         ("--batch-size 0", "--batch-size is 0; it must be finite and above 0"),
@@ -119,6 +119,9 @@ def test_a_wrong_gradient_is_not_trained_with(page, tmp_path, unverified):
         ("--sequence 4 --model gpt --prompt abcd", "--prompt has 4 characters; .* --sequence, 4"),
         ("--sequence 8 --sample absent", "absent is not a file"),
         ("--sequence 8 --dropout 1", "dropout is 1.0"),
+        ("--sequence 8 --batch-size 1073", "--batch-size is 1073; the text has 1072 windows"),
+        ("--sequence 8 --prompt \ud800", r"character '\\ud800' at position 0"),
+        ("--sequence 8 --length 2147483648", r"--length is 2147483648; .* below 2\^31"),
         ("--sequence 8 --layers -1", "--layers is -1"),
         ("--sequence 8 --layers 0", "--layers is 0"),
         ("--sequence 8 --width 0", "--width is 0"),

@@ -17,10 +17,10 @@ import numpy as np
 from jaxnn.settings import check_integer
 from jaxnn.train import logs
 from jaxnn.train.batches import BatchError
+from jaxnn.train.doors import check_function, check_state
 from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress, added, is_sound, with_best
 from jaxnn.train.signals import signals, wait_for
-from jaxnn.train.states import check_state
 from jaxnn.train.steps import History, State
 
 Ended = Literal["finished", "stopped early", "interrupted", "diverged", "batches"]
@@ -113,12 +113,10 @@ def fit(
         KeyboardInterrupt: a second signal came.
     """
     started = time.perf_counter()
-    for name, function in [("run", run), *(("each of callbacks", one) for one in callbacks)]:
-        if not callable(function):
-            raise TypeError(
-                f"{name} is {function!r:.50}; it must be a function: make a run with make_run"
-            )
-    check_state("state", state)
+    check_function("run", run, "run(state) -> (state, history), as make_run makes", 1)
+    for callback in callbacks:
+        check_function("each of callbacks", callback, "callback(row, state)", 2)
+    check_state(state, State)
     epochs = check_integer("epochs", epochs)
     patience = None if patience is None else check_integer("patience", patience)
     if minimize is not None and maximize is not None:

@@ -10,6 +10,7 @@ previous/             all of these of the run before this one
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jaxnn import files
 from jaxnn.checks import parameter_shapes
 from jaxnn.train import logs
 from jaxnn.train.about import describe
+from jaxnn.train.doors import check_model_functions
 from jaxnn.train.parameters import read_about, save_params
 from jaxnn.train.progress import Progress
 from jaxnn.train.states import leaf_forms, load_state, save_state
@@ -52,11 +54,7 @@ class Folder:
             files.installed("tensorboardX")
         self.path = files.as_path(path)
         self._whose = dict(whose)
-        if not hasattr(self._whose["model"], "init_params"):
-            raise TypeError(
-                f"model is {self._whose['model']!r:.50}; it must be a module with the model "
-                "functions: the files in a folder say whose they are"
-            )
+        check_model_functions(self._whose["model"], "init_params")
         if "best" in describe(**self._whose).notes:
             raise ValueError(
                 "notes has 'best', under which the best row of the log is saved; name it otherwise"
@@ -71,9 +69,10 @@ class Folder:
         """Keep other processes out, and complete what a killed one was moving."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise ValueError(
-                f"{self.path} cannot be made ({error.strerror}); name a folder that can"
+                f"{self.path} cannot be written to ({error.strerror}); name a folder that can"
             ) from error
         with files.locked(self.path), contextlib.ExitStack() as stack:
             stack.callback(self._close)

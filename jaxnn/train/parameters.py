@@ -101,7 +101,9 @@ def save_params(
         leaves,
         "pass the configuration that the parameters came from",
     )
-    _check_finite("params", arrays, "they are of a run that diverged: save those before it did")
+    check_arrays_finite(
+        "params", arrays, "they are of a run that diverged: save those before it did"
+    )
     with files.replaced(path) as new:
         new.write_bytes(to_bytes(arrays, metadata=texts))
     return path
@@ -155,7 +157,7 @@ def load_params(path: str | Path, model: Any = None, config: Any = None) -> Load
         }
         _check_fit(str(path), found, leaves, "it is damaged: train and save again")
         arrays = {name: file.get_tensor(name) for name in leaves}
-    _check_finite(str(path), arrays, "it is damaged: train and save again")
+    check_arrays_finite(str(path), arrays, "it is damaged: train and save again")
     params = jax.tree.unflatten(tree, [jnp.asarray(array) for array in arrays.values()])
     return Loaded(params, model, config, about.notes)
 
@@ -249,8 +251,12 @@ def _check_fit(
         raise ValueError(f"{where} does not fit its configuration: {listed(wrong)}; {fix}")
 
 
-def _check_finite(where: str, arrays: Mapping[str, np.ndarray], fix: str) -> None:
-    """Refuse arrays with NaN or an infinity."""
+def check_arrays_finite(where: str, arrays: Mapping[str, np.ndarray], fix: str) -> None:
+    """Refuse arrays with NaN or an infinity.
+
+    Raises:
+        ValueError: there are such; all are named, and `fix` ends the message.
+    """
     wrong = [
         f"{name} in {count} of {array.size}"
         for name, array in arrays.items()

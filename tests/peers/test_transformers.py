@@ -22,7 +22,8 @@ hugging = pytest.importorskip(
     "transformers", reason="transformers is an optional peer: pip install -e '.[peers]'"
 )
 
-from experiments import pretrained, pretrained_config  # noqa: E402
+from experiments import pretrained  # noqa: E402
+from experiments.pretrained import config as pretrained_config  # noqa: E402
 from jaxnn.models import generate, transformer  # noqa: E402
 
 GPT2 = {"vocab_size": 11, "n_positions": 8, "n_layer": 2, "n_embd": 16, "n_head": 4}

@@ -1,6 +1,6 @@
 """Weight files as Hugging Face names them, for `jaxnn.models.transformer`: read and written.
 
-    config = pretrained_config.load(Path("Qwen3-0.6B"))
+    config = pretrained.config.load(Path("Qwen3-0.6B"))
     params = pretrained.load(Path("Qwen3-0.6B"), config)
     pretrained.save(Path("mine/model.safetensors"), params, config)
 
@@ -11,7 +11,6 @@ file may be in parts, by an index (`model.safetensors.index.json`).
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,34 +18,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import pretrained_files
-from experiments.pretrained_files import MOST_LAYERS, listed
+from experiments.pretrained import config, parts
+from experiments.pretrained.names import GPT2, LLAMA, OUTPUT, Names
+from experiments.pretrained.parts import MOST_LAYERS
+from jaxnn import files
 from jaxnn.calls import path_name
 from jaxnn.checks import check_config, check_kind
+from jaxnn.files import listed
 from jaxnn.models.transformer import Config, Params, init_params
-from jaxnn.models.transformer_params import GATED, PLAIN
 from jaxnn.settings import check_choice, check_number
-from jaxnn.train.parameters import named_leaves
+from jaxnn.train.parameters import FLOATING, check_arrays_finite, named_leaves
 
-
-class Names(NamedTuple):
-    """What a kind of file calls its tensors.
-
-    Attributes:
-        kind: the model's name.
-        prefix: before every tensor but `lm_head.weight`; files of the bare network lack it.
-        tensors: a tensor's name, {} for the layer's number, to the parameters that lie side by side
-            in it; `.T` where the file has them transposed, as `torch.nn.Linear` (outputs, inputs).
-            Of parameters that a configuration has not, a file has no tensor.
-        buffers: what older files hold beside their parameters; computed anew and not read.
-        settings: of a configuration, the values that such a file may stand for.
-    """
-
-    kind: str
-    prefix: str
-    tensors: Mapping[str, tuple[str, ...]]
-    buffers: str
-    settings: Mapping[str, tuple[Any, ...]]
+__all__ = ["config", "load", "save"]
 
 
 class Part(NamedTuple):
@@ -58,72 +41,6 @@ class Part(NamedTuple):
 
 
 Leaves = dict[str, jax.ShapeDtypeStruct]
-ATTENTION, FEED_FORWARD = "blocks.attention", "blocks.feed_forward"
-OUTPUT = "lm_head.weight"
-GPT2 = Names(
-    "GPT-2",
-    "transformer.",
-    {
-        "wte.weight": ("tokens.table",),
-        "wpe.weight": ("positions.table",),
-        "h.{}.ln_1.weight": (f"{ATTENTION}_norm.scale",),
-        "h.{}.ln_1.bias": (f"{ATTENTION}_norm.shift",),
-        "h.{}.attn.c_attn.weight": tuple(f"{ATTENTION}.{name}" for name in ("wq", "wk", "wv")),
-        "h.{}.attn.c_attn.bias": tuple(f"{ATTENTION}.{name}" for name in ("bq", "bk", "bv")),
-        "h.{}.attn.c_proj.weight": (f"{ATTENTION}.wo",),
-        "h.{}.attn.c_proj.bias": (f"{ATTENTION}.bo",),
-        "h.{}.ln_2.weight": (f"{FEED_FORWARD}_norm.scale",),
-        "h.{}.ln_2.bias": (f"{FEED_FORWARD}_norm.shift",),
-        "h.{}.mlp.c_fc.weight": (f"{FEED_FORWARD}.up",),
-        "h.{}.mlp.c_fc.bias": (f"{FEED_FORWARD}.bup",),
-        "h.{}.mlp.c_proj.weight": (f"{FEED_FORWARD}.down",),
-        "h.{}.mlp.c_proj.bias": (f"{FEED_FORWARD}.bdown",),
-        "ln_f.weight": ("norm.scale",),
-        "ln_f.bias": ("norm.shift",),
-        OUTPUT: ("output.T",),
-    },
-    r"h\.\d+\.attn\.(bias|masked_bias)",
-    {
-        "norm": ("layer",),
-        "feed_forward": PLAIN,
-        "biases": (True,),
-        "attention_biases": (None, "all"),
-        "feed_forward_biases": (None, True),
-        "experts": (0,),
-        "qk_norm": (False,),
-        "scaled_embedding": (False,),
-    },
-)
-LLAMA = Names(
-    "Llama",
-    "model.",
-    {
-        "embed_tokens.weight": ("tokens.table",),
-        "layers.{}.input_layernorm.weight": (f"{ATTENTION}_norm.scale",),
-        "layers.{}.self_attn.q_proj.weight": (f"{ATTENTION}.wq.T",),
-        "layers.{}.self_attn.k_proj.weight": (f"{ATTENTION}.wk.T",),
-        "layers.{}.self_attn.v_proj.weight": (f"{ATTENTION}.wv.T",),
-        "layers.{}.self_attn.o_proj.weight": (f"{ATTENTION}.wo.T",),
-        "layers.{}.self_attn.q_proj.bias": (f"{ATTENTION}.bq",),
-        "layers.{}.self_attn.k_proj.bias": (f"{ATTENTION}.bk",),
-        "layers.{}.self_attn.v_proj.bias": (f"{ATTENTION}.bv",),
-        "layers.{}.self_attn.o_proj.bias": (f"{ATTENTION}.bo",),
-        "layers.{}.self_attn.q_norm.weight": (f"{ATTENTION}.q_norm",),
-        "layers.{}.self_attn.k_norm.weight": (f"{ATTENTION}.k_norm",),
-        "layers.{}.post_attention_layernorm.weight": (f"{FEED_FORWARD}_norm.scale",),
-        "layers.{}.mlp.gate_proj.weight": (f"{FEED_FORWARD}.gate.T",),
-        "layers.{}.mlp.up_proj.weight": (f"{FEED_FORWARD}.up.T",),
-        "layers.{}.mlp.down_proj.weight": (f"{FEED_FORWARD}.down.T",),
-        "layers.{}.mlp.gate_proj.bias": (f"{FEED_FORWARD}.bgate",),
-        "layers.{}.mlp.up_proj.bias": (f"{FEED_FORWARD}.bup",),
-        "layers.{}.mlp.down_proj.bias": (f"{FEED_FORWARD}.bdown",),
-        "norm.weight": ("norm.scale",),
-        OUTPUT: ("output.T",),
-    },
-    r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
-    {"norm": ("rms",), "feed_forward": GATED, "experts": (0,)},
-)
-DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 def load(path: str | Path, config: Config) -> Params:
@@ -141,25 +58,26 @@ def load(path: str | Path, config: Config) -> Params:
         ValueError: such files cannot hold this configuration; a file is missing or no safetensors,
             or the index says of a part what it does not hold (all such are listed); tensors are
             missing, too many or of other shapes (all are listed), of several dtypes or of none that
-            JAX computes in; `lm_head.weight` is not the table.
+            JAX computes in; `lm_head.weight` is not the table; a number is not finite.
     """
     names = _names(config)
     leaves, tree = named_leaves(init_params, config)
-    path = pretrained_files.found(pretrained_files.named(path))
-    with pretrained_files.opened(path) as files:
-        headers = {name: file.get_slice(name) for name, file in files.items()}
+    path = parts.found(files.as_path(path))
+    with parts.opened(path) as held:
+        headers = {name: file.get_slice(name) for name, file in held.items()}
         found = {name: tuple(header.get_shape()) for name, header in headers.items()}
         prefix = names.prefix if any(n.startswith(names.prefix) for n in found) else ""
-        parts = _parts(names, prefix, config, leaves)
-        _check_tensors(path, found, parts, leaves, names, prefix)
-        read = [name for name in found if name in parts or name == OUTPUT]
+        places = _parts(names, prefix, config, leaves)
+        _check_tensors(path, found, places, leaves, names, prefix)
+        read = [name for name in found if name in places or name == OUTPUT]
         dtypes = {name: headers[name].get_dtype() for name in read}
-        dtype = _dtype(path, {name: DTYPES.get(d, d) for name, d in dtypes.items()})
+        dtype = _dtype(path, {name: FLOATING.get(d, d) for name, d in dtypes.items()})
         arrays = {where: np.empty(leaf.shape, dtype) for where, leaf in leaves.items()}
-        for name, beside in parts.items():
-            _take_apart(files[name].get_tensor(name), beside, arrays)
+        for name, beside in places.items():
+            _take_apart(held[name].get_tensor(name), beside, arrays)
         if config.tied and OUTPUT in found:
-            _check_tied(path, files[OUTPUT].get_tensor(OUTPUT), arrays["tokens.table"])
+            _check_tied(path, held[OUTPUT].get_tensor(OUTPUT), arrays["tokens.table"])
+    check_arrays_finite(str(path), arrays, "copy or download the file again")
     params: Params = jax.tree.unflatten(tree, [jnp.asarray(arrays[where]) for where in leaves])
     return params
 
@@ -190,13 +108,14 @@ def save(
         TypeError: the path, the parameters or the configuration are of another kind; `max_bytes` is
             no number; the parameters are traced by JAX.
         ValueError: such files cannot hold this configuration; the parameters are of another (all
-            that differ are listed), or of several dtypes; the folder is missing, or
+            that differ are listed), of several dtypes, or not finite; the folder is missing, or
             the path is one, or ends as those that `load` takes for an index or pickled; the prefix
             is another; `max_bytes` is below 1; the files cannot be written.
     """
     names = _names(config)
-    path = pretrained_files.target(pretrained_files.named(path))
-    pretrained_files.check_name(path)
+    path = files.as_path(path)
+    files.target(path)
+    parts.check_name(path)
     prefix = names.prefix if prefix is None else prefix
     check_choice("prefix", prefix, (names.prefix, ""))
     check_kind("params", params, Params)
@@ -224,11 +143,12 @@ def save(
             "the configuration that the parameters came from"
         )
     _dtype("params", {where: str(array.dtype) for where, array in arrays.items()})
+    check_arrays_finite("params", arrays, "save those of a run that did not diverge")
     tensors = {
         name: _put_together(beside, arrays)
         for name, beside in _parts(names, prefix, config, leaves).items()
     }
-    pretrained_files.write(path, tensors, max_bytes)
+    parts.write(path, tensors, max_bytes)
 
 
 def _names(config: Config) -> Names:
@@ -328,10 +248,10 @@ def _dtype(where: Path | str, dtypes: dict[str, str]) -> np.dtype[Any]:
             f"{where} has tensors of several dtypes ({each}); they must be one: cast them to one"
         )
     (kind,) = kinds
-    if kind not in DTYPES.values():
+    if kind not in FLOATING.values():
         raise ValueError(
-            f"{where} has tensors of dtype {kind}; it must be one of {', '.join(DTYPES.values())}: "
-            "cast them"
+            f"{where} has tensors of dtype {kind}; it must be one of "
+            f"{', '.join(FLOATING.values())}: cast them"
         )
     if isinstance(where, Path) and jax.dtypes.canonicalize_dtype(kind) != kind:
         raise ValueError(
@@ -342,7 +262,7 @@ def _dtype(where: Path | str, dtypes: dict[str, str]) -> np.dtype[Any]:
 
 
 def _check_tied(path: Path, output: np.ndarray, table: np.ndarray) -> None:
-    """Refuse a model that is not tied; bytes are compared, so that NaN equals itself."""
+    """Refuse a model that is not tied; bytes are compared, so that -0 is not 0."""
     if output.dtype != table.dtype or output.tobytes() != table.tobytes():
         raise ValueError(
             f"{path} has {OUTPUT} with other values than the embedding table; in a tied model they "

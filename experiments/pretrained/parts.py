@@ -4,14 +4,17 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from jaxnn import files
+from jaxnn.files import listed
 
 INDEX = ".index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -21,59 +24,6 @@ METADATA = {"format": "pt"}
 
 # No model has as many; a number beyond is a damaged file's, and would only take time and memory.
 MOST_LAYERS = 10_000
-
-
-def listed(faults: Sequence[str], separator: str = "; ") -> str:
-    """The first ten, each cut to what can be read, and how many more there are."""
-    more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
-    return separator.join([f"{one:.300}" for one in faults[:10]] + more)
-
-
-def read_json(path: Path, fix: str) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: it cannot be read, is not JSON or goes too deep; `fix` ends the message.
-    """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except RecursionError:
-        raise ValueError(
-            f"{path} has lists or objects too deep inside each other; it must be as Hugging Face "
-            f"writes it: {fix}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); {fix}") from error
-
-
-def named(path: Any) -> Path:
-    """A path that is text or a `pathlib.Path`, as the second; there need not be a file.
-
-    Raises:
-        TypeError: it is neither.
-        ValueError: no file can have it, or none that may be looked at.
-    """
-    if not isinstance(path, str | PurePath):
-        raise TypeError(f"path is {path!r:.50}; it must be text or a pathlib.Path: name a file")
-    try:
-        Path(path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # it may be written
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"path is {str(path)!r:.50}; it must be one that can be opened ({why}): name another"
-        ) from error
-    return Path(path)
-
-
-def target(path: Path) -> Path:
-    """The same path; refuse one that no file can be written to."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; it must be a file's path: add a name")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder; make it, or name another for {path.name}")
-    return path
 
 
 def found(path: Path) -> Path:
@@ -125,7 +75,7 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
         )
     with contextlib.ExitStack() as stack:
         where: dict[str, list[str]] = {}
-        files = {}
+        held = {}
         for shard in shards:
             try:
                 file = stack.enter_context(safe_open(shard, framework="numpy"))
@@ -136,15 +86,15 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
                 ) from error
             for name in file.keys():  # noqa: SIM118
                 where.setdefault(name, []).append(shard.name)
-                files[name] = file
+                held[name] = file
         if index is not None:
             _check_index(path, index, where)
-        yield files
+        yield held
 
 
 def _read_index(path: Path) -> dict[str, str]:
     """Which part each tensor is in, as an index has it."""
-    index = read_json(path, "name a model's index")
+    index = files.read_json(path, "name a model's index")
     held = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(held, dict) or not held:
         raise ValueError(
@@ -183,64 +133,44 @@ def write(path: Path, tensors: dict[str, np.ndarray], max_bytes: float | None) -
     """Write tensors to a file or, if they have more than `max_bytes`, to parts and their index.
 
     The parts of "model.safetensors" are "model-00001-of-00002.safetensors" and so on. Of an older
-    model at the same path nothing is left: see `replace`.
+    model at the same path nothing is left.
     """
     shards, index = _shards(tensors, max_bytes), path.with_name(path.name + INDEX)
     number_of = re.compile(re.escape(path.stem) + r"-\d{5,}-of-\d{5,}" + re.escape(path.suffix))
     older = [one for one in path.parent.iterdir() if number_of.fullmatch(one.name)]
-    files: dict[Path, Callable[[Path], object]] = {path: partial(_save, tensors)}
+    written: dict[Path, Callable[[Path], object]] = {path: partial(_save, tensors)}
     if len(shards) > 1:
         where: dict[str, str] = {}
-        files = {}
+        written = {}
         for number, shard in enumerate(shards, 1):
             part = f"{path.stem}-{number:05}-of-{len(shards):05}{path.suffix}"
-            files[path.with_name(part)] = partial(_save, shard)
+            written[path.with_name(part)] = partial(_save, shard)
             where |= dict.fromkeys(shard, part)
         total = sum(tensor.nbytes for tensor in tensors.values())
         contents = {"metadata": {"total_size": total}, "weight_map": where}
-        files[index] = partial(_save_json, contents)
+        written[index] = partial(_save_json, contents)
     # The index goes first and comes last: without it no part is read.
-    replace(path, files, [index, path, *older] if len(shards) > 1 else [index, *older])
+    gone = [index, path, *older] if len(shards) > 1 else [index, *older]
+    with files.all_replaced(list(written), gone, path) as made:
+        for new, write_one in zip(made, written.values(), strict=True):
+            write_one(new)
 
 
 def write_json(path: Path, contents: Any) -> None:
     """Write a JSON file in the place of an older one."""
-    replace(path, {path: partial(_save_json, contents)}, [])
+    with files.replaced(path) as new:
+        _save_json(contents, new)
 
 
 def _save(tensors: dict[str, np.ndarray], path: Path) -> None:
-    save_file(tensors, path, metadata=METADATA)
+    try:
+        save_file(tensors, path, metadata=METADATA)
+    except SafetensorError as error:  # as it names what the system says of a full disk
+        raise OSError(str(error)) from error
 
 
 def _save_json(contents: Any, path: Path) -> None:
     path.write_text(json.dumps(contents, indent=2) + "\n", "utf-8")
-
-
-def replace(path: Path, files: Mapping[Path, Callable[[Path], object]], older: list[Path]) -> None:
-    """Write files, each by its function, in the place of older ones; `path` is their name in words.
-
-    All are written under other names first, so that a full disk changes nothing. Then the older are
-    removed in their order, and the new are named in theirs.
-
-    Raises:
-        ValueError: they cannot be written.
-    """
-    unfinished = {file: file.with_name(f".{file.name}.unfinished") for file in files}
-    kept = "all that was there is as it was: make room, or name another place"
-    try:
-        for file, written in files.items():
-            written(unfinished[file])
-        kept = "some of what was there may be gone, and is not read: save again"
-        for file in older:
-            file.unlink(missing_ok=True)
-        for file, finished in unfinished.items():
-            finished.replace(file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be written ({error}); {kept}") from error
-    finally:
-        for file in unfinished.values():
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)
 
 
 def _shards(tensors: dict[str, np.ndarray], max_bytes: float | None) -> list[dict[str, np.ndarray]]:

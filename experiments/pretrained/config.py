@@ -1,7 +1,7 @@
 """The configuration beside a weight file, Hugging Face's `config.json`: read and written.
 
-    config = pretrained_config.load(Path("Qwen3-0.6B"))
-    pretrained_config.save(Path("mine"), config)
+    config = pretrained.config.load(Path("Qwen3-0.6B"))
+    pretrained.config.save(Path("mine"), config)
 
 Of model types there are those of `KINDS`. What a model of one of them may ask for that
 `jaxnn.models.transformer` does not compute (other kinds of rotary positions, a window in some of
@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.pretrained_files import MOST_LAYERS, listed, named, read_json, target, write_json
+from experiments.pretrained.parts import MOST_LAYERS, write_json
+from jaxnn import files
 from jaxnn.checks import check_config
+from jaxnn.files import listed
 from jaxnn.models.transformer import Config
 from jaxnn.ops.rotary import Scaling
 
@@ -162,7 +164,7 @@ def load(path: str | Path) -> Config:
     path = _file(path)
     if not path.is_file():
         raise ValueError(f"{path} is not a file; name a model's config.json")
-    return _config(path, read_json(path, "name a model's config.json"))
+    return _config(path, files.read_json(path, "name a model's config.json"))
 
 
 def save(path: str | Path, config: Config) -> None:
@@ -174,7 +176,8 @@ def save(path: str | Path, config: Config) -> None:
             differs from the nearest. The folder is missing, or the file cannot be written.
     """
     check_config(config, Config)
-    path = target(_file(path))
+    path = _file(path)
+    files.target(path)
     theirs = _entries(config)
     again = _config(path, theirs)
     same = {name: getattr(again, name) for name in OURS_ALONE}
@@ -194,7 +197,7 @@ def save(path: str | Path, config: Config) -> None:
 
 def _file(path: str | Path) -> Path:
     """The file that a path names, or that is in the folder."""
-    path = named(path)
+    path = files.as_path(path)
     return path / "config.json" if path.is_dir() else path
 
 
