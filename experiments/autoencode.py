@@ -15,7 +15,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments import cli, pictures, recall
@@ -106,7 +105,7 @@ def main(
         if not result.best_epoch:
             return result.status
         history = result.history
-        pictures.loss(folder / "loss.png", history.loss, xlabel="epoch")
+        pictures.loss(folder / "loss.png", history.loss, "epoch", history.metrics["loss"])
         _draw(folder, result.params, config, split.held_out, k_samples)
     held_out = history.metrics["loss"]
     print(
@@ -129,11 +128,15 @@ def _draw(
     """What the network makes of held-out digits, and of numbers it was never given."""
     shown = held_out.inputs[:16]
     rebuilt = autoencoder.decode(params, autoencoder.encode(params, shown, config).mean, config)
-    pictures.images(
-        folder / "reconstructions.png", np.stack([shown, rebuilt]), "Held out, and rebuilt"
+    latent = config.sizes[-1]
+    pictures.rebuilt(
+        folder / "reconstructions.png",
+        shown,
+        rebuilt,
+        f"Digits squeezed into {latent} number{'s' * (latent > 1)}, and rebuilt",
     )
     samples = autoencoder.sample(params, key, config, 64)
-    pictures.images(folder / "samples.png", samples.reshape(4, 16, -1), "Samples")
+    pictures.images(folder / "samples.png", samples.reshape(4, 16, -1), "Drawn, not written")
     if config.sizes[-1] == 2:
         axis = jnp.linspace(-REACH, REACH, 15)
         plane = jnp.stack(jnp.meshgrid(axis, -axis), -1)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import cli
+from experiments import cli, pictures
 from jaxnn.op import Op
 from jaxnn.verify.find import find_ops
 from jaxnn.verify.ops import draw_inputs
@@ -40,8 +40,13 @@ def measure(op: Op[..., Any], static: Any) -> tuple[float, float]:
     return kept(inputs, by_hand), kept(inputs, pull)
 
 
-def rows(target: str) -> Iterator[str]:
-    """The table's lines, each op and setting measured as its line is asked for."""
+def rows(target: str, figures: dict[str, tuple[float, float]] | None = None) -> Iterator[str]:
+    """The table's lines, each op and setting measured as its line is asked for.
+
+    Args:
+        target: as `main`.
+        figures: where the figures of each line are put, by what it is of.
+    """
     ops = find_ops(target)
     yield f"{'op':58}{'by hand':>9}{'jax.vjp':>9}   bytes per input element, float32"
     for op in ops:
@@ -49,6 +54,8 @@ def rows(target: str) -> Iterator[str]:
             settings = "".join(f", {name}={value!r}" for name, value in static.items())
             by_hand, autodiff = measure(op, static)
             label = op.name + settings
+            if figures is not None:
+                figures[label] = by_hand, autodiff
             label = label if len(label) < 58 else label[:53] + " ..."
             yield f"{label:58}{by_hand:>9.2f}{autodiff:>9.2f}"
 
@@ -58,15 +65,16 @@ def main(target: str = "jaxnn.ops", out: Path = Path("out/residuals")) -> int:
 
     Args:
         target: A dotted module or package, or a .py file, with ops in it.
-        out: Folder for the table.
+        out: Folder for the table and the picture.
     """
     folder = cli.folder(out)
-    table = ""
-    for row in rows(target):
+    table, figures = "", dict[str, tuple[float, float]]()
+    for row in rows(target, figures):
         print(row)
         table += row + "\n"
     (folder / "table.txt").write_text(table)
     print(f"wrote {folder / 'table.txt'}")
+    pictures.kept(folder / "residuals.png", figures)
     return 0
 
 

@@ -70,8 +70,8 @@ def main(
         verify: Prove the gradient before training with it; a run that goes on was proven before.
         resume: The folder of a run that was stopped: go on with it, with the options that it has,
             to where it would have ended; if it has ended, draw its pictures again.
-        out: Folder for parameters, log, table and picture. A run that it has moves to "previous"
-            in it.
+        out: Folder for parameters, log, table and pictures. A run that it has moves to
+            "previous" in it.
     """
     cli.check_positive(steps=steps, learning_rate=learning_rate)
     options = dict(locals())
@@ -79,7 +79,8 @@ def main(
         params, batch = fixed_case()
         if random:
             params = mlp.init_params(jax.random.key(seed), CONFIG)
-        text = "\n".join([*_network_table(params, batch), "", *_toy_table()]) + "\n"
+        columns = _gradients(params, batch)
+        text = "\n".join([*_network_table(params, batch, columns), "", *_toy_table()]) + "\n"
         print(text)
         if verify and not cli.holds(mlp, params, batch, CONFIG):
             return 1
@@ -103,7 +104,7 @@ def main(
             config=CONFIG,
             notes=recall.notes(main, options, batch, seed=seed),
             resume=resume is not None,
-            also=("table.txt", "loss.png"),
+            also=("table.txt", "gradients.png", "loss.png"),
         )
         if not result.best_epoch:
             return result.status
@@ -111,20 +112,38 @@ def main(
         print(f"{len(losses)} steps by {gradient!r}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
         (folder / "table.txt").write_text(text)
         print(f"wrote {folder / 'table.txt'}")
+        pictures.gradients(folder / "gradients.png", *_entries(columns))
         pictures.loss(folder / "loss.png", losses)
     return result.status
 
 
-def _network_table(params: mlp.Params, batch: data.Batch) -> list[str]:
-    """Each entry of the gradient, one column per way to get it. Equal columns are equal entries."""
-    value, by_hand = mlp.manual_value_and_grad(params, batch, CONFIG)
+def _gradients(params: mlp.Params, batch: data.Batch) -> dict[str, Any]:
+    """The gradient by each way to get it."""
     columns: dict[str, Any] = {
-        "by hand": by_hand,
+        "by hand": mlp.manual_grad(params, batch, CONFIG),
         "jax.grad": jax.grad(mlp.loss)(params, batch, CONFIG),
         "numerical": verifier.numerical_gradient(lambda p: mlp.loss(p, batch, CONFIG), params),
     }
     if torch_peer.installed:
         columns["PyTorch"] = torch_peer.value_and_grad(params, batch, CONFIG)[1]
+    return columns
+
+
+def _entries(columns: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Each entry's leaf, and by each way all entries in one row."""
+    leaves = {
+        f"{name}{number + 1}": [np.ravel(getattr(c.layers[number], name)) for c in columns.values()]
+        for number in range(2)
+        for name in ("w", "b")
+    }
+    names = [name for name, ways in leaves.items() for _ in ways[0]]
+    rows = (np.concatenate(ways) for ways in zip(*leaves.values(), strict=True))
+    return names, dict(zip(columns, rows, strict=True))
+
+
+def _network_table(params: mlp.Params, batch: data.Batch, columns: dict[str, Any]) -> list[str]:
+    """Each entry of the gradient, one column per way to get it. Equal columns are equal entries."""
+    value, by_hand = mlp.loss(params, batch, CONFIG), columns["by hand"]
     lines = [f"loss {float(value):.13f}", f"{'entry':<10}" + _row(columns)]
     for number in range(2):
         for name in ("w", "b"):

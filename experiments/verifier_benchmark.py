@@ -154,11 +154,10 @@ def main(
     if peers and not torch_peer.installed:
         print(f"PyTorch has no rows: {torch_peer.MISSING}")
     kept = _print_promises([r for r in results if r.checker == OURS])
-    pictures.verifier(
-        folder / "verifier_benchmark.png",
-        {name: _rates(results, name) for name in asked_of},
-        _by_kind(results),
-    )
+    rates = {name: _rates(results, name) for name in asked_of}
+    pictures.verifier(folder / "verifier_benchmark.png", rates, len(wrong) - too_small)
+    if diagnosed := _by_kind(results):
+        pictures.causes(folder / "causes.png", diagnosed)
     return 0 if kept else 1
 
 

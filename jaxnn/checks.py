@@ -55,7 +55,7 @@ def as_jax(name: str, value: Any) -> Any:
         with np.errstate(over="raise"):
             return jnp.asarray(value.astype(dtype, copy=False))
     except FloatingPointError:
-        raise ValueError(f"{name} has the value {abs(value).max()}, {beyond}") from None
+        raise ValueError(f"{name} has the value {np.abs(value).max()}, {beyond}") from None
 
 
 def is_iterator(value: Any) -> bool:
@@ -450,8 +450,7 @@ def check_backward(saved: Any, dloss: Any, config: Any, residuals: type, kind: t
             f"{residuals.__name__} that loss_fwd returned: {order}"
         )
     check_config(config, kind, order)
-    number = isinstance(dloss, int | float) and not isinstance(dloss, bool)
-    if not number:
+    if not isinstance(dloss, float):
         check_floating("dloss", dloss)
     words = (
         f"dloss has shape {np.shape(dloss)}; the loss is a scalar, and its cotangent must be: pass "

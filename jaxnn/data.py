@@ -241,8 +241,8 @@ def _read_idx(path: str | Path, file: Any, most: int) -> np.ndarray[Any, np.dtyp
         )
     if start[3] > MOST_DIMENSIONS:
         raise ValueError(
-            f"{path} has {start[3]} dimensions; it may have at most {MOST_DIMENSIONS}: check that it "
-            "is the right file"
+            f"{path} has {start[3]} dimensions; it may have at most {MOST_DIMENSIONS}: check that "
+            "it is the right file"
         )
     dtype, sizes = np.dtype(_IDX_TYPES[start[2]]), file.read(4 * start[3])
     if len(sizes) < 4 * start[3]:

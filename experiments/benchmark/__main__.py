@@ -114,6 +114,9 @@ def main(
         print(f"wrote {json}")
     if plot:
         pictures.benchmark(plot, show.bars(results))
+        if steps := show.steps(results):
+            slide = plot.with_stem(f"{plot.stem}-slide")
+            pictures.speeds(slide, steps)
     wrong = [f"{name}: {arm}" for name, result in results.items() for arm in result.disagree]
     if wrong:
         print(f"DISAGREE, and were not timed: {'; '.join(wrong)}")

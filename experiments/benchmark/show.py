@@ -49,9 +49,21 @@ def about() -> dict[str, str]:
 
 def means(results: Mapping[str, Result]) -> dict[str, float]:
     """The geometric means of the ratios over the models' training steps."""
-    ratios = [result.against() for result in results.values() if result.case.step]
-    given = {name: [r[name].middle for r in ratios if name in r] for name in AGAINST}
-    return {name: geometric_mean(values) for name, values in given.items() if values}
+    return {
+        name: geometric_mean(ratios.values())
+        for name, label in AGAINST.items()
+        if (ratios := steps(results).get(label))
+    }
+
+
+def steps(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
+    """The ratios of the models' training steps, by rival and case."""
+    of = {case: result.against() for case, result in results.items() if result.case.step}
+    given = {
+        label: {case: ratios[name].middle for case, ratios in of.items() if name in ratios}
+        for name, label in AGAINST.items()
+    }
+    return {label: ratios for label, ratios in given.items() if ratios}
 
 
 def bars(results: Mapping[str, Result]) -> dict[str, dict[str, Spread]]:

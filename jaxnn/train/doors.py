@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,13 +61,13 @@ def check_optimizer(optimizer: Any) -> None:
         )
 
 
-def check_state(state: Any, kind: type) -> None:
+def check_state(state: Any, kind: type[NamedTuple]) -> None:
     """Refuse what is no state: parameters alone, the pair that a step returned, or the class.
 
     Raises:
         TypeError: it is none.
     """
-    if not isinstance(state, tuple) or getattr(state, "_fields", ()) != kind._fields:  # type: ignore[attr-defined]
+    if not isinstance(state, tuple) or getattr(state, "_fields", ()) != kind._fields:
         raise TypeError(
             f"state is {type(state).__name__}; it must be the State that init_state, or the last "
             "step, returned"
@@ -82,8 +82,8 @@ def check_parts(state: Any, optimizer: Any) -> None:
     """
     check_key("state.key", state.key)
     check_array("state.step", state.step)
-    given = jax.tree.structure(state.opt_state)
-    made = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+    given: Any = jax.tree.structure(state.opt_state)
+    made: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
     if given != made:
         raise TypeError(
             f"state.opt_state is {given!s:.200}, which is another optimizer's; this one's is "
