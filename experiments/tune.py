@@ -7,7 +7,7 @@
 Searches optimizer, schedule, learning rate, momentum, width, depth, l2 and dropout by optuna on a
 part of the training images, judged by the rest of them; trains the best again on all of them, and
 only then looks at the images held out. Writes to `--out` a table of all trials, a picture, and the
-parameters of the best with its settings.
+parameters of the best with its settings; after Ctrl-C in the search, the table alone.
 """
 
 import csv
@@ -128,8 +128,8 @@ def main(
         )
         best = tuned.best
         print(f"\n{table(tuned.trials)}\n\n{summary(tuned, epochs)}")
-        if tuned.ended == "interrupted":
-            write_csv(folder / "trials.csv", tuned.trials)
+        if tuned.ended == "interrupted":  # an older run's table stays beside its parameters
+            write_csv(folder / "interrupted.csv", tuned.trials)
             return tuned.status
 
         config, optimizer = build(best.settings, images=len(split.train.inputs))

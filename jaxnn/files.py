@@ -24,7 +24,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-# Some 20 bytes of Python's objects are made of one of JSON, at worst.
+# Of one byte of JSON some 20 of Python's objects are made, at worst.
 MOST_JSON = 2**24
 _UNFINISHED = ".unfinished-"
 
@@ -120,14 +120,14 @@ def read_bytes(path: str | Path, most: int, fix: str = "check that it is the rig
     return content
 
 
-def read_json(path: str | Path, fix: str) -> Any:
-    """Return what a JSON file holds, in UTF-8, 16 or 32.
+def read_json(path: str | Path, fix: str, most: int = MOST_JSON) -> Any:
+    """Return what a JSON file of at most so many bytes holds, in UTF-8, 16 or 32.
 
     Raises:
         TypeError, ValueError: as `read_bytes`, or it is not JSON, or goes too deep; `fix` ends the
             message.
     """
-    return parsed_json(str(path), read_bytes(path, MOST_JSON, fix), fix)
+    return parsed_json(str(path), read_bytes(path, most, fix), fix)
 
 
 def parsed_json(where: str, content: str | bytes, fix: str) -> Any:

@@ -139,6 +139,10 @@ def test_lanes_that_differ_in_number_and_settings_looked_at_are_refused(trials):
         trials[0](keys, SETTINGS)
     with pytest.raises(ValueError, match=r"keys have shape \(\)"):
         trials[0](keys[0], {name: values[0] for name, values in SETTINGS.items()})
+    with pytest.raises(TypeError, match="settings is None; it must be a dict"):
+        trials[0](keys, None)
+    with pytest.raises(TypeError, match="state is "):
+        trials[1](None, SETTINGS)
     start, advance = train.make_trials(
         mlp, lambda s: (mlp.Config(sizes=(4, 3), l2=float(s["l2"])), optax.sgd(0.1)), TRAIN, **RUN
     )
@@ -298,6 +302,8 @@ BAD = {
     "no function": ({"evaluate": 3}, TypeError, r"evaluate is 3; .*evaluate\(params, config\)"),
     "no sampler": ({"sampler": 3}, TypeError, "sampler is 3; it must be one of optuna.samplers"),
     "no pruner": ({"pruner": "x"}, TypeError, "pruner is 'x'; it must be one of optuna.pruners"),
+    "no build": ({"build": 3}, TypeError, r"build is 3; .*build\(settings\) -> \(config"),
+    "no callback": ({"callbacks": [3]}, TypeError, "each of callbacks is 3; it must be a function"),
     "no flag": ({"show": 2}, TypeError, "show is 2; it must be True or False"),
     "a batch larger than all": ({"batch_size": 99}, ValueError, "batch_size is 99.*examples, 40"),
 }  # fmt: skip

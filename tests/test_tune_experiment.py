@@ -56,6 +56,26 @@ def test_it_tries_chooses_trains_the_best_again_and_writes_it_down(few_images, t
     assert lines[1].split()[0] == best["trial"]
 
 
+def test_ctrl_c_in_the_search_writes_its_table_and_leaves_an_older_runs_files(
+    few_images, tmp_path, monkeypatch
+):
+    tuned = train.tune
+
+    def interrupted(*args, **options):
+        def stop(trial):
+            if trial.ended == "finished":
+                raise KeyboardInterrupt
+
+        return tuned(*args, callbacks=[stop], **options)
+
+    monkeypatch.setattr(train, "tune", interrupted)
+    (tmp_path / "trials.csv").write_text("older")
+    assert tune.main(trials=3, lanes=1, epochs=1, chunk=1, batch_size=64, out=tmp_path) == 130
+    assert (tmp_path / "trials.csv").read_text() == "older"
+    assert len((tmp_path / "interrupted.csv").read_text().splitlines()) == 2
+    assert not (tmp_path / "params.safetensors").exists()
+
+
 def test_what_chooses_is_not_learnt_from_and_what_is_held_out_is_neither():
     split = data.digits()
     learnt, chosen_by = tune.parted(split.train, 0)

@@ -25,12 +25,13 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxnn.train.doors import as_arrays
+from jaxnn.train.doors import as_arrays, check_function, check_state
 from jaxnn.train.steps import Augment, Gradient, History, State, init_state, make_run
 
 Settings = Mapping[str, Any]
 Build = Callable[[dict[str, Any]], tuple[Any, optax.GradientTransformation]]
 Evaluate = Callable[[Any, Any], Any]
+BUILD = "build(settings) -> (config, optimizer)"
 Start = Callable[[Any, Settings], State]
 Advance = Callable[[State, Settings], tuple[State, History]]
 
@@ -73,6 +74,7 @@ def make_trials(
         TypeError, ValueError: from `start`, as `make_run`; the keys or settings are not of as many
             lanes; `build` returns no pair or, from `advance`, looks at the value of a setting.
     """
+    check_function("build", build, BUILD, 1)
 
     def made(settings: dict[str, Any], data: Any) -> Callable[[State], tuple[State, History]]:
         config, optimizer = built(build, settings)
@@ -113,6 +115,7 @@ def make_trials(
         return stacked
 
     def advance(states: State, settings: Settings) -> tuple[State, History]:
+        check_state(states, State)
         with _in_words():
             done: tuple[State, History] = advanced(states, _in_lanes(settings, states.key), arrays)
         return done
@@ -145,10 +148,14 @@ def _stacked(*leaves: Any) -> Array:
 
 def _in_lanes(settings: Settings, keys: Any) -> dict[str, Array]:
     """The settings as arrays, one number to a lane."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(
+            f"settings is {settings!r:.50}; it must be a dict of numbers, one to each lane"
+        )
     shape = jnp.shape(keys)
     arrays = {name: jnp.asarray(values, float) for name, values in settings.items()}
     shapes = {name: values.shape for name, values in arrays.items()}
-    if len(shape) != 1 or any(other != shape for other in shapes.values()):
+    if len(shape) != 1 or not shape[0] or any(other != shape for other in shapes.values()):
         raise ValueError(
             f"keys have shape {shape}, the settings {shapes}; all must have one shape, (lanes,): "
             "make the keys with jax.random.split(key, lanes), and give a number to each lane"

@@ -48,13 +48,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.settings import check_flag, check_integer
-from jaxnn.train.doors import check_made
+from jaxnn.train.doors import check_function, check_made
 from jaxnn.train.logs import columns
 from jaxnn.train.signals import signals, wait_for
 from jaxnn.train.space import check_build, check_space
 from jaxnn.train.steps import Augment, Gradient
 from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, objective, say
-from jaxnn.train.trials import Build, Evaluate, make_trials
+from jaxnn.train.trials import BUILD, Build, Evaluate, make_trials
 
 # Of one combination of integers and categories so many times the lanes are tried in a row: more
 # would try fewer combinations, less would leave lanes idle while the last trials of it finish.
@@ -106,8 +106,10 @@ def tune(
     """Search for settings: ask the study for trials, train them side by side, and tell it.
 
     After every chunk of epochs each lane reports; a trial that is not worth going on with is
-    pruned, and its lane is given the next. The same seed gives the same study. Ctrl-C or SIGTERM,
-    heard in the main thread, stop after the chunk that runs; the trials that ended are kept.
+    pruned, and its lane is given the next. Where the space has integers or categories, trials of
+    one combination come in a row, twice as many as there are lanes. The same seed gives the same
+    study. Ctrl-C or SIGTERM, heard in the main thread, stop after the chunk that runs; the trials
+    that ended are kept.
 
     Args:
         model: a module with the model functions.
@@ -142,6 +144,9 @@ def tune(
         KeyboardInterrupt: Ctrl-C before any trial had finished.
     """
     started = time.perf_counter()
+    check_function("build", build, BUILD, 1)
+    for callback in callbacks:
+        check_function("each of callbacks", callback, "callback(trial)", 1)
     traced = check_space(space)
     for name, value in (("trials", trials), ("lanes", lanes), ("epochs", epochs), ("chunk", chunk)):
         check_integer(name, value)
