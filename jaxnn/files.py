@@ -109,13 +109,15 @@ def read_bytes(path: str | Path, most: int, fix: str = "check that it is the rig
             size = os.fstat(file.fileno()).st_size
             content = b"" if size > most else file.read(size + 1)
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}); {fix}") from error
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}); check that it is the right file"
+            ) from error
     if size > most:
         raise ValueError(f"{path} has {size:,} bytes; it must have at most {most:,}: {fix}")
     if len(content) != size:
         raise ValueError(
-            f"{path} has not the {size} bytes that it was said to have; nothing may write to it "
-            f"while it is read: {fix}"
+            f"{path} has not the {size} bytes that it was said to have; it must be an ordinary "
+            "file that nothing writes to while it is read: check the path"
         )
     return content
 
