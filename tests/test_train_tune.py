@@ -303,6 +303,7 @@ BAD = {
     "no sampler": ({"sampler": 3}, TypeError, "sampler is 3; it must be one of optuna.samplers"),
     "no pruner": ({"pruner": "x"}, TypeError, "pruner is 'x'; it must be one of optuna.pruners"),
     "no build": ({"build": 3}, TypeError, r"build is 3; .*build\(settings\) -> \(config"),
+    "no callbacks": ({"callbacks": 3}, TypeError, "callbacks is 3; it must be a list"),
     "no callback": ({"callbacks": [3]}, TypeError, "each of callbacks is 3; it must be a function"),
     "no flag": ({"show": 2}, TypeError, "show is 2; it must be True or False"),
     "a batch larger than all": ({"batch_size": 99}, ValueError, "batch_size is 99.*examples, 40"),

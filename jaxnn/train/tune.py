@@ -145,6 +145,8 @@ def tune(
     """
     started = time.perf_counter()
     check_function("build", build, BUILD, 1)
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(f"callbacks is {callbacks!r:.50}; it must be a list of functions")
     for callback in callbacks:
         check_function("each of callbacks", callback, "callback(trial)", 1)
     traced = check_space(space)
