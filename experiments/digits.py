@@ -32,7 +32,6 @@ from jaxnn.models import cnn, mlp
 STATISTICS = 2048
 # Finite differences are slow on more.
 VERIFIED = 16
-PICTURES = ("curves.png", "confusion.png", "misread.png")
 
 
 class Settings(NamedTuple):
@@ -185,7 +184,7 @@ def main(
             config=config,
             notes=recall.notes(main, options, split, seed=seed),
             resume=resume is not None,
-            also=PICTURES,
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status
