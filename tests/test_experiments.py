@@ -1,4 +1,4 @@
-"""The scripts a person runs: their results, their files, their errors, and Ctrl-C."""
+"""The scripts a person runs: their results, their files, their errors."""
 
 import re
 import subprocess
