@@ -72,7 +72,7 @@ def main(
         batch = autoencoder.Batch(split.held_out.inputs, k_held_out)
         return {"loss": autoencoder.loss(params, batch, config)}
 
-    steps = epochs * max(len(split.train.inputs) // batch_size, 1)
+    steps = cli.steps_in(epochs, len(split.train.inputs), batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     run = train.make_run(
         autoencoder,

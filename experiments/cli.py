@@ -140,12 +140,28 @@ def check_positive(**options: float) -> None:
     """Refuse options that must be finite and above 0, under their names on the command line.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one is not, or it is an integer beyond 32 bits, which is what JAX counts in.
     """
     for name, value in options.items():
+        option = "--" + name.replace("_", "-")
         if not 0 < value < float("inf"):
-            option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} is {value}; it must be finite and above 0")
+        if isinstance(value, int) and value >= 2**31:
+            raise ValueError(f"{option} is {value}; it must be below 2^31: choose less")
+
+
+def steps_in(epochs: int, examples: int, batch_size: int) -> int:
+    """Return how many optimizer steps so many epochs are.
+
+    Raises:
+        ValueError: more than JAX can count.
+    """
+    steps = epochs * max(examples // batch_size, 1)
+    if steps >= 2**31:
+        raise ValueError(
+            f"--epochs is {epochs}, which is {steps} steps; they must be below 2^31: choose fewer"
+        )
+    return steps
 
 
 def split(epochs: int, at_once: int) -> int:

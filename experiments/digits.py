@@ -156,7 +156,7 @@ def main(
             dropout=settings.dropout,
         )
 
-    steps = settings.epochs * max(len(split.train.inputs) // settings.batch_size, 1)
+    steps = cli.steps_in(settings.epochs, len(split.train.inputs), settings.batch_size)
     optimizer = optax.adam(_schedule(learning_rate, steps, settings.warm_up))
     run = train.make_run(
         net,

@@ -11,7 +11,8 @@ import numpy as np
 from jaxnn import train
 
 ROUNDS = 3
-ALONE = 2  # runs of the slowest way in a round
+TRIALS = 32  # in a round
+ALONE = 2  # of the slowest way
 
 
 def measure(
@@ -29,9 +30,8 @@ def measure(
     """Time the ways in turns, compilation included, and print trials per second of each.
 
     All train trials of one network and optimizer to the end, each with its own numbers and key:
-    "lanes" twice as many as there are lanes, in one program; "a run each" compiles `make_run` for
-    each, as one does who has numbers in a configuration; "one program" compiles a lane once and
-    calls it trial by trial.
+    "lanes" in one program; "a run each" compiles `make_run` for each, as one does who has numbers
+    in a configuration; "one program" compiles a lane once and calls it trial by trial.
 
     Args:
         model: a module with the model functions.
@@ -75,9 +75,9 @@ def measure(
             alone(own, jax.random.key(i))
 
     ways: dict[str, tuple[Callable[[], None], int]] = {
-        f"{lanes} lanes": (lambda: in_lanes(lanes, 2 * lanes), 2 * lanes),
+        f"{lanes} lanes": (lambda: in_lanes(lanes, TRIALS), TRIALS),
         "a run each, compiled for each": (lambda: each_alone(ALONE), ALONE),
-        "one program, trial by trial": (lambda: in_lanes(1, 2 * lanes), 2 * lanes),
+        "one program, trial by trial": (lambda: in_lanes(1, TRIALS), TRIALS),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
@@ -87,7 +87,10 @@ def measure(
             rates[name].append(number / (time.perf_counter() - started))
     medians = {name: statistics.median(each) for name, each in rates.items()}
     first = next(iter(medians))
-    print(f"trials of {epochs} epochs per second, compilation included, median of {ROUNDS} rounds:")
+    print(
+        f"trials of {epochs} epochs per second, of {TRIALS} of one network, compilation included, "
+        f"median of {ROUNDS} rounds:"
+    )
     for name, rate in medians.items():
         ratio = "" if name == first else f"  {medians[first] / rate:5.1f} times as many in {first}"
         print(f"{name:30} {rate:8.3f}{ratio}")

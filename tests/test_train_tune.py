@@ -3,6 +3,9 @@
 import dataclasses
 import signal
 import sys
+import textwrap
+import types
+from typing import NamedTuple
 
 import chex
 import jax
@@ -324,3 +327,28 @@ def test_settings_may_be_unpacked_and_merged():
 
     tuned = search(unpacked, space, trials=2, lanes=2, chunk=4)
     assert len(tuned.trials) == 2
+
+
+def test_the_example_in_the_docstring_runs_on_ones_own_data_and_model(capsys):
+    said = sys.modules["jaxnn.train.tune"].__doc__
+    code = [line for line in said.splitlines() if line.startswith("    ") or not line]
+    example = textwrap.dedent("\n".join(code))
+    assert "tuned = tune(" in example
+    rng = np.random.default_rng(0)
+    x = np.float32(rng.normal(size=(100, 3)))
+    names = {
+        "X": x,
+        "y": x @ np.float32([1, -2, 3]),
+        "tune": train.tune,
+        "CategoricalDistribution": CategoricalDistribution,
+        "FloatDistribution": FloatDistribution,
+        "types": types,
+        "optax": optax,
+        "jnp": jnp,
+        "NamedTuple": NamedTuple,
+    }
+    exec(example, names)
+    assert len(names["tuned"].trials) == 16
+    assert names["tuned"].best.value < 3.0
+    assert isinstance(names["config"], names["Config"])
+    assert capsys.readouterr().out.count("val_error") == 16

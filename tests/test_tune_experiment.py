@@ -89,6 +89,7 @@ def test_every_optimizer_and_schedule_is_traced_through(optimizer, schedule):
 def test_the_measure_names_every_way_and_its_ratio(few_images, monkeypatch, capsys):
     monkeypatch.setattr(throughput, "ROUNDS", 1)
     monkeypatch.setattr(throughput, "ALONE", 1)
+    monkeypatch.setattr(throughput, "TRIALS", 4)
     assert tune.main(measure=True, lanes=2, epochs=1, batch_size=64) == 0
     said = capsys.readouterr().out
     ratio = r" +[\d.]+ +[\d.]+ times as many in 2 lanes"

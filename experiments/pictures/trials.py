@@ -41,18 +41,20 @@ def trials(path: Path, runs: Sequence[tuple[Any, Mapping[str, Any], str]], best:
     left.legend(frameon=False)
     names = list(dict.fromkeys(settings["optimizer"] for _, settings, _ in runs))
     for name, color in zip(sorted(names), (BLUE, GREEN, GREY, "#b83280", "#2c7a7b"), strict=False):
-        points = [
-            (settings["learning_rate"], min(losses))
-            for losses, settings, ended in runs
-            if settings["optimizer"] == name and ended in colors
-        ]
-        if points:
-            right.scatter(*zip(*points, strict=True), s=22, color=color, alpha=0.7, label=name)
+        for word, size, alpha in (("pruned", 8, 0.4), ("finished", 36, 0.9)):
+            points = [
+                (settings["learning_rate"], min(losses))
+                for losses, settings, ended in runs
+                if settings["optimizer"] == name and ended == word
+            ]
+            right.scatter(*np.reshape(points, (-1, 2)).T, s=size, color=color, alpha=alpha, lw=0)
+        right.scatter([], [], s=36, color=color, lw=0, label=name)
     losses, settings, _ = runs[best]
     at = (settings["learning_rate"], min(losses))
     right.scatter(*at, s=220, marker="*", color=ORANGE, edgecolors="white", zorder=3,
                   label=f"the best: {settings['optimizer']}")  # fmt: skip
     right.set(xscale="log", yscale="log", xlabel="learning rate (as for Adam)",
-              ylabel="least loss of the trial (nats)", title="Where the good ones are")  # fmt: skip
+              ylabel="least loss of the trial (nats)",
+              title="Where the good ones are (small: given up early)")  # fmt: skip
     right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return canvas.save(figure, path)

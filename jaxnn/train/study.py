@@ -5,9 +5,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.checks import parameter_shapes
 from jaxnn.files import installed
+from jaxnn.train.doors import check_evaluate, check_function
+from jaxnn.train.logs import columns
+from jaxnn.train.steps import History
+from jaxnn.train.trials import Evaluate
 
 
 class Trial(NamedTuple):
@@ -102,6 +109,39 @@ class Search:
     def best(self) -> Trial:
         """The best of them, the first if they are alike."""
         return (max if self.larger else min)(self.finished(), key=lambda trial: trial.value)
+
+
+def columns_of(model: Any, config: Any, evaluate: Evaluate | None) -> list[str]:
+    """The names of the columns.
+
+    Raises:
+        TypeError, ValueError: `evaluate` is no function of two arguments, or returns something else
+            than scalars.
+    """
+    metrics = None
+    if evaluate is not None:
+        form = "evaluate(params, config) -> a scalar, or a dict of them"
+        check_function("evaluate", evaluate, form, 2)
+        params = parameter_shapes(model.init_params, config)
+        check_evaluate(lambda params: evaluate(params, config), params)
+        shapes = jax.eval_shape(lambda params: evaluate(params, config), params)
+        metrics = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return list(columns(History(jnp.zeros(()), metrics)))
+
+
+def objective(minimize: Any, maximize: Any) -> tuple[str | None, bool]:
+    """The column to search by, None for the default, and whether it should be large."""
+    if minimize is not None and maximize is not None:
+        raise ValueError(
+            f"minimize is {minimize!r} and maximize {maximize!r}; a search has one objective: "
+            "leave one out"
+        )
+    column = maximize if minimize is None else minimize
+    if not isinstance(column, str | None):
+        raise TypeError(
+            f"the column to search by is {column!r}; it must be a name: 'val_loss', say"
+        )
+    return column, maximize is not None
 
 
 def make_study(sampler: Any, pruner: Any, larger: bool, seed: int, chunk: int) -> Any:

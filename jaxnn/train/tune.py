@@ -1,13 +1,35 @@
 """Settings searched for: many trials in one compiled program, proposed and pruned by optuna.
 
+    def init_params(key, config):  # a model of your own, or a module of jaxnn.models
+        return jnp.zeros(config.inputs)
+
+    def loss(params, batch, config):
+        x, y = batch
+        return ((x @ params - y) ** 2).mean() + config.l2 * (params**2).sum()
+
+    line = types.SimpleNamespace(init_params=init_params, loss=loss)
+
+    class Config(NamedTuple):
+        inputs: int
+        l2: float
+
+    def build(settings):
+        optimizer = {"sgd": optax.sgd, "adam": optax.adam}[settings["optimizer"]]
+        return Config(3, settings["l2"]), optimizer(settings["learning_rate"])
+
+    def evaluate(params, config):
+        return {"error": loss(params, (X[80:], y[80:]), Config(3, 0.0))}
+
     space = {
-        "learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
-        "dropout": FloatDistribution(0.0, 0.5),
-        "width": CategoricalDistribution([32, 64]),
+        "optimizer": CategoricalDistribution(["sgd", "adam"]),  # of optuna.distributions
+        "learning_rate": FloatDistribution(1e-3, 1e-1, log=True),
+        "l2": FloatDistribution(1e-6, 1e-1, log=True),
     }
-    tuned = tune(mlp, build, data, space, trials=64, epochs=20, chunk=4, batch_size=32,
-                 evaluate=evaluate, maximize="val_accuracy")
-    config, optimizer = build(tuned.best.settings)
+    tuned = tune(
+        line, build, (X[:80], y[:80]), space, trials=16, epochs=8, chunk=2, batch_size=16,
+        evaluate=evaluate, minimize="val_error", gradient="autodiff",
+    )
+    config, optimizer = build(tuned.best.settings)  # to train again, on all of X and y
 
 `build(settings)` makes a configuration and an optimizer, as for `jaxnn.train.make_trials`. Real
 numbers are traced, so that one program serves all of them; for each combination of integers and
@@ -25,14 +47,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.checks import parameter_shapes
 from jaxnn.settings import check_flag, check_integer
-from jaxnn.train.doors import check_evaluate, check_function, check_made
+from jaxnn.train.doors import check_made
 from jaxnn.train.logs import columns
 from jaxnn.train.signals import signals, wait_for
 from jaxnn.train.space import check_build, check_space
-from jaxnn.train.steps import Augment, Gradient, History
-from jaxnn.train.study import Lane, Search, Trial, make_study, say
+from jaxnn.train.steps import Augment, Gradient
+from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, objective, say
 from jaxnn.train.trials import Build, Evaluate, make_trials
 
 # Of one combination of integers and categories so many times the lanes are tried in a row: more
@@ -132,12 +153,12 @@ def tune(
             f"chunk is {chunk}, epochs {epochs}; it must divide them, so that every trial is of "
             "whole chunks: change one"
         )
-    column, larger = _objective(minimize, maximize)
+    column, larger = objective(minimize, maximize)
     known: set[str] = set()
 
     def admit(config: Any, optimizer: Any) -> None:
         check_made(model, config, optimizer, gradient, augment)
-        known.update(_columns_of(model, config, evaluate))
+        known.update(columns_of(model, config, evaluate))
 
     check_build(build, space, admit)
     column = column or ("val_loss" if "val_loss" in known else "loss")
@@ -253,36 +274,3 @@ def _chosen(is_new: Any, new: Any, old: Any) -> Any:
         return jnp.where(is_new.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(choose, new, old)
-
-
-def _columns_of(model: Any, config: Any, evaluate: Evaluate | None) -> list[str]:
-    """The names of the columns.
-
-    Raises:
-        TypeError, ValueError: `evaluate` is no function of two arguments, or returns something else
-            than scalars.
-    """
-    metrics = None
-    if evaluate is not None:
-        form = "evaluate(params, config) -> a scalar, or a dict of them"
-        check_function("evaluate", evaluate, form, 2)
-        params = parameter_shapes(model.init_params, config)
-        check_evaluate(lambda params: evaluate(params, config), params)
-        shapes = jax.eval_shape(lambda params: evaluate(params, config), params)
-        metrics = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    return list(columns(History(jnp.zeros(()), metrics)))
-
-
-def _objective(minimize: Any, maximize: Any) -> tuple[str | None, bool]:
-    """The column to search by, None for the default, and whether it should be large."""
-    if minimize is not None and maximize is not None:
-        raise ValueError(
-            f"minimize is {minimize!r} and maximize {maximize!r}; a search has one objective: "
-            "leave one out"
-        )
-    column = maximize if minimize is None else minimize
-    if not isinstance(column, str | None):
-        raise TypeError(
-            f"the column to search by is {column!r}; it must be a name: 'val_loss', say"
-        )
-    return column, maximize is not None
