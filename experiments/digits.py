@@ -155,7 +155,7 @@ def main(
             dropout=settings.dropout,
         )
 
-    steps = settings.epochs * max(len(split.train.inputs) // settings.batch_size, 1)
+    steps = cli.steps_in(settings.epochs, len(split.train.inputs), settings.batch_size)
     optimizer = optax.adam(_schedule(learning_rate, steps, settings.warm_up))
     run = train.make_run(
         net,
@@ -201,7 +201,7 @@ def main(
         f"epoch {result.best_epoch}, the lowest held-out loss of {len(losses)} epochs; "
         f"{accuracies[-1]:.2%} after the last\n"
         f"training loss {history.loss[-1]:.4f} nats at the end, "
-        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
+        f"{cli.took(result, gradient, resume)}"
     )
     return result.status
 

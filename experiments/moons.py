@@ -106,7 +106,7 @@ def _draw(folder: Path, result: train.Fit, batch: data.Batch, config: mlp.Config
     p = np.asarray(mlp.probabilities(result.params, grid, config))[:, 1].reshape(x1.shape)
     losses = result.history.loss
     pictures.moons(folder / "moons.png", losses, batch.inputs, batch.targets, (x1, x2), p)
-    x = jnp.linspace(-1.0, 1.0, 401)
+    x = jnp.arange(-200, 201) / 200  # with 0 itself
     y, residuals = relu.fwd(x)
     (slope,) = relu.bwd(residuals, jnp.ones_like(y))
     pictures.function_and_slope(folder / "relu.png", x, y, slope, "ReLU")

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -116,7 +117,10 @@ def _free(main: Main, given: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _kept(main: Main, name: str, path: Path) -> dict[str, Any]:
     """Return the options that a run kept, as JSON has them."""
-    kept = train.read_about(path / "params.safetensors" if name == "resume" else path).notes
+    file = path / "params.safetensors" if name == "resume" else path
+    if name == "resume" and not os.path.isfile(file):  # which takes any name, also of 5,000 letters
+        raise ValueError(f"--resume {path!s:.80} holds no {file.name}; name the folder of a run")
+    kept = train.read_about(file).notes
     options, script, own = kept.get("options"), kept.get("script"), _script(main)
     if not isinstance(options, dict) or not isinstance(script, str):
         raise ValueError(f"{path} names no script and options; name what {own} saved")

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import cli, pictures
+from jaxnn import files
 from jaxnn.op import Op
 from jaxnn.verify.find import find_ops
 from jaxnn.verify.ops import draw_inputs
@@ -72,7 +73,8 @@ def main(target: str = "jaxnn.ops", out: Path = Path("out/residuals")) -> int:
     for row in rows(target, figures):
         print(row)
         table += row + "\n"
-    (folder / "table.txt").write_text(table)
+    with files.replaced(folder / "table.txt") as file:
+        file.write_text(table)
     print(f"wrote {folder / 'table.txt'}")
     pictures.kept(folder / "residuals.png", figures)
     return 0

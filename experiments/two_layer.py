@@ -20,7 +20,7 @@ import optax
 from jax import Array
 
 from experiments import cli, pictures, recall, torch_peer
-from jaxnn import data, train
+from jaxnn import data, files, train
 from jaxnn import verify as verifier
 from jaxnn.models import mlp
 from jaxnn.ops.linear import Linear
@@ -110,7 +110,8 @@ def main(
             return result.status
         losses = result.history.loss
         print(f"{len(losses)} steps by {gradient!r}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
-        (folder / "table.txt").write_text(text)
+        with files.replaced(folder / "table.txt") as file:
+            file.write_text(text)
         print(f"wrote {folder / 'table.txt'}")
         pictures.gradients(folder / "gradients.png", *_entries(columns))
         pictures.loss(folder / "loss.png", losses)

@@ -26,6 +26,7 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 # As floats, which take four times as much, they have room in 1 GB; MNIST has a quarter of it.
 MOST_PIXELS = 200_000_000
 _AT_ONCE = 2**20
+MOST_DIMENSIONS = 32  # of an array that every NumPy has
 
 
 class Batch(NamedTuple):
@@ -217,9 +218,9 @@ def read_idx(path: str | Path, most: int = 2**30) -> np.ndarray[Any, np.dtype[An
             longer than it says.
     """
     with files.opened(path) as plain:
-        compressed = plain.read(2) == b"\x1f\x8b"
-        plain.seek(0)
         try:
+            compressed = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
             with gzip.GzipFile(fileobj=plain) if compressed else plain as file:
                 return _read_idx(path, file, most)
         except (OSError, EOFError, zlib.error) as error:
@@ -237,6 +238,11 @@ def _read_idx(path: str | Path, file: Any, most: int) -> np.ndarray[Any, np.dtyp
             f"{path} begins with bytes {start.hex(' ') or '(none)'}; an IDX file begins "
             f"with 00 00 and a type code ({', '.join(f'{code:02x}' for code in _IDX_TYPES)}): "
             "check that it is the right file"
+        )
+    if start[3] > MOST_DIMENSIONS:
+        raise ValueError(
+            f"{path} has {start[3]} dimensions; it may have at most {MOST_DIMENSIONS}: check that "
+            "it is the right file"
         )
     dtype, sizes = np.dtype(_IDX_TYPES[start[2]]), file.read(4 * start[3])
     if len(sizes) < 4 * start[3]:

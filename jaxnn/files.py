@@ -24,7 +24,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-# Some 20 bytes of Python's objects are made of one of JSON, at worst.
+# Of one byte of JSON some 20 of Python's objects are made, at worst.
 MOST_JSON = 2**24
 _UNFINISHED = ".unfinished-"
 
@@ -109,25 +109,27 @@ def read_bytes(path: str | Path, most: int, fix: str = "check that it is the rig
             size = os.fstat(file.fileno()).st_size
             content = b"" if size > most else file.read(size + 1)
         except OSError as error:
-            raise ValueError(f"{path} cannot be read ({error.strerror}); {fix}") from error
+            raise ValueError(
+                f"{path} cannot be read ({error.strerror}); check that it is the right file"
+            ) from error
     if size > most:
         raise ValueError(f"{path} has {size:,} bytes; it must have at most {most:,}: {fix}")
     if len(content) != size:
         raise ValueError(
-            f"{path} has not the {size} bytes that it was said to have; nothing may write to it "
-            f"while it is read: {fix}"
+            f"{path} has not the {size} bytes that it was said to have; it must be an ordinary "
+            "file that nothing writes to while it is read: check the path"
         )
     return content
 
 
-def read_json(path: str | Path, fix: str) -> Any:
-    """Return what a JSON file holds, in UTF-8, 16 or 32.
+def read_json(path: str | Path, fix: str, most: int = MOST_JSON) -> Any:
+    """Return what a JSON file of at most so many bytes holds, in UTF-8, 16 or 32.
 
     Raises:
         TypeError, ValueError: as `read_bytes`, or it is not JSON, or goes too deep; `fix` ends the
             message.
     """
-    return parsed_json(str(path), read_bytes(path, MOST_JSON, fix), fix)
+    return parsed_json(str(path), read_bytes(path, most, fix), fix)
 
 
 def parsed_json(where: str, content: str | bytes, fix: str) -> Any:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxnn.numerics import is_traced
 
 MOST = 2**31  # what JAX counts the positions along an axis to
-# Layers that are written out in a program one after another: more take minutes to look at alone.
-MOST_LAYERS = 1000
+# Layers that are written out in a program one after another: to look at more takes a minute.
+MOST_LAYERS = 500
 
 
 def check_number(
@@ -100,7 +100,7 @@ def check_sizes(name: str, sizes: Any) -> tuple[int, ...]:
 
     Raises:
         TypeError: they are no sequence of integers.
-        ValueError: one is below 1, or there are more than a thousand.
+        ValueError: one is below 1, or there are more than 500.
     """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise TypeError(f"{name} is {sizes!r}; it must be a tuple of integers: (8, 8), say")
@@ -112,7 +112,7 @@ def check_depth(name: str, layers: int) -> None:
     """Refuse more layers than a program can have one after another.
 
     Raises:
-        ValueError: there are more than a thousand.
+        ValueError: there are more than 500.
     """
     if layers > MOST_LAYERS:
         raise ValueError(

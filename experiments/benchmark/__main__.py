@@ -42,6 +42,7 @@ from experiments import cli, pictures
 from experiments.benchmark import measure, show
 from experiments.benchmark.arms import COMPILED, Case, on_accelerator
 from experiments.benchmark.cases import ACCELERATOR, cases
+from jaxnn import files
 
 QUICK_SMALL, QUICK_ROUNDS = 4, 3
 QUICK = (
@@ -110,7 +111,8 @@ def main(
         print(f"models' steps, geometric mean against {against}: {mean:.2f}")
     if json:
         figures = show.figures(results, about, floors, means)
-        json.write_text(json_format.dumps(figures, indent=1) + "\n")
+        with files.replaced(json) as file:
+            file.write_text(json_format.dumps(figures, indent=1) + "\n")
         print(f"wrote {json}")
     if plot:
         pictures.benchmark(plot, show.bars(results))

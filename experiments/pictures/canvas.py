@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from jaxnn import files
 
-# Okabe and Ito's, which people with any colour vision tell apart; ink for what is neither.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
-COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+# Okabe and Ito's and a dark red, which people with any colour vision tell apart; grey is for notes.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+COLORS = (BLUE, ORANGE, GREEN, "#882255", "#000000")
 # A slide is 16:9, read from the back of a room.
 SLIDE = (12.8, 7.2)
 _LARGE: Any = {
@@ -53,10 +53,14 @@ def axes(
 ) -> tuple[Any, Any]:
     """A figure with so many axes, each of one size, or in a whole of one."""
     size = whole or (size[0] * columns, size[1] * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    figure: Any = Figure(figsize=size, layout="constrained")
+    if whole:
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     grid = figure.subplots(rows, columns, squeeze=False, width_ratios=widths)
     for ax in grid.flat:
         ax.spines[["top", "right"]].set_visible(False)
+        if whole:
+            ax.locator_params(nbins=5)
     return figure, grid.ravel()
 
 
@@ -68,6 +72,7 @@ def message(figure: Figure, text: str) -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a picture, whole or not at all, and say where."""
+    figure.draw_without_rendering()  # ticks change with the layout: a second one fits them
     with files.replaced(path) as new:
         figure.savefig(new, dpi=130)
     print(f"wrote {path}")
@@ -94,7 +99,8 @@ def logarithmic(ax: Axes, *curves: Any, ratio: float = 3.0) -> None:
         return
     ax.set_yscale("log")
     if values.max() < 1e4 * values.min():  # figures as one says them, not powers of ten
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        close = values.max() < 300 * values.min()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
 

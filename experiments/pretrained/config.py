@@ -147,6 +147,8 @@ NUMBERS = ("layer_norm_epsilon", "rms_norm_eps")
 MAY_BE_NONE = ("n_inner", "num_key_value_heads", "head_dim", "sliding_window")
 # Of ours, what such a file says nothing of.
 OURS_ALONE = ("dropout", "recompute", "block", "chunk", "balance", "experts_per_token")
+# Of thousands of times what any has.
+MOST_BYTES = 2**20
 WINDOW_LAYERS = ("full_attention", "sliding_attention")
 
 
@@ -164,7 +166,7 @@ def load(path: str | Path) -> Config:
     path = _file(path)
     if not path.is_file():
         raise ValueError(f"{path} is not a file; name a model's config.json")
-    return _config(path, files.read_json(path, "name a model's config.json"))
+    return _config(path, files.read_json(path, "name a model's config.json", MOST_BYTES))
 
 
 def save(path: str | Path, config: Config) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from jaxnn import files
 from jaxnn.files import listed
+from jaxnn.train.parameters import opened_tensors
 
 INDEX = ".index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -66,6 +67,11 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
     """For each tensor the open file that it is in: one for all or, by an index, its part."""
     index = _read_index(path) if path.name.endswith(INDEX) else None
     shards = [path] if index is None else [path.with_name(n) for n in sorted({*index.values()})]
+    if len(shards) > MOST_LAYERS:
+        raise ValueError(
+            f"{path} names {len(shards)} parts; there may be at most {MOST_LAYERS}: name a model's "
+            "index"
+        )
     # Of a name that no file can have, `Path.is_file` raises.
     absent = [shard.name for shard in shards if not os.path.isfile(shard)]
     if absent:
@@ -77,13 +83,8 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
         where: dict[str, list[str]] = {}
         held = {}
         for shard in shards:
-            try:
-                file = stack.enter_context(safe_open(shard, framework="numpy"))
-            except (OSError, SafetensorError) as error:
-                raise ValueError(
-                    f"{shard} cannot be read ({error}); it must be a safetensors file: check the "
-                    "path"
-                ) from error
+            fix = "it must be a safetensors file: check the path"
+            file = stack.enter_context(opened_tensors(shard, fix))
             for name in file.keys():  # noqa: SIM118
                 where.setdefault(name, []).append(shard.name)
                 held[name] = file

@@ -23,6 +23,7 @@ from jaxnn.train.about import About, configuration, describe, named_model
 # What is written; a file of a newer format is not read.
 FORMAT = 1
 MOST_HEADER = 2**24
+MOST_TEXT = 2**22
 FLOATING = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 DTYPES = FLOATING | {"BOOL": "bool", "C64": "complex64", "U8": "uint8", "I8": "int8"}
 DTYPES |= {f"U{bits}": f"uint{bits}" for bits in (16, 32, 64)}
@@ -85,9 +86,9 @@ def save_params(
     about = describe(model, config, notes)
     texts = {"format": str(FORMAT)}
     texts |= {name: json.dumps(value) for name, value in about._asdict().items()}
-    if (size := sum(map(len, texts.values()))) > MOST_HEADER // 4:
+    if (size := sum(map(len, texts.values()))) > MOST_TEXT:
         raise ValueError(
-            f"configuration and notes have {size:,} characters; at most {MOST_HEADER // 4:,} are "
+            f"configuration and notes have {size:,} characters; at most {MOST_TEXT:,} are "
             "written into a file of parameters: keep the rest in a file of its own"
         )
     leaves, _ = named_leaves(model.init_params, config)
@@ -170,21 +171,33 @@ def named_leaves(init_params: Any, config: Any) -> tuple[dict[str, jax.ShapeDtyp
 
 
 @contextlib.contextmanager
+def opened_tensors(path: Path, fix: str) -> Iterator[Any]:
+    """Open a safetensors file whose header is of a sane size.
+
+    Raises:
+        ModuleNotFoundError: safetensors is not installed.
+        ValueError: it is none; `fix` ends the message.
+    """
+    safetensors = files.installed("safetensors")
+    try:
+        with files.opened(path) as start:
+            size = int.from_bytes(start.read(8), "little")
+        if size > MOST_HEADER:
+            raise ValueError(
+                f"{path} cannot be read (by its first bytes its header has {size:,}, and there are "
+                f"at most {MOST_HEADER:,}); {fix}"
+            )
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read ({error!s:.200}); {fix}") from error
+
+
+@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, About]]:
     """The open file, and what it says of itself."""
-    safetensors = files.installed("safetensors")
-    with files.opened(path) as start:
-        size = int.from_bytes(start.read(8), "little")
-    if size > MOST_HEADER:
-        raise ValueError(
-            f"{path} says that its header has {size:,} bytes; one has at most {MOST_HEADER:,}: "
-            f"{_FIX}"
-        )
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            yield file, _about(path, file.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read ({error!s:.200}); {_FIX}") from error
+    with opened_tensors(path, _FIX) as file:
+        yield file, _about(path, file.metadata() or {})
 
 
 def _about(path: Path, texts: dict[str, str]) -> About:
@@ -199,6 +212,11 @@ def _about(path: Path, texts: dict[str, str]) -> About:
         )
     parts = {}
     for name in About._fields:
+        if len(texts[name]) > MOST_TEXT:
+            raise ValueError(
+                f"{path} has {name} of {len(texts[name]):,} characters in its header; there are at "
+                f"most {MOST_TEXT:,}: {_FIX}"
+            )
         parts[name] = files.parsed_json(f"{path}, {name} in its header,", texts[name], _FIX)
         if not isinstance(parts[name], str if name == "model" else dict):
             raise ValueError(f"{path} has {name} {parts[name]!r:.50} in its header; {_FIX}")
