@@ -121,6 +121,20 @@ def functions():
     yield "train.make_run", train.make_run, {**make, **whole}
     run = train.make_run(*make.values(), BATCH, epochs=1, batch_size=2)
     yield "train.run", run, {"state": STATE}
+    epoch = train.make_epoch(*make.values(), [BATCH])
+    steps = {"batches": [BATCH], "steps": None, "gradient": "manual"}
+    steps |= {"evaluate": None, "augment": None}
+    yield "train.make_epoch", train.make_epoch, {**make, **steps}
+    yield "train.epoch", epoch, {"state": STATE}
+    fitted = {"run": run, "state": STATE, "epochs": 1, "minimize": None, "maximize": None}
+    fitted |= {"patience": None, "folder": None, "model": None, "config": None, "notes": None}
+    fitted |= {"resume": False, "also": (), "callbacks": (), "tensorboard": False, "show": False}
+    yield "train.fit", train.fit, fitted
+    yield "train.in_parts", train.in_parts, {"function": lambda x: x, "batch": BATCH, "size": 2}
+    absent = {"model": mlp, "config": MLP}
+    yield "train.load_params", train.load_params, {"path": "absent", **absent}
+    yield "train.read_about", train.read_about, {"path": "absent"}
+    yield "train.load_state", train.load_state, {"folder": "absent", "like": STATE, **absent}
     order = {"key": jax.random.key(0), "n": 6, "batch_size": 2}
     yield "train.epoch_order", train.epoch_order, order
     yield "data.usable_batch", data.usable_batch, {"inputs": X, "targets": LABELS}

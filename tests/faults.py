@@ -8,9 +8,12 @@ moves an older one away first, and saving takes most of the time: many kills fal
 """
 
 import argparse
+import contextlib
 import csv
+import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -160,53 +163,89 @@ def bits(state):
     return state._replace(key=jax.random.key_data(state.key))
 
 
-def start(folder, resume):
-    """A process that trains into the folder; its first line says that it is about to begin."""
-    command = [sys.executable, __file__, "--train", str(folder), *["--resume"] * resume]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-    )
+class Processes:
+    """Processes that train: each a fork of one that has imported all there is to import."""
+
+    def __init__(self):
+        self.server = subprocess.Popen(
+            [sys.executable, __file__, "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.communicate()
+
+    def start(self, folder, resume):
+        """Begin one; a handle that is of no other process, even when it has ended."""
+        self.server.stdin.write(json.dumps([str(folder), resume]) + "\n")
+        self.server.stdin.flush()
+        return os.pidfd_open(int(self.line()))
+
+    def line(self):
+        return self.server.stdout.readline().strip()
+
+
+def serve():
+    """Fork a process for each line of a folder, and say how it ended."""
+    for line in sys.stdin:
+        folder, resume = json.loads(line)
+        number = os.fork()
+        if number == 0:
+            run, state = make_run(), init_state()
+            jax.block_until_ready(run(state))
+            print("begins", flush=True)
+            os._exit(fit_into(folder, run, state, resume=resume).status)
+        print(number, flush=True)
+        _, status = os.waitpid(number, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def kill_at(moments, folder, expected, seed=0, say=lambda words: None):
-    """Kill so many times, resume each time, and compare every run that ends."""
+    """Kill so many times, resume each time, and compare every run that ends; how many did."""
     draw = random.Random(seed)
     place = folder / "killed"
     kills = runs = 0
     resume, before, longest = False, Seen(0, 0, None), 3.0
-    while kills < moments or resume:
-        process = start(place, resume)
-        begun = draw.random() < 0.9 and process.stdout.readline()
-        began = time.monotonic()
-        if kills < moments:
-            time.sleep(draw.uniform(0, longest))
-            process.kill()
-        process.communicate()
-        kills += process.returncode != 0
-        if process.returncode == 0:
-            runs += 1
-            longest = 0.9 * longest + 0.1 * (time.monotonic() - began)
-            assert contents(place) == expected, f"run {runs} ends otherwise than the whole one"
-            resume, before = False, Seen(0, 0, None)
-            continue
-        assert process.returncode == -9, process.returncode
-        seen = look(place)
-        if (place / "previous").exists():
-            look(place / "previous")
-        moving = (place / ".moving").exists()
-        if resume:
-            assert seen.saved >= max(before.saved, before.logged), (before, seen)
-        # What the log reports is saved; a run that has not yet moved an older one away has nothing.
-        assert seen.saved >= seen.logged or moving, seen
-        say(
-            f"kill {kills}: {seen.saved} saved, {seen.logged} logged{', moving' * moving} {begun!r}"
-        )
-        # All epochs may be those of the older run, not moved yet: then both ways must go well.
-        goes_on = 0 < seen.saved < EPOCHS or (seen.saved == EPOCHS and draw.random() < 0.5)
-        resume, before = goes_on and not moving, seen
+    with Processes() as processes:
+        while kills < moments or resume:
+            process = processes.start(place, resume)
+            begun = processes.line()
+            began = time.monotonic()
+            if begun == "begins":
+                if kills < moments:
+                    time.sleep(draw.uniform(0, longest))
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                ended = int(processes.line())
+            else:
+                ended = int(begun)
+            os.close(process)
+            if ended == 0:
+                runs += 1
+                longest = 0.8 * longest + 0.2 * (time.monotonic() - began)
+                assert contents(place) == expected, f"run {runs} ends otherwise than the whole one"
+                resume, before = False, Seen(0, 0, None)
+                continue
+            assert ended == -signal.SIGKILL, ended
+            kills += 1
+            seen = look(place)
+            if (place / "previous").exists():
+                look(place / "previous")
+            moving = (place / ".moving").exists()
+            if resume:
+                assert seen.saved >= max(before.saved, before.logged), (before, seen)
+            # What the log reports is saved, but while both are moved away one by one.
+            assert seen.saved >= seen.logged or moving, seen
+            say(f"kill {kills}: {seen.saved} saved, {seen.logged} logged{', moving' * moving}")
+            # All epochs may be those of the older run, not moved yet: both ways must go well.
+            goes_on = 0 < seen.saved < EPOCHS or (seen.saved == EPOCHS and draw.random() < 0.5)
+            resume, before = goes_on and not moving, seen
     return runs
 
 
@@ -214,14 +253,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=Path)
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--serve", action="store_true", help="for itself")
     options = parser.parse_args()
-    if options.train:
-        run, state = make_run(), init_state()
-        jax.block_until_ready(run(state))
-        print("begins", flush=True)
-        sys.exit(fit_into(options.train, run, state, resume=options.resume).status)
+    if options.serve:
+        serve()
+        return
     with tempfile.TemporaryDirectory() as folder:
         fit_into(Path(folder) / "whole")
         expected = contents(Path(folder) / "whole")

@@ -141,6 +141,10 @@ def test_lanes_that_differ_in_number_and_settings_looked_at_are_refused(trials):
         trials[0](keys[0], {name: values[0] for name, values in SETTINGS.items()})
     with pytest.raises(TypeError, match="settings is None; it must be a dict"):
         trials[0](keys, None)
+    with pytest.raises(TypeError, match="keys is 3; it must be keys, one to each lane"):
+        trials[0](3, SETTINGS)
+    with pytest.raises(TypeError, match=r"settings\['l2'\] is 'x'; it must be numbers"):
+        trials[0](keys, SETTINGS | {"l2": "x"})
     with pytest.raises(TypeError, match="state is "):
         trials[1](None, SETTINGS)
     start, advance = train.make_trials(

@@ -152,8 +152,20 @@ def _in_lanes(settings: Settings, keys: Any) -> dict[str, Array]:
         raise TypeError(
             f"settings is {settings!r:.50}; it must be a dict of numbers, one to each lane"
         )
-    shape = jnp.shape(keys)
-    arrays = {name: jnp.asarray(values, float) for name, values in settings.items()}
+    if not (isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
+        raise TypeError(
+            f"keys is {keys!r:.50}; it must be keys, one to each lane: "
+            "jax.random.split(jax.random.key(0), lanes)"
+        )
+    arrays = {}
+    for name, values in settings.items():
+        try:
+            arrays[name] = jnp.asarray(values, float)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"settings[{name!r}] is {values!r:.50}; it must be numbers, one to each lane"
+            ) from error
+    shape = keys.shape
     shapes = {name: values.shape for name, values in arrays.items()}
     if len(shape) != 1 or not shape[0] or any(other != shape for other in shapes.values()):
         raise ValueError(
