@@ -50,7 +50,7 @@ import numpy as np
 from jaxnn.settings import check_flag, check_integer
 from jaxnn.train.doors import check_function, check_made
 from jaxnn.train.logs import columns
-from jaxnn.train.signals import signals, wait_for
+from jaxnn.train.signals import signals
 from jaxnn.train.space import check_build, check_space
 from jaxnn.train.steps import Augment, Gradient
 from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, objective, say
@@ -264,7 +264,7 @@ def _visit(
             is_new = np.isin(np.arange(lanes), fresh)
             states = new if states is None else _chosen(is_new, new, states)
         states, history = advance(states, settings)
-        wait_for((states, history))
+        jax.block_until_ready((states, history))
         seen = columns(history)
         for i, lane in enumerate(running):
             if lane is not None:
