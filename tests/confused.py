@@ -6,7 +6,9 @@ makes every call and prints those that end in an error from inside JAX or Python
 one number, setting or field of an argument wrong; here a whole argument is of another kind.
 """
 
+import atexit
 import itertools
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -54,9 +56,9 @@ X = np.random.default_rng(0).normal(size=(6, 3))
 LABELS = np.arange(6) % 2
 BATCH = mlp.Batch(jnp.asarray(X), jnp.asarray(LABELS))
 STATE = train.init_state(mlp, MLP, OPTIMIZER, jax.random.key(0))
-FOLDER = tempfile.TemporaryDirectory()
-# Of the functions whose doors are alike.
-NAMES = ("mlp", "cnn", "rnn", "autoencoder", "transformer", "generate")
+FOLDER = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+MODELS = ("mlp", "cnn", "rnn", "autoencoder", "transformer", "generate")
 # What a person has at hand when an argument is to be filled in.
 KINDS = {
     "nothing": None,
@@ -135,11 +137,13 @@ def functions():
     yield "train.fit", train.fit, fitted
     yield "train.in_parts", train.in_parts, {"function": lambda x: x, "batch": BATCH, "size": 2}
     whose = {"model": mlp, "config": MLP}
-    path = train.save_params(Path(FOLDER.name) / "params.safetensors", PARAMS, **whose)
-    train.save_state(FOLDER.name, STATE, **whose)
+    path = Path(FOLDER) / "params.safetensors"
+    if not path.exists():
+        train.save_params(path, PARAMS, **whose)
+        train.save_state(FOLDER, STATE, **whose)
     yield "train.load_params", train.load_params, {"path": path, **whose}
     yield "train.read_about", train.read_about, {"path": path}
-    saved = {"folder": FOLDER.name, "like": STATE, **whose}
+    saved = {"folder": FOLDER, "like": STATE, **whose}
     yield "train.load_state", train.load_state, saved
     order = {"key": jax.random.key(0), "n": 6, "batch_size": 2}
     yield "train.epoch_order", train.epoch_order, order
