@@ -23,7 +23,6 @@ from jaxnn.models import autoencoder
 
 # The decoded plane spans so many standard deviations of the latent distribution N(0, 1).
 REACH = 2.5
-PICTURES = ("loss.png", "reconstructions.png", "samples.png", "plane.png")
 
 
 @recall.recalls(resume=())
@@ -100,7 +99,7 @@ def main(
             config=config,
             notes=recall.notes(main, options, split, seed=seed),
             resume=resume is not None,
-            also=PICTURES,
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status

@@ -23,6 +23,13 @@ from jaxnn.verify.targets import UsageError
 
 # What a shell expects after Ctrl-C, and after SIGTERM.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+# What the scripts that train write into a run's folder, beside what fit does: with an older run, of
+# whatever script, it goes where that goes.
+DRAWN = (
+    *("curves.png", "confusion.png", "misread.png", "loss.png", "reconstructions.png"),
+    *("samples.png", "plane.png", "moons.png", "relu.png", "square.png", "gradients.png"),
+    *("table.txt", "sample.txt"),
+)
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 

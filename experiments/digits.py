@@ -30,9 +30,9 @@ from jaxnn.models import cnn, mlp
 
 # Running statistics are taken from so many training examples: a large set would not fit at once.
 STATISTICS = 2048
-# Finite differences are slow on more.
-VERIFIED = 16
-PICTURES = ("curves.png", "confusion.png", "misread.png")
+# Finite differences are slow on more; convolutions in float64, which on the CPU are plain loops, on
+# more than so many pixels in all.
+VERIFIED, PIXELS = 16, 1024
 
 
 class Settings(NamedTuple):
@@ -171,7 +171,8 @@ def main(
     with cli.run_folder(out) as folder:
         print(f"{len(split.train.inputs)} digits to learn, {len(split.held_out.inputs)} held out")
         print(config)
-        first = jax.tree.map(lambda x: x[:VERIFIED], train_data)
+        few = VERIFIED if model == "mlp" else min(VERIFIED, max(2, PIXELS // pixels))
+        first = jax.tree.map(lambda x: x[:few], train_data)
         first = first._replace(key=state.key)  # as in training, with dropout
         if verify and not cli.holds(net, state.params, first, config):
             return 1
@@ -185,7 +186,7 @@ def main(
             config=config,
             notes=recall.notes(main, options, split, seed=seed),
             resume=resume is not None,
-            also=PICTURES,
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status

@@ -88,7 +88,8 @@ def notes(main: Main, options: Mapping[str, Any], data: Any, **more: Any) -> dic
     kept = {name: _as_json(options[name]) for name in names}
     if options["resume"]:  # a moved file is no other setting
         before = _kept(main, "resume", options["resume"])
-        kept |= {name: before[name] for name in _free(main, options) if name in kept}
+        free = _free(main, options)
+        kept |= {name: before[name] for name in kept if name in free and name in before}
     return {"script": _script(main), "options": kept, "data": digest(data), **more}
 
 

@@ -173,7 +173,7 @@ def main(
                 main, options, split, seed=seed, vocabulary=characters, beginning=beginning
             ),
             resume=resume is not None,
-            also=("curves.png", "sample.txt"),
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status

@@ -213,7 +213,7 @@ def kill_at(moments, folder, expected, seed=0, say=lambda words: None):
     kills = runs = 0
     resume, before, longest = False, Seen(0, 0, None), 3.0
     with Processes() as processes:
-        while kills < moments or resume:
+        while kills < moments or resume or not runs:
             process = processes.start(place, resume)
             begun = processes.line()
             began = time.monotonic()

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from experiments import autoencode, cli, digits, moons, square, text, two_layer
 from experiments.pictures import canvas
 from jaxnn import files, train
 from jaxnn.models import mlp, rnn
+from jaxnn.train import folder, signals
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,6 +91,10 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(
 
     # A second run in the folder of an older one, interrupted while it draws, after one call.
     shutil.copytree("whole", "out")
+    (here / "out/mine.txt").write_text("a file of no run")
+    for other in cli.DRAWN:  # of another script's run, which was there before
+        if not (here / "out" / other).exists():
+            (here / "out" / other).write_text("older")
 
     def interrupted(figure, path):
         raise KeyboardInterrupt
@@ -99,7 +105,9 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(
         status, printed = command(script.main, *words, "out")
     assert (status, printed.err.splitlines()[-1]) == (130, "interrupted")
     assert not drawn(here / "out")
-    assert drawn(here / "out/previous") == pictured
+    assert drawn(here / "out/previous").items() >= pictured.items()
+    assert set(cli.DRAWN) == set(os.listdir(here / "out/previous")) - set(folder.NAMES)
+    assert (here / "out/mine.txt").read_text() == "a file of no run"
     assert kept(here / "out/previous") == kept(here / "whole")
     assert kept(here / "out") != kept(here / "whole")
 
@@ -229,6 +237,24 @@ def test_a_learning_rate_at_which_a_run_diverges_is_said(tmp_path, capsys):
     assert square.main(epochs=20, learning_rate=1e30, verify=False, out=tmp_path) == 1
     said = capsys.readouterr().err
     assert re.search(r"the loss is (nan|inf) in epoch \d+; .* try a smaller learning rate", said)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [
+        ((signal.SIGINT, signal.SIGTERM), 143),
+        ((signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGTERM, signal.SIGINT), 130),
+    ],
+)
+def test_a_second_sigterm_is_told_from_ctrl_c(numbers, status, command):
+    def main() -> int:
+        with signals.signals():
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return 0
+
+    assert command(main)[0] == status
 
 
 @pytest.mark.parametrize("script", [autoencode, digits, moons, square, text, two_layer])

@@ -106,10 +106,15 @@ def test_a_metric_that_is_no_number_is_never_better():
 
 def test_the_best_is_looked_for_where_calls_end():
     """The second of two epochs has parameters to keep, the first has not."""
-    ours = train.fit(run_of(2), faults.init_state(), epochs=6, maximize="loss", show=False)
-    ends = ours.history.loss[1::2]
-    assert ours.best_epoch == 2 + 2 * int(np.argmax(ends))
-    assert len(ours.history.loss) == 6
+    losses = iter([(9.0, 5.0), (0.0, 1.0), (0.0, 3.0)])
+
+    def run(state):
+        state = state._replace(step=state.step + 2, params={"w": state.step})
+        return state, train.History(jnp.asarray(next(losses)), None)
+
+    start = train.State({"w": jnp.int32(0)}, (), jnp.int32(0), jax.random.key(0))
+    ours = train.fit(run, start, epochs=6, show=False)
+    assert (ours.best_epoch, int(ours.params["w"]), len(ours.history.loss)) == (4, 2, 6)
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 4), (3, 5), (4, 6)])
@@ -437,7 +442,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("at", range(1, 14))
+@pytest.mark.parametrize("at", range(1, 18))
 def test_a_move_that_is_killed_is_completed_at_the_next_start(at, tmp_path, monkeypatch):
     """At each call that changes what is on the disk, one after the other."""
     for seed in (1, 2):
@@ -463,7 +468,7 @@ def test_a_move_that_is_killed_is_completed_at_the_next_start(at, tmp_path, monk
             killed = False
         except Killed:
             killed = True
-    assert killed, "the move has fewer changes: lower the range"
+    assert killed, f"the move has only {len(calls)} changes: lower the range"
     fit_into(tmp_path, run_of(), epochs=1)
     assert not (tmp_path / ".moving").exists()
     for place, seed in ((tmp_path, 0), (tmp_path / "previous", 2)):
@@ -614,6 +619,13 @@ def test_a_run_of_another_kind_is_not_resumed(settings, words, whole):
     with pytest.raises(ValueError, match=words):
         train.fit(**given | settings)
     assert contents(whole.folder) == before
+
+
+def test_a_state_that_no_fit_saved_is_not_resumed(tmp_path):
+    state = faults.init_state()
+    train.save_state(tmp_path / "state", state, model=faults, config=faults.CONFIG)
+    with pytest.raises(ValueError, match="has no history beside its state; it must be of a run"):
+        fit_into(tmp_path, unused, notes=None, resume=True)
 
 
 def test_notes_that_are_left_out_at_a_resume_stay(tmp_path):

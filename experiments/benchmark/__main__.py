@@ -129,7 +129,7 @@ def _check_file(option: str, path: Path) -> None:
     """See now, not after an hour, that a file can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
+        files.target(path).open("a").close()
     except OSError as error:
         raise ValueError(
             f"{option} {path} cannot be written ({error.strerror}); name a file that can"

@@ -93,6 +93,11 @@ class Folder:
         """Read how far the run in the folder is; the best of its epochs is not known yet."""
         self.check_run()
         state, about = load_state(self.path / STATE, like, **self._whose)
+        if not about.ends:
+            raise ValueError(
+                f"{self.path / STATE} has no history beside its state; it must be of a run of fit: "
+                "read it with load_state, and begin a run from it in another folder"
+            )
         self._whose["notes"] = about.notes
         self._ours = True
         best = state.params if about.best is None else about.best
@@ -150,6 +155,7 @@ class Folder:
                 self._board = self._board or logs.TensorBoard(self.path / BOARD)
                 self._board.write(progress.columns)
             except OSError as error:
+                self._board = None  # to close it would try again
                 raise ValueError(
                     f"{self.path / BOARD} cannot be written ({error.strerror}); make room, or "
                     "leave out tensorboard"
@@ -164,9 +170,11 @@ class Folder:
         listed = moving / _LIST
         try:
             if not moving.exists():
-                moving.mkdir()
-                with files.replaced(listed) as new:
-                    new.write_text(json.dumps(self._names))
+                new = self.path / f"{_MOVING}.new"
+                _remove(new)
+                new.mkdir()
+                (new / _LIST).write_text(json.dumps(self._names))
+                new.rename(moving)
             if listed.exists():
                 names = json.loads(listed.read_text())
                 for name in names:
