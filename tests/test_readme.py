@@ -74,7 +74,7 @@ def test_the_python_of_the_verifiers_page_runs():
 def test_the_python_of_trainings_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_python_in(TRAINING)
-    assert names["fitted"].ended == "finished"
+    assert names["fitted"].ended == names["tuned"].ended == "finished"
     assert (tmp_path / "out" / "reader" / "params.safetensors").exists()
 
 

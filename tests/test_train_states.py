@@ -171,7 +171,7 @@ def test_an_empty_a_missing_and_another_folder_are_refused(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("")
     for name in ("none", "file", "other", "."):
-        with pytest.raises(ValueError, match="holds no state; name a folder that a run has saved"):
+        with pytest.raises(ValueError, match="holds no state; it must be one that a run saved"):
             train.load_state(tmp_path / name, init_state())
     assert {path.name for path in tmp_path.iterdir()} == {"file", "other"}
 

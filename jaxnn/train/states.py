@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn import files
 from jaxnn.calls import path_name
 from jaxnn.train import checkpoints
 from jaxnn.train.about import check_equal, describe
@@ -80,7 +81,7 @@ def save_state(
         ValueError: the folder cannot be written, or holds a state of this step or a later one.
     """
     check_state(state, State)
-    folder, step = Path(folder).absolute(), int(state.step)
+    folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
     items: dict[str, Any] = {"state": state} | ({} if best is None else {"best": best})
     about = _describe(model, config, notes) | {
         "leaves": {name: leaf_forms(tree) for name, tree in items.items()},
@@ -125,10 +126,10 @@ def load_state(
             optimizer or of other notes; it is damaged, not finite, or of a newer format.
     """
     check_state(like, State)
-    folder = Path(folder).absolute()
+    folder = files.as_path(folder, "folder").absolute()
     step = checkpoints.last_step(folder)
     if step is None:
-        raise ValueError(f"{folder} holds no state; name a folder that a run has saved one in")
+        raise ValueError(f"{folder} holds no state; it must be one that a run saved a state in")
     where = folder / str(step)
     about, ours = checkpoints.read_about(where), _describe(model, config, notes)
     if model is not None:
