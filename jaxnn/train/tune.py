@@ -198,7 +198,7 @@ def tune(
     key = jax.random.key(seed)
     # Asked when it knows one combination only, the sampler would hardly propose another: the first
     # half of the visits are drawn before any trial is told.
-    visits = -(-trials // (VISIT * lanes))
+    visits = 1 if len(traced) == len(space) else -(-trials // (VISIT * lanes))
     ahead = [search.ask({}) for _ in range((visits + 1) // 2)]
     with signals() as heard:
         try:
