@@ -23,7 +23,6 @@ from jaxnn.models import autoencoder
 
 # The decoded plane spans so many standard deviations of the latent distribution N(0, 1).
 REACH = 2.5
-PICTURES = ("loss.png", "reconstructions.png", "samples.png", "plane.png")
 
 
 @recall.recalls(resume=())
@@ -72,7 +71,7 @@ def main(
         batch = autoencoder.Batch(split.held_out.inputs, k_held_out)
         return {"loss": autoencoder.loss(params, batch, config)}
 
-    steps = epochs * max(len(split.train.inputs) // batch_size, 1)
+    steps = cli.steps_in(epochs, len(split.train.inputs), batch_size)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     run = train.make_run(
         autoencoder,
@@ -100,7 +99,7 @@ def main(
             config=config,
             notes=recall.notes(main, options, split, seed=seed),
             resume=resume is not None,
-            also=PICTURES,
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status
@@ -113,7 +112,7 @@ def main(
         f"saved, those of epoch {result.best_epoch}, the best of {len(held_out)}; "
         f"{held_out[-1]:.3f} after the last\n"
         f"training loss {history.loss[-1]:.3f} at the end, "
-        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
+        f"{cli.took(result, gradient, resume)}"
     )
     return result.status
 

@@ -18,11 +18,18 @@ import jax
 import tyro
 
 from experiments import recall
-from jaxnn import files, verify
+from jaxnn import files, train, verify
 from jaxnn.verify.targets import UsageError
 
 # What a shell expects after Ctrl-C, and after SIGTERM.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+# What the scripts that train write into a run's folder, beside what fit does: with an older run, of
+# whatever script, it goes where that goes.
+DRAWN = (
+    *("curves.png", "confusion.png", "misread.png", "loss.png", "reconstructions.png"),
+    *("samples.png", "plane.png", "moons.png", "relu.png", "square.png", "gradients.png"),
+    *("table.txt", "sample.txt"),
+)
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
@@ -140,12 +147,28 @@ def check_positive(**options: float) -> None:
     """Refuse options that must be finite and above 0, under their names on the command line.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one is not, or it is an integer beyond 32 bits, which is what JAX counts in.
     """
     for name, value in options.items():
+        option = "--" + name.replace("_", "-")
         if not 0 < value < float("inf"):
-            option = "--" + name.replace("_", "-")
             raise ValueError(f"{option} is {value}; it must be finite and above 0")
+        if isinstance(value, int) and value >= 2**31:
+            raise ValueError(f"{option} is {value}; it must be below 2^31: choose less")
+
+
+def steps_in(epochs: int, examples: int, batch_size: int) -> int:
+    """Return how many optimizer steps so many epochs are.
+
+    Raises:
+        ValueError: more than JAX can count.
+    """
+    steps = epochs * max(examples // batch_size, 1)
+    if steps >= 2**31:
+        raise ValueError(
+            f"--epochs is {epochs}, which is {steps} steps; they must be below 2^31: choose fewer"
+        )
+    return steps
 
 
 def split(epochs: int, at_once: int) -> int:
@@ -164,6 +187,12 @@ def holds(model: Any, params: Any, batch: Any, config: Any) -> bool:
     report = verify.gradient(model.loss, model.manual_grad, params, batch, config)
     print(f"\n{report}\n")
     return report.status != "fail"  # a kink under the data is no reason not to train
+
+
+def took(result: train.Fit, gradient: str, resume: Path | None) -> str:
+    """How long a run trained, in words; of one that went on, only since then."""
+    since = ", since it went on" if resume else ""
+    return f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included{since}"
 
 
 def folder(path: Path, *names: str) -> Path:

@@ -3,10 +3,11 @@
 import functools
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import jax
 import numpy as np
@@ -33,7 +34,7 @@ def recalls(**of_use: tuple[str, ...]) -> Callable[[Main], Main]:
             stored = earlier(recalling, given)
             free = _free(recalling, given)
             different = [
-                f"{_option(name)} is {_words(value)}, in the run {_words(stored[name])}"
+                f"{_option(name)} is {words(value)}, in the run {words(stored[name])}"
                 for name, value in given.items()
                 if name in stored and name not in free and value != stored[name]
             ]
@@ -87,7 +88,8 @@ def notes(main: Main, options: Mapping[str, Any], data: Any, **more: Any) -> dic
     kept = {name: _as_json(options[name]) for name in names}
     if options["resume"]:  # a moved file is no other setting
         before = _kept(main, "resume", options["resume"])
-        kept |= {name: before[name] for name in _free(main, options) if name in kept}
+        free = _free(main, options)
+        kept |= {name: before[name] for name in kept if name in free and name in before}
     return {"script": _script(main), "options": kept, "data": digest(data), **more}
 
 
@@ -116,7 +118,10 @@ def _free(main: Main, given: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _kept(main: Main, name: str, path: Path) -> dict[str, Any]:
     """Return the options that a run kept, as JSON has them."""
-    kept = train.read_about(path / "params.safetensors" if name == "resume" else path).notes
+    file = path / "params.safetensors" if name == "resume" else path
+    if name == "resume" and not os.path.isfile(file):  # which takes any name, also of 5,000 letters
+        raise ValueError(f"--resume {path!s:.80} holds no {file.name}; name the folder of a run")
+    kept = train.read_about(file).notes
     options, script, own = kept.get("options"), kept.get("script"), _script(main)
     if not isinstance(options, dict) or not isinstance(script, str):
         raise ValueError(f"{path} names no script and options; name what {own} saved")
@@ -134,7 +139,7 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
     """Return a value as one types it."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "no number"
@@ -150,6 +155,8 @@ def _as_json(value: Any) -> Any:
 def _from_json(value: Any, kind: Any) -> Any:
     """Return a value as a parameter of the annotation `kind` has it; TypeError if it is none."""
     choices = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _from_json(value, choices[0])
     if get_origin(kind) is Literal and value in choices:
         return value
     if get_origin(kind) is tuple and isinstance(value, list):

@@ -76,7 +76,7 @@ def main(
             config=config,
             notes=recall.notes(main, options, batch, seed=seed),
             resume=resume is not None,
-            also=("square.png",),
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status

@@ -127,6 +127,11 @@ def main(
     page = text.read_text(file) if file else text.documentation()
     characters = text.vocabulary(page)
     split = text.split(text.encode(page, characters), sequence)
+    if batch_size > (windows := len(split.train) - sequence):
+        raise ValueError(
+            f"--batch-size is {batch_size}; the text has {windows} windows to learn from: take as "
+            "many, or fewer"
+        )
     beginning = text.decode(split.held_out[: min(16, max(sequence // 2, 1))], characters)
     net, config = _network(
         model,
@@ -168,7 +173,7 @@ def main(
                 main, options, split, seed=seed, vocabulary=characters, beginning=beginning
             ),
             resume=resume is not None,
-            also=("curves.png", "sample.txt"),
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status
@@ -186,7 +191,7 @@ def main(
         f"held-out bits per character {held_out[best]:.3f} after {taken[best]} steps, the best of "
         f"{taken[-1]} and those saved; {held_out[-1]:.3f} after the last\n"
         f"training {training[-1]:.3f} at the end, "
-        f"{result.seconds:.1f} s with gradient {gradient!r}, compilation included"
+        f"{cli.took(result, gradient, resume)}"
     )
     return result.status
 
@@ -194,12 +199,12 @@ def main(
 def _beginning(prompt: str | None, default: str, characters: str, config: Any) -> Array:
     """The tokens that a sample begins with, some, and fewer than a transformer has positions."""
     begin = text.encode(default if prompt is None else prompt, characters)
-    positions = getattr(config, "positions", math.inf)
-    if not 0 < len(begin) < positions:
+    positions = getattr(config, "positions", None)
+    if not len(begin) or (positions and len(begin) >= positions):
+        most = f", and fewer than --sequence, {positions}" if positions else ""
         raise ValueError(
             f"{'what the sample begins with' if prompt is None else '--prompt'} has {len(begin)} "
-            "characters; it must have at least 1, and with a transformer fewer than --sequence, "
-            f"{positions}: change one of them"
+            f"characters; it must have at least 1{most}: take another --prompt"
         )
     return begin
 

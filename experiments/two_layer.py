@@ -104,7 +104,7 @@ def main(
             config=CONFIG,
             notes=recall.notes(main, options, batch, seed=seed),
             resume=resume is not None,
-            also=("table.txt", "gradients.png", "loss.png"),
+            also=cli.DRAWN,
         )
         if not result.best_epoch:
             return result.status

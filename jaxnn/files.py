@@ -44,7 +44,8 @@ def installed(module: str, extra: str = "train") -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        # It, or a package that it is in; a namespace may be there without it.
+        if not f"{module}.".startswith(f"{error.name}."):
             raise
         raise ModuleNotFoundError(
             f'{error.name} is not installed: pip install "jaxnn[{extra}]"', name=error.name

@@ -229,4 +229,4 @@ def _aligned(n: int) -> np.ndarray[Any, np.dtype[np.int32]]:
 
 
 def _code_points(text: str) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    return np.frombuffer(text.encode("utf-32-le"), np.dtype("<u4"))
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))

@@ -6,8 +6,12 @@ makes every call and prints those that end in an error from inside JAX or Python
 one number, setting or field of an argument wrong; here a whole argument is of another kind.
 """
 
+import atexit
 import itertools
+import shutil
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import fuzz
@@ -52,8 +56,9 @@ X = np.random.default_rng(0).normal(size=(6, 3))
 LABELS = np.arange(6) % 2
 BATCH = mlp.Batch(jnp.asarray(X), jnp.asarray(LABELS))
 STATE = train.init_state(mlp, MLP, OPTIMIZER, jax.random.key(0))
-# Of the functions whose doors are alike.
-NAMES = ("mlp", "cnn", "rnn", "autoencoder", "transformer", "generate")
+FOLDER = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+MODELS = ("mlp", "cnn", "rnn", "autoencoder", "transformer", "generate")
 # What a person has at hand when an argument is to be filled in.
 KINDS = {
     "nothing": None,
@@ -121,6 +126,25 @@ def functions():
     yield "train.make_run", train.make_run, {**make, **whole}
     run = train.make_run(*make.values(), BATCH, epochs=1, batch_size=2)
     yield "train.run", run, {"state": STATE}
+    epoch = train.make_epoch(*make.values(), [BATCH])
+    steps = {"batches": [BATCH], "steps": None, "gradient": "manual"}
+    steps |= {"evaluate": None, "augment": None}
+    yield "train.make_epoch", train.make_epoch, {**make, **steps}
+    yield "train.epoch", epoch, {"state": STATE}
+    fitted = {"run": run, "state": STATE, "epochs": 1, "minimize": None, "maximize": None}
+    fitted |= {"patience": None, "folder": None, "model": None, "config": None, "notes": None}
+    fitted |= {"resume": False, "also": (), "callbacks": (), "tensorboard": False, "show": False}
+    yield "train.fit", train.fit, fitted
+    yield "train.in_parts", train.in_parts, {"function": lambda x: x, "batch": BATCH, "size": 2}
+    whose = {"model": mlp, "config": MLP}
+    path = Path(FOLDER) / "params.safetensors"
+    if not path.exists():
+        train.save_params(path, PARAMS, **whose)
+        train.save_state(FOLDER, STATE, **whose)
+    yield "train.load_params", train.load_params, {"path": path, **whose}
+    yield "train.read_about", train.read_about, {"path": path}
+    saved = {"folder": FOLDER, "like": STATE, **whose}
+    yield "train.load_state", train.load_state, saved
     order = {"key": jax.random.key(0), "n": 6, "batch_size": 2}
     yield "train.epoch_order", train.epoch_order, order
     yield "data.usable_batch", data.usable_batch, {"inputs": X, "targets": LABELS}

@@ -2,14 +2,18 @@
 
     python tests/faults.py --moments 100
 
-trains by `fit` into a folder, kills the process (SIGKILL), looks at every file in the folder, resumes,
-and so on. What ends must be, bit by bit, what an uninterrupted run ends with. An older run is
-moved away at the start of each, and saving takes most of the time, so that many kills fall into both.
+trains by `fit` into a folder, kills the process (SIGKILL), looks at every file in the folder,
+resumes, and so on. What ends must be, bit by bit, what an uninterrupted run ends with. Each run
+moves an older one away first, and saving takes most of the time: many kills fall into both.
 """
 
 import argparse
+import contextlib
 import csv
+import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,8 +30,9 @@ import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not
 
 from jaxnn import train
 from jaxnn.ops.activations import dropout
+from jaxnn.train import checkpoints
 
-EPOCHS = 12
+EPOCHS = 6
 FEATURES = 3
 
 
@@ -64,14 +69,14 @@ def loss(params, batch, config):
 MODEL = sys.modules[__name__]
 CONFIG = Config()
 OPTIMIZER = optax.chain(
-    optax.clip_by_global_norm(0.5), optax.adam(optax.cosine_decay_schedule(0.05, 5 * EPOCHS))
+    optax.clip_by_global_norm(0.5), optax.adam(optax.cosine_decay_schedule(0.4, 10 * EPOCHS))
 )
 
 
 def examples(n=10, seed=0):
     draw = np.random.default_rng(seed)
     x = draw.normal(size=(n, FEATURES)).astype(np.float32)
-    return Batch(x, (x @ np.array([1.0, -2.0, 0.5]) + 0.1).astype(np.float32))
+    return Batch(x, (x @ np.array([-1.0, 1.0, 2.0]) + 0.1).astype(np.float32))
 
 
 HELD_OUT = examples(6, seed=1)
@@ -100,7 +105,12 @@ def init_state(optimizer=OPTIMIZER, seed=0):
 
 
 def fit_into(folder, run=None, state=None, **settings):
-    settings = {"epochs": EPOCHS, "notes": {"seed": 0}, "show": False} | settings
+    settings = {
+        "epochs": EPOCHS,
+        "minimize": "loss",
+        "notes": {"seed": 0},
+        "show": False,
+    } | settings
     return train.fit(
         make_run() if run is None else run,
         init_state() if state is None else state,
@@ -132,9 +142,7 @@ def look(folder):
         loaded = train.load_params(folder / "params.safetensors", MODEL)
         assert loaded.notes["seed"] == 0
         assert loaded.notes["best"]["epoch"] <= EPOCHS
-    if (folder / "state").exists() and any(
-        path.name.isdecimal() for path in (folder / "state").iterdir()
-    ):
+    if checkpoints.last_step(folder / "state") is not None:
         state, about = train.load_state(
             folder / "state", init_state(), model=MODEL, config=CONFIG, notes={"seed": 0}
         )
@@ -155,73 +163,105 @@ def bits(state):
     return state._replace(key=jax.random.key_data(state.key))
 
 
-def start(folder, resume):
-    """A process that trains into the folder; its first line says that it is about to begin."""
-    command = [sys.executable, __file__, "--train", str(folder), *["--resume"] * resume]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+class Processes:
+    """Processes that train: each a fork of one that has imported all there is to import."""
+
+    def __init__(self):
+        self.server = subprocess.Popen(
+            [sys.executable, __file__, "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.communicate()
+
+    def start(self, folder, resume):
+        """Begin one; a handle that is of no other process, even when it has ended."""
+        self.server.stdin.write(json.dumps([str(folder), resume]) + "\n")
+        self.server.stdin.flush()
+        return os.pidfd_open(int(self.line()))
+
+    def line(self):
+        return self.server.stdout.readline().strip()
 
 
-def kill_at(moments, folder, seed=0, say=lambda words: None):
-    """Kill so many times, resume each time, and compare every run that ends."""
+def serve():
+    """Fork a process for each line of a folder, and say how it ended."""
+    for line in sys.stdin:
+        folder, resume = json.loads(line)
+        number = os.fork()
+        if number == 0:
+            run, state = make_run(), init_state()
+            jax.block_until_ready(run(state))
+            print("begins", flush=True)
+            os._exit(fit_into(folder, run, state, resume=resume).status)
+        print(number, flush=True)
+        _, status = os.waitpid(number, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def kill_at(moments, folder, expected, seed=0, say=lambda words: None):
+    """Kill so many times, resume each time, and compare every run that ends; how many did."""
     draw = random.Random(seed)
-    expected = contents_of_whole_run(folder / "whole")
     place = folder / "killed"
     kills = runs = 0
     resume, before, longest = False, Seen(0, 0, None), 3.0
-    while kills < moments or resume:
-        process = start(place, resume)
-        begun = draw.random() < 0.9 and process.stdout.readline()
-        began = time.monotonic()
-        if kills < moments:
-            time.sleep(draw.uniform(0, longest))
-            process.kill()
-        process.communicate()
-        kills += process.returncode != 0
-        if process.returncode == 0:
-            runs += 1
-            longest = 0.9 * longest + 0.1 * (time.monotonic() - began)
-            assert contents(place) == expected, f"run {runs} ends otherwise than the whole one"
-            resume, before = False, Seen(0, 0, None)
-            continue
-        assert process.returncode == -9, process.returncode
-        seen = look(place)
-        if (place / "previous").exists():
-            look(place / "previous")
-        moving = (place / ".moving").exists()
-        if resume:
-            assert seen.saved >= max(before.saved, before.logged), (before, seen)
-        # What the log reports is saved; a run that has not yet moved an older one away has nothing.
-        assert seen.saved >= seen.logged or moving, seen
-        say(
-            f"kill {kills}: {seen.saved} saved, {seen.logged} logged{', moving' * moving} {begun!r}"
-        )
-        # All epochs may be those of the older run, not moved yet: then both ways must go well.
-        goes_on = 0 < seen.saved < EPOCHS or (seen.saved == EPOCHS and draw.random() < 0.5)
-        resume, before = goes_on and not moving, seen
+    with Processes() as processes:
+        while kills < moments or resume or not runs:
+            process = processes.start(place, resume)
+            begun = processes.line()
+            began = time.monotonic()
+            if begun == "begins":
+                if kills < moments:
+                    time.sleep(draw.uniform(0, longest))
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                ended = int(processes.line())
+            else:
+                ended = int(begun)
+            os.close(process)
+            if ended == 0:
+                runs += 1
+                longest = 0.8 * longest + 0.2 * (time.monotonic() - began)
+                assert contents(place) == expected, f"run {runs} ends otherwise than the whole one"
+                resume, before = False, Seen(0, 0, None)
+                continue
+            assert ended == -signal.SIGKILL, ended
+            kills += 1
+            seen = look(place)
+            if (place / "previous").exists():
+                look(place / "previous")
+            moving = (place / ".moving").exists()
+            if resume:
+                assert seen.saved >= max(before.saved, before.logged), (before, seen)
+            # What the log reports is saved, but while both are moved away one by one.
+            assert seen.saved >= seen.logged or moving, seen
+            say(f"kill {kills}: {seen.saved} saved, {seen.logged} logged{', moving' * moving}")
+            # All epochs may be those of the older run, not moved yet: both ways must go well.
+            goes_on = 0 < seen.saved < EPOCHS or (seen.saved == EPOCHS and draw.random() < 0.5)
+            resume, before = goes_on and not moving, seen
     return runs
-
-
-def contents_of_whole_run(folder):
-    process = start(folder, resume=False)
-    process.communicate()
-    assert process.returncode == 0
-    return contents(folder)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=Path)
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--serve", action="store_true", help="for itself")
     options = parser.parse_args()
-    if options.train:
-        run, state = make_run(), init_state()
-        jax.block_until_ready(run(state))
-        print("begins", flush=True)
-        sys.exit(fit_into(options.train, run, state, resume=options.resume).status)
+    if options.serve:
+        serve()
+        return
     with tempfile.TemporaryDirectory() as folder:
-        runs = kill_at(options.moments, Path(folder), options.seed, print)
+        fit_into(Path(folder) / "whole")
+        expected = contents(Path(folder) / "whole")
+        runs = kill_at(options.moments, Path(folder), expected, options.seed, print)
     print(f"{options.moments} kills, {runs} runs ended, each as the whole one, bit by bit")
 
 

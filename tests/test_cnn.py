@@ -205,9 +205,9 @@ def test_digits_by_a_small_network(tmp_path, capsys, monkeypatch):
     few = data.Split(*(jax.tree.map(lambda x: x[:96], half) for half in whole))
     monkeypatch.setattr(data, "digits", lambda seed: few)
     # Both runs verify the same hand-written gradient at the same parameters.
-    verified, verify_gradient = [], digits.verify.gradient
+    verified, verify_gradient = [], cli.verify.gradient
     monkeypatch.setattr(
-        digits.verify,
+        cli.verify,
         "gradient",
         lambda *a: verified[0] if verified else verified.append(verify_gradient(*a)) or verified[0],
     )
@@ -224,14 +224,14 @@ def test_digits_by_a_small_network(tmp_path, capsys, monkeypatch):
     assert f"held-out accuracy {accuracy}% of 96" in capsys.readouterr().out
 
 
-def test_digits_of_another_network_are_refused(tmp_path, capsys, monkeypatch):
+def test_digits_of_another_network_are_refused(tmp_path, command):
     config = cnn.Config(channels=(4, 8))
     params = cnn.init_params(jax.random.key(0), config)
-    train.save_params(tmp_path / "p", params, model=cnn, config=config)
-    with pytest.raises(ValueError, match="channels is"):
-        digits.main(predict=tmp_path / "p", **SMALL)
-    monkeypatch.setattr("sys.argv", ["digits", "--model", "rnn"])
-    with pytest.raises(SystemExit) as ended:
-        cli.run(digits.main)
-    assert ended.value.code == 2
-    assert "rnn" in capsys.readouterr().err
+    notes = {"script": "experiments.digits", "options": {"model": "cnn", "channels": [4, 8]}}
+    file = tmp_path / "params.safetensors"
+    train.save_params(file, params, model=cnn, config=config, notes=notes)
+    with pytest.raises(ValueError, match="--channels is 4, in the run 4 8"):
+        digits.main(predict=file, **SMALL)
+    status, printed = command(digits.main, "--model", "rnn")
+    assert status == 2
+    assert "rnn" in printed.err

@@ -1,4 +1,4 @@
-"""The scripts a person runs: their results, their files, their errors, and Ctrl-C."""
+"""The scripts a person runs: their results, their files, their errors."""
 
 import re
 import subprocess
@@ -54,23 +54,51 @@ def test_digits_by_autodiff_learns_the_same_curve(tmp_path, capsys):
     assert losses[0] == losses[1]
 
 
-def test_digits_takes_mnist_files(tmp_path, capsys):
-    rng = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory):
+    """Eighty images in MNIST's files, and twenty: a bright row tells the class."""
+    folder, rng = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
     for name, n in (("train", 80), ("t10k", 20)):
         labels = np.arange(n, dtype=np.uint8) % 10
         images = rng.integers(0, 50, (n, 28, 28), dtype=np.uint8)
-        images[np.arange(n), labels, :] = 255  # a bright row tells the class
+        images[np.arange(n), labels, :] = 255
         header = n.to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
-        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(
             b"\0\0\x08\x03" + header + images.tobytes()
         )
-        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + n.to_bytes(4, "big") + labels.tobytes()
         )
-    assert digits.main(mnist=tmp_path, hidden=(), epochs=10, batch_size=8, out=tmp_path) == 0
+    return folder
+
+
+def test_digits_takes_mnist_files(mnist, tmp_path, capsys):
+    given = {"mnist": mnist, "hidden": (), "batch_size": 8, "augment": 0.0, "dropout": 0.0}
+    assert digits.main(**given, epochs=10, out=tmp_path) == 0
     out = capsys.readouterr().out
     assert "Config(sizes=(784, 10)" in out
     assert "held-out accuracy 100.00%" in out
+
+
+def test_digits_has_other_defaults_for_mnist(mnist, tmp_path, capsys):
+    assert digits.main(mnist=mnist, epochs=1, batch_size=40, verify=False, out=tmp_path) == 0
+    assert "Config(sizes=(784, 512, 512, 10)" in capsys.readouterr().out
+    options = train.read_about(tmp_path / "params.safetensors").notes["options"]
+    assert options["augment"] == 1
+    assert options["dropout"] == 0.1
+    cnn, usual = digits.DEFAULTS["cnn", True], digits.DEFAULTS["cnn", False]
+    assert cnn.augment == 1
+    assert usual.augment == 0
+    assert len(cnn.channels) > len(usual.channels)
+
+
+def test_images_drawn_anew_are_other_images(mnist, tmp_path, capsys):
+    losses = []
+    for augment in (0.0, 0.0, 1.0):
+        given = {"mnist": mnist, "hidden": (), "batch_size": 40, "augment": augment}
+        digits.main(**given, epochs=2, verify=False, out=tmp_path)
+        losses.append(re.search(r"training loss ([\d.]+)", capsys.readouterr().out)[1])
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_a_wrong_gradient_is_not_trained_with(tmp_path, capsys, monkeypatch):
@@ -202,8 +230,29 @@ TRAIN = ("autoencode", "digits", "moons", "square", "text", "two_layer")
     [
         (["digits", "--batch-size", "9999"], "batch_size is 9999; it must be from 1 to"),
         (["digits", "--epochs", "0"], "--epochs is 0; it must be finite and above 0"),
+        (["digits", "--epochs", str(10**20)], f"--epochs is {10**20}; it must be below 2^31"),
+        (["digits", "--epochs", "2000000000"], "which is 88000000000 steps; they must be below"),
+        (["digits", "--hidden", "8", "-1"], "each of sizes (64, 8, -1, 10) is -1"),
+        (["digits", "--learning-rate", "nan"], "--learning-rate is nan; it must be finite"),
+        (["digits", "--model", "forest"], "invalid choice"),
+        (["autoencode", "--epochs", "2000000000"], "steps; they must be below 2^31"),
+        (["autoencode", "--beta", "inf"], "beta is inf"),
         (["digits", "--predict", "absent.safetensors"], "absent.safetensors is not a file"),
+        (["digits", "--predict", "/dev/zero"], "/dev/zero is not a file (a device)"),
+        (["digits", "--predict", "a", "--resume", "b"], "exclude each other; give one"),
+        (["moons", "--resume", "absent"], "absent holds no params.safetensors; name the folder of"),
+        (
+            ["moons", "--resume", "x" * 5000],
+            "holds no params.safetensors; name the folder",
+        ),
+        (["moons", "--out", "/dev/null"], "--out /dev/null cannot be written to (File exists)"),
+        (["moons", "--noise", "nan"], "noise is nan"),
+        (["square", "--points", "0"], "n is 0"),
+        (["two_layer", "--steps", str(2**31)], f"--steps is {2**31}; it must be below 2^31"),
+        (["text", "--temperature", "inf"], "--temperature is inf; it must be finite"),
         (["digits", "--mnist", "absent"], "absent is not a folder"),
+        (["digits", "--warm-up", "1"], "--warm-up is 1.0; it must be at least 0 and below 1"),
+        (["digits", "--augment", "nan"], "--augment is nan; it must be at least 0 and below 10"),
         (["moons", "--points", "1"], "n is 1"),
         (["moons", "--seed", "-1"], "--seed is -1; it must be at least 0 and below 2^32"),
         (["residuals", "--target", "nope"], "nope"),

@@ -296,6 +296,22 @@ def test_factors_may_be_traced_and_many_are_one_program(model):
         assert_leaves_close(jax.tree.map(lambda x: x[i], hand), one, 2e-5, floor=1e-7)  # noqa: B023
 
 
+def test_a_traced_factor_leaves_the_dtype_of_narrow_parameters(made):
+    model, params, batch, config = made
+    names = FACTORS.keys() & {field.name for field in dataclasses.fields(config)}
+
+    def narrow(x):
+        return x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    def graded(params, batch, factor):
+        traced = dataclasses.replace(config, **dict.fromkeys(names, factor))
+        return model.manual_value_and_grad(params, batch, traced)
+
+    params, batch = jax.tree.map(narrow, (params, batch))
+    value, grads = jax.eval_shape(graded, params, batch, jnp.float32(0.1))
+    assert {leaf.dtype for leaf in jax.tree.leaves((value, grads))} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_what_is_traced_is_a_real_number_and_what_shapes_the_program_is_none():
     for wrong in (jnp.ones(2), jnp.int32(1)):
         with pytest.raises(TypeError, match=r"l2 is .*it must be a number of Python's"):

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 OPS = (ROOT / "jaxnn" / "ops" / "README.md").read_text()
+TRAINING = (ROOT / "jaxnn" / "train" / "README.md").read_text()
 VERIFIER = (ROOT / "jaxnn" / "verify" / "README.md").read_text()
 
 
@@ -32,9 +33,16 @@ def run_python_in(page):
     return names
 
 
-def test_the_python_in_it_runs(capsys):
+def test_the_python_in_it_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = run_python_in(README)
     assert "PASS         manual_grad" in capsys.readouterr().out
+    assert names["fitted"].ended in ("finished", "stopped early")
+    assert (
+        names["mlp"].accuracy(names["params"], names["held_out"], names["small"])
+        == names["mlp"].accuracy(names["fitted"].params, names["held_out"], names["small"])
+        > 0.9
+    )
     assert (
         names["mlp"].accuracy(names["state"].params, names["digits"].held_out, names["config"])
         > 0.95
@@ -61,6 +69,13 @@ def test_the_layer_it_shows_is_the_librarys():
 
 def test_the_python_of_the_verifiers_page_runs():
     run_python_in(VERIFIER)
+
+
+def test_the_python_of_trainings_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_python_in(TRAINING)
+    assert names["fitted"].ended == names["tuned"].ended == "finished"
+    assert (tmp_path / "out" / "reader" / "params.safetensors").exists()
 
 
 def test_the_table_of_features_names_every_op_and_no_other_setting():

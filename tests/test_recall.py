@@ -118,6 +118,8 @@ def test_where_a_file_has_moved_is_no_other_run(saved):
     moved = OPTIONS | OPEN | {"resume": saved.parent, "file": Path("moved")}
     noted = json.loads(json.dumps(recall.notes(main, moved, DATA, seed=3)))
     assert noted == train.read_about(saved).notes
+    save(saved.parent, noted | {"options": {"epochs": 5}})  # from before there was a --file
+    assert recall.notes(main, moved, DATA)["options"]["file"] == str(Path("moved").absolute())
 
 
 def test_data_is_told_apart_by_dtype_shape_and_value():

@@ -1,7 +1,9 @@
 """The scripts that train: stopped and resumed, used, diverged, two in one folder, signals."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,8 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments import autoencode, cli, digits, moons, pictures, square, text, two_layer
+from experiments import autoencode, cli, digits, moons, square, text, two_layer
+from experiments.pictures import canvas
 from jaxnn import files, train
+from jaxnn.models import mlp, rnn
+from jaxnn.train import folder, signals
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,7 +71,7 @@ def kept(folder):
 @pytest.fixture
 def sketched(monkeypatch):
     """Pictures are a word: what they show is looked at elsewhere, and drawing takes its time."""
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: path.write_text("drawn"))
+    monkeypatch.setattr(canvas, "save", lambda figure, path: path.write_text("drawn"))
 
 
 def drawn(folder):
@@ -86,17 +91,23 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(
 
     # A second run in the folder of an older one, interrupted while it draws, after one call.
     shutil.copytree("whole", "out")
+    (here / "out/mine.txt").write_text("a file of no run")
+    for other in cli.DRAWN:  # of another script's run, which was there before
+        if not (here / "out" / other).exists():
+            (here / "out" / other).write_text("older")
 
     def interrupted(figure, path):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pictures, "_save", interrupted)
+        patched.setattr(canvas, "save", interrupted)
         stop_after(1, patched)
         status, printed = command(script.main, *words, "out")
     assert (status, printed.err.splitlines()[-1]) == (130, "interrupted")
     assert not drawn(here / "out")
-    assert drawn(here / "out/previous") == pictured
+    assert drawn(here / "out/previous").items() >= pictured.items()
+    assert set(cli.DRAWN) == set(os.listdir(here / "out/previous")) - set(folder.NAMES)
+    assert (here / "out/mine.txt").read_text() == "a file of no run"
     assert kept(here / "out/previous") == kept(here / "whole")
     assert kept(here / "out") != kept(here / "whole")
 
@@ -107,6 +118,23 @@ def test_a_run_that_goes_on_ends_as_if_it_had_not_been_stopped(
         assert drawn(here / "out") == pictured
         for name in pictured:
             (here / "out" / name).unlink()
+
+
+@pytest.fixture(params=["digits", "text"])
+def used(request, here):
+    """A script, how it uses a parameter file, and one that was saved without training."""
+    if request.param == "digits":
+        script, use, net, config = digits, "--predict", mlp, mlp.Config((64, 4, 10))
+    else:
+        script, use, net = text, "--sample", rnn
+        config = rnn.Config(vocabulary=6, width=2, hidden=3, layers=1)
+    (here / "out").mkdir()
+    file = here / "out/params.safetensors"
+    noted = {"vocabulary": "\nabcde", "beginning": "abc"}
+    noted |= {"script": script.__name__, "options": {}}
+    params = net.init_params(jax.random.key(0), config)
+    train.save_params(file, params, model=net, config=config, notes=noted)
+    return script, use, file
 
 
 def diverging(call, monkeypatch):
@@ -150,10 +178,83 @@ def test_a_run_that_diverges_keeps_what_was_finite(name, use, here, sketched, co
     assert not (here / "out/previous").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-3]), "cannot be read"),
+        (lambda path: path.write_bytes(b"hello " * 99), "header"),
+        (
+            lambda path: path.write_bytes(
+                path.read_bytes().replace(b'"format":"1"', b'"format":"9"')
+            ),
+            "is of format 9",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4] + b"\0\0\xc0\x7f"), "not finite"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "a named pipe"),
+    ],
+    ids=["empty", "torn", "text", "newer", "NaN", "pipe"],
+)
+def test_a_file_that_cannot_be_used_is_refused(change, message, used, command):
+    """Nothing is read from it: no accuracy, no text."""
+    script, use, file = used
+    change(file)
+    status, printed = command(script.main, use, file)
+    assert status == 2
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+
+
+def test_a_file_of_another_script_is_refused(used, command):
+    script, _, file = used
+    other, other_use = {digits: (text, "--sample"), text: (digits, "--predict")}[script]
+    for words in ([other_use, file], ["--resume", file.parent]):
+        status, printed = command(other.main, *words)
+        assert status == 2
+        assert f"was saved by {script.__name__}; use that" in printed.err
+
+
+def test_a_run_does_not_go_on_with_other_data(here, sketched, command):
+    """The letters and their number are the same, and so all shapes; the file has moved."""
+    script, options = RUNS["text"]
+    assert command(script.main, *options.split(), "--no-verify", "--out", "out")[0] == 0
+    page = here / "page.txt"
+    (here / "other.txt").write_text(page.read_text()[::-1])
+    page.rename(here / "moved.txt")
+    before = kept(here / "out")
+    for name, message in (("page", "page.txt is not a file"), ("other", "data is ")):
+        words = ["--file", here / f"{name}.txt"]
+        status, printed = command(script.main, "--resume", "out", *words)
+        assert status == 2
+        assert message in printed.err
+        assert kept(here / "out") == before
+    assert command(script.main, "--resume", "out", "--file", "moved.txt")[0] == 0
+    assert kept(here / "out") == before
+
+
 def test_a_learning_rate_at_which_a_run_diverges_is_said(tmp_path, capsys):
     assert square.main(epochs=20, learning_rate=1e30, verify=False, out=tmp_path) == 1
     said = capsys.readouterr().err
     assert re.search(r"the loss is (nan|inf) in epoch \d+; .* try a smaller learning rate", said)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [
+        ((signal.SIGINT, signal.SIGTERM), 143),
+        ((signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGTERM, signal.SIGINT), 130),
+    ],
+)
+def test_a_second_sigterm_is_told_from_ctrl_c(numbers, status, command):
+    def main() -> int:
+        with signals.signals():
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return 0
+
+    assert command(main)[0] == status
 
 
 @pytest.mark.parametrize("script", [autoencode, digits, moons, square, text, two_layer])

@@ -14,6 +14,7 @@ from experiments.pictures.runs import (
     scales,
     training,
 )
+from experiments.pictures.trials import trials
 
 __all__ = [
     "benchmark",
@@ -35,5 +36,6 @@ __all__ = [
     "scales",
     "speeds",
     "training",
+    "trials",
     "verifier",
 ]

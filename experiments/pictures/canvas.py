@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from jaxnn import files
+
 # Okabe and Ito's and a dark red, which people with any colour vision tell apart; grey is for notes.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COLORS = (BLUE, ORANGE, GREEN, "#882255", "#000000")
@@ -69,9 +71,10 @@ def message(figure: Figure, text: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a picture and say where."""
+    """Write a picture, whole or not at all, and say where."""
     figure.draw_without_rendering()  # ticks change with the layout: a second one fits them
-    figure.savefig(path, dpi=130)
+    with files.replaced(path) as new:
+        figure.savefig(new, dpi=130)
     print(f"wrote {path}")
     return path
 

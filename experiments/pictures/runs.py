@@ -131,6 +131,8 @@ def regression(path: Path, x: Any, y: Any, fitted: Any, losses: Any) -> Path:
     left.legend(frameon=False)
     residuals.axhline(0, color=GREY, lw=1)
     residuals.scatter(x, canvas.finite(fitted - y), s=14, color=BLUE)
+    if np.isnan(canvas.finite(fitted)).all():
+        residuals.set_ylim(-1, 1)
     residuals.set(title="network - data", xlabel="x", xlim=left.get_xlim())
     canvas.line(right, losses)
     canvas.logarithmic(right, losses)

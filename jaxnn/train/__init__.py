@@ -16,6 +16,9 @@ from jaxnn.train.steps import (
     make_run,
     make_step,
 )
+from jaxnn.train.study import Trial
+from jaxnn.train.trials import make_trials
+from jaxnn.train.tune import Tuned, tune
 
 __all__ = [
     "About",
@@ -27,6 +30,8 @@ __all__ = [
     "Loaded",
     "SavedState",
     "State",
+    "Trial",
+    "Tuned",
     "epoch_order",
     "fit",
     "in_parts",
@@ -36,7 +41,9 @@ __all__ = [
     "make_epoch",
     "make_run",
     "make_step",
+    "make_trials",
     "read_about",
     "save_params",
     "save_state",
+    "tune",
 ]

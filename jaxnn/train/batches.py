@@ -8,7 +8,7 @@ The batches may be larger than memory holds at once: each is looked at when its 
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnn.checks import is_array, is_iterator
 from jaxnn.settings import check_integer
-from jaxnn.train.steps import Gradient, History, State, make_step
+from jaxnn.train.doors import (
+    as_arrays,
+    check_evaluate,
+    check_function,
+    check_model_functions,
+    check_state,
+)
+from jaxnn.train.states import leaf_forms
+from jaxnn.train.steps import Augment, Gradient, History, State, as_batch, make_step
 
 
 class BatchError(ValueError):
@@ -33,6 +42,7 @@ def make_epoch(
     steps: int | None = None,
     gradient: Gradient = "manual",
     evaluate: Callable[[Any], Any] | None = None,
+    augment: Augment | None = None,
 ) -> Callable[[State], tuple[State, History]]:
     """Return an epoch over batches that come one by one: a compiled step for each.
 
@@ -50,6 +60,7 @@ def make_epoch(
         steps: batches in an epoch; may be left out for what can be gone through again.
         gradient: as in `make_step`.
         evaluate: `evaluate(params)` -> a scalar or a dict of them, compiled, after each epoch.
+        augment: as in `make_step`.
 
     Returns:
         `run(state) -> (state, history)`, one epoch each call, for `fit`.
@@ -61,8 +72,8 @@ def make_epoch(
         BatchError: from the run, a ValueError: the batches end early, or one has other parts,
             shapes or dtypes than the first.
     """
-    endless = isinstance(batches, Iterator)
-    if not isinstance(batches, Iterable):
+    endless = is_iterator(batches)
+    if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str):
         raise TypeError(
             f"batches is {batches!r:.50}; it must be a list, a loader or an iterator of batches"
         )
@@ -73,28 +84,38 @@ def make_epoch(
             "steps is None; an iterator does not say where an epoch ends: pass the number of "
             "batches in one"
         )
-    step = make_step(model, config, optimizer, gradient)
+    if evaluate is not None:
+        check_function("evaluate", evaluate, "evaluate(params) -> a scalar, or a dict of them", 1)
+    step = make_step(model, config, optimizer, gradient, augment)
+    check_model_functions(model, "loss")
     measure = None if evaluate is None else jax.jit(evaluate)
-    form: list[Any] = []  # of the first batch: its parts, and the shapes and dtypes of these
+    forms: list[dict[str, str]] = []  # of the first batch: dtypes and shapes, by name
     started = False
 
     def checked(batch: Any, number: int, params: Any) -> Any:
-        batch = jax.tree.map(_as_array, batch)
-        parts, tree = jax.tree.flatten(batch)
-        this = tree, [f"{x.dtype}{list(x.shape)}" for x in parts]
-        if not form:
+        try:
+            batch = as_arrays("batch", jax.tree.map(_to_numpy, batch))
+        except (TypeError, ValueError) as error:
+            raise BatchError(f"batch {number}: {error}") from error
+        form = leaf_forms(batch)
+        if not forms:
             # As in make_run: only the parameters are abstract, the loss sees the batch's values.
-            jax.eval_shape(lambda params: model.loss(params, batch, config), params)
-            form.append(this)
-        if this != form[0]:
+            whole = as_batch(model, batch)
+            jax.eval_shape(lambda params: model.loss(params, whole, config), params)
+            forms.append(form)
+        if form != forms[0]:
             raise BatchError(
-                f"batch {number} has {_words(this)}, the first {_words(form[0])}; all must be "
-                "alike: drop a last batch that is smaller (drop_last=True), and cast what differs"
+                f"batch {number} of the epoch is {_words(form)}, the first was {_words(forms[0])}; "
+                "all must be alike: leave out a last one that is smaller (drop_last=True), cast "
+                "what differs"
             )
-        return jax.tree.map(jnp.asarray, batch)
+        return batch
 
     def run(state: State) -> tuple[State, History]:
         nonlocal started
+        check_state(state, State)
+        if evaluate is not None and not started:
+            check_evaluate(evaluate, state.params)
         passed = int(state.step) if endless and not started else 0
         started = True
         source = iter(batches)
@@ -121,19 +142,10 @@ def make_epoch(
     return run
 
 
-def _as_array(leaf: Any) -> Any:
-    """What is no array of JAX's as one of NumPy's, which PyTorch's tensors become too."""
-    if isinstance(leaf, jax.Array):
-        return leaf
-    array = np.asarray(leaf)
-    if array.dtype == object or not hasattr(leaf, "shape"):
-        raise BatchError(
-            f"a batch holds a {type(leaf).__name__}; it must be a tuple of arrays: convert it with "
-            "np.asarray"
-        )
-    return array
+def _to_numpy(leaf: Any) -> Any:
+    """Another library's array on the CPU, as PyTorch's loader gives them, as one of NumPy's."""
+    return leaf if is_array(leaf) or not hasattr(leaf, "__array__") else np.asarray(leaf)
 
 
-def _words(form: tuple[Any, list[str]]) -> str:
-    tree, parts = form
-    return f"{', '.join(parts)} ({tree})"
+def _words(form: dict[str, str]) -> str:
+    return ", ".join(f"{name} {leaf}" for name, leaf in form.items())

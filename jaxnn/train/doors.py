@@ -1,7 +1,8 @@
 """What training refuses, in words: models, optimizers, states, data and functions that are none."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -115,6 +116,33 @@ def check_function(name: str, function: Any, form: str, arguments: int) -> None:
         raise TypeError(f"{name} takes {takes}; it must be a function {form}") from None
 
 
+def check_kept(minimize: Any, maximize: Any) -> None:
+    """Refuse what names no column to know the best by, or two.
+
+    Raises:
+        TypeError: one is no text.
+        ValueError: both are given.
+    """
+    for name, value in {"minimize": minimize, "maximize": maximize}.items():
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r:.50}; it must be a column of the log: 'val_loss'")
+    if minimize is not None and maximize is not None:
+        raise ValueError(
+            f"minimize is {minimize!r} and maximize {maximize!r}; it must be one column that the "
+            "best is known by: leave out the other"
+        )
+
+
+def check_several(name: str, values: Any, what: str) -> None:
+    """Refuse what is no tuple or list.
+
+    Raises:
+        TypeError: it is none; `what` must be in it ends the message.
+    """
+    if not isinstance(values, tuple | list):
+        raise TypeError(f"{name} is {values!r:.50}; it must be a tuple or list of {what}")
+
+
 def check_evaluate(evaluate: Callable[[Any], Any], params: Any) -> None:
     """Refuse an `evaluate` that does not return a scalar, or several by name; traces it once.
 
@@ -139,12 +167,23 @@ def check_evaluate(evaluate: Callable[[Any], Any], params: Any) -> None:
                     f"{what} has shape {jnp.shape(leaf)}; it must be a scalar: take its mean()"
                 )
 
-    try:
+    with traced_in_words("evaluate"):
         jax.eval_shape(traced, params)
+
+
+@contextlib.contextmanager
+def traced_in_words(name: str) -> Iterator[None]:
+    """Say in words that a function, which JAX traces inside, looks at an array's value.
+
+    Raises:
+        TypeError: it does.
+    """
+    try:
+        yield
     except jax.errors.JAXTypeError as error:
         raise TypeError(
-            "evaluate looks at the value of a traced array; it is compiled, so that it must be "
-            "written in jax.numpy, without float(), if or NumPy on what depends on params"
+            f"{name} looks at the value of a traced array; it is compiled, so that it must be "
+            "written in jax.numpy, without float(), if or NumPy on what depends on its arguments"
         ) from error
 
 

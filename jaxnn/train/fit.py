@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxnn.settings import check_integer
+from jaxnn.settings import check_flag, check_integer
 from jaxnn.train import logs
 from jaxnn.train.batches import BatchError
+from jaxnn.train.doors import check_function, check_kept, check_several, check_state
 from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress, added, is_sound, with_best
 from jaxnn.train.signals import signals, wait_for
-from jaxnn.train.states import check_state
 from jaxnn.train.steps import History, State
 
 Ended = Literal["finished", "stopped early", "interrupted", "diverged", "batches"]
@@ -107,25 +107,24 @@ def fit(
 
     Raises:
         ModuleNotFoundError: a package that saves, logs or shows is not installed.
-        TypeError: the state is no `State`, or `run` returned none and no `History`.
+        TypeError: the state is no `State`, `run` returned none and no `History`, or an argument is
+            of another kind than above.
         ValueError: an argument is out of its range, the column is none of the log's, the folder is
             in use or cannot be written, or there is no such run in it to resume.
         KeyboardInterrupt: a second signal came.
     """
     started = time.perf_counter()
-    for name, function in [("run", run), *(("each of callbacks", one) for one in callbacks)]:
-        if not callable(function):
-            raise TypeError(
-                f"{name} is {function!r:.50}; it must be a function: make a run with make_run"
-            )
-    check_state("state", state)
+    check_function("run", run, "run(state) -> (state, history), as make_run makes", 1)
+    check_several("callbacks", callbacks, "functions")
+    for callback in callbacks:
+        check_function("each of callbacks", callback, "callback(row, state)", 2)
+    check_state(state, State)
     epochs = check_integer("epochs", epochs)
     patience = None if patience is None else check_integer("patience", patience)
-    if minimize is not None and maximize is not None:
-        raise ValueError(
-            f"minimize is {minimize!r} and maximize {maximize!r}; the best is known by one column: "
-            "leave out the other"
-        )
+    check_kept(minimize, maximize)
+    check_several("also", also, "file names")
+    for name, flag in {"resume": resume, "tensorboard": tensorboard, "show": show}.items():
+        check_flag(name, flag)
     whose = {"model": model, "config": config, "notes": notes}
     place = _folder(state, folder, whose, resume, also, tensorboard)
     progress = Progress(state, {}, (), state.params, 0)
@@ -195,7 +194,7 @@ def _folder(
         for name, value in {"resume": resume, "also": also, "tensorboard": tensorboard}.items():
             if value:
                 raise ValueError(
-                    f"{name} is {value!r} without a folder; pass the run's: folder=..."
+                    f"{name} is {value!r:.50} without a folder; it must have one: pass folder=..."
                 )
         return None
     place = Folder(folder, state.params, whose, also, tensorboard)

@@ -10,6 +10,7 @@ previous/             all of these of the run before this one
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jaxnn import files
 from jaxnn.checks import parameter_shapes
 from jaxnn.train import logs
 from jaxnn.train.about import describe
+from jaxnn.train.doors import check_model_functions
 from jaxnn.train.parameters import read_about, save_params
 from jaxnn.train.progress import Progress
 from jaxnn.train.states import leaf_forms, load_state, save_state
@@ -52,11 +54,7 @@ class Folder:
             files.installed("tensorboardX")
         self.path = files.as_path(path)
         self._whose = dict(whose)
-        if not hasattr(self._whose["model"], "init_params"):
-            raise TypeError(
-                f"model is {self._whose['model']!r:.50}; it must be a module with the model "
-                "functions: the files in a folder say whose they are"
-            )
+        check_model_functions(self._whose["model"], "init_params")
         if "best" in describe(**self._whose).notes:
             raise ValueError(
                 "notes has 'best', under which the best row of the log is saved; name it otherwise"
@@ -71,9 +69,10 @@ class Folder:
         """Keep other processes out, and complete what a killed one was moving."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise ValueError(
-                f"{self.path} cannot be made ({error.strerror}); name a folder that can"
+                f"{self.path} cannot be written to ({error.strerror}); name a folder that can"
             ) from error
         with files.locked(self.path), contextlib.ExitStack() as stack:
             stack.callback(self._close)
@@ -94,6 +93,11 @@ class Folder:
         """Read how far the run in the folder is; the best of its epochs is not known yet."""
         self.check_run()
         state, about = load_state(self.path / STATE, like, **self._whose)
+        if not about.ends:
+            raise ValueError(
+                f"{self.path / STATE} has no history beside its state; it must be of a run of fit: "
+                "read it with load_state, and begin a run from it in another folder"
+            )
         self._whose["notes"] = about.notes
         self._ours = True
         best = state.params if about.best is None else about.best
@@ -151,6 +155,7 @@ class Folder:
                 self._board = self._board or logs.TensorBoard(self.path / BOARD)
                 self._board.write(progress.columns)
             except OSError as error:
+                self._board = None  # to close it would try again
                 raise ValueError(
                     f"{self.path / BOARD} cannot be written ({error.strerror}); make room, or "
                     "leave out tensorboard"
@@ -165,9 +170,11 @@ class Folder:
         listed = moving / _LIST
         try:
             if not moving.exists():
-                moving.mkdir()
-                with files.replaced(listed) as new:
-                    new.write_text(json.dumps(self._names))
+                new = self.path / f"{_MOVING}.new"
+                _remove(new)
+                new.mkdir()
+                (new / _LIST).write_text(json.dumps(self._names))
+                new.rename(moving)
             if listed.exists():
                 names = json.loads(listed.read_text())
                 for name in names:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxnn.checks import check_array
 from jaxnn.settings import check_integer
-from jaxnn.train.doors import count_examples
+from jaxnn.train.doors import as_arrays, check_function, count_examples, traced_in_words
 
 
 def in_parts(function: Callable[[Any], Any], batch: Any, size: int = 512) -> Any:
@@ -28,12 +29,15 @@ def in_parts(function: Callable[[Any], Any], batch: Any, size: int = 512) -> Any
         That pytree: scalars averaged over all examples, rows one after another.
 
     Raises:
-        TypeError, ValueError: the size is no integer of at least 1, the arrays do not share a first
-            dimension, or an array returned has another number of rows than it was given.
+        TypeError, ValueError: the size is no integer of at least 1; the batch is none, or its
+            arrays do not share a first dimension; the function takes other arguments, looks at a
+            value while it is traced, or returns what is no array, or one with another number of
+            rows than it was given.
     """
+    check_function("function", function, "function(batch) -> scalars, or rows", 1)
+    batch = as_arrays("batch", batch)
     n = count_examples(batch)
     size = min(check_integer("size", size), n)
-    batch = jax.tree.map(jnp.asarray, batch)
     starts = jnp.arange(0, n - size + 1, size)
     rest = n % size
 
@@ -41,7 +45,8 @@ def in_parts(function: Callable[[Any], Any], batch: Any, size: int = 512) -> Any
         cut = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, start, rows), batch)
         return jax.tree.map(partial(_checked, rows), function(cut))
 
-    outs = lax.map(lambda start: part(start, size), starts)
+    with traced_in_words("function"):
+        outs = lax.map(lambda start: part(start, size), starts)
     last = [part(n - rest, rest)] if rest else []
 
     def joined(full: Array, *last: Array) -> Array:
@@ -54,6 +59,8 @@ def in_parts(function: Callable[[Any], Any], batch: Any, size: int = 512) -> Any
 
 def _checked(rows: int, out: Any) -> Any:
     """Refuse what is neither a scalar nor has a row for each of so many examples."""
+    if not isinstance(out, bool | int | float):
+        check_array("in_parts: what the function returns", out)
     if jnp.shape(out)[:1] not in ((), (rows,)):
         raise ValueError(
             f"in_parts: the function returned shape {jnp.shape(out)} for {rows} examples; it must "

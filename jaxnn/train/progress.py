@@ -1,5 +1,6 @@
 """How far a run is, which of its epochs is the best, and whether its numbers are finite."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -67,15 +68,16 @@ def with_best(progress: Progress, minimize: str | None, maximize: str | None) ->
 
 
 def is_sound(tree: Any) -> bool:
-    """Whether there is no NaN in a tree and, in the parameters of a state, no infinity."""
-    leaves = [
-        leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-    ]
-    params = jax.tree.leaves(tree.params) if isinstance(tree, State) else leaves
-    return not leaves or bool(_sound(leaves, params))
+    """Whether there is no NaN in a tree and, in the parameters of a state, no infinity.
+
+    Seen by NumPy: to compile this for every model would take longer than most epochs.
+    """
+    params = tree.params if isinstance(tree, State) else tree
+    finite = all(np.isfinite(leaf).all() for leaf in _floating(params))
+    return finite and not any(np.isnan(leaf).any() for leaf in _floating(tree))
 
 
-@jax.jit
-def _sound(leaves: list[Any], params: list[Any]) -> jax.Array:
-    whole = [~jnp.isnan(leaf).any() for leaf in leaves]
-    return jnp.all(jnp.stack(whole + [jnp.isfinite(leaf).all() for leaf in params]))
+def _floating(tree: Any) -> Iterator[np.ndarray[Any, Any]]:
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            yield np.asarray(leaf)

@@ -14,7 +14,8 @@ import jax
 def signals() -> Iterator[list[int]]:
     """Hear Ctrl-C and SIGTERM in the main thread, and put back what heard them before.
 
-    The first is put into the list, for the run to end at its next call; a second one raises.
+    The first is put into the list, for the run to end at its next call; a second one does what it
+    would have done before, and if that did not end the run, raises.
 
     Raises:
         KeyboardInterrupt: from inside, at the second.
@@ -23,6 +24,8 @@ def signals() -> Iterator[list[int]]:
 
     def hear(number: int, frame: Any) -> None:
         if heard:
+            if callable(older := before.get(signal.Signals(number))):
+                older(number, frame)  # which may raise what a shell tells from Ctrl-C
             raise KeyboardInterrupt
         heard.append(number)
         # Not print: what it interrupts may be printing.

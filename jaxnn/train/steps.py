@@ -184,7 +184,7 @@ def make_run(
         check_evaluate(evaluate, params)
     if augment is not None:
         first = jax.tree.map(lambda x: x[:batch_size], data)
-        jax.eval_shape(partial(_augmented, augment), jax.random.key(0), _as_batch(model, first))
+        jax.eval_shape(partial(_augmented, augment), jax.random.key(0), as_batch(model, first))
     step = _step(model, config, optimizer, gradient, augment)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
@@ -244,7 +244,7 @@ def _step(
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         check_parts(state, optimizer)
-        batch, key = _as_batch(model, batch), state.key
+        batch, key = as_batch(model, batch), state.key
         if augment is not None:
             key, k_augment = jax.random.split(key)
             batch = _augmented(augment, k_augment, batch)
@@ -277,7 +277,7 @@ def _described(tree: Any) -> str:
     return str(jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree))
 
 
-def _as_batch(model: Any, batch: Any) -> Any:
+def as_batch(model: Any, batch: Any) -> Any:
     """Return a plain tuple, or a batch that lacks only the key, as the model's own `Batch`."""
     kind = getattr(model, "Batch", None)
     fields = _fields(kind)
