@@ -50,7 +50,7 @@ def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
         ValueError: it is no file that can be read, is larger, empty, or not UTF-8 (then the message
             says from which byte on), or has a NUL, which no text has.
     """
-    content = files.read_bytes(path, most, "take a part of it, or pass more as most")
+    content = files.read_bytes(path, most, "take a part of it")
     try:
         page = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
