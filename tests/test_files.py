@@ -32,11 +32,13 @@ def older(tmp_path):
 
 
 def test_a_file_is_replaced_by_what_was_written(older, tmp_path):
-    with files.replaced(older) as new:
-        new.write_text("newer")
-        assert older.read_text() == "older"
-        assert new.name == older.name
-    assert older.read_text() == "newer"
+    with older.open() as reader:
+        with files.replaced(older) as new:
+            new.write_text("newer")
+            assert older.read_text() == "older"
+            assert new.name == older.name
+        assert older.read_text() == "newer"
+        assert reader.read() == "older"  # who is reading it reads it to its end
     with files.replaced(str(tmp_path / "first")) as new:
         new.write_text("first")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "older.txt"]

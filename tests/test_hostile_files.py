@@ -134,7 +134,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"numbers that are not finite: .* in 1 of "):
         pretrained.load(tmp_path / "w", GPT2)
     broken = jax.tree.map(lambda leaf: leaf / 0, params)
-    with pytest.raises(
-        ValueError, match=r"numbers that are not finite: tokens.table in 28 of 28; "
-    ):
+    with pytest.raises(ValueError, match=r"not finite: tokens.table in 28 of 28; "):
         pretrained.save(tmp_path / "w", broken, GPT2)

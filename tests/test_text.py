@@ -69,8 +69,8 @@ def test_a_long_text_is_encoded_as_a_short_one(monkeypatch):
     whole = text.encode(page, "abcd")
     monkeypatch.setattr(text, "_AT_ONCE", 7)
     np.testing.assert_array_equal(text.encode(page, "abcd"), whole)
-    with pytest.raises(ValueError, match=r"character 'd' at position 5 \(5 such in all\)"):
-        text.encode(page, "abc")
+    with pytest.raises(ValueError, match=r"character 'd' at position 9 \(5 such in all\)"):
+        text.encode("aabb" + page, "abc")
 
 
 @pytest.mark.parametrize(

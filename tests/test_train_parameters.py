@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import struct
+import sys
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -293,6 +294,16 @@ def test_a_header_that_is_wrong_is_refused(saved, texts, words):
     rewritten(path, **texts)
     with pytest.raises(ValueError, match=words):
         train.load_params(path)
+
+
+def test_no_module_that_a_file_names_is_imported_but_a_model(saved, tmp_path, monkeypatch):
+    path, _ = saved
+    (tmp_path / "evil.py").write_text("def init_params(): ...\nloss = Config = init_params")
+    monkeypatch.syspath_prepend(tmp_path)
+    rewritten(path, model='"evil"')
+    with pytest.raises(ValueError, match=r"none of jaxnn.models"):
+        train.load_params(path)
+    assert "evil" not in sys.modules
 
 
 def test_settings_that_an_older_version_did_not_have_are_its_defaults(saved):
