@@ -252,7 +252,7 @@ def test_in_another_thread_no_handler_is_set():
 
 
 def test_a_signal_is_answered_while_a_call_computes():
-    """JAX itself would wait for its program first. The second signal then ends the process."""
+    """And not when it has ended; the second ends the process."""
     script = """
 import jax, jax.numpy as jnp, sys
 from jaxnn import train

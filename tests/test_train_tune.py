@@ -224,6 +224,11 @@ def test_integers_and_categories_are_programs_of_their_own():
     assert tuned.best.value == tuned.best.columns["loss"][-1]
 
 
+def test_lanes_of_one_program_are_never_idle():
+    tuned = search(trials=8, lanes=2, pruner=optuna.pruners.NopPruner())
+    assert [t.number for t in tuned.trials] == list(range(8))  # two by two, to the end
+
+
 def test_trials_that_diverge_are_told_and_never_the_best():
     def wild(settings, above=0.5):
         rate = settings["learning_rate"]

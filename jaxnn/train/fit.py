@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxnn.settings import check_flag, check_integer
@@ -20,7 +21,7 @@ from jaxnn.train.batches import BatchError
 from jaxnn.train.doors import check_function, check_kept, check_several, check_state
 from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress, added, is_sound, with_best
-from jaxnn.train.signals import signals, wait_for
+from jaxnn.train.signals import signals
 from jaxnn.train.steps import History, State
 
 Ended = Literal["finished", "stopped early", "interrupted", "diverged", "batches"]
@@ -222,8 +223,7 @@ def _called(run: Run, state: State) -> tuple[State, logs.Columns]:
             f"run returned {kinds}; it must return a State and a History: make it with make_run or "
             "make_epoch"
         )
-    wait_for(returned)
-    later, history = returned
+    later, history = jax.block_until_ready(returned)  # which hears signals
     if int(later.step) <= int(state.step):
         raise ValueError(
             f"state.step is {later.step} after a call of run, {state.step} before; it must count "

@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
@@ -43,21 +41,3 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def wait_for(value: Any) -> None:
-    """Wait until arrays are computed, hearing signals meanwhile, as waiting inside JAX does not."""
-    leaves = jax.tree.leaves(value)
-    main = threading.current_thread() is threading.main_thread()
-    # Keys, which alone have no such method, come of the same program as the rest.
-    if main and not all(leaf.is_ready() for leaf in leaves if hasattr(leaf, "is_ready")):
-        there = threading.Event()
-
-        def wait() -> None:
-            with contextlib.suppress(Exception):  # raised again below
-                jax.block_until_ready(leaves)
-            there.set()
-
-        threading.Thread(target=wait, daemon=True).start()
-        there.wait()
-    jax.block_until_ready(leaves)

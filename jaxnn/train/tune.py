@@ -50,7 +50,7 @@ import numpy as np
 from jaxnn.settings import check_flag, check_integer
 from jaxnn.train.doors import check_function, check_made
 from jaxnn.train.logs import columns
-from jaxnn.train.signals import signals, wait_for
+from jaxnn.train.signals import signals
 from jaxnn.train.space import check_build, check_space
 from jaxnn.train.steps import Augment, Gradient
 from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, objective, say
@@ -198,7 +198,7 @@ def tune(
     key = jax.random.key(seed)
     # Asked when it knows one combination only, the sampler would hardly propose another: the first
     # half of the visits are drawn before any trial is told.
-    visits = -(-trials // (VISIT * lanes))
+    visits = 1 if len(traced) == len(space) else -(-trials // (VISIT * lanes))
     ahead = [search.ask({}) for _ in range((visits + 1) // 2)]
     with signals() as heard:
         try:
@@ -264,7 +264,7 @@ def _visit(
             is_new = np.isin(np.arange(lanes), fresh)
             states = new if states is None else _chosen(is_new, new, states)
         states, history = advance(states, settings)
-        wait_for((states, history))
+        jax.block_until_ready((states, history))
         seen = columns(history)
         for i, lane in enumerate(running):
             if lane is not None:
