@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from jaxnn import train
+from jaxnn.train import steps
 from jaxnn.data import Batch
 from jaxnn.models import autoencoder, mlp, transformer
 
@@ -153,10 +154,8 @@ def test_every_step_hands_a_fresh_key_to_a_batch_that_has_one(batch_size):
     start = train.init_state(drawing, None, optimizer, jax.random.key(0))
     run = train.make_run(drawing, None, optimizer, data, epochs=6, batch_size=batch_size)
     end, history = run(start)
-    again, _ = run(end)
-    assert len({*np.asarray(history.loss).tolist()}) == 6
-    keys = [jax.random.key_data(state.key).tolist() for state in (start, end, again)]
-    assert keys[0] != keys[1] != keys[2]
+    _, later = run(end)
+    assert len({*np.asarray([history.loss, later.loss]).ravel().tolist()}) == 12
     step = train.make_step(drawing, None, optimizer)
     state, first = step(start, data)
     _, second = step(state, data)
@@ -206,10 +205,27 @@ def test_augment_has_a_key_of_its_own_anew_at_each_step():
     run = train.make_run(drawing, None, optimizer, data, epochs=6, batch_size=1, augment=augment)
     _, history = run(start)
     assert len({0.0, *np.asarray(history.loss).tolist()}) == 7
-    with_it = train.make_step(drawing, None, optimizer, augment=augment)(start, data)[0].key
-    without = train.make_step(drawing, None, optimizer)(start, data)[0].key
-    again = jax.random.split(start.key)[0]
-    assert without == again != with_it
+
+
+def test_what_draws_nothing_costs_nothing():
+    """A key is made in each step, and where nothing draws, thrown away before anything runs."""
+    start = train.init_state(mlp, CONFIG, optax.sgd(0.1), jax.random.key(0))
+    for rate, draws in ((0.0, False), (0.5, True)):
+        config = dataclasses.replace(CONFIG, dropout=rate)
+        run = train.make_run(mlp, config, optax.sgd(0.1), make_data(), epochs=2, batch_size=N)
+        program = jax.jit(run).lower(start).compile().as_text()
+        assert ("xor" in program) == draws  # of which all of JAX's random bits are made
+
+
+def test_the_draws_of_a_step_are_none_of_an_epochs_order():
+    """Of one key both are made: splitting it must give none of the steps' keys."""
+    start = train.init_state(mlp, CONFIG, optax.sgd(0.1), jax.random.key(0))
+    of_steps = {
+        str(jax.random.key_data(steps._step_key(start._replace(step=jnp.int32(i)))))
+        for i in range(4)
+    }
+    split = {str(jax.random.key_data(key)) for key in jax.random.split(start.key, 8)}
+    assert len(of_steps | split) == 12
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class State(NamedTuple):
         params: the model's parameters.
         opt_state: the optimizer's own state.
         step: how many optimizer steps were taken, int32.
-        key: the PRNG key that the next epoch's shuffle, and the next step's draw, come from.
+        key: the PRNG key that the next epoch's shuffle and, with `step`, the steps' draws come from.
     """
 
     params: Any
@@ -244,20 +244,27 @@ def _step(
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         check_parts(state, optimizer)
-        batch, key = as_batch(model, batch), state.key
+        batch = as_batch(model, batch)
+        # Of the key and the step's number, and no link in a chain of keys: what nothing draws from
+        # is not computed.
+        k_augment, k_draw = jax.random.split(_step_key(state))
         if augment is not None:
-            key, k_augment = jax.random.split(key)
             batch = _augmented(augment, k_augment, batch)
         if hasattr(batch, "key"):
-            key, k_draw = jax.random.split(key)
             batch = batch._replace(key=k_draw)
         loss, grads = value_and_grad(state.params, batch, config)
         chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(params, opt_state, state.step + 1, key), loss
+        return State(params, opt_state, state.step + 1, state.key), loss
 
     return step
+
+
+def _step_key(state: State) -> Array:
+    """Return the key of the step that is next; none that splitting the state's key would give."""
+    # Splitting counts from 0 up, steps are below 2^31.
+    return jax.random.fold_in(state.key, state.step.astype(jnp.uint32) + jnp.uint32(2**31))
 
 
 def _augmented(augment: Augment, key: Array, batch: Any) -> Any:
