@@ -15,9 +15,9 @@ import optax
 import pytest
 
 from jaxnn import train
-from jaxnn.train import steps
 from jaxnn.data import Batch
 from jaxnn.models import autoencoder, mlp, transformer
+from jaxnn.train import steps
 
 CONFIG = mlp.Config(sizes=(3, 8, 4), l2=0.01)
 N = 10

@@ -48,7 +48,7 @@ class State(NamedTuple):
         params: the model's parameters.
         opt_state: the optimizer's own state.
         step: how many optimizer steps were taken, int32.
-        key: the PRNG key that the next epoch's shuffle and, with `step`, the steps' draws come from.
+        key: the PRNG key that the next epoch's shuffle and, with `step`, each step's draws are of.
     """
 
     params: Any
