@@ -91,9 +91,8 @@ def softmax_cross_entropy_fwd(
     else:  # an element of each row, and not a sum over all of it: that is one more pass
         found = jnp.take_along_axis(log_p, label[..., None], -1, mode="clip")
         losses = -w_label * found[..., 0]
-        if not is_zero(
-            label_smoothing
-        ):  # not even 0 times the mean: a class may be ruled out by -inf
+        # Not even 0 times the mean: a class may be ruled out by -inf.
+        if not is_zero(label_smoothing):
             spread = -(w * log_p).mean(-1)
             losses = (1 - label_smoothing) * losses + label_smoothing * spread
     if not is_zero(z_loss):
