@@ -104,7 +104,9 @@ def main(
         if not result.best_epoch:
             return result.status
         history = result.history
-        pictures.loss(folder / "loss.png", history.loss, "epoch", history.metrics["loss"])
+        pictures.loss(
+            folder / "loss.png", history.loss, "epoch", history.metrics["loss"], result.best_epoch
+        )
         _draw(folder, result.params, config, split.held_out, k_samples)
     held_out = history.metrics["loss"]
     print(

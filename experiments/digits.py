@@ -192,7 +192,8 @@ def main(
             return result.status
         history = result.history
         losses, accuracies = history.metrics["loss"], history.metrics["accuracy"]
-        pictures.curves(folder / "curves.png", history.loss, losses, accuracies)
+        best = result.best_epoch
+        pictures.curves(folder / "curves.png", history.loss, losses, accuracies, best)
         p = _probabilities(net, result.params, split.held_out.inputs, config)
         labels = np.asarray(split.held_out.targets)
         pictures.confusion(folder / "confusion.png", _confusion(labels, p))

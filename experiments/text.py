@@ -181,7 +181,7 @@ def main(
             nats / math.log(2) for nats in (result.history.loss, result.history.metrics["loss"])
         )
         taken = per_epoch * np.arange(1, len(training) + 1)
-        pictures.bits(folder / "curves.png", taken, training, held_out)
+        pictures.bits(folder / "curves.png", taken, training, held_out, result.best_epoch)
         written = _written(net, result.params, config, begin, characters, length, temperature, seed)
         with files.replaced(folder / "sample.txt") as file:
             file.write_text(written, encoding="utf-8")

@@ -39,6 +39,14 @@ SCALES = {
 }
 
 
+TRIALS = [
+    (FALLING[:3], {"optimizer": "adam", "learning_rate": 1e-3}, "pruned"),
+    ([NAN], {"optimizer": "lion", "learning_rate": 1e-1}, "diverged"),
+    (FALLING[:20], {"optimizer": "nadam", "learning_rate": 1e-2}, "finished"),
+    (HELD_OUT[:20], {"optimizer": "sgd", "learning_rate": 2e-3}, "finished"),
+]
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that were drawn, each drawn once and not written."""
@@ -89,6 +97,9 @@ def rates(checkers):
 
 SLIDES = {
     "curves": lambda: pictures.curves("", FALLING, HELD_OUT, ACCURACY),
+    "curves of the best": lambda: pictures.curves("", FALLING, HELD_OUT, ACCURACY, 30),
+    "trials": lambda: pictures.trials("", TRIALS, 2),
+    "trials, one alone": lambda: pictures.trials("", TRIALS[2:3], 0),
     "curves of one epoch": lambda: pictures.curves("", [1.7], [1.7], [0.3]),
     "curves of a run that diverged": lambda: pictures.curves("", [2, NAN], [2, np.inf], [0.3, 0.1]),
     "curves of no number": lambda: pictures.curves("", [NAN], [NAN], [NAN]),
@@ -171,6 +182,36 @@ def test_curves_are_named_at_their_lines_and_their_last_value_is_the_message(fig
     assert left.get_yscale() == "log"
     assert left.get_legend() is None
     assert f"{ACCURACY[-1]:.2%}" in message(figures[0])
+
+
+def test_the_epoch_that_was_kept_is_ringed_and_is_the_message(figures):
+    falling_then_rising = np.array([2.0, 0.5, 0.9])
+    pictures.curves("", [2.0, 0.4, 0.1], falling_then_rising, [0.5, 1.0, 0.75], 2)
+    left, right = figures[0].axes
+    rings = [line.get_xydata()[0].tolist() for ax in (left, right) for line in ax.get_lines()[-1:]]
+    assert rings == [[2, 0.5], [2, 100]]
+    assert right.get_ylim()[1] == 100
+    assert message(figures[0]).endswith("100.00%")
+    pictures.bits("", [50, 100, 150], falling_then_rising, falling_then_rising, 2)
+    (ax,) = figures[1].axes
+    assert ax.get_lines()[-1].get_xydata().tolist() == [[100, 0.5]]
+    assert "0.50 bits" in message(figures[1])
+
+
+def test_a_search_says_which_trial_is_the_best(figures):
+    pictures.trials("", TRIALS, 2)
+    assert message(figures[0]) == "The best of 4 trials: nadam, learning rate 0.01"
+    left, right = figures[0].axes
+    legend = [text.get_text() for text in left.get_legend().get_texts()]
+    assert legend == ["given up early: 1", "to the end: 2", "the best"]
+    colors = [h.get_facecolor()[0].tolist() for h in right.get_legend().legend_handles]
+    assert len(np.unique(colors, axis=0)) == 4
+
+
+def test_no_difference_has_no_bar(figures):
+    pictures.gradients("", ENTRIES, WAYS)
+    widths = [bar.get_width() for bar in figures[0].axes[1].patches]
+    assert widths[0] == 0 < widths[1]
 
 
 def test_what_is_no_number_is_said_and_not_drawn(figures):

@@ -115,7 +115,7 @@ def line(ax: Axes, y: Any, x: Any = None, color: str = BLUE, **style: Any) -> No
     ax.plot(x, y, color=color, marker="o", markevery=np.flatnonzero(marks).tolist(), **style)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     if len(x) == 1:
-        ax.set_xlim(x[0] - 1, x[0] + 1)
+        ax.set_xlim(0, 2 * x[0])
 
 
 def name_lines(ax: Axes, names: Sequence[str], **style: Any) -> None:

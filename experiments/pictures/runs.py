@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from numpy.typing import ArrayLike
 
@@ -12,32 +13,49 @@ from experiments.pictures import canvas
 from experiments.pictures.canvas import BLUE, COLORS, GREY, ORANGE
 
 
-def _said(text: str, values: Any, losses: Any = None) -> str:
-    """A text with the last value put in; or that the run diverged, as its losses tell."""
+def _said(text: str, values: Any, losses: Any = None, best: int = 0) -> str:
+    """A text with the value of the best epoch put in, or the last; or that the run diverged."""
     losses = canvas.finite(values if losses is None else losses)
     if np.isnan(canvas.last(losses)):
         known = np.flatnonzero(~np.isnan(losses))
         return f"Diverged: no number after epoch {known[-1] + 1 if len(known) else 0}"
-    return text.format(canvas.last(values))
+    return text.format(canvas.last(values[:best] if best else values))
+
+
+def _kept(ax: Axes, values: Any, best: int, x: Any = None, above: bool = True) -> None:
+    """A ring around the epoch whose parameters were kept, and on which side it says so."""
+    if best:
+        at = (best if x is None else x[best - 1], values[best - 1])
+        ax.plot(*at, "o", color="black", ms=14, mfc="none", mew=2, zorder=5)
+        ax.annotate("kept", at, (0, 12 if above else -28), textcoords="offset points", ha="center")
 
 
 @canvas.slide
-def curves(path: Path, training_loss: Any, held_out_loss: Any, held_out_accuracy: Any) -> Path:
-    """Loss and held-out accuracy over the epochs."""
+def curves(
+    path: Path, training_loss: Any, held_out_loss: Any, held_out_accuracy: Any, best: int = 0
+) -> Path:
+    """Loss and held-out accuracy over the epochs, the best of them ringed."""
     figure, (left, right) = canvas.axes(2, whole=canvas.SLIDE, widths=(5, 4))
     canvas.line(left, training_loss)
     canvas.line(left, held_out_loss, color=ORANGE)
     canvas.logarithmic(left, training_loss, held_out_loss)
     left.set(xlabel="epoch", title="loss (nats)")
     canvas.name_lines(left, ("training", "held out"))
-    canvas.line(right, 100 * np.asarray(held_out_accuracy), color=ORANGE)
+    _kept(left, held_out_loss, best)
+    percent = 100 * np.asarray(held_out_accuracy)
+    canvas.line(right, percent, color=ORANGE, clip_on=False)
+    _kept(right, percent, best, above=False)
     right.set(xlabel="epoch", title="held-out accuracy (%)")
-    said = _said("Digits never seen before, read rightly: {:.2%}", held_out_accuracy, training_loss)
+    right.set_ylim(top=min(right.get_ylim()[1], 100))
+    said = "Digits never seen before, read rightly: {:.2%}"
+    said = _said(said, held_out_accuracy, training_loss, best)
     canvas.message(figure, said)
     return canvas.save(figure, path)
 
 
-def loss(path: Path, losses: Any, xlabel: str = "step", held_out: Any = None) -> Path:
+def loss(
+    path: Path, losses: Any, xlabel: str = "step", held_out: Any = None, best: int = 0
+) -> Path:
     """A loss curve over steps, or what else there is a loss for, with that of held-out data."""
     figure, (ax,) = canvas.axes(size=(6.4, 3.8))
     both = {"training": losses} if held_out is None else {"training": losses, "held out": held_out}
@@ -46,21 +64,24 @@ def loss(path: Path, losses: Any, xlabel: str = "step", held_out: Any = None) ->
     canvas.logarithmic(ax, *both.values(), ratio=10)
     values = list(both.values())[-1]
     name = "Loss" if held_out is None else "Held-out loss"
-    ax.set(xlabel=xlabel, ylabel="loss (nats)", title=_said(name + ": {:.4g}", values))
+    ax.set(xlabel=xlabel, ylabel="loss (nats)", title=_said(name + ": {:.4g}", values, best=best))
     if held_out is not None:
         canvas.name_lines(ax, list(both))
+    _kept(ax, values, best)
     return canvas.save(figure, path)
 
 
 @canvas.slide
-def bits(path: Path, steps: Any, training: Any, held_out: Any) -> Path:
+def bits(path: Path, steps: Any, training: Any, held_out: Any, best: int = 0) -> Path:
     """Bits per character of training and held-out text over the optimizer steps."""
     figure, (ax,) = canvas.axes(whole=canvas.SLIDE)
     canvas.line(ax, training, steps)
     canvas.line(ax, held_out, steps, color=ORANGE)
     ax.set(xlabel="optimizer step", title="bits per character")
     canvas.name_lines(ax, ("training", "held out"))
-    canvas.message(figure, _said("Text never seen before: {:.2f} bits a character", held_out))
+    _kept(ax, held_out, best, steps)
+    said = _said("Text never seen before: {:.2f} bits a character", held_out, best=best)
+    canvas.message(figure, said)
     return canvas.save(figure, path)
 
 
@@ -171,7 +192,11 @@ def gradients(path: Path, entries: Any, ways: Mapping[str, ArrayLike]) -> Path:
     gaps = [np.abs(values - first).max() for values in others]
     least = 1e-17
     right.barh(
-        names[1:], np.maximum(gaps, least), left=least, color=COLORS[1 : len(names)], height=0.5
+        names[1:],
+        [max(gap - least, 0) for gap in gaps],
+        left=least,
+        color=COLORS[1 : len(names)],
+        height=0.5,
     )
     for row, gap in enumerate(gaps):
         right.text(max(gap, least) * 2, row, f"{gap:.0e}" if gap else "0", va="center")

@@ -10,7 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from experiments.pictures import canvas
 from experiments.pictures.canvas import BLUE, GREEN, GREY, ORANGE
 
+_OPTIMIZERS = (BLUE, GREEN, "#882255", "#000000", "#AA7700")
 
+
+@canvas.slide
 def trials(path: Path, runs: Sequence[tuple[Any, Mapping[str, Any], str]], best: int) -> Path:
     """How the loss of each trial fell, and where its learning rate and optimizer put it.
 
@@ -19,42 +22,46 @@ def trials(path: Path, runs: Sequence[tuple[Any, Mapping[str, Any], str]], best:
         runs: of each trial the loss after each epoch, its settings, and how it ended.
         best: which of them is the best.
     """
-    figure, (left, right) = canvas.axes(2, size=(6.0, 4.2))
-    colors = {"pruned": GREY, "finished": BLUE}
-    for number, (losses, _, ended) in enumerate(runs):
-        if ended in colors and number != best:
+    figure, (left, right) = canvas.axes(2, whole=canvas.SLIDE)
+    sound = [run for run in runs if run[2] in ("pruned", "finished")]
+    for i, (losses, _, ended) in enumerate(runs):
+        if ended in ("pruned", "finished") and i != best:
+            color, width = (GREY, 1) if ended == "pruned" else (BLUE, 1.5)
             epochs = np.arange(1, len(losses) + 1)
-            style = {"lw": 0.8, "alpha": 0.5} if ended == "pruned" else {"lw": 1.2}
-            left.plot(epochs, losses, color=colors[ended], **style)
-            left.plot(epochs[-1], losses[-1], ".", color=colors[ended], ms=4)
-    left.plot(np.arange(1, len(runs[best][0]) + 1), runs[best][0], color=ORANGE, lw=2.5)
-    counts = {word: sum(ended == word for *_, ended in runs) for word in (*colors, "diverged")}
+            left.plot(epochs, losses, color=color, lw=width, alpha=0.6)
+            left.plot(epochs[-1], losses[-1], ".", color=color, ms=6)
+    chosen, settings, _ = runs[best]
+    left.plot(np.arange(1, len(chosen) + 1), chosen, color=ORANGE)
+    counts = {word: sum(ended == word for *_, ended in runs) for word in ("pruned", "finished")}
     for label, color in (
-        (f"given up early ({counts['pruned']})", GREY),
-        (f"trained to the end ({counts['finished']})", BLUE),
+        (f"given up early: {counts['pruned']}", GREY),
+        (f"to the end: {counts['finished']}", BLUE),
         ("the best", ORANGE),
     ):
         left.plot([], [], color=color, label=label)
-    left.set(yscale="log", xlabel="epoch", ylabel="loss on the images to choose by (nats)",
-             title="Poor trials end early")  # fmt: skip
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(frameon=False)
-    names = list(dict.fromkeys(settings["optimizer"] for _, settings, _ in runs))
-    for name, color in zip(sorted(names), (BLUE, GREEN, GREY, "#b83280", "#2c7a7b"), strict=False):
-        for word, size, alpha in (("pruned", 8, 0.4), ("finished", 36, 0.9)):
+    canvas.logarithmic(left, *(losses for losses, *_ in sound))
+    left.set(xlabel="epoch", title="loss on the images to choose by (nats)")
+    left.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    names = sorted({settings["optimizer"] for _, settings, _ in runs})
+    for name, color in zip(names, _OPTIMIZERS, strict=False):
+        for word, size, alpha in (("pruned", 25, 0.4), ("finished", 110, 0.9)):
             points = [
                 (settings["learning_rate"], min(losses))
                 for losses, settings, ended in runs
                 if settings["optimizer"] == name and ended == word
             ]
             right.scatter(*np.reshape(points, (-1, 2)).T, s=size, color=color, alpha=alpha, lw=0)
-        right.scatter([], [], s=36, color=color, lw=0, label=name)
-    losses, settings, _ = runs[best]
-    at = (settings["learning_rate"], min(losses))
-    right.scatter(*at, s=220, marker="*", color=ORANGE, edgecolors="white", zorder=3,
-                  label=f"the best: {settings['optimizer']}")  # fmt: skip
-    right.set(xscale="log", yscale="log", xlabel="learning rate (as for Adam)",
-              ylabel="least loss of the trial (nats)",
-              title="Where the good ones are (small: given up early)")  # fmt: skip
-    right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        right.scatter([], [], s=110, color=color, lw=0, label=name)
+    at = (settings["learning_rate"], min(chosen))
+    right.scatter(*at, s=600, marker="*", color=ORANGE, edgecolors="white", zorder=3)
+    canvas.logarithmic(right, *(losses for losses, *_ in sound))
+    right.set(xscale="log", xlabel="learning rate (as for Adam)", title="the least of each trial")
+    for ax, columns in ((left, 1), (right, len(names))):
+        ax.legend(frameon=False, fontsize=15, loc="upper center", bbox_to_anchor=(0.5, -0.16),
+                  ncols=columns, handletextpad=0.2, columnspacing=1)  # fmt: skip
+    canvas.message(
+        figure,
+        f"The best of {len(runs)} trials: {settings['optimizer']}, learning rate "
+        f"{settings['learning_rate']:.2g}",
+    )
     return canvas.save(figure, path)
