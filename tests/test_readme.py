@@ -26,16 +26,19 @@ VERIFIER = (ROOT / "jaxnn" / "verify" / "README.md").read_text()
 UNNAMED = ("l2_penalty", "weighted_mean")
 
 
-def run_python_in(page):
+def run_python_in(page, apart=False):
+    """The names that the blocks of a page make, each going on from the last, or each by itself."""
     names = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(block, "README.md", "exec"), names)
+        own = {} if apart else names
+        exec(compile(block, "README.md", "exec"), own)
+        names |= own
     return names
 
 
 def test_the_python_in_it_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = run_python_in(README)
+    names = run_python_in(README, apart=True)
     assert "PASS         manual_grad" in capsys.readouterr().out
     assert names["fitted"].ended in ("finished", "stopped early")
     assert (
