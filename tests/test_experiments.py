@@ -200,9 +200,9 @@ def test_residuals_prints_each_row_when_it_is_measured(tmp_path, capsys, monkeyp
     assert len(printed) > 1
     assert [out.count("\n") for out in printed] == [1] * len(printed)
     file = tmp_path / "table.txt"
-    last, wrote = capsys.readouterr().out.splitlines(keepends=True)
+    last, *wrote = capsys.readouterr().out.splitlines(keepends=True)
     assert file.read_text() == "".join([*printed, last])
-    assert wrote == f"wrote {file}\n"
+    assert wrote == [f"wrote {file}\n", f"wrote {tmp_path / 'residuals.png'}\n"]
 
 
 def test_residuals_cuts_long_settings_visibly(monkeypatch):
