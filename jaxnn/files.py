@@ -27,7 +27,7 @@ _KINDS = {
 }
 # Of one byte of JSON some 20 of Python's objects are made, at worst.
 MOST_JSON = 2**24
-_UNFINISHED = ".unfinished-"
+_UNFINISHED = ".unfinished-jaxnn-"
 _OLD = 24 * 60 * 60  # seconds
 
 

@@ -283,7 +283,7 @@ def test_numbers_that_are_not_finite_are_refused(where, value, tmp_path):
 def test_what_a_killed_save_left_does_not_count(folder):
     """What was being written, under orbax's name too, and what was being removed."""
     for name in ("4", "4.orbax-checkpoint-tmp-1", "1"):
-        shutil.copytree(folder / "3", folder / ".unfinished" / name)
+        shutil.copytree(folder / "3", folder / ".unfinished-jaxnn" / name)
     state, _ = train.load_state(folder, init_state())
     assert int(state.step) == 3
     train.save_state(folder, after(4), **WHOSE)

@@ -27,7 +27,7 @@ FORMAT = 1
 KEPT = 2
 ABOUT, SEAL = "about.json", "seal.json"
 MOST_ABOUT = 2**26  # bytes: of half a million epochs with five columns
-_UNFINISHED = ".unfinished"  # what is being written or removed, and is nobody else's
+_UNFINISHED = ".unfinished-jaxnn"  # what is being written or removed, and is nobody else's
 _FIX = "remove it, to go on from the state before it"
 
 
