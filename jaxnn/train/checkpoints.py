@@ -44,7 +44,7 @@ def write(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Path
 
     Raises:
         ModuleNotFoundError: orbax is not installed.
-        ValueError: the folder cannot be written, or holds what is none of its steps.
+        ValueError: the folder cannot be written, or holds under a number what is no step.
     """
     text = json.dumps(about)
     if len(text) > MOST_ABOUT:
@@ -52,7 +52,7 @@ def write(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Path
             f"what is to stand beside the state has {len(text):,} characters; at most "
             f"{MOST_ABOUT:,} are read again: leave out notes, or log fewer epochs, each longer"
         )
-    _check_ours(folder)
+    _check_free(folder)
     unfinished = folder / _UNFINISHED
     new, where = unfinished / str(step), folder / str(step)
     with _orbax(f"{folder} cannot be written", "make room, or name another") as ocp:
@@ -124,22 +124,22 @@ def _numbered(leaves: list[Any]) -> dict[str, Any]:
 
 def _steps(folder: Path) -> list[int]:
     """The steps in a folder."""
+    return [int(where.name) for where in _numbers(folder) if (where / SEAL).exists()]
+
+
+def _numbers(folder: Path) -> list[Path]:
+    """What is in a folder under a number."""
     found = [*folder.iterdir()] if folder.is_dir() else []
-    return [int(where.name) for where in found if _is_step(where)]
+    return [where for where in found if where.name.isdecimal()]
 
 
-def _is_step(where: Path) -> bool:
-    return where.name.isdecimal() and (where / SEAL).exists()
-
-
-def _check_ours(folder: Path) -> None:
-    """Refuse a folder with anything but steps in it; what is hidden is no matter."""
-    found = [*folder.iterdir()] if folder.is_dir() else []
-    others = sorted(x.name for x in found if not (_is_step(x) or x.name.startswith(".")))
+def _check_free(folder: Path) -> None:
+    """Refuse a folder with what is no step under a number, which a step will have one day."""
+    others = [where.name for where in _numbers(folder) if not (where / SEAL).exists()]
     if others:
         raise ValueError(
-            f"{folder} holds {files.listed(others, ', ')}, no state that was saved whole; it must "
-            "be a folder for states alone: name another"
+            f"{folder} holds {files.listed(sorted(others), ', ')}, no state that was saved whole; "
+            "what is named by a number there must be one: name another folder"
         )
 
 

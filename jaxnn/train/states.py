@@ -78,8 +78,8 @@ def save_state(
     Raises:
         ModuleNotFoundError: orbax is not installed.
         TypeError: the state is no `State`, or notes or configuration are not for JSON.
-        ValueError: the folder cannot be written, holds anything but states (what is hidden aside),
-            or a state of this step or a later one.
+        ValueError: the folder cannot be written, or holds a state of this step or a later one, or
+            anything else that is named by a number.
     """
     check_state(state, State)
     folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
