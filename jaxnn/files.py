@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +27,8 @@ _KINDS = {
 }
 # Of one byte of JSON some 20 of Python's objects are made, at worst.
 MOST_JSON = 2**24
-_UNFINISHED = ".unfinished-"
+_UNFINISHED = ".unfinished-jaxnn-"
+_OLD = 24 * 60 * 60  # seconds
 
 
 def listed(faults: Sequence[str], separator: str = "; ") -> str:
@@ -265,31 +267,27 @@ def target(path: Path) -> Path:
 def _made_beside(place: Path, stack: contextlib.ExitStack) -> Path:
     """Make an empty file of the same name in a folder of its own beside, gone with the stack.
 
-    What killed processes left of that kind is removed.
+    What killed processes left of that kind is removed when it is old: whether one lives cannot be
+    known, for it may be another container's or machine's.
     """
-    for left in place.parent.glob(f"{_UNFINISHED}*-*"):
-        owner = left.name.removeprefix(_UNFINISHED).partition("-")[0]
-        if owner.isdecimal() and not _lives(int(owner)):
+    for left in place.parent.glob(f"{_UNFINISHED}*"):
+        if _is_old(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = tempfile.TemporaryDirectory(
-        prefix=f"{_UNFINISHED}{os.getpid()}-", dir=place.parent, ignore_cleanup_errors=True
+        prefix=_UNFINISHED, dir=place.parent, ignore_cleanup_errors=True
     )
     new = Path(stack.enter_context(folder)) / place.name
     new.touch()
     return new
 
 
-def _lives(process: int) -> bool:
-    """Whether there is such a process; where that cannot be asked, there is."""
-    if os.name != "posix":
-        return True
+def _is_old(folder: Path) -> bool:
+    """Whether nothing was written into a folder for a day."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+        last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:  # it is gone meanwhile, or another user's
         return False
-    except PermissionError:  # another user's
-        return True
-    return True
+    return time.time() - last > _OLD
 
 
 def _to_disk(path: Path, how: int) -> None:

@@ -8,6 +8,8 @@
 Nothing is downloaded: the text is Python's own documentation, or a file of yours.
 """
 
+import contextlib
+import operator
 import pydoc_data.topics
 from pathlib import Path
 from typing import Any
@@ -121,20 +123,21 @@ def decode(tokens: Any, characters: str) -> str:
     """Return the text of tokens (n,): `encode` undone.
 
     Raises:
-        TypeError: the tokens are no integers, or the vocabulary is no text.
-        ValueError: they are not (n,), or one is no place in the vocabulary.
+        TypeError: the tokens are no integers, or lists of them, or the vocabulary is no text.
+        ValueError: an array is not (n,), or a token is no place in the vocabulary.
     """
     check_text("characters", characters)
     if isinstance(tokens, list):
-        tokens = np.array(tokens, dtype=None if tokens else int)
-    _check_tokens(tokens)
-    tokens = np.asarray(tokens)
+        tokens = np.array([_token(token) for token in tokens], object)  # of any size
+    else:
+        _check_tokens(tokens)
+        tokens = np.asarray(tokens)
     strange = tokens[(tokens < 0) | (tokens >= len(characters))]
     if strange.size:
         raise ValueError(
-            f"token {strange[0]} ({strange.size} such in all) is outside [0, {len(characters)}), "
-            "the places in the vocabulary; every token must be one: take the vocabulary that the "
-            "tokens came from"
+            f"token {strange[0]!s:.40} ({strange.size} such in all) is outside [0, "
+            f"{len(characters)}), the places in the vocabulary; every token must be one: take the "
+            "vocabulary that the tokens came from"
         )
     return "".join(characters[token] for token in tokens)
 
@@ -198,6 +201,17 @@ def random_windows(key: Array, tokens: Array, number: int, length: int) -> Keyed
     starts = jax.random.randint(key, (number, 1), 0, len(tokens) - length)
     at = starts + jnp.arange(length)
     return KeyedBatch(tokens[at], tokens[at + 1])
+
+
+def _token(given: Any) -> int:
+    """An entry of a list of tokens."""
+    with contextlib.suppress(TypeError):
+        if not isinstance(given, bool):
+            return operator.index(given)
+    raise TypeError(
+        f"a token is {given!r:.50}; each in a list must be an integer: encode the text first, and "
+        "decode one at a time"
+    )
 
 
 def _check_tokens(tokens: Any) -> None:

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ except ValueError as error:
     assert list(older.parent.iterdir()) == [older]
 
 
-def test_a_kill_leaves_the_older_file_and_the_next_write_what_it_left(older):
+def test_a_kill_leaves_the_older_file_and_a_write_on_another_day_what_it_left(older):
     killed = """
 import os, signal, sys
 import files
@@ -91,13 +92,18 @@ with files.replaced(sys.argv[1]) as new:
 """
     assert in_a_process(killed, older).returncode == -signal.SIGKILL
     assert older.read_text() == "older"
-    assert len(list(older.parent.iterdir())) == 2
+    (left,) = older.parent.glob(".*")
+    yesterday = time.time() - 25 * 60 * 60
+    os.utime(left, (yesterday, yesterday))
+    # Of what is being written nothing is removed, by whichever process it is.
+    for text in ("first", "second"):
+        with files.replaced(older) as new:
+            new.write_text(text)
+        assert older.read_text() == text
+        assert (left / older.name).read_text() == "half"
+    os.utime(left / older.name, (yesterday, yesterday))
     with files.replaced(older) as new:
-        # Of a process that lives, this one, nothing is removed.
-        with files.replaced(older) as other:
-            other.write_text("first")
-        new.write_text("second")
-    assert older.read_text() == "second"
+        new.write_text("third")
     assert list(older.parent.iterdir()) == [older]
 
 

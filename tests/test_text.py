@@ -43,10 +43,18 @@ def test_a_character_outside_the_vocabulary_is_named():
             text.encode("a", characters)
 
 
-@pytest.mark.parametrize("token", [-1, 3])
+@pytest.mark.parametrize("token", [-1, 3, 2**70, 2**63])
 def test_a_token_outside_the_vocabulary_is_named(token):
     with pytest.raises(ValueError, match=rf"token {token} .* outside \[0, 3\)"):
         text.decode([0, token, 1], "abc")
+
+
+@pytest.mark.parametrize("tokens", [[[1], [1, 2]], [[1]], [0, [1]], [1.5], ["a"], [True], [None]])
+def test_a_list_of_anything_but_tokens_is_refused(tokens):
+    with pytest.raises(TypeError, match=r"a token is .*; each in a list must be an integer: "):
+        text.decode(tokens, "abc")
+    assert text.decode([np.uint8(1), jnp.int32(2), 0], "abc") == "bca"
+    assert text.decode([], "abc") == ""
 
 
 def test_a_file_is_read_as_it_is(tmp_path):

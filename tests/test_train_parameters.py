@@ -5,8 +5,9 @@ import importlib
 import json
 import struct
 import sys
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,37 @@ def test_a_model_of_ones_own(tmp_path):
         train.load_params(path)
     with pytest.raises(ValueError, match=r"other is {'width': 5.*in the file, None here; word is"):
         train.load_params(path, model, Config(config.sizes, word="b"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    names: list[str]
+    pairs: tuple[list[int], ...] = ()
+    sizes: list[Size] | None = None
+    rows: list[tuple[Size, ...]] = dataclasses.field(default_factory=list)
+    bare: list = dataclasses.field(default_factory=list)
+    more: Sequence[Size] = ()
+
+
+def test_lists_are_lists_again_where_the_configuration_says_so(tmp_path):
+    model = own_model(Config=Lists)
+    config = Lists(["a"], ([1, 2], [3]), [Size(1, (0.5,))], [(Size(2),)], [[1]], (Size(3),))
+    path = train.save_params(tmp_path / "p", model.init_params(0, 0), model=model, config=config)
+    assert train.load_params(path, model).config == config
+
+
+def test_types_that_only_type_checkers_know_are_no_matter_but_for_objects(tmp_path):
+    class Checked(NamedTuple):
+        sizes: "Unknown[int]" = (3,)  # noqa: F821
+        other: Any = None
+
+    model = own_model(Config=Checked)
+    params = model.init_params(None, None)
+    path = train.save_params(tmp_path / "p", params, model=model, config=Checked((3, 4)))
+    assert train.load_params(path, model).config == Checked((3, 4))
+    train.save_params(path, params, model=model, config=Checked(other={"width": 3}))
+    with pytest.raises(ValueError, match=r"of width the type has a name .* import it for the pro"):
+        train.load_params(path, model)
 
 
 @pytest.mark.parametrize("config", [None, {"width": 3, "deep": {"a": [1]}}, (3, 4), Size(3)])

@@ -1,5 +1,6 @@
 """Whole states on disk: what is read is what was saved, or one sentence says why not."""
 
+import errno
 import logging
 import shutil
 
@@ -8,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 from faults import CONFIG, init_state
 
 from jaxnn import mlp, train
 from jaxnn.models import transformer
+from jaxnn.train import checkpoints
 
 WHOSE = {"model": faults, "config": CONFIG, "notes": {"seed": 0}}
 HISTORY = {
@@ -251,13 +254,13 @@ def test_a_seal_that_is_none_or_newer_is_refused(seal, words, folder):
     assert str(folder / "3") in str(refused.value)
 
 
-def test_a_state_that_was_not_written_to_its_end_does_not_count(folder):
+def test_a_state_without_its_seal_does_not_count_and_stays(folder):
     (folder / "3" / "seal.json").unlink()
     state, _ = train.load_state(folder, init_state(), **WHOSE)
     assert int(state.step) == 2
-    other = after(1, state)._replace(params=init_state(seed=5).params)
-    train.save_state(folder, other, **WHOSE)
-    assert leaves(train.load_state(folder, init_state())[0].params) == leaves(other.params)
+    with pytest.raises(ValueError, match="holds 3, no state that was saved whole; what is"):
+        train.save_state(folder, after(1, state), **WHOSE)
+    assert (folder / "3" / "about.json").exists()
 
 
 @pytest.mark.parametrize("where", ["params", "opt_state"])
@@ -278,10 +281,88 @@ def test_numbers_that_are_not_finite_are_refused(where, value, tmp_path):
 
 
 def test_what_a_killed_save_left_does_not_count(folder):
-    """A folder under the name that orbax writes to first, and one that was being deleted."""
-    shutil.copytree(folder / "3", folder / "9.orbax-checkpoint-tmp-1")
-    shutil.copytree(folder / "3", folder / "deleted" / "1")
+    """What was being written, under orbax's name too, and what was being removed."""
+    for name in ("4", "4.orbax-checkpoint-tmp-1", "1"):
+        shutil.copytree(folder / "3", folder / ".unfinished-jaxnn" / name)
     state, _ = train.load_state(folder, init_state())
     assert int(state.step) == 3
     train.save_state(folder, after(4), **WHOSE)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
+
+
+@pytest.mark.parametrize("name", ["2024/thesis.txt", "7"])
+def test_what_is_named_by_a_number_and_no_state_is_refused_and_stays(name, tmp_path):
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("mine")
+    with pytest.raises(ValueError, match=r"holds (2024|7), no state that was saved whole; what is"):
+        train.save_state(tmp_path, after(1))
+    assert own.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [tmp_path / name.split("/")[0]]
+
+
+def test_other_files_stay_and_a_save_that_fails_leaves_nothing(folder, monkeypatch):
+    others = [".hidden", "deleted", "mine.orbax-checkpoint-tmp", "params.safetensors"]
+    for name in others:
+        (folder / name).mkdir()
+        (folder / name / "thesis.txt").write_text("mine")
+
+    def full(path):
+        raise OSError("No space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.files, "replaced", full)
+        with pytest.raises(ValueError, match=r"cannot be written \(No space left\); make room"):
+            train.save_state(folder, after(4))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*others, "2", "3"])
+    train.save_state(folder, after(4))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*others, "3", "4"])
+    assert all((folder / name / "thesis.txt").read_text() == "mine" for name in others)
+
+
+@pytest.mark.parametrize(
+    ("saved", "given", "words"),
+    [
+        (optax.adam(0.1), optax.adamw(0.1), r"opt_state\[2\] is None in the file, 'EmptyState'"),
+        (
+            optax.sgd(0.1),
+            optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+            r"opt_state\[1\] is 'EmptyState' in the file, 'tuple' here",
+        ),
+    ],
+    ids=["adamw", "clipped"],
+)
+def test_an_optimizer_of_the_same_arrays_is_another(saved, given, words, tmp_path):
+    train.save_state(tmp_path, init_state(saved))
+    with pytest.raises(ValueError, match=rf"of another model or optimizer: .*{words}") as refused:
+        train.load_state(tmp_path, init_state(given))
+    assert "remove" not in str(refused.value)
+
+
+def test_a_sound_state_that_cannot_be_read_now_is_not_to_be_removed(kept, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(orbax.checkpoint.StandardCheckpointHandler, "restore", fails)
+    with pytest.raises(ValueError, match=r"3 cannot be read \(.*Too many .*: try again") as refused:
+        train.load_state(kept, init_state())
+    assert "remove" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"a.b": jnp.zeros(2), "a": {"b": jnp.ones(2)}, "a/b": {"": jnp.full(2, 2.0)}},
+        jnp.arange(3.0),
+        {"w": jnp.ones(3), "none": jnp.zeros((0, 2)), "empty": {}, "absent": None},
+    ],
+    ids=["names of one path", "one array", "arrays of no element"],
+)
+def test_trees_of_all_kinds_come_back(params, tmp_path):
+    state = init_state()._replace(params=params, opt_state=faults.OPTIMIZER.init(params))
+    train.save_state(tmp_path, state, best=params)
+    like = jax.tree.map(jnp.zeros_like, state._replace(key=None))._replace(key=state.key)
+    read, about = train.load_state(tmp_path, like)
+    assert jax.tree.structure((read, about.best)) == jax.tree.structure((state, params))
+    assert leaves(faults.bits(read)) == leaves(faults.bits(state))
+    assert leaves(about.best) == leaves(params)

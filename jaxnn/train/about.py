@@ -5,8 +5,9 @@ import importlib
 import platform
 import re
 import sys
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.files import listed
+
+_SEQUENCES = (list, tuple, Sequence)
+_UNKNOWN = object()
 
 
 class About(NamedTuple):
@@ -123,7 +127,7 @@ def configuration(where: Path, about: About, model: Any, config: Any = None) -> 
         check_equal(where, "configuration", about.config, settings(config))
         return config
     try:
-        theirs = _rebuilt(about.config, kind)
+        theirs = _rebuilt(about.config, [kind])
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{where} has a configuration that {about.model} does not take ({error!s:.300}); it "
@@ -196,21 +200,48 @@ def _fields(kind: Any) -> tuple[str, ...]:
     return tuple(getattr(kind, "_fields", ()))
 
 
-def _rebuilt(value: Any, kind: Any) -> Any:
-    """A value of JSON as this type has it: objects are what it names, lists are tuples."""
+def _rebuilt(value: Any, kinds: Sequence[Any]) -> Any:
+    """A value of JSON as one of these types has it: objects, lists where it has them, or tuples."""
     if isinstance(value, list):
-        return tuple(_rebuilt(one, kind) for one in value)
+        kind = next((kind for kind in _alternatives(kinds) if _origin(kind) in _SEQUENCES), None)
+        inner = typing.get_args(kind) or kinds
+        return (list if _origin(kind) is list else tuple)(_rebuilt(one, inner) for one in value)
     if not isinstance(value, dict):
         return value
-    for record in _records(kind):
+    records = [record for kind in kinds for record in _records(kind)]
+    for record in records:
         if value.keys() <= {*_fields(record)}:
-            hints = typing.get_type_hints(record)
-            return record(**{name: _rebuilt(one, hints[name]) for name, one in value.items()})
-    known = [name for record in _records(kind) for name in _fields(record)]
+            hints = _hints(record)
+            return record(**{name: _rebuilt(one, [hints[name]]) for name, one in value.items()})
+    known = [name for record in records for name in _fields(record)]
     if known:
         unknown = [name for name in value if name not in known]
         raise ValueError(f"{listed(unknown, ', ')} is not one of {', '.join(known)}")
+    if _UNKNOWN in kinds:
+        raise ValueError(
+            f"of {listed([*value], ', ')} the type has a name that is imported for type checkers "
+            "alone; import it for the program too"
+        )
     return value
+
+
+def _hints(record: Any) -> dict[str, Any]:
+    """The type of each field; of none it is known where one has a name for type checkers alone."""
+    try:
+        return typing.get_type_hints(record)
+    except NameError:
+        return dict.fromkeys(_fields(record), _UNKNOWN)
+
+
+def _origin(kind: Any) -> Any:
+    return typing.get_origin(kind) or kind
+
+
+def _alternatives(kinds: Sequence[Any]) -> Iterator[Any]:
+    """The types themselves, and in the place of a union what it is of."""
+    for kind in kinds:
+        union = _origin(kind) in (typing.Union, types.UnionType)
+        yield from _alternatives(typing.get_args(kind)) if union else [kind]
 
 
 def _records(kind: Any) -> list[Any]:

@@ -1,7 +1,8 @@
 """Trees of arrays on disk, by orbax: each step in a folder of its own, sealed when it is whole.
 
-The seal is a file with a digest of every other file of the step. It is written last: a step without
-one was not written to its end, and does not count; a step of which a file was changed is refused.
+The seal is a file with a digest of every other file of the step. It is written last, and then the
+step is given its name: until then it is in a hidden folder. A step of which a file was changed is
+refused. Nothing else in the folder is touched.
 """
 
 import contextlib
@@ -26,47 +27,49 @@ FORMAT = 1
 KEPT = 2
 ABOUT, SEAL = "about.json", "seal.json"
 MOST_ABOUT = 2**26  # bytes: of half a million epochs with five columns
-_DELETED = "deleted"  # where orbax moves an older step first: it is whole, or gone
+_UNFINISHED = ".unfinished-jaxnn"  # what is being written or removed, and is nobody else's
 _FIX = "remove it, to go on from the state before it"
 
 
 def last_step(folder: Path) -> int | None:
-    """The last step in a folder that is sealed; None without one."""
-    return max((step for step, where in _steps(folder) if (where / SEAL).exists()), default=None)
+    """The last step in a folder; None without one."""
+    return max(_steps(folder), default=None)
 
 
-def write(folder: Path, step: int, trees: Mapping[str, Any], about: Mapping[str, Any]) -> Path:
-    """Write trees, by name, and what JSON can hold about them; keep the step before.
+def write(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Path:
+    """Write a tree of arrays, and what JSON can hold about it; keep the step before.
 
     Returns:
         The folder of the step.
 
     Raises:
         ModuleNotFoundError: orbax is not installed.
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or holds under a number what is no step.
     """
-    where, text = folder / str(step), json.dumps(about)
+    text = json.dumps(about)
     if len(text) > MOST_ABOUT:
         raise ValueError(
             f"what is to stand beside the state has {len(text):,} characters; at most "
             f"{MOST_ABOUT:,} are read again: leave out notes, or log fewer epochs, each longer"
         )
-    with _manager(folder, f"{folder} cannot be written", "make room, or name another") as (
-        ocp,
-        manager,
-    ):
-        shutil.rmtree(folder / _DELETED, ignore_errors=True)
-        for _, left in _steps(folder):
-            if not (left / SEAL).exists():
-                shutil.rmtree(left)
-        manager.reload()
-        saves = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        manager.save(step, args=ocp.args.Composite(**saves))
-        (where / ABOUT).write_text(text)
-        seal = json.dumps({"format": FORMAT, "files": _digests(where)})
-        with files.replaced(where / SEAL) as new:
-            new.write_text(seal)
-        shutil.rmtree(folder / _DELETED, ignore_errors=True)
+    _check_free(folder)
+    unfinished = folder / _UNFINISHED
+    new, where = unfinished / str(step), folder / str(step)
+    with _orbax(f"{folder} cannot be written", "make room, or name another") as ocp:
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+                writer.save(new, args=ocp.args.StandardSave(_numbered(jax.tree.leaves(trees))))
+            (new / ABOUT).write_text(text)
+            seal = json.dumps({"format": FORMAT, "files": _digests(new)})
+            with files.replaced(new / SEAL) as file:
+                file.write_text(seal)
+            new.rename(where)
+            for old in sorted(_steps(folder))[:-KEPT]:
+                (folder / str(old)).rename(unfinished / str(old))
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return where
 
 
@@ -94,23 +97,50 @@ def read_about(where: Path) -> dict[str, Any]:
     return dict(files.parsed_json(str(where / ABOUT), content, damaged))
 
 
-def read(where: Path, likes: Mapping[str, Any]) -> dict[str, Any]:
-    """The trees of a step, by name; each like one whose names, shapes and dtypes are the same.
+def read(where: Path, like: Any) -> Any:
+    """The tree of a step, whose structure, shapes and dtypes are those of `like`.
 
     Raises:
         ModuleNotFoundError: orbax is not installed.
-        ValueError: they cannot be read.
+        ValueError: it cannot be read.
     """
-    with _manager(where.parent, f"{where} cannot be read", _FIX, read_only=True) as (ocp, manager):
-        restores = {name: ocp.args.StandardRestore(tree) for name, tree in likes.items()}
-        found = manager.restore(int(where.name), args=ocp.args.Composite(**restores))
-        return {name: jax.tree.map(_like, found[name], tree) for name, tree in likes.items()}
+    leaves, structure = jax.tree.flatten(like)
+    fix = "its files are those that were written: try again"
+    with (
+        _orbax(f"{where} cannot be read", fix) as ocp,
+        ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader,
+    ):
+        numbered = _numbered(leaves)
+        found = reader.restore(where, args=ocp.args.StandardRestore(numbered))
+        for number, leaf in numbered.items():
+            leaves[int(number)] = _like(found[number], leaf)
+    return jax.tree.unflatten(structure, leaves)
 
 
-def _steps(folder: Path) -> list[tuple[int, Path]]:
-    """The steps in a folder, sealed or not, and where they are."""
+def _numbered(leaves: list[Any]) -> dict[str, Any]:
+    """The leaves under their numbers, which orbax keeps apart; it takes none without an element."""
+    return {str(i): leaf for i, leaf in enumerate(leaves) if 0 not in jnp.shape(leaf)}
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps in a folder."""
+    return [int(where.name) for where in _numbers(folder) if (where / SEAL).exists()]
+
+
+def _numbers(folder: Path) -> list[Path]:
+    """What is in a folder under a number."""
     found = [*folder.iterdir()] if folder.is_dir() else []
-    return [(int(where.name), where) for where in found if where.name.isdecimal()]
+    return [where for where in found if where.name.isdecimal()]
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder with what is no step under a number, which a step will have one day."""
+    others = [where.name for where in _numbers(folder) if not (where / SEAL).exists()]
+    if others:
+        raise ValueError(
+            f"{folder} holds {files.listed(sorted(others), ', ')}, no state that was saved whole; "
+            "what is named by a number there must be one: name another folder"
+        )
 
 
 def _digests(where: Path) -> dict[str, str]:
@@ -137,26 +167,15 @@ def _like(read: Any, like: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _manager(
-    folder: Path, what: str, fix: str, read_only: bool = False
-) -> Iterator[tuple[Any, Any]]:
-    """Orbax, and its manager of a folder, both silent; what they raise is said in words."""
+def _orbax(what: str, fix: str) -> Iterator[Any]:
+    """Orbax, silent; what it raises is said in words."""
     root = logging.getLogger()
     handlers, quiet = root.handlers[:], [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in quiet]
     try:
         for logger in quiet:
             logger.setLevel(logging.CRITICAL)
-        ocp = files.installed("orbax.checkpoint")  # which gives the root logger a handler
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=not read_only,
-            todelete_subdir=None if read_only else _DELETED,
-            read_only=read_only,
-        )
-        with contextlib.closing(ocp.CheckpointManager(folder, options=options)) as manager:
-            yield ocp, manager
+        yield files.installed("orbax.checkpoint")  # which gives the root logger a handler
     except ModuleNotFoundError:
         raise
     except Exception as error:  # orbax and tensorstore raise many kinds, each with a page of text

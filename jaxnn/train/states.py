@@ -78,13 +78,14 @@ def save_state(
     Raises:
         ModuleNotFoundError: orbax is not installed.
         TypeError: the state is no `State`, or notes or configuration are not for JSON.
-        ValueError: the folder cannot be written, or holds a state of this step or a later one.
+        ValueError: the folder cannot be written, or holds a state of this step or a later one, or
+            anything else that is named by a number.
     """
     check_state(state, State)
     folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
     items: dict[str, Any] = {"state": state} | ({} if best is None else {"best": best})
     about = _describe(model, config, notes) | {
-        "leaves": {name: leaf_forms(tree) for name, tree in items.items()},
+        "forms": {name: _forms(tree) for name, tree in items.items()},
         "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
         "ends": [int(end) for end in ends],
     }
@@ -138,9 +139,9 @@ def load_state(
         check_equal(where, "configuration", about["config"], ours["config"])
     if notes is not None:
         check_equal(where, "run", about["notes"], ours["notes"])
-    likes = {"state": like} | ({"best": like.params} if "best" in about["leaves"] else {})
+    likes = {"state": like} | ({"best": like.params} if "best" in about["forms"] else {})
     for name, tree in likes.items():
-        check_equal(where, "model or optimizer", about["leaves"][name], leaf_forms(tree))
+        check_equal(where, "model or optimizer", about["forms"][name], _forms(tree))
     trees = checkpoints.read(where, likes)
     if not all(map(is_sound, trees.values())):
         raise ValueError(
@@ -157,6 +158,18 @@ def load_state(
 def _describe(model: Any, config: Any, notes: Mapping[str, Any] | None) -> dict[str, Any]:
     about = describe(model, config, notes)._asdict()
     return about | ({"model": ""} if model is None else {})
+
+
+def _forms(tree: Any) -> dict[str, str]:
+    """The type of every node of a tree, and the shape and dtype of every array, by its path."""
+    kinds = {}
+
+    def seen(path: Any, part: Any) -> bool:
+        kinds[path_name(path)] = type(part).__name__
+        return False
+
+    jax.tree_util.tree_leaves_with_path(tree, is_leaf=seen, is_leaf_takes_path=True)
+    return kinds | leaf_forms(tree)
 
 
 def leaf_forms(tree: Any) -> dict[str, str]:
