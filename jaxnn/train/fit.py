@@ -78,7 +78,7 @@ def fit(
     ends. Ctrl-C or SIGTERM, heard in the main thread, stop after the call that runs; a second one
     stops at once, with what was saved before.
 
-    With a folder, each call ends with `params.safetensors` (if it was the best), the state and
+    With a folder, each call ends with the state, `params.safetensors` (if it was the best) and
     `log.csv` written, in that order and each whole or not at all: a killed run that is resumed ends
     with the parameters of one that was not. An older run that was there goes to `folder/previous`
     when the first call has ended well.

@@ -1,7 +1,7 @@
 """The folder of a run: what is in it, who may write, and where an older run goes.
 
-params.safetensors    the best parameters so far: `load_params` reads them
 state/                the last two whole states: `load_state` reads the last
+params.safetensors    the best parameters so far: `load_params` reads them
 log.csv               a row for every epoch
 tensorboard/          the same for `tensorboard --logdir`, if asked for
 previous/             all of these of the run before this one
@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxnn import files
 from jaxnn.checks import parameter_shapes
-from jaxnn.train import logs
+from jaxnn.train import checkpoints, logs
 from jaxnn.train.about import describe
 from jaxnn.train.doors import check_model_functions
 from jaxnn.train.parameters import read_about, save_params
@@ -82,7 +82,7 @@ class Folder:
 
     def check_run(self) -> None:
         """Refuse a folder without a run to resume."""
-        if not (self.path / STATE).is_dir():
+        if checkpoints.last_step(self.path / STATE) is None:
             older = f"; an older one is in {self.path / PREVIOUS}"
             raise ValueError(
                 f"{self.path} holds no run to resume{older * (self.path / PREVIOUS).exists()}; "
@@ -118,12 +118,11 @@ class Folder:
         """Save how far the run is; return what is to be said of an older one."""
         said = ""
         if not self._ours:
-            if any((self.path / name).exists() for name in self._names):
+            if self._has_run():
                 self._move()
                 said = f"the run that was in {self.path} is in {self.path / PREVIOUS} now"
             self._ours = True
-        if progress.best_epoch == progress.epochs:
-            self._save_best(progress)
+        # First: with nothing else there, what is not sealed is no run.
         save_state(
             self.path / STATE,
             progress.state,
@@ -132,8 +131,15 @@ class Folder:
             ends=progress.ends,
             **self._whose,
         )
+        if progress.best_epoch == progress.epochs:
+            self._save_best(progress)
         self._write_logs(progress)
         return said
+
+    def _has_run(self) -> bool:
+        """Whether a run is here, and not only what a first call left that could not be saved."""
+        written = any((self.path / name).exists() for name in (PARAMS, LOG, BOARD))
+        return written or checkpoints.last_step(self.path / STATE) is not None
 
     def _close(self) -> None:
         if self._board is not None:
