@@ -348,6 +348,33 @@ def test_a_finished_run_is_resumed_without_a_step(whole):
     np.testing.assert_array_equal(ours.history.loss, whole.fit.history.loss)
 
 
+@pytest.mark.parametrize("first", [{"maximize": "val_x"}, {"minimize": "loss"}])
+@pytest.mark.parametrize("named", [True, False])
+def test_the_best_is_known_by_the_same_column_after_a_resume(first, named, tmp_path):
+    """Also where it is not named again, and a larger epoch count follows."""
+    values, best = (3, 5, 1, 4, 9, 2), 5 if "maximize" in first else 1
+    folder = {"folder": tmp_path, "model": Counting, "config": None, "name": "x"}
+    scripted_fit(values, epochs=4, **folder, **first)
+    for epochs in (4, 6):
+        ours = scripted_fit(
+            values, epochs=epochs, resume=True, **folder, **(first if named else {})
+        )
+    loaded = train.load_params(tmp_path / "params.safetensors", Counting)
+    assert loaded.notes["best"]["epoch"] == ours.best_epoch == best
+    assert float(loaded.params["w"]) == float(ours.params["w"]) == best
+
+
+@pytest.mark.parametrize("other", [{"minimize": "val_x"}, {"maximize": "loss"}, {"minimize": "y"}])
+def test_a_run_is_not_resumed_with_another_column(other, tmp_path):
+    folder = {"folder": tmp_path, "model": Counting, "config": None, "name": "x"}
+    scripted_fit((3, 1, 2), **folder, maximize="val_x")
+    before = (tmp_path / "params.safetensors").read_bytes()
+    words = "whose best is known by maximize='val_x', not m.*: leave it out, or begin a new run"
+    with pytest.raises(ValueError, match=words):
+        scripted_fit((3, 1, 2, 4), **folder, resume=True, **other)
+    assert (tmp_path / "params.safetensors").read_bytes() == before
+
+
 def test_patience_counts_the_epochs_before_a_resume(tmp_path):
     values = (3, 2, 5, 4, 3, 1)
     folder = {"folder": tmp_path, "model": Counting, "config": None}

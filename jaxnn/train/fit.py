@@ -89,7 +89,8 @@ def fit(
         state: of `init_state`; when a run is resumed, of the same model and optimizer.
         epochs: in all, those before a resume included; calls must come to just as many.
         minimize: the column by whose least value the best is known; when both this and
-            `maximize` are None, `val_loss` if there is one, else `loss`.
+            `maximize` are None, that of the run that is resumed or, of a new one, `val_loss` if
+            there is one, else `loss`.
         maximize: the column by whose greatest value it is known.
         patience: stop after so many epochs without a better one; None for never.
         folder: where to save; for one run at a time.
@@ -111,7 +112,8 @@ def fit(
         TypeError: the state is no `State`, `run` returned none and no `History`, or an argument is
             of another kind than above.
         ValueError: an argument is out of its range, the column is none of the log's, the folder is
-            in use or cannot be written, or there is no such run in it to resume.
+            in use or cannot be written, there is no such run in it to resume, or the best of that
+            one is known by another column.
         KeyboardInterrupt: a second signal came.
     """
     started = time.perf_counter()
@@ -128,14 +130,17 @@ def fit(
         check_flag(name, flag)
     whose = {"model": model, "config": config, "notes": notes}
     place = _folder(state, folder, whose, resume, also, tensorboard)
-    progress = Progress(state, {}, (), state.params, 0)
+    named = {"minimize": minimize, "maximize": maximize}
+    watched = {name: column for name, column in named.items() if column is not None}
+    progress = Progress(state, {}, (), state.params, 0, watched)
     ended: Ended | None = None
     sentence, first = "", True
     with contextlib.ExitStack() as stack:
         if place is not None:
             stack.enter_context(place.locked())
             if resume:
-                progress = with_best(place.resumed(state), minimize, maximize)
+                progress = place.resumed(state, watched)
+                progress = with_best(progress, progress.ends)
                 place.mend(progress)
         heard = stack.enter_context(signals())
         terminal = logs.Terminal(epochs, progress.epochs) if show else None
@@ -155,7 +160,8 @@ def fit(
             if not (np.isfinite(part["loss"]).all() and is_sound(later)):
                 ended, sentence = "diverged", _divergence(part["loss"], progress.epochs)
                 continue
-            progress = with_best(added(progress, later, part), minimize, maximize)
+            progress = added(progress, later, part)
+            progress = with_best(progress, progress.ends[-1:])
             said = "" if place is None else place.keep(progress)
             (row,) = logs.rows(progress.columns, progress.epochs)
             if terminal is not None:

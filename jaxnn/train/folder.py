@@ -89,7 +89,7 @@ class Folder:
                 "name the folder of one, or leave out resume"
             )
 
-    def resumed(self, like: State) -> Progress:
+    def resumed(self, like: State, watched: Mapping[str, str]) -> Progress:
         """Read how far the run in the folder is; the best of its epochs is not known yet."""
         self.check_run()
         state, about = load_state(self.path / STATE, like, **self._whose)
@@ -98,10 +98,19 @@ class Folder:
                 f"{self.path / STATE} has no history beside its state; it must be of a run of fit: "
                 "read it with load_state, and begin a run from it in another folder"
             )
+        if watched and watched != about.watched:
+            ours, theirs = (
+                " and ".join(f"{name}={column!r}" for name, column in columns.items())
+                for columns in (watched, about.watched)
+            )
+            raise ValueError(
+                f"{self.path / STATE} is of a run whose best is known by {theirs}, not {ours}; its "
+                "parameters are kept for no other column: leave it out, or begin a new run"
+            )
         self._whose["notes"] = about.notes
         self._ours = True
         best = state.params if about.best is None else about.best
-        return Progress(state, about.history, tuple(about.ends), best, 0)
+        return Progress(state, about.history, tuple(about.ends), best, 0, about.watched)
 
     def mend(self, progress: Progress) -> None:
         """Write again what a killed process had not come to write, or what is gone since."""
@@ -129,6 +138,7 @@ class Folder:
             best=progress.best,
             history=progress.columns,
             ends=progress.ends,
+            watched=progress.watched,
             **self._whose,
         )
         if progress.best_epoch == progress.epochs:
