@@ -119,7 +119,37 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not(source, tmp_path):
     np.testing.assert_array_equal(ours.history.loss, whole.history.loss)
 
 
+def test_an_iterator_goes_on_to_where_the_state_is():
+    """As in a process that made its first call to compile, and then resumes."""
+    run = epoch_of(endless(), steps=3)
+    run(faults.init_state())
+    further = looped(itertools.islice(endless(), 7), faults.init_state())[0]
+    ours, _ = run(further)
+    assert leaves(ours) == leaves(looped(itertools.islice(endless(), 10), faults.init_state())[0])
+
+
 # What is refused.
+
+
+def test_an_iterator_that_is_ahead_of_the_state_is_refused(tmp_path):
+    """After a call whose state was not kept its batches are gone."""
+    run, fails = epoch_of(endless(), steps=3), [True]
+
+    def failing(state):
+        later = run(state)
+        if int(state.step) == 3 and fails:
+            raise RuntimeError(fails.pop())
+        return later
+
+    with pytest.raises(RuntimeError):
+        faults.fit_into(tmp_path, failing)
+    words = "the iterator is ahead: it gave 6 batches, and the state has taken 3 steps: pass"
+    with pytest.raises(train.BatchError, match=words):
+        run(faults.look(tmp_path).state)
+    ours = faults.fit_into(tmp_path, failing, resume=True)
+    assert (ours.ended, len(ours.history.loss)) == ("batches", 1)
+    with pytest.raises(train.BatchError, match="it gave 6 batches, and the state has taken 0"):
+        run(faults.init_state())
 
 
 @pytest.mark.parametrize(

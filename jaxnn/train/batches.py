@@ -47,9 +47,10 @@ def make_epoch(
     """Return an epoch over batches that come one by one: a compiled step for each.
 
     What can be gone through again (a list, PyTorch's DataLoader) is gone through once an epoch,
-    from its start. An iterator goes on where the last epoch left it; where the first state
-    has taken steps already, as one that is resumed has, that many batches are passed over first: an
-    iterator that gives the same batches each time it is made resumes to the same parameters.
+    from its start; one that shuffles itself gives a resumed run other batches. An iterator goes on
+    where the last epoch left it; where a state has taken more steps, as one that is resumed has, as
+    many batches are passed over first: an iterator that gives the same batches each time it is made
+    resumes to the same parameters. A state that has taken fewer is refused.
 
     Args:
         model: a module with the model functions.
@@ -69,8 +70,9 @@ def make_epoch(
         TypeError: `batches` cannot be gone through, or is an iterator and `steps` is missing; and
             as in `make_step`.
         ValueError: `steps` is below 1; from the run, as the model's loss refuses the first batch.
-        BatchError: from the run, a ValueError: the batches end early, or one has other parts,
-            shapes or dtypes than the first.
+        BatchError: from the run, a ValueError: the batches end early, the iterator is ahead of the
+            state, or a batch has other parts, shapes or dtypes than the first, or makes the loss
+            NaN by a value that the model's loss refuses or that is not finite.
     """
     endless = is_iterator(batches)
     if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str):
@@ -90,7 +92,7 @@ def make_epoch(
     check_model_functions(model, "loss")
     measure = None if evaluate is None else jax.jit(evaluate)
     forms: list[dict[str, str]] = []  # of the first batch: dtypes and shapes, by name
-    started = False
+    started, taken = False, 0  # of an iterator, how many batches
 
     def checked(batch: Any, number: int, params: Any) -> Any:
         try:
@@ -112,21 +114,28 @@ def make_epoch(
         return batch
 
     def run(state: State) -> tuple[State, History]:
-        nonlocal started
+        nonlocal started, taken
         check_state(state, State)
         if evaluate is not None and not started:
             check_evaluate(evaluate, state.params)
-        passed = int(state.step) if endless and not started else 0
         started = True
         source = iter(batches)
-        skipped = sum(1 for _ in itertools.islice(source, passed))
-        if skipped < passed:
-            raise BatchError(
-                f"the iterator ended after {skipped} batches, and the run that goes on had taken "
-                f"{passed}: pass one that begins where that run's began"
-            )
+        if endless:
+            done = int(state.step)
+            if done < taken:
+                raise BatchError(
+                    f"the iterator is ahead: it gave {taken} batches, and the state has taken "
+                    f"{done} steps: pass make_epoch one that begins where that run's began"
+                )
+            taken += sum(1 for _ in itertools.islice(source, done - taken))
+            if taken < done:
+                raise BatchError(
+                    f"the iterator ended after {taken} batches, and the run that goes on had taken "
+                    f"{done}: pass one that begins where that run's began"
+                )
         losses: list[Any] = []
         for batch in itertools.islice(source, steps):
+            taken += 1
             state, loss = step(state, checked(batch, len(losses) + 1, state.params))
             losses.append(loss)
         if len(losses) < (steps or 1):
