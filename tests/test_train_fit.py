@@ -161,6 +161,19 @@ def test_what_diverges_keeps_what_was_finite(where, tmp_path, capsys):
     assert "after epoch 3 is kept: try a smaller learning rate" in words
 
 
+def test_the_part_that_diverged_is_named(capsys):
+    def run(state):
+        later, history = run_of()(state)
+        spoilt = jax.tree.map(
+            lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, later.opt_state
+        )
+        return later._replace(opt_state=spoilt), history
+
+    assert fitted(run).ended == "diverged"
+    words = "diverged: the optimizer's state holds NaN after epoch 1, the parameters do not"
+    assert words in capsys.readouterr().err
+
+
 def test_a_first_call_that_diverges_leaves_an_older_run_where_it_is(tmp_path):
     fit_into(tmp_path, run_of(), epochs=1)
     before = contents(tmp_path)
@@ -718,6 +731,16 @@ def test_epochs_that_calls_do_not_come_to_are_refused(tmp_path):
     [
         (lambda state: state, TypeError, "run returned State; it must return a State and a Hist"),
         (lambda state: (state, 1.0), TypeError, r"run returned \['State', 'float'\]"),
+        (
+            lambda state: (state._replace(step=state.step + 1), train.History(jnp.ones(()), None)),
+            ValueError,
+            r"history.loss has shape \(\) after a call of run; it must be \(epochs,\), an entry",
+        ),
+        (
+            lambda state: (state._replace(step=state.step + 1), train.History(jnp.ones(0), None)),
+            ValueError,
+            r"history.loss has shape \(0,\)",
+        ),
         (
             lambda state: (state, train.History(jnp.ones(1), None)),
             ValueError,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnn.checks import is_array, is_iterator
+from jaxnn.checks import check_finite, is_array, is_iterator
 from jaxnn.settings import check_integer
 from jaxnn.train.doors import (
     as_arrays,
@@ -94,6 +94,24 @@ def make_epoch(
     forms: list[dict[str, str]] = []  # of the first batch: dtypes and shapes, by name
     started, taken = False, 0  # of an iterator, how many batches
 
+    def looked_at(batch: Any, params: Any) -> None:
+        # As in make_run: only the parameters are abstract, the loss sees the batch's values.
+        whole = as_batch(model, batch)
+        jax.eval_shape(lambda params: model.loss(params, whole, config), params)
+
+    def is_finite(losses: list[Any], batch: Any, params: Any) -> bool:
+        """Whether the last loss is; refuse its batch if that has a value that is the cause."""
+        if not losses or np.isfinite(losses[-1]):
+            return True
+        try:
+            looked_at(batch, params)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+                if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                    check_finite("batch" + jax.tree_util.keystr(path), leaf)
+        except ValueError as error:
+            raise BatchError(f"batch {len(losses)} of the epoch: {error}") from error
+        return False
+
     def checked(batch: Any, number: int, params: Any) -> Any:
         try:
             batch = as_arrays("batch", jax.tree.map(_to_numpy, batch))
@@ -101,9 +119,7 @@ def make_epoch(
             raise BatchError(f"batch {number}: {error}") from error
         form = leaf_forms(batch)
         if not forms:
-            # As in make_run: only the parameters are abstract, the loss sees the batch's values.
-            whole = as_batch(model, batch)
-            jax.eval_shape(lambda params: model.loss(params, whole, config), params)
+            looked_at(batch, params)
             forms.append(form)
         if form != forms[0]:
             raise BatchError(
@@ -134,10 +150,16 @@ def make_epoch(
                     f"{done}: pass one that begins where that run's began"
                 )
         losses: list[Any] = []
-        for batch in itertools.islice(source, steps):
+        batch, finite = None, True
+        for following in itertools.islice(source, steps):
             taken += 1
-            state, loss = step(state, checked(batch, len(losses) + 1, state.params))
+            # Of the step before, which is computed while this batch comes.
+            finite = finite and is_finite(losses, batch, state.params)
+            batch = checked(following, len(losses) + 1, state.params)
+            state, loss = step(state, batch)
             losses.append(loss)
+        if finite:
+            is_finite(losses, batch, state.params)
         if len(losses) < (steps or 1):
             raise BatchError(
                 f"the batches ended after {len(losses)} of {steps or 1} in this epoch; pass an "

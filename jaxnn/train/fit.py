@@ -20,7 +20,7 @@ from jaxnn.train import logs
 from jaxnn.train.batches import BatchError
 from jaxnn.train.doors import check_function, check_kept, check_several, check_state
 from jaxnn.train.folder import Folder
-from jaxnn.train.progress import Progress, added, is_sound, with_best
+from jaxnn.train.progress import Progress, added, divergence, is_sound, with_best
 from jaxnn.train.signals import signals
 from jaxnn.train.steps import History, State
 
@@ -158,7 +158,7 @@ def fit(
             if first:
                 _check_epochs(epochs, progress.epochs, len(part["loss"]))
             if not (np.isfinite(part["loss"]).all() and is_sound(later)):
-                ended, sentence = "diverged", _divergence(part["loss"], progress.epochs)
+                ended, sentence = "diverged", divergence(later, part["loss"], progress.epochs)
                 continue
             progress = added(progress, later, part)
             progress = with_best(progress, progress.ends[-1:])
@@ -230,6 +230,11 @@ def _called(run: Run, state: State) -> tuple[State, logs.Columns]:
             "make_epoch"
         )
     later, history = jax.block_until_ready(returned)  # which hears signals
+    if len(shape := np.shape(history.loss)) != 1 or shape == (0,):
+        raise ValueError(
+            f"history.loss has shape {shape} after a call of run; it must be (epochs,), an entry "
+            "for each epoch of the call: make it with loss[None] of one"
+        )
     if int(later.step) <= int(state.step):
         raise ValueError(
             f"state.step is {later.step} after a call of run, {state.step} before; it must count "
@@ -244,15 +249,3 @@ def _check_epochs(epochs: int, done: int, in_call: int) -> None:
             f"epochs is {epochs}, {done} of them done; a call of run makes {in_call}, and the rest "
             "must be a multiple of it: make a run of fewer epochs"
         )
-
-
-def _divergence(loss: np.ndarray[Any, Any], done: int) -> str:
-    """What to say of a call that ended without finite numbers."""
-    finite = np.isfinite(loss)
-    what = (
-        f"the parameters are not finite after epoch {done + len(loss)}"
-        if finite.all()
-        else f"the loss is {loss[~finite][0]} in epoch {done + 1 + int(np.argmin(finite))}"
-    )
-    kept = f"what was there after epoch {done} is kept" if done else "nothing is kept"
-    return f"diverged: {what}; {kept}: try a smaller learning rate"

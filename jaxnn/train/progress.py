@@ -90,6 +90,19 @@ def is_sound(tree: Any) -> bool:
     return finite and not any(np.isnan(leaf).any() for leaf in _floating(tree))
 
 
+def divergence(state: State, loss: np.ndarray[Any, Any], done: int) -> str:
+    """What to say of a call, after so many epochs, that ended without finite numbers."""
+    finite, epoch = np.isfinite(loss), done + len(loss)
+    if not finite.all():
+        what = f"the loss is {loss[~finite][0]} in epoch {done + 1 + int(np.argmin(finite))}"
+    elif not is_sound(state.params):
+        what = f"the parameters are not finite after epoch {epoch}"
+    else:
+        what = f"the optimizer's state holds NaN after epoch {epoch}, the parameters do not"
+    kept = f"what was there after epoch {done} is kept" if done else "nothing is kept"
+    return f"diverged: {what}; {kept}: try a smaller learning rate"
+
+
 def _floating(tree: Any) -> Iterator[np.ndarray[Any, Any]]:
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
