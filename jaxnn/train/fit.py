@@ -173,7 +173,8 @@ def fit(
     if ended == "interrupted":
         sentence = f"interrupted: the {progress.epochs} finished epochs are kept"
     if sentence:
-        print(sentence, file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            print(sentence, file=sys.stderr)
     return Fit(
         progress.best,
         progress.state,
