@@ -118,7 +118,7 @@ def main(
             tried,
             SPACE,
             trials=trials,
-            lanes=min(lanes, trials),
+            lanes=lanes,
             epochs=epochs,
             chunk=chunk,
             batch_size=batch_size,

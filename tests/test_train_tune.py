@@ -245,6 +245,22 @@ def test_trials_that_diverge_are_told_and_never_the_best():
         search(lambda settings: wild(settings, 0.0), space, trials=3)
 
 
+def test_fewer_trials_than_lanes_need_no_other_lanes():
+    tuned = search(trials=2, lanes=8)
+    assert sorted(trial.number for trial in tuned.trials) == [0, 1]
+
+
+def test_a_metric_beside_the_one_searched_by_may_be_nan():
+    def with_nan(params, config):
+        return evaluate(params, config) | {"f1": jnp.nan * params.layers[0].b[0]}
+
+    tuned = search(evaluate=with_nan, trials=1, lanes=1, pruner=optuna.pruners.NopPruner())
+    assert tuned.best.ended == "finished"
+    assert np.isnan(tuned.best.columns["val_f1"]).all()
+    with pytest.raises(ValueError, match="1 diverged"):
+        search(evaluate=with_nan, trials=1, minimize="val_f1")
+
+
 class Prunes(optuna.pruners.BasePruner):
     def prune(self, study, trial):
         return True
@@ -296,7 +312,6 @@ BAD = {
     ),
     "no pair": ({"build": lambda s: build(s)[0]}, TypeError, "build returns Config.*pair"),
     "chunks that do not divide": ({"chunk": 3}, ValueError, "chunk is 3, epochs 4.*divide"),
-    "more lanes than trials": ({"lanes": 9}, ValueError, "lanes is 9, trials 7"),
     "no trial": ({"trials": 0}, ValueError, "trials is 0; it must be at least 1"),
     "a column that is none": (
         {"minimize": "val_los"}, ValueError, "minimize is 'val_los'.*loss, val_accuracy, val_loss"

@@ -76,7 +76,7 @@ class Search:
         }
         value, epochs = float(columns[self.column][-1]), len(columns["loss"])
         ended: Literal["finished", "pruned", "diverged"] | None = None
-        if not all(np.isfinite(values).all() for values in columns.values()):
+        if not all(np.isfinite(columns[name]).all() for name in ("loss", self.column)):
             ended, value = "diverged", np.nan
         else:
             lane.trial.report(value, epochs)

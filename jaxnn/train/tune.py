@@ -120,7 +120,7 @@ def tune(
         trials: how many.
         epochs: of a trial that is not pruned.
         batch_size: from 1 to the number of examples.
-        lanes: how many trials are trained at a time, at most as many as there are.
+        lanes: how many trials are trained at a time; no more than there are.
         chunk: epochs between two reports, a divisor of `epochs`.
         evaluate: `evaluate(params, config)` -> a dict of scalars, or one; on data that is neither
             trained on nor to be judged by at the end. Without l2, if that differs from trial to
@@ -153,8 +153,7 @@ def tune(
     for name, value in (("trials", trials), ("lanes", lanes), ("epochs", epochs), ("chunk", chunk)):
         check_integer(name, value)
     check_integer("seed", seed, 0)
-    if lanes > trials:
-        raise ValueError(f"lanes is {lanes}, trials {trials}; there must be a trial for each lane")
+    lanes = min(lanes, trials)
     if epochs % chunk:
         raise ValueError(
             f"chunk is {chunk}, epochs {epochs}; it must divide them, so that every trial is of "
