@@ -19,6 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from jaxnn import train
 from jaxnn.data import Batch
 from jaxnn.models import mlp
+from jaxnn.train.study import Lane, Search, make_study
 
 K_X, K_W = jax.random.split(jax.random.key(0))
 X = jax.random.normal(K_X, (60, 4))
@@ -241,8 +242,38 @@ def test_trials_that_diverge_are_told_and_never_the_best():
     assert diverged == {t.number for t in tuned.trials if t.settings["learning_rate"] > 0.5}
     assert all(np.isnan(t.value) == (t.ended == "diverged") for t in tuned.trials)
     assert tuned.best.number not in diverged
-    with pytest.raises(ValueError, match="none of 3 trials finished: 3 diverged"):
+    with pytest.raises(ValueError, match="all of 3 trials diverged") as raised:
         search(lambda settings: wild(settings, 0.0), space, trials=3)
+    assert [t.ended for t in raised.value.trials] == ["diverged"] * 3
+    assert len(raised.value.study.trials) == 3
+
+
+def tell(search, *losses):
+    """Return how trials end that report these losses, one after each epoch, side by side."""
+    running = [(Lane(search.ask({})), iter(values)) for values in losses]
+    first = running[0][0].trial.number
+    while running:
+        for lane, values in list(running):
+            lane.parts.append({"loss": np.array([next(values)])})
+            if search.report(lane):
+                running = [other for other in running if other[0] is not lane]
+    ended = {trial.number: trial.ended for trial in search.done}
+    return [ended[first + i] for i in range(len(losses))]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_diverges_later_prunes_no_other(sign):
+    wild, sound, better = (sign * np.array(xs) for xs in ([1, 1, np.nan], [5] * 6, [4] * 6))
+    study = make_study(None, None, sign < 0, 0, 1)
+    told = Search(study, SPACE, tuple(SPACE), "loss", sign < 0, 6, 9, ())
+    # Before one has finished, nothing is pruned; after, only by what did not diverge.
+    assert tell(told, wild, sound, wild) == ["diverged", "finished", "diverged"]
+    assert tell(told, wild) == ["diverged"]
+    assert tell(told, better) == ["finished"]
+    assert tell(told, sound) == ["pruned"]
+    assert [trial.value for trial in study.trials if trial.number in (0, 2, 3)] == 3 * [
+        sign * np.inf
+    ]
 
 
 def test_fewer_trials_than_lanes_need_no_other_lanes():
@@ -257,13 +288,22 @@ def test_a_metric_beside_the_one_searched_by_may_be_nan():
     tuned = search(evaluate=with_nan, trials=1, lanes=1, pruner=optuna.pruners.NopPruner())
     assert tuned.best.ended == "finished"
     assert np.isnan(tuned.best.columns["val_f1"]).all()
-    with pytest.raises(ValueError, match="1 diverged"):
+    with pytest.raises(ValueError, match="all of 1 trials diverged"):
         search(evaluate=with_nan, trials=1, minimize="val_f1")
 
 
-class Prunes(optuna.pruners.BasePruner):
-    def prune(self, study, trial):
-        return True
+def test_an_error_in_the_search_carries_the_trials_that_ended():
+    def raises(trial):
+        if len(seen) == 2:
+            raise RuntimeError("no room")
+        seen.append(trial)
+
+    seen = []
+    with pytest.raises(RuntimeError, match="no room") as raised:
+        search(trials=3, lanes=1, callbacks=[raises], pruner=optuna.pruners.NopPruner())
+    assert raised.value.trials[:2] == tuple(seen)
+    assert len(raised.value.trials) == len(raised.value.study.trials) == 3
+    assert "trials that ended, 3" in raised.value.__notes__[0]
 
 
 def test_a_signal_keeps_the_trials_that_ended(capsys):
@@ -282,8 +322,10 @@ def test_a_signal_keeps_the_trials_that_ended(capsys):
     assert [t.ended for t in tuned.trials] == ["finished"]
     states = [t.state.name for t in tuned.study.trials]
     assert sorted(states) == ["COMPLETE", "FAIL", "FAIL"]
-    with pytest.raises(KeyboardInterrupt):  # before any has finished
-        search(callbacks=[stop], lanes=1, trials=1, pruner=Prunes())
+    space = SPACE | {"learning_rate": FloatDistribution(1e30, 1e30)}
+    with pytest.raises(KeyboardInterrupt) as raised:  # before any has finished
+        search(space=space, callbacks=[stop], lanes=1, trials=1)
+    assert [t.ended for t in raised.value.trials] == ["diverged"]
 
 
 BAD = {

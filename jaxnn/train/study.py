@@ -78,11 +78,14 @@ class Search:
         ended: Literal["finished", "pruned", "diverged"] | None = None
         if not all(np.isfinite(columns[name]).all() for name in ("loss", self.column)):
             ended, value = "diverged", np.nan
+            _spoil(lane.trial, self.larger)
         else:
             lane.trial.report(value, epochs)
             if epochs == self.epochs:
                 ended = "finished"
-            elif lane.trial.should_prune():
+            # Before one has finished, those that seem better may all diverge yet. The pruner is
+            # asked nevertheless: it notes what it compares later ones with.
+            elif lane.trial.should_prune() and self.finished():
                 ended = "pruned"
         if ended is None:
             return False
@@ -90,7 +93,7 @@ class Search:
         trial = Trial(lane.trial.number, settings, value, epochs, ended, columns)
         self.done.append(trial)
         state = installed("optuna", "tune").trial.TrialState
-        # Told as pruned, so that the sampler keeps away from where it diverged.
+        # What diverged is told as pruned, so that the sampler keeps away from there.
         told = {"values": value} if ended == "finished" else {"state": state.PRUNED}
         self.study.tell(self.asked.pop(trial.number), **told)
         for callback in self.callbacks:
@@ -102,6 +105,19 @@ class Search:
         for trial in self.asked.values():
             self.study.tell(trial, state=installed("optuna", "tune").trial.TrialState.FAIL)
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever is raised inside carries the trials that ended, and the study."""
+        try:
+            yield
+        except BaseException as error:
+            vars(error).update(trials=tuple(self.done), study=self.study)
+            error.add_note(
+                f"the search's trials that ended, {len(self.done)}, are this error's attribute "
+                "`trials`, optuna's study is `study`"
+            )
+            raise
+
     def finished(self) -> list[Trial]:
         """The trials that finished."""
         return [trial for trial in self.done if trial.ended == "finished"]
@@ -109,6 +125,20 @@ class Search:
     def best(self) -> Trial:
         """The best of them, the first if they are alike."""
         return (max if self.larger else min)(self.finished(), key=lambda trial: trial.value)
+
+
+def _spoil(trial: Any, larger: bool) -> None:
+    """Make all that a trial reported the worst there is: it diverged, and is no measure of others.
+
+    Pruners by successive halving compare with what they noted of every trial, whatever its end.
+    """
+    worst, storage, number = -np.inf if larger else np.inf, trial.storage, trial._trial_id
+    told = storage.get_trial(number)
+    for step in told.intermediate_values:
+        storage.set_trial_intermediate_value(number, step, worst)
+    for name in told.system_attrs:
+        if name.startswith("completed_rung_"):
+            storage.set_trial_system_attr(number, name, worst)
 
 
 def columns_of(model: Any, config: Any, evaluate: Evaluate | None) -> list[str]:

@@ -105,11 +105,11 @@ def tune(
 ) -> Tuned:
     """Search for settings: ask the study for trials, train them side by side, and tell it.
 
-    After every chunk of epochs each lane reports; a trial that is not worth going on with is
-    pruned, and its lane is given the next. Where the space has integers or categories, trials of
-    one combination come in a row, twice as many as there are lanes. The same seed gives the same
-    study. Ctrl-C or SIGTERM, heard in the main thread, stop after the chunk that runs; the trials
-    that ended are kept.
+    After every chunk of epochs each lane reports; once a trial has finished, those that are not
+    worth going on with are pruned, and their lanes are given the next. Where the space has integers
+    or categories, trials of one combination come in a row, twice as many as there are lanes. The
+    same seed gives the same study. Ctrl-C or SIGTERM, heard in the main thread, stop after the
+    chunk that runs; the trials that ended are kept.
 
     Args:
         model: a module with the model functions.
@@ -140,8 +140,11 @@ def tune(
         ModuleNotFoundError: optuna is not installed.
         TypeError, ValueError: an argument is none of the above; the space is empty, or names what
             `build` does not read; the model refuses the data or the settings at an end of the
-            space; no trial finished.
+            space; every trial diverged.
         KeyboardInterrupt: Ctrl-C before any trial had finished.
+
+    Whatever is raised once trials are trained, a callback's errors included, has the attributes
+    `trials`, those that ended, and `study`.
     """
     started = time.perf_counter()
     check_function("build", build, BUILD, 1)
@@ -199,27 +202,26 @@ def tune(
     # half of the visits are drawn before any trial is told.
     visits = 1 if len(traced) == len(space) else -(-trials // (VISIT * lanes))
     ahead = [search.ask({}) for _ in range((visits + 1) // 2)]
-    with signals() as heard:
-        try:
-            while (ahead or search.left) and not heard:
-                first = ahead.pop(0) if ahead else search.ask({})
-                static = {name: first.params[name] for name in space if name not in traced}
-                at = tuple(static.values())
-                if at not in programs:
-                    programs[at] = train(partial(_with, build, static))
-                _visit(search, programs[at], first, static, lanes, key, heard)
-        except KeyboardInterrupt:  # the second, or one of a callback's
-            heard.append(signal.SIGINT)
-    if heard:
-        search.give_up()
+    with search.kept():
+        with signals() as heard:
+            try:
+                while (ahead or search.left) and not heard:
+                    first = ahead.pop(0) if ahead else search.ask({})
+                    static = {name: first.params[name] for name in space if name not in traced}
+                    at = tuple(static.values())
+                    if at not in programs:
+                        programs[at] = train(partial(_with, build, static))
+                    _visit(search, programs[at], first, static, lanes, key, heard)
+            except KeyboardInterrupt:  # the second, or one of a callback's
+                heard.append(signal.SIGINT)
+        if heard:
+            search.give_up()
         if not search.finished():
-            raise KeyboardInterrupt
+            if heard:
+                raise KeyboardInterrupt
+            raise ValueError(f"all of {trials} trials diverged; try smaller learning rates")
+    if heard:
         print(f"interrupted: the {len(search.done)} trials that ended are kept", file=sys.stderr)
-    if not search.finished():
-        raise ValueError(
-            f"none of {trials} trials finished: {sum(t.ended == 'diverged' for t in search.done)} "
-            "diverged and the others were pruned; try smaller learning rates"
-        )
     seconds = time.perf_counter() - started
     ended: Literal["finished", "interrupted"] = "interrupted" if heard else "finished"
     status = 128 + heard[0] if heard else 0
