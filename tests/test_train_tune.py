@@ -140,6 +140,9 @@ def test_lanes_that_differ_in_number_and_settings_looked_at_are_refused(trials):
         trials[0](keys, SETTINGS)
     with pytest.raises(ValueError, match=r"keys have shape \(\)"):
         trials[0](keys[0], {name: values[0] for name, values in SETTINGS.items()})
+    rbg = jax.random.split(jax.random.key(3, impl="rbg"), 3)
+    with pytest.raises(ValueError, match=r"keys are of rbg, .*impl='threefry2x32'"):
+        trials[0](rbg, SETTINGS)
     with pytest.raises(TypeError, match="settings is None; it must be a dict"):
         trials[0](keys, None)
     with pytest.raises(TypeError, match="keys is 3; it must be keys, one to each lane"):
@@ -276,6 +279,12 @@ def test_what_diverges_later_prunes_no_other(sign):
     ]
 
 
+def test_keys_of_a_search_are_of_the_kind_that_lanes_need():
+    with jax.default_prng_impl("rbg"):
+        tuned = search(trials=1, lanes=1)
+    assert told(tuned) == told(search(trials=1, lanes=1))
+
+
 def test_fewer_trials_than_lanes_need_no_other_lanes():
     tuned = search(trials=2, lanes=8)
     assert sorted(trial.number for trial in tuned.trials) == [0, 1]
@@ -367,6 +376,11 @@ BAD = {
     ),
     "no function": ({"evaluate": 3}, TypeError, r"evaluate is 3; .*evaluate\(params, config\)"),
     "no sampler": ({"sampler": 3}, TypeError, "sampler is 3; it must be one of optuna.samplers"),
+    "a sampler that ends the study": (
+        {"sampler": optuna.samplers.GridSampler({"l2": [0.0]})},
+        TypeError,
+        r"sampler is a GridSampler, which .*RandomSampler\(\)",
+    ),
     "no pruner": ({"pruner": "x"}, TypeError, "pruner is 'x'; it must be one of optuna.pruners"),
     "no build": ({"build": 3}, TypeError, r"build is 3; .*build\(settings\) -> \(config"),
     "no callbacks": ({"callbacks": 3}, TypeError, "callbacks is 3; it must be a list"),

@@ -190,6 +190,12 @@ def make_study(sampler: Any, pruner: Any, larger: bool, seed: int, chunk: int) -
                 f"{name} is {value!r:.50}; it must be one of optuna.{name}s, or None: "
                 f"pass an instance, such as optuna.{name}s.{type(kind).__name__}()"
             )
+    if isinstance(sampler, package.samplers.GridSampler | package.samplers.BruteForceSampler):
+        raise TypeError(
+            f"sampler is a {type(sampler).__name__}, which must choose every setting itself and "
+            "ends the study; it must be one that goes on, such as optuna.samplers.RandomSampler() "
+            "or QMCSampler(): the points of a grid are lanes of make_trials"
+        )
     with _quiet(package.logging):
         direction = "maximize" if larger else "minimize"
         return package.create_study(direction=direction, sampler=sampler, pruner=pruner)

@@ -54,7 +54,7 @@ from jaxnn.train.signals import signals
 from jaxnn.train.space import check_build, check_space
 from jaxnn.train.steps import Augment, Gradient
 from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, objective, say
-from jaxnn.train.trials import BUILD, Build, Evaluate, make_trials
+from jaxnn.train.trials import BUILD, IMPL, Build, Evaluate, make_trials
 
 # Of one combination of integers and categories so many times the lanes are tried in a row: more
 # would try fewer combinations, less would leave lanes idle while the last trials of it finish.
@@ -130,7 +130,8 @@ def tune(
         maximize: the same, of what should be large.
         gradient: as in `make_step`.
         augment: as in `make_step`.
-        sampler: of optuna; by default `TPESampler`.
+        sampler: of optuna, but for those that go through a grid (`GridSampler` and
+            `BruteForceSampler`); by default `TPESampler`.
         pruner: of optuna; by default `SuccessiveHalvingPruner`, from the first chunk on.
         seed: of the sampler, and of every trial's parameters and order of examples.
         callbacks: each is called with every `Trial` that ended.
@@ -197,7 +198,7 @@ def tune(
         augment=augment,
     )
     programs: dict[tuple[Any, ...], Any] = {}
-    key = jax.random.key(seed)
+    key = jax.random.key(seed, impl=IMPL)
     # Asked when it knows one combination only, the sampler would hardly propose another: the first
     # half of the visits are drawn before any trial is told.
     visits = 1 if len(traced) == len(space) else -(-trials // (VISIT * lanes))
