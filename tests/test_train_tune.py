@@ -285,6 +285,20 @@ def test_keys_of_a_search_are_of_the_kind_that_lanes_need():
     assert told(tuned) == told(search(trials=1, lanes=1))
 
 
+def test_the_first_is_never_pruned_and_none_is_judged_twice():
+    class Always(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            judged.append(trial.number)
+            return True
+
+    judged = []
+    study = make_study(None, Always(), False, 0, 1)
+    told = Search(study, SPACE, tuple(SPACE), "loss", False, 3, 9, ())
+    assert tell(told, [1, 1, 1]) == ["finished"]
+    assert tell(told, [0, 0, 0]) == ["pruned"]
+    assert judged == [0, 1]
+
+
 def test_fewer_trials_than_lanes_need_no_other_lanes():
     tuned = search(trials=2, lanes=8)
     assert sorted(trial.number for trial in tuned.trials) == [0, 1]
@@ -367,8 +381,9 @@ BAD = {
     "a column that is none": (
         {"minimize": "val_los"}, ValueError, "minimize is 'val_los'.*loss, val_accuracy, val_loss"
     ),
-    "both ways": ({"minimize": "loss", "maximize": "loss"}, ValueError, "leave one out"),
-    "a column that is no name": ({"maximize": 1}, TypeError, "the column to search by is 1"),
+    "a column of no letters": ({"minimize": ""}, ValueError, "minimize is ''; it must be a column"),
+    "both ways": ({"minimize": "loss", "maximize": "loss"}, ValueError, "leave out the other"),
+    "a column that is no name": ({"maximize": 1}, TypeError, "maximize is 1; it must be a column"),
     "no scalars": (
         {"evaluate": lambda p, c: {"all": jnp.ones(3)}},
         ValueError,
@@ -383,7 +398,7 @@ BAD = {
     ),
     "no pruner": ({"pruner": "x"}, TypeError, "pruner is 'x'; it must be one of optuna.pruners"),
     "no build": ({"build": 3}, TypeError, r"build is 3; .*build\(settings\) -> \(config"),
-    "no callbacks": ({"callbacks": 3}, TypeError, "callbacks is 3; it must be a list"),
+    "no callbacks": ({"callbacks": 3}, TypeError, "callbacks is 3; it must be a tuple or list"),
     "no callback": ({"callbacks": [3]}, TypeError, "each of callbacks is 3; it must be a function"),
     "no flag": ({"show": 2}, TypeError, "show is 2; it must be True or False"),
     "a batch larger than all": ({"batch_size": 99}, ValueError, "batch_size is 99.*examples, 40"),

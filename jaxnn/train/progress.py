@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.train.doors import column_kept
 from jaxnn.train.logs import Columns
 from jaxnn.train.steps import State
 
@@ -54,12 +55,7 @@ def added(progress: Progress, state: State, part: Columns) -> Progress:
 def with_best(progress: Progress, minimize: str | None, maximize: str | None) -> Progress:
     """Find the best epoch among those that ended a call; if it is the last, keep its parameters."""
     columns, ends = progress.columns, progress.ends
-    name = maximize or minimize or ("val_loss" if "val_loss" in columns else "loss")
-    if name not in columns:
-        raise ValueError(
-            f"{'maximize' if maximize else 'minimize'} is {name!r}; it must be a column of the "
-            f"log: {', '.join(columns)}"
-        )
+    name = column_kept(columns, minimize, maximize)
     values = columns[name][[end - 1 for end in ends]].astype(float) * (-1 if maximize else 1)
     best = ends[int(np.argmin(np.where(np.isnan(values), np.inf, values)))]
     if best != ends[-1]:

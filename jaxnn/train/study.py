@@ -39,10 +39,11 @@ class Trial(NamedTuple):
 
 @dataclass
 class Lane:
-    """A trial that is trained, and what its epochs gave so far."""
+    """A trial that is trained, what its epochs gave so far, and whether the pruner gave it up."""
 
     trial: Any
     parts: list[dict[str, Any]] = field(default_factory=list)
+    worse: bool = False
 
 
 @dataclass
@@ -83,10 +84,12 @@ class Search:
             lane.trial.report(value, epochs)
             if epochs == self.epochs:
                 ended = "finished"
-            # Before one has finished, those that seem better may all diverge yet. The pruner is
-            # asked nevertheless: it notes what it compares later ones with.
-            elif lane.trial.should_prune() and self.finished():
-                ended = "pruned"
+            # Before one has finished, those that seem better may all diverge yet. Judged once, a
+            # trial is not judged again: the pruner would count it among those that it let pass.
+            else:
+                lane.worse = lane.worse or lane.trial.should_prune()
+                if lane.worse and self.finished():
+                    ended = "pruned"
         if ended is None:
             return False
         settings = dict(lane.trial.params)
@@ -157,21 +160,6 @@ def columns_of(model: Any, config: Any, evaluate: Evaluate | None) -> list[str]:
         shapes = jax.eval_shape(lambda params: evaluate(params, config), params)
         metrics = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     return list(columns(History(jnp.zeros(()), metrics)))
-
-
-def objective(minimize: Any, maximize: Any) -> tuple[str | None, bool]:
-    """The column to search by, None for the default, and whether it should be large."""
-    if minimize is not None and maximize is not None:
-        raise ValueError(
-            f"minimize is {minimize!r} and maximize {maximize!r}; a search has one objective: "
-            "leave one out"
-        )
-    column = maximize if minimize is None else minimize
-    if not isinstance(column, str | None):
-        raise TypeError(
-            f"the column to search by is {column!r}; it must be a name: 'val_loss', say"
-        )
-    return column, maximize is not None
 
 
 def make_study(sampler: Any, pruner: Any, larger: bool, seed: int, chunk: int) -> Any:

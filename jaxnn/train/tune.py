@@ -48,12 +48,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.settings import check_flag, check_integer
-from jaxnn.train.doors import check_function, check_made
+from jaxnn.train.doors import check_callbacks, check_function, check_kept, check_made, column_kept
 from jaxnn.train.logs import columns
 from jaxnn.train.signals import signals
 from jaxnn.train.space import check_build, check_space
 from jaxnn.train.steps import Augment, Gradient
-from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, objective, say
+from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, say
 from jaxnn.train.trials import BUILD, IMPL, Build, Evaluate, make_trials
 
 # Of one combination of integers and categories so many times the lanes are tried in a row: more
@@ -149,10 +149,7 @@ def tune(
     """
     started = time.perf_counter()
     check_function("build", build, BUILD, 1)
-    if not isinstance(callbacks, list | tuple):
-        raise TypeError(f"callbacks is {callbacks!r:.50}; it must be a list of functions")
-    for callback in callbacks:
-        check_function("each of callbacks", callback, "callback(trial)", 1)
+    check_callbacks(callbacks, "callback(trial)", 1)
     traced = check_space(space)
     for name, value in (("trials", trials), ("lanes", lanes), ("epochs", epochs), ("chunk", chunk)):
         check_integer(name, value)
@@ -163,7 +160,8 @@ def tune(
             f"chunk is {chunk}, epochs {epochs}; it must divide them, so that every trial is of "
             "whole chunks: change one"
         )
-    column, larger = objective(minimize, maximize)
+    check_kept(minimize, maximize)
+    larger = maximize is not None
     known: set[str] = set()
 
     def admit(config: Any, optimizer: Any) -> None:
@@ -171,12 +169,7 @@ def tune(
         known.update(columns_of(model, config, evaluate))
 
     check_build(build, space, admit)
-    column = column or ("val_loss" if "val_loss" in known else "loss")
-    if column not in known:
-        raise ValueError(
-            f"{'maximize' if larger else 'minimize'} is {column!r}; it must be a column of the "
-            f"history: {', '.join(sorted(known))}"
-        )
+    column = column_kept(sorted(known), minimize, maximize)
     search = Search(
         study=make_study(sampler, pruner, larger, seed, chunk),
         space=space,
