@@ -7,7 +7,8 @@
 Searches optimizer, schedule, learning rate, momentum, width, depth, l2 and dropout by optuna on a
 part of the training images, judged by the rest of them; trains the best again on all of them, and
 only then looks at the images held out. Writes to `--out` a table of all trials, a picture, and the
-parameters of the best with its settings; after Ctrl-C in the search, the table alone.
+parameters of the best with its settings. Until these are there the table is `interrupted.csv`,
+written again whenever a trial ends, so that Ctrl-C or an error loses none.
 """
 
 import csv
@@ -112,24 +113,32 @@ def main(
             f"{len(tried.inputs)} images to learn, {len(judged.inputs)} to choose by, "
             f"{len(split.held_out.inputs)} held out"
         )
+        # An older run's table stays beside its parameters until there are new ones.
+        searched, ended = folder / "interrupted.csv", list[train.Trial]()
+
+        def note(trial: train.Trial) -> None:
+            ended.append(trial)
+            write_csv(searched, ended)
+
         tuned = train.tune(
             mlp,
             build,
             tried,
             SPACE,
             trials=trials,
-            lanes=min(lanes, trials),
+            lanes=lanes,
             epochs=epochs,
             chunk=chunk,
             batch_size=batch_size,
             evaluate=score,
             minimize="val_loss",
             seed=seed,
+            callbacks=[note],
         )
         best = tuned.best
         print(f"\n{table(tuned.trials)}\n\n{summary(tuned, epochs)}")
-        if tuned.ended == "interrupted":  # an older run's table stays beside its parameters
-            write_csv(folder / "interrupted.csv", tuned.trials)
+        if tuned.ended == "interrupted":
+            print(f"wrote {searched}")
             return tuned.status
 
         config, optimizer = build(best.settings, images=len(split.train.inputs))
@@ -152,7 +161,7 @@ def main(
         )
         if not result.best_epoch:
             return result.status
-        write_csv(folder / "trials.csv", tuned.trials)
+        print(f"wrote {searched.replace(folder / 'trials.csv')}")
         pictures.trials(
             folder / "trials.png",
             [(t.columns["val_loss"], t.settings, t.ended) for t in tuned.trials],
@@ -242,7 +251,7 @@ def summary(tuned: train.Tuned, epochs: int) -> str:
     )
 
 
-def write_csv(path: Path, trials: tuple[train.Trial, ...]) -> None:
+def write_csv(path: Path, trials: list[train.Trial]) -> None:
     """Write a line for each trial: its settings, what it came to, how it ended."""
     with files.replaced(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -251,7 +260,6 @@ def write_csv(path: Path, trials: tuple[train.Trial, ...]) -> None:
             accuracy = t.columns["val_accuracy"][-1]
             settings = [t.settings[name] for name in SPACE]
             writer.writerow([t.number, *settings, t.epochs, t.value, accuracy, t.ended])
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

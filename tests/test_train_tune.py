@@ -19,6 +19,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from jaxnn import train
 from jaxnn.data import Batch
 from jaxnn.models import mlp
+from jaxnn.train.study import Lane, Search, make_study
 
 K_X, K_W = jax.random.split(jax.random.key(0))
 X = jax.random.normal(K_X, (60, 4))
@@ -139,6 +140,9 @@ def test_lanes_that_differ_in_number_and_settings_looked_at_are_refused(trials):
         trials[0](keys, SETTINGS)
     with pytest.raises(ValueError, match=r"keys have shape \(\)"):
         trials[0](keys[0], {name: values[0] for name, values in SETTINGS.items()})
+    rbg = jax.random.split(jax.random.key(3, impl="rbg"), 3)
+    with pytest.raises(ValueError, match=r"keys are of rbg, .*impl='threefry2x32'"):
+        trials[0](rbg, SETTINGS)
     with pytest.raises(TypeError, match="settings is None; it must be a dict"):
         trials[0](keys, None)
     with pytest.raises(TypeError, match="keys is 3; it must be keys, one to each lane"):
@@ -241,13 +245,88 @@ def test_trials_that_diverge_are_told_and_never_the_best():
     assert diverged == {t.number for t in tuned.trials if t.settings["learning_rate"] > 0.5}
     assert all(np.isnan(t.value) == (t.ended == "diverged") for t in tuned.trials)
     assert tuned.best.number not in diverged
-    with pytest.raises(ValueError, match="none of 3 trials finished: 3 diverged"):
+    with pytest.raises(ValueError, match="all of 3 trials diverged") as raised:
         search(lambda settings: wild(settings, 0.0), space, trials=3)
+    assert [t.ended for t in raised.value.trials] == ["diverged"] * 3
+    assert len(raised.value.study.trials) == 3
 
 
-class Prunes(optuna.pruners.BasePruner):
-    def prune(self, study, trial):
-        return True
+def tell(search, *losses):
+    """Return how trials end that report these losses, one after each epoch, side by side."""
+    running = [(Lane(search.ask({})), iter(values)) for values in losses]
+    first = running[0][0].trial.number
+    while running:
+        for lane, values in list(running):
+            lane.parts.append({"loss": np.array([next(values)])})
+            if search.report(lane):
+                running = [other for other in running if other[0] is not lane]
+    ended = {trial.number: trial.ended for trial in search.done}
+    return [ended[first + i] for i in range(len(losses))]
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_diverges_later_prunes_no_other(sign):
+    wild, sound, better = (sign * np.array(xs) for xs in ([1, 1, np.nan], [5] * 6, [4] * 6))
+    study = make_study(None, None, sign < 0, 0, 1)
+    told = Search(study, SPACE, tuple(SPACE), "loss", sign < 0, 6, 9, ())
+    # Before one has finished, nothing is pruned; after, only by what did not diverge.
+    assert tell(told, wild, sound, wild) == ["diverged", "finished", "diverged"]
+    assert tell(told, wild) == ["diverged"]
+    assert tell(told, better) == ["finished"]
+    assert tell(told, sound) == ["pruned"]
+    assert [trial.value for trial in study.trials if trial.number in (0, 2, 3)] == 3 * [
+        sign * np.inf
+    ]
+
+
+def test_keys_of_a_search_are_of_the_kind_that_lanes_need():
+    with jax.default_prng_impl("rbg"):
+        tuned = search(trials=1, lanes=1)
+    assert told(tuned) == told(search(trials=1, lanes=1))
+
+
+def test_the_first_is_never_pruned_and_none_is_judged_twice():
+    class Always(optuna.pruners.BasePruner):
+        def prune(self, study, trial):
+            judged.append(trial.number)
+            return True
+
+    judged = []
+    study = make_study(None, Always(), False, 0, 1)
+    told = Search(study, SPACE, tuple(SPACE), "loss", False, 3, 9, ())
+    assert tell(told, [1, 1, 1]) == ["finished"]
+    assert tell(told, [0, 0, 0]) == ["pruned"]
+    assert judged == [0, 1]
+
+
+def test_fewer_trials_than_lanes_need_no_other_lanes():
+    tuned = search(trials=2, lanes=8)
+    assert sorted(trial.number for trial in tuned.trials) == [0, 1]
+
+
+def test_a_metric_beside_the_one_searched_by_may_be_nan():
+    def with_nan(params, config):
+        return evaluate(params, config) | {"f1": jnp.nan * params.layers[0].b[0]}
+
+    tuned = search(evaluate=with_nan, trials=1, lanes=1, pruner=optuna.pruners.NopPruner())
+    assert tuned.best.ended == "finished"
+    assert np.isnan(tuned.best.columns["val_f1"]).all()
+    with pytest.raises(ValueError, match="all of 1 trials diverged"):
+        search(evaluate=with_nan, trials=1, minimize="val_f1")
+
+
+def test_an_error_in_the_search_carries_the_trials_that_ended():
+    def raises(trial):
+        if len(seen) == 2:
+            raise RuntimeError("no room")
+        seen.append(trial)
+
+    seen = []
+    with pytest.raises(RuntimeError, match="no room") as raised:
+        search(trials=3, lanes=1, callbacks=[raises], pruner=optuna.pruners.NopPruner())
+    assert raised.value.trials[:2] == tuple(seen)
+    assert len(raised.value.trials) == len(raised.value.study.trials) == 3
+    assert "trials that ended, 3" in raised.value.__notes__[0]
 
 
 def test_a_signal_keeps_the_trials_that_ended(capsys):
@@ -266,8 +345,10 @@ def test_a_signal_keeps_the_trials_that_ended(capsys):
     assert [t.ended for t in tuned.trials] == ["finished"]
     states = [t.state.name for t in tuned.study.trials]
     assert sorted(states) == ["COMPLETE", "FAIL", "FAIL"]
-    with pytest.raises(KeyboardInterrupt):  # before any has finished
-        search(callbacks=[stop], lanes=1, trials=1, pruner=Prunes())
+    space = SPACE | {"learning_rate": FloatDistribution(1e30, 1e30)}
+    with pytest.raises(KeyboardInterrupt) as raised:  # before any has finished
+        search(space=space, callbacks=[stop], lanes=1, trials=1)
+    assert [t.ended for t in raised.value.trials] == ["diverged"]
 
 
 BAD = {
@@ -296,13 +377,13 @@ BAD = {
     ),
     "no pair": ({"build": lambda s: build(s)[0]}, TypeError, "build returns Config.*pair"),
     "chunks that do not divide": ({"chunk": 3}, ValueError, "chunk is 3, epochs 4.*divide"),
-    "more lanes than trials": ({"lanes": 9}, ValueError, "lanes is 9, trials 7"),
     "no trial": ({"trials": 0}, ValueError, "trials is 0; it must be at least 1"),
     "a column that is none": (
         {"minimize": "val_los"}, ValueError, "minimize is 'val_los'.*loss, val_accuracy, val_loss"
     ),
-    "both ways": ({"minimize": "loss", "maximize": "loss"}, ValueError, "leave one out"),
-    "a column that is no name": ({"maximize": 1}, TypeError, "the column to search by is 1"),
+    "a column of no letters": ({"minimize": ""}, ValueError, "minimize is ''; it must be a column"),
+    "both ways": ({"minimize": "loss", "maximize": "loss"}, ValueError, "leave out the other"),
+    "a column that is no name": ({"maximize": 1}, TypeError, "maximize is 1; it must be a column"),
     "no scalars": (
         {"evaluate": lambda p, c: {"all": jnp.ones(3)}},
         ValueError,
@@ -310,9 +391,14 @@ BAD = {
     ),
     "no function": ({"evaluate": 3}, TypeError, r"evaluate is 3; .*evaluate\(params, config\)"),
     "no sampler": ({"sampler": 3}, TypeError, "sampler is 3; it must be one of optuna.samplers"),
+    "a sampler that ends the study": (
+        {"sampler": optuna.samplers.GridSampler({"l2": [0.0]})},
+        TypeError,
+        r"sampler is a GridSampler, which .*RandomSampler\(\)",
+    ),
     "no pruner": ({"pruner": "x"}, TypeError, "pruner is 'x'; it must be one of optuna.pruners"),
     "no build": ({"build": 3}, TypeError, r"build is 3; .*build\(settings\) -> \(config"),
-    "no callbacks": ({"callbacks": 3}, TypeError, "callbacks is 3; it must be a list"),
+    "no callbacks": ({"callbacks": 3}, TypeError, "callbacks is 3; it must be a tuple or list"),
     "no callback": ({"callbacks": [3]}, TypeError, "each of callbacks is 3; it must be a function"),
     "no flag": ({"show": 2}, TypeError, "show is 2; it must be True or False"),
     "a batch larger than all": ({"batch_size": 99}, ValueError, "batch_size is 99.*examples, 40"),

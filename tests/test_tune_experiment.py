@@ -39,6 +39,7 @@ def test_it_tries_chooses_trains_the_best_again_and_writes_it_down(few_images, t
     assert "128 images to learn, 32 to choose by, 160 held out" in said
     assert "5 trials of 1 networks and optimizers" in said
     assert "pass" in said  # the gradient of the best, verified
+    assert not (tmp_path / "interrupted.csv").exists()
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == list("01234")
@@ -66,7 +67,7 @@ def test_ctrl_c_in_the_search_writes_its_table_and_leaves_an_older_runs_files(
             if trial.ended == "finished":
                 raise KeyboardInterrupt
 
-        return tuned(*args, callbacks=[stop], **options)
+        return tuned(*args, **options | {"callbacks": [*options["callbacks"], stop]})
 
     monkeypatch.setattr(train, "tune", interrupted)
     (tmp_path / "trials.csv").write_text("older")
@@ -74,6 +75,18 @@ def test_ctrl_c_in_the_search_writes_its_table_and_leaves_an_older_runs_files(
     assert (tmp_path / "trials.csv").read_text() == "older"
     assert len((tmp_path / "interrupted.csv").read_text().splitlines()) == 2
     assert not (tmp_path / "params.safetensors").exists()
+
+
+def test_an_error_in_the_search_or_after_it_leaves_the_table_of_trials(
+    few_images, tmp_path, monkeypatch
+):
+    def fails(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(train, "fit", fails)
+    with pytest.raises(MemoryError):
+        tune.main(trials=2, lanes=2, epochs=1, batch_size=64, chunk=1, verify=False, out=tmp_path)
+    assert len((tmp_path / "interrupted.csv").read_text().splitlines()) == 3
 
 
 def test_what_chooses_is_not_learnt_from_and_what_is_held_out_is_neither():

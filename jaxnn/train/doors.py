@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -131,6 +131,35 @@ def check_kept(minimize: Any, maximize: Any) -> None:
             f"minimize is {minimize!r} and maximize {maximize!r}; it must be one column that the "
             "best is known by: leave out the other"
         )
+
+
+def column_kept(columns: Iterable[str], minimize: str | None, maximize: str | None) -> str:
+    """Return the column that the best is known by: as given, else "val_loss", else "loss".
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    columns = list(columns)
+    name = minimize if maximize is None else maximize
+    if name is None:
+        name = "val_loss" if "val_loss" in columns else "loss"
+    if name not in columns:
+        raise ValueError(
+            f"{'maximize' if maximize else 'minimize'} is {name!r}; it must be a column of the "
+            f"log: {', '.join(columns)}"
+        )
+    return name
+
+
+def check_callbacks(callbacks: Any, form: str, arguments: int) -> None:
+    """Refuse what is no tuple or list of functions that can be called with so many arguments.
+
+    Raises:
+        TypeError: it is none.
+    """
+    check_several("callbacks", callbacks, "functions")
+    for callback in callbacks:
+        check_function("each of callbacks", callback, form, arguments)
 
 
 def check_several(name: str, values: Any, what: str) -> None:

@@ -18,7 +18,13 @@ import numpy as np
 from jaxnn.settings import check_flag, check_integer
 from jaxnn.train import logs
 from jaxnn.train.batches import BatchError
-from jaxnn.train.doors import check_function, check_kept, check_several, check_state
+from jaxnn.train.doors import (
+    check_callbacks,
+    check_function,
+    check_kept,
+    check_several,
+    check_state,
+)
 from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress, added, divergence, is_sound, with_best
 from jaxnn.train.signals import signals
@@ -118,9 +124,7 @@ def fit(
     """
     started = time.perf_counter()
     check_function("run", run, "run(state) -> (state, history), as make_run makes", 1)
-    check_several("callbacks", callbacks, "functions")
-    for callback in callbacks:
-        check_function("each of callbacks", callback, "callback(row, state)", 2)
+    check_callbacks(callbacks, "callback(row, state)", 2)
     check_state(state, State)
     epochs = check_integer("epochs", epochs)
     patience = None if patience is None else check_integer("patience", patience)

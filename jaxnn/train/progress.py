@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.train.doors import column_kept
 from jaxnn.train.logs import Columns
 from jaxnn.train.steps import State
 
@@ -64,19 +65,15 @@ def with_best(progress: Progress, ends: Sequence[int]) -> Progress:
         ValueError: the column it is known by is none of the log's.
     """
     columns, best = progress.columns, progress.best_epoch
-    watched = progress.watched or {"minimize": "val_loss" if "val_loss" in columns else "loss"}
-    ((direction, name),) = watched.items()
-    if name not in columns:
-        raise ValueError(
-            f"{direction} is {name!r}; it must be a column of the log: {', '.join(columns)}"
-        )
+    direction = "maximize" if "maximize" in progress.watched else "minimize"
+    name = column_kept(columns, *map(progress.watched.get, ("minimize", "maximize")))
     # Compared as floats: of unsigned integers there is no negative.
     sign, values = -1.0 if direction == "maximize" else 1.0, columns[name]
     for end in ends:
         least = sign * float(values[best - 1]) if best else np.nan
         if not best or sign * float(values[end - 1]) < (np.inf if np.isnan(least) else least):
             best = end
-    progress = progress._replace(best_epoch=best, watched=watched)
+    progress = progress._replace(best_epoch=best, watched={direction: name})
     return progress._replace(best=progress.state.params) if best == progress.epochs else progress
 
 

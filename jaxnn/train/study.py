@@ -39,10 +39,11 @@ class Trial(NamedTuple):
 
 @dataclass
 class Lane:
-    """A trial that is trained, and what its epochs gave so far."""
+    """A trial that is trained, what its epochs gave so far, and whether the pruner gave it up."""
 
     trial: Any
     parts: list[dict[str, Any]] = field(default_factory=list)
+    worse: bool = False
 
 
 @dataclass
@@ -76,21 +77,26 @@ class Search:
         }
         value, epochs = float(columns[self.column][-1]), len(columns["loss"])
         ended: Literal["finished", "pruned", "diverged"] | None = None
-        if not all(np.isfinite(values).all() for values in columns.values()):
+        if not all(np.isfinite(columns[name]).all() for name in ("loss", self.column)):
             ended, value = "diverged", np.nan
+            _spoil(lane.trial, self.larger)
         else:
             lane.trial.report(value, epochs)
             if epochs == self.epochs:
                 ended = "finished"
-            elif lane.trial.should_prune():
-                ended = "pruned"
+            # Before one has finished, those that seem better may all diverge yet. Judged once, a
+            # trial is not judged again: the pruner would count it among those that it let pass.
+            else:
+                lane.worse = lane.worse or lane.trial.should_prune()
+                if lane.worse and self.finished():
+                    ended = "pruned"
         if ended is None:
             return False
         settings = dict(lane.trial.params)
         trial = Trial(lane.trial.number, settings, value, epochs, ended, columns)
         self.done.append(trial)
         state = installed("optuna", "tune").trial.TrialState
-        # Told as pruned, so that the sampler keeps away from where it diverged.
+        # What diverged is told as pruned, so that the sampler keeps away from there.
         told = {"values": value} if ended == "finished" else {"state": state.PRUNED}
         self.study.tell(self.asked.pop(trial.number), **told)
         for callback in self.callbacks:
@@ -102,6 +108,19 @@ class Search:
         for trial in self.asked.values():
             self.study.tell(trial, state=installed("optuna", "tune").trial.TrialState.FAIL)
 
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever is raised inside carries the trials that ended, and the study."""
+        try:
+            yield
+        except BaseException as error:
+            vars(error).update(trials=tuple(self.done), study=self.study)
+            error.add_note(
+                f"the search's trials that ended, {len(self.done)}, are this error's attribute "
+                "`trials`, optuna's study is `study`"
+            )
+            raise
+
     def finished(self) -> list[Trial]:
         """The trials that finished."""
         return [trial for trial in self.done if trial.ended == "finished"]
@@ -109,6 +128,20 @@ class Search:
     def best(self) -> Trial:
         """The best of them, the first if they are alike."""
         return (max if self.larger else min)(self.finished(), key=lambda trial: trial.value)
+
+
+def _spoil(trial: Any, larger: bool) -> None:
+    """Make all that a trial reported the worst there is: it diverged, and is no measure of others.
+
+    Pruners by successive halving compare with what they noted of every trial, whatever its end.
+    """
+    worst, storage, number = -np.inf if larger else np.inf, trial.storage, trial._trial_id
+    told = storage.get_trial(number)
+    for step in told.intermediate_values:
+        storage.set_trial_intermediate_value(number, step, worst)
+    for name in told.system_attrs:
+        if name.startswith("completed_rung_"):
+            storage.set_trial_system_attr(number, name, worst)
 
 
 def columns_of(model: Any, config: Any, evaluate: Evaluate | None) -> list[str]:
@@ -129,21 +162,6 @@ def columns_of(model: Any, config: Any, evaluate: Evaluate | None) -> list[str]:
     return list(columns(History(jnp.zeros(()), metrics)))
 
 
-def objective(minimize: Any, maximize: Any) -> tuple[str | None, bool]:
-    """The column to search by, None for the default, and whether it should be large."""
-    if minimize is not None and maximize is not None:
-        raise ValueError(
-            f"minimize is {minimize!r} and maximize {maximize!r}; a search has one objective: "
-            "leave one out"
-        )
-    column = maximize if minimize is None else minimize
-    if not isinstance(column, str | None):
-        raise TypeError(
-            f"the column to search by is {column!r}; it must be a name: 'val_loss', say"
-        )
-    return column, maximize is not None
-
-
 def make_study(sampler: Any, pruner: Any, larger: bool, seed: int, chunk: int) -> Any:
     """A study of optuna's, in memory, without a word on the terminal."""
     package = installed("optuna", "tune")
@@ -160,6 +178,12 @@ def make_study(sampler: Any, pruner: Any, larger: bool, seed: int, chunk: int) -
                 f"{name} is {value!r:.50}; it must be one of optuna.{name}s, or None: "
                 f"pass an instance, such as optuna.{name}s.{type(kind).__name__}()"
             )
+    if isinstance(sampler, package.samplers.GridSampler | package.samplers.BruteForceSampler):
+        raise TypeError(
+            f"sampler is a {type(sampler).__name__}, which must choose every setting itself and "
+            "ends the study; it must be one that goes on, such as optuna.samplers.RandomSampler() "
+            "or QMCSampler(): the points of a grid are lanes of make_trials"
+        )
     with _quiet(package.logging):
         direction = "maximize" if larger else "minimize"
         return package.create_study(direction=direction, sampler=sampler, pruner=pruner)

@@ -32,6 +32,7 @@ Settings = Mapping[str, Any]
 Build = Callable[[dict[str, Any]], tuple[Any, optax.GradientTransformation]]
 Evaluate = Callable[[Any, Any], Any]
 BUILD = "build(settings) -> (config, optimizer)"
+IMPL = "threefry2x32"  # of keys, whose numbers under vmap are those of each alone
 Start = Callable[[Any, Settings], State]
 Advance = Callable[[State, Settings], tuple[State, History]]
 
@@ -72,7 +73,8 @@ def make_trials(
 
     Raises:
         TypeError, ValueError: from `start`, as `make_run`; the keys or settings are not of as many
-            lanes; `build` returns no pair or, from `advance`, looks at the value of a setting.
+            lanes, or the keys of "rbg", which draws other numbers in lanes than alone; `build`
+            returns no pair or, from `advance`, looks at the value of a setting.
     """
     check_function("build", build, BUILD, 1)
 
@@ -156,6 +158,12 @@ def _in_lanes(settings: Settings, keys: Any) -> dict[str, Array]:
         raise TypeError(
             f"keys is {keys!r:.50}; it must be keys, one to each lane: "
             "jax.random.split(jax.random.key(0), lanes)"
+        )
+    impl = str(jax.random.key_impl(keys))
+    if "rbg" in impl:
+        raise ValueError(
+            f"keys are of {impl}, which draws other numbers in lanes than alone; they must be of "
+            f"{IMPL}: jax.random.split(jax.random.key(0, impl={IMPL!r}), lanes)"
         )
     arrays = {}
     for name, values in settings.items():

@@ -48,13 +48,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.settings import check_flag, check_integer
-from jaxnn.train.doors import check_function, check_made
+from jaxnn.train.doors import check_callbacks, check_function, check_kept, check_made, column_kept
 from jaxnn.train.logs import columns
 from jaxnn.train.signals import signals
 from jaxnn.train.space import check_build, check_space
 from jaxnn.train.steps import Augment, Gradient
-from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, objective, say
-from jaxnn.train.trials import BUILD, Build, Evaluate, make_trials
+from jaxnn.train.study import Lane, Search, Trial, columns_of, make_study, say
+from jaxnn.train.trials import BUILD, IMPL, Build, Evaluate, make_trials
 
 # Of one combination of integers and categories so many times the lanes are tried in a row: more
 # would try fewer combinations, less would leave lanes idle while the last trials of it finish.
@@ -105,11 +105,11 @@ def tune(
 ) -> Tuned:
     """Search for settings: ask the study for trials, train them side by side, and tell it.
 
-    After every chunk of epochs each lane reports; a trial that is not worth going on with is
-    pruned, and its lane is given the next. Where the space has integers or categories, trials of
-    one combination come in a row, twice as many as there are lanes. The same seed gives the same
-    study. Ctrl-C or SIGTERM, heard in the main thread, stop after the chunk that runs; the trials
-    that ended are kept.
+    After every chunk of epochs each lane reports; once a trial has finished, those that are not
+    worth going on with are pruned, and their lanes are given the next. Where the space has integers
+    or categories, trials of one combination come in a row, twice as many as there are lanes. The
+    same seed gives the same study. Ctrl-C or SIGTERM, heard in the main thread, stop after the
+    chunk that runs; the trials that ended are kept.
 
     Args:
         model: a module with the model functions.
@@ -120,7 +120,7 @@ def tune(
         trials: how many.
         epochs: of a trial that is not pruned.
         batch_size: from 1 to the number of examples.
-        lanes: how many trials are trained at a time, at most as many as there are.
+        lanes: how many trials are trained at a time; no more than there are.
         chunk: epochs between two reports, a divisor of `epochs`.
         evaluate: `evaluate(params, config)` -> a dict of scalars, or one; on data that is neither
             trained on nor to be judged by at the end. Without l2, if that differs from trial to
@@ -130,7 +130,8 @@ def tune(
         maximize: the same, of what should be large.
         gradient: as in `make_step`.
         augment: as in `make_step`.
-        sampler: of optuna; by default `TPESampler`.
+        sampler: of optuna, but for those that go through a grid (`GridSampler` and
+            `BruteForceSampler`); by default `TPESampler`.
         pruner: of optuna; by default `SuccessiveHalvingPruner`, from the first chunk on.
         seed: of the sampler, and of every trial's parameters and order of examples.
         callbacks: each is called with every `Trial` that ended.
@@ -140,27 +141,27 @@ def tune(
         ModuleNotFoundError: optuna is not installed.
         TypeError, ValueError: an argument is none of the above; the space is empty, or names what
             `build` does not read; the model refuses the data or the settings at an end of the
-            space; no trial finished.
+            space; every trial diverged.
         KeyboardInterrupt: Ctrl-C before any trial had finished.
+
+    Whatever is raised once trials are trained, a callback's errors included, has the attributes
+    `trials`, those that ended, and `study`.
     """
     started = time.perf_counter()
     check_function("build", build, BUILD, 1)
-    if not isinstance(callbacks, list | tuple):
-        raise TypeError(f"callbacks is {callbacks!r:.50}; it must be a list of functions")
-    for callback in callbacks:
-        check_function("each of callbacks", callback, "callback(trial)", 1)
+    check_callbacks(callbacks, "callback(trial)", 1)
     traced = check_space(space)
     for name, value in (("trials", trials), ("lanes", lanes), ("epochs", epochs), ("chunk", chunk)):
         check_integer(name, value)
     check_integer("seed", seed, 0)
-    if lanes > trials:
-        raise ValueError(f"lanes is {lanes}, trials {trials}; there must be a trial for each lane")
+    lanes = min(lanes, trials)
     if epochs % chunk:
         raise ValueError(
             f"chunk is {chunk}, epochs {epochs}; it must divide them, so that every trial is of "
             "whole chunks: change one"
         )
-    column, larger = objective(minimize, maximize)
+    check_kept(minimize, maximize)
+    larger = maximize is not None
     known: set[str] = set()
 
     def admit(config: Any, optimizer: Any) -> None:
@@ -168,12 +169,7 @@ def tune(
         known.update(columns_of(model, config, evaluate))
 
     check_build(build, space, admit)
-    column = column or ("val_loss" if "val_loss" in known else "loss")
-    if column not in known:
-        raise ValueError(
-            f"{'maximize' if larger else 'minimize'} is {column!r}; it must be a column of the "
-            f"history: {', '.join(sorted(known))}"
-        )
+    column = column_kept(sorted(known), minimize, maximize)
     search = Search(
         study=make_study(sampler, pruner, larger, seed, chunk),
         space=space,
@@ -195,32 +191,31 @@ def tune(
         augment=augment,
     )
     programs: dict[tuple[Any, ...], Any] = {}
-    key = jax.random.key(seed)
+    key = jax.random.key(seed, impl=IMPL)
     # Asked when it knows one combination only, the sampler would hardly propose another: the first
     # half of the visits are drawn before any trial is told.
     visits = 1 if len(traced) == len(space) else -(-trials // (VISIT * lanes))
     ahead = [search.ask({}) for _ in range((visits + 1) // 2)]
-    with signals() as heard:
-        try:
-            while (ahead or search.left) and not heard:
-                first = ahead.pop(0) if ahead else search.ask({})
-                static = {name: first.params[name] for name in space if name not in traced}
-                at = tuple(static.values())
-                if at not in programs:
-                    programs[at] = train(partial(_with, build, static))
-                _visit(search, programs[at], first, static, lanes, key, heard)
-        except KeyboardInterrupt:  # the second, or one of a callback's
-            heard.append(signal.SIGINT)
-    if heard:
-        search.give_up()
+    with search.kept():
+        with signals() as heard:
+            try:
+                while (ahead or search.left) and not heard:
+                    first = ahead.pop(0) if ahead else search.ask({})
+                    static = {name: first.params[name] for name in space if name not in traced}
+                    at = tuple(static.values())
+                    if at not in programs:
+                        programs[at] = train(partial(_with, build, static))
+                    _visit(search, programs[at], first, static, lanes, key, heard)
+            except KeyboardInterrupt:  # the second, or one of a callback's
+                heard.append(signal.SIGINT)
+        if heard:
+            search.give_up()
         if not search.finished():
-            raise KeyboardInterrupt
+            if heard:
+                raise KeyboardInterrupt
+            raise ValueError(f"all of {trials} trials diverged; try smaller learning rates")
+    if heard:
         print(f"interrupted: the {len(search.done)} trials that ended are kept", file=sys.stderr)
-    if not search.finished():
-        raise ValueError(
-            f"none of {trials} trials finished: {sum(t.ended == 'diverged' for t in search.done)} "
-            "diverged and the others were pruned; try smaller learning rates"
-        )
     seconds = time.perf_counter() - started
     ended: Literal["finished", "interrupted"] = "interrupted" if heard else "finished"
     status = 128 + heard[0] if heard else 0
