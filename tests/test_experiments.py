@@ -1,5 +1,6 @@
 """The scripts a person runs: their results, their files, their errors."""
 
+import io
 import re
 import subprocess
 import sys
@@ -245,7 +246,7 @@ TRAIN = ("autoencode", "digits", "moons", "square", "text", "two_layer")
             ["moons", "--resume", "x" * 5000],
             "holds no params.safetensors; name the folder",
         ),
-        (["moons", "--out", "/dev/null"], "--out /dev/null cannot be written to (File exists)"),
+        (["moons", "--out", "/dev/null"], "/dev/null cannot be written to (File exists)"),
         (["moons", "--noise", "nan"], "noise is nan"),
         (["square", "--points", "0"], "n is 0"),
         (["two_layer", "--steps", str(2**31)], f"--steps is {2**31}; it must be below 2^31"),
@@ -254,7 +255,7 @@ TRAIN = ("autoencode", "digits", "moons", "square", "text", "two_layer")
         (["digits", "--warm-up", "1"], "--warm-up is 1.0; it must be at least 0 and below 1"),
         (["digits", "--augment", "nan"], "--augment is nan; it must be at least 0 and below 10"),
         (["moons", "--points", "1"], "n is 1"),
-        (["moons", "--seed", "-1"], "--seed is -1; it must be at least 0 and below 2^32"),
+        (["moons", "--seed", "-1"], "--seed is -1; it must be an integer of at least 0"),
         (["residuals", "--target", "nope"], "nope"),
     ],
 )
@@ -306,6 +307,18 @@ def test_what_cannot_be_written_is_named(command):
     status, printed = command(full)
     assert status == 2
     assert printed.err == "error: [Errno 28] No space left on device: 'curves.png'\n"
+
+
+def test_a_character_that_the_terminal_has_not_is_shown_by_its_number(command, monkeypatch):
+    def main() -> int:
+        print("π ≈ 3")
+        return 0
+
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", terminal)
+        assert command(main)[0] == 0
+    assert terminal.buffer.getvalue() == b"\\u03c0 \\u2248 3\n"
 
 
 def test_more_memory_than_there_is_is_said(command):
