@@ -221,9 +221,7 @@ def test_a_folder_is_made_and_one_that_takes_no_file_is_refused(older, tmp_path)
     assert files.writable(new) == files.writable(new) == new
     assert not list(new.iterdir())
     for folder in (older, older / "inside", Path("/proc")):
-        with pytest.raises(
-            ValueError, match=r"cannot be written to \(.*\); name a folder"
-        ):
+        with pytest.raises(ValueError, match=r"cannot be written to \(.*\); name a folder"):
             files.writable(folder)
 
 
