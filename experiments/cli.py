@@ -84,11 +84,9 @@ def run(main: Callable[..., int]) -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         with _terminable():
-            options = _parsed(main, {})
-            if stored := recall.earlier(main, options):
-                options = _parsed(main, stored)
+            options = recall.completed(main, functools.partial(_parsed, main))
             check_seed("--seed", options.get("seed", 0))
-            status = main(**options)
+            status = recall.settled(main)(**options)
     except (ValueError, OSError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -203,7 +201,8 @@ def folder(path: Path, *names: str) -> Path:
     Raises:
         ValueError: it cannot be made, nothing can be written into it, or one of the files not.
     """
-    for file in (files.writable(path) / name for name in names):
+    files.writable(path)
+    for file in (path / name for name in names):
         if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
             raise ValueError(
                 f"--out has {file}, which cannot be overwritten; remove it, or name another folder"

@@ -197,11 +197,11 @@ def test_residuals_prints_each_row_when_it_is_measured(tmp_path, capsys, monkeyp
         return 1.0, 2.0
 
     monkeypatch.setattr(residuals, "measure", measure)
-    residuals.main("jaxnn.ops.losses", out=tmp_path)
+    residuals.main("jaxnn.ops.losses", out=tmp_path / "new")
     assert len(printed) > 1
     assert [out.count("\n") for out in printed] == [1] * len(printed)
-    file = tmp_path / "table.txt"
-    last, wrote = capsys.readouterr().out.splitlines(keepends=True)
+    file = tmp_path / "new" / "table.txt"
+    last, wrote, _ = capsys.readouterr().out.splitlines(keepends=True)
     assert file.read_text() == "".join([*printed, last])
     assert wrote == f"wrote {file}\n"
 
@@ -241,11 +241,8 @@ TRAIN = ("autoencode", "digits", "moons", "square", "text", "two_layer")
         (["digits", "--predict", "absent.safetensors"], "absent.safetensors is not a file"),
         (["digits", "--predict", "/dev/zero"], "/dev/zero is not a file (a device)"),
         (["digits", "--predict", "a", "--resume", "b"], "exclude each other; give one"),
-        (["moons", "--resume", "absent"], "absent holds no params.safetensors; name the folder of"),
-        (
-            ["moons", "--resume", "x" * 5000],
-            "holds no params.safetensors; name the folder",
-        ),
+        (["moons", "--resume", "absent"], "absent holds no run to resume; name the folder of one"),
+        (["moons", "--resume", "x" * 5000], "it must be one that can be opened (File name too"),
         (["moons", "--out", "/dev/null"], "/dev/null cannot be written to (File exists)"),
         (["moons", "--noise", "nan"], "noise is nan"),
         (["square", "--points", "0"], "n is 0"),
