@@ -5,7 +5,6 @@ import inspect
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import tyro
 
 from experiments import recall
 from jaxnn import files, train, verify
+from jaxnn.settings import check_seed
 from jaxnn.verify.targets import UsageError
 
 # What a shell expects after Ctrl-C, and after SIGTERM.
@@ -79,18 +79,14 @@ def run(main: Callable[..., int]) -> None:
     `experiments.recall` has them, bring that run's other options as the defaults.
     """
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(
-            line_buffering=True
-        )  # a log that is followed shows lines as they come
+        # A log that is followed shows lines as they come, and a character that a terminal does not
+        # have is shown by its number.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         with _terminable():
-            options = _parsed(main, {})
-            if stored := recall.earlier(main, options):
-                options = _parsed(main, stored)
-            seed = options.get("seed", 0)
-            if not 0 <= seed < 2**32:
-                raise ValueError(f"--seed is {seed}; it must be at least 0 and below 2^32")
-            status = main(**options)
+            options = recall.completed(main, functools.partial(_parsed, main))
+            check_seed("--seed", options.get("seed", 0))
+            status = recall.settled(main)(**options)
     except (ValueError, OSError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
@@ -205,13 +201,7 @@ def folder(path: Path, *names: str) -> Path:
     Raises:
         ValueError: it cannot be made, nothing can be written into it, or one of the files not.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise ValueError(
-            f"--out {path} cannot be written to ({error.strerror}); name a folder that can"
-        ) from error
+    files.writable(path)
     for file in (path / name for name in names):
         if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
             raise ValueError(

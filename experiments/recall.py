@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import jax
 import numpy as np
 
-from jaxnn import train
+from jaxnn import files, train
+from jaxnn.train import checkpoints, folder
 
 Main = Callable[..., int]
 # Where to read and write, and whether to look first, is no setting of a run.
@@ -31,16 +32,7 @@ def recalls(**of_use: tuple[str, ...]) -> Callable[[Main], Main]:
         @functools.wraps(main)
         def recalling(*args: Any, **options: Any) -> int:
             given = inspect.signature(main).bind(*args, **options).arguments
-            stored = earlier(recalling, given)
-            free = _free(recalling, given)
-            different = [
-                f"{_option(name)} is {words(value)}, in the run {words(stored[name])}"
-                for name, value in given.items()
-                if name in stored and name not in free and value != stored[name]
-            ]
-            if different:
-                raise ValueError(f"{'; '.join(different)}: leave out what the run has settled")
-            return main(**{**stored, **given})
+            return main(**completed(recalling, lambda defaults: given))
 
         recalling.__dict__["of_use"] = of_use
         return recalling
@@ -48,17 +40,53 @@ def recalls(**of_use: tuple[str, ...]) -> Callable[[Main], Main]:
     return decorate
 
 
-def earlier(main: Main, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the run that one of the options given names; {} where none does.
+def completed(
+    main: Main, parse: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the options given and, where one of them names an earlier run, that run's others.
+
+    Args:
+        main: the script's.
+        parse: returns the options given, by name, among them any of these defaults.
 
     Raises:
-        ValueError: two of them do, there is no such run, or it is none of this script.
+        ValueError: two of them name a run, there is no such run, it is none of this script, or one
+            given is another there.
     """
+    given = parse({})
     named = _named(main, given)
     if not named:
-        return {}
+        return dict(given)
     (name,) = named
-    path = given[name]
+    stored = _stored(main, name, given[name])
+    given = parse(stored)
+    free = _free(main, given)
+    different = [
+        f"{_option(name)} is {words(value)}, in the run {words(stored[name])}"
+        for name, value in given.items()
+        if name in stored and _contradicts(value, stored[name], name in free)
+    ]
+    if different:
+        raise ValueError(f"{'; '.join(different)}: leave out what the run has settled")
+    return {**stored, **given}
+
+
+def settled(main: Main) -> Main:
+    """Return a script's `main` as it takes `completed` options, and recalls none."""
+    inner: Main = main.__dict__["__wrapped__"] if "of_use" in main.__dict__ else main
+    return inner
+
+
+def _contradicts(given: Any, stored: Any, free: bool) -> bool:
+    """Whether an option is another than in the run, and may not be."""
+    if isinstance(given, Path) and isinstance(stored, Path):
+        return not free and os.path.realpath(given) != os.path.realpath(stored)
+    # A file may have moved; where the run had none, it is other data.
+    return given != stored and (not free or isinstance(given, Path))
+
+
+def _stored(main: Main, name: str, path: Path) -> dict[str, Any]:
+    """Return the options of the run that the option of this name and path names."""
     options = _kept(main, name, path)
     stored = {}
     for option, parameter in inspect.signature(main, eval_str=True).parameters.items():
@@ -85,7 +113,7 @@ def notes(main: Main, options: Mapping[str, Any], data: Any, **more: Any) -> dic
         more: what can be written as JSON.
     """
     names = [name for name in inspect.signature(main).parameters if name not in _NOT_KEPT]
-    kept = {name: _as_json(options[name]) for name in names}
+    kept = {name: _absolute(options[name]) for name in names}
     if options["resume"]:  # a moved file is no other setting
         before = _kept(main, "resume", options["resume"])
         free = _free(main, options)
@@ -118,16 +146,25 @@ def _free(main: Main, given: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _kept(main: Main, name: str, path: Path) -> dict[str, Any]:
     """Return the options that a run kept, as JSON has them."""
-    file = path / "params.safetensors" if name == "resume" else path
-    if name == "resume" and not os.path.isfile(file):  # which takes any name, also of 5,000 letters
-        raise ValueError(f"--resume {path!s:.80} holds no {file.name}; name the folder of a run")
-    kept = train.read_about(file).notes
+    kept = _state_notes(path) if name == "resume" else train.read_about(path).notes
     options, script, own = kept.get("options"), kept.get("script"), _script(main)
+    if isinstance(script, str) and script != own:
+        raise ValueError(
+            f"{path} was saved by {script:.50}; name what {own} saved, or read its parameters in "
+            "Python, by jaxnn.train.load_params"
+        )
     if not isinstance(options, dict) or not isinstance(script, str):
         raise ValueError(f"{path} names no script and options; name what {own} saved")
-    if script != own:
-        raise ValueError(f"{path} was saved by {script:.50}; use that, or name what {own} saved")
     return options
+
+
+def _state_notes(run: Path) -> dict[str, Any]:
+    """Return what a run's last state says of it: the parameters beside it may be damaged."""
+    states = files.as_path(run / folder.STATE, "--resume")
+    step = checkpoints.last_step(states)
+    if step is None:
+        raise ValueError(f"--resume {run} holds no run to resume; name the folder of one")
+    return dict(checkpoints.read_about(states / str(step))["notes"])
 
 
 def _script(main: Main) -> str:
@@ -143,13 +180,12 @@ def words(value: Any) -> str:
     """Return a value as one types it."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "no number"
-    return str(value)
+    return "none" if value is None else str(value)
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value.absolute())
-    return list(value) if isinstance(value, tuple) else value
+def _absolute(value: Any) -> Any:
+    """A path that means the same in any folder; any other value as it is."""
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def _from_json(value: Any, kind: Any) -> Any:

@@ -203,6 +203,22 @@ def all_replaced(
         raise ValueError(f"{name or paths[0]} cannot be written ({why}); {kept}") from error
 
 
+def writable(folder: Path) -> Path:
+    """Return a folder in which files can be made; it is made if there is none.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written to ({error.strerror}); name a folder that can"
+        ) from error
+    return folder
+
+
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Keep every other process that asks for the same folder out of it.

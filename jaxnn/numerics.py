@@ -83,7 +83,7 @@ def is_zero(factor: Any) -> bool:
     return not is_traced(factor) and bool(factor == 0)
 
 
-def like(factor: Any, x: Array) -> Any:
+def in_dtype_of(factor: Any, x: Array) -> Any:
     """Return a traced factor in the dtype of x; a number has none of its own, and is left as it is.
 
     Of another dtype it would change that of a product.

@@ -10,7 +10,6 @@ Nothing is downloaded: the text is Python's own documentation, or a file of your
 
 import contextlib
 import operator
-import pydoc_data.topics
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ def documentation() -> str:
     450,000 characters from this interpreter's `pydoc_data.topics`: another version of Python has
     another text.
     """
-    topics = pydoc_data.topics.topics
+    from pydoc_data.topics import topics  # large, and no other function reads it
+
     return "\n\n".join(topics[name] for name in sorted(topics))
 
 

@@ -1,5 +1,6 @@
 """The scripts a person runs: their results, their files, their errors."""
 
+import io
 import re
 import subprocess
 import sys
@@ -196,13 +197,13 @@ def test_residuals_prints_each_row_when_it_is_measured(tmp_path, capsys, monkeyp
         return 1.0, 2.0
 
     monkeypatch.setattr(residuals, "measure", measure)
-    residuals.main("jaxnn.ops.losses", out=tmp_path)
+    residuals.main("jaxnn.ops.losses", out=tmp_path / "new")
     assert len(printed) > 1
     assert [out.count("\n") for out in printed] == [1] * len(printed)
-    file = tmp_path / "table.txt"
+    file = tmp_path / "new" / "table.txt"
     last, *wrote = capsys.readouterr().out.splitlines(keepends=True)
     assert file.read_text() == "".join([*printed, last])
-    assert wrote == [f"wrote {file}\n", f"wrote {tmp_path / 'residuals.png'}\n"]
+    assert wrote == [f"wrote {file}\n", f"wrote {tmp_path / 'new' / 'residuals.png'}\n"]
 
 
 def test_residuals_cuts_long_settings_visibly(monkeypatch):
@@ -240,12 +241,9 @@ TRAIN = ("autoencode", "digits", "moons", "square", "text", "two_layer")
         (["digits", "--predict", "absent.safetensors"], "absent.safetensors is not a file"),
         (["digits", "--predict", "/dev/zero"], "/dev/zero is not a file (a device)"),
         (["digits", "--predict", "a", "--resume", "b"], "exclude each other; give one"),
-        (["moons", "--resume", "absent"], "absent holds no params.safetensors; name the folder of"),
-        (
-            ["moons", "--resume", "x" * 5000],
-            "holds no params.safetensors; name the folder",
-        ),
-        (["moons", "--out", "/dev/null"], "--out /dev/null cannot be written to (File exists)"),
+        (["moons", "--resume", "absent"], "absent holds no run to resume; name the folder of one"),
+        (["moons", "--resume", "x" * 5000], "it must be one that can be opened (File name too"),
+        (["moons", "--out", "/dev/null"], "/dev/null cannot be written to (File exists)"),
         (["moons", "--noise", "nan"], "noise is nan"),
         (["square", "--points", "0"], "n is 0"),
         (["two_layer", "--steps", str(2**31)], f"--steps is {2**31}; it must be below 2^31"),
@@ -254,7 +252,7 @@ TRAIN = ("autoencode", "digits", "moons", "square", "text", "two_layer")
         (["digits", "--warm-up", "1"], "--warm-up is 1.0; it must be at least 0 and below 1"),
         (["digits", "--augment", "nan"], "--augment is nan; it must be at least 0 and below 10"),
         (["moons", "--points", "1"], "n is 1"),
-        (["moons", "--seed", "-1"], "--seed is -1; it must be at least 0 and below 2^32"),
+        (["moons", "--seed", "-1"], "--seed is -1; it must be an integer of at least 0"),
         (["residuals", "--target", "nope"], "nope"),
     ],
 )
@@ -306,6 +304,18 @@ def test_what_cannot_be_written_is_named(command):
     status, printed = command(full)
     assert status == 2
     assert printed.err == "error: [Errno 28] No space left on device: 'curves.png'\n"
+
+
+def test_a_character_that_the_terminal_has_not_is_shown_by_its_number(command, monkeypatch):
+    def main() -> int:
+        print("π ≈ 3")
+        return 0
+
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", terminal)
+        assert command(main)[0] == 0
+    assert terminal.buffer.getvalue() == b"\\u03c0 \\u2248 3\n"
 
 
 def test_more_memory_than_there_is_is_said(command):

@@ -222,6 +222,15 @@ def test_what_is_no_json_is_refused(tmp_path, content, words):
         files.read_json(tmp_path / "json", "name another")
 
 
+def test_a_folder_is_made_and_one_that_takes_no_file_is_refused(older, tmp_path):
+    new = tmp_path / "new" / "folder"
+    assert files.writable(new) == files.writable(new) == new
+    assert not list(new.iterdir())
+    for folder in (older, older / "inside", Path("/proc")):
+        with pytest.raises(ValueError, match=r"cannot be written to \(.*\); name a folder"):
+            files.writable(folder)
+
+
 def test_a_folder_is_locked_to_other_processes(tmp_path):
     ask = """
 import sys

@@ -51,6 +51,13 @@ def test_import_gives_what_the_entrance_lists():
     assert all(hasattr(jaxnn, name) for name in jaxnn.__all__)
 
 
+def test_import_does_not_read_the_text_that_is_python_s_documentation():
+    told = "import sys, jaxnn; print('pydoc_data.topics' in sys.modules)"
+    run = [sys.executable, "-c", told]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=house.ROOT)
+    assert done.stdout == "False\n"
+
+
 def library_strings():
     for path in sorted((house.ROOT / "jaxnn").rglob("*.py")):
         for node in ast.walk(house.parsed(path)):

@@ -56,7 +56,7 @@ def test_a_folder_is_written_again(folder, capsys):
         (["--tokens", "99999999999999999999"], "--tokens are"),
         (["--tokens", "1", "--length", "9"], "9"),
         (["--length", "0"], "--length is 0"),
-        (["--to", "model.safetensors"], "cannot be made"),
+        (["--to", "model.safetensors"], "cannot be written to (File exists)"),
     ],
 )
 def test_a_mistake_gets_a_message_and_exit_status_2(options, message, folder, monkeypatch, capsys):
@@ -66,6 +66,15 @@ def test_a_mistake_gets_a_message_and_exit_status_2(options, message, folder, mo
         cli.run(main)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_nothing_is_written_where_one_of_the_two_files_cannot_be(folder, command):
+    path = folder[0]
+    (path / "new" / "config.json").mkdir(parents=True)
+    status, printed = command(main, "--folder", path, "--to", path / "new")
+    assert status == 2
+    assert "config.json is a folder" in printed.err
+    assert [file.name for file in (path / "new").iterdir()] == ["config.json"]
 
 
 def test_help_helps(monkeypatch, capsys):

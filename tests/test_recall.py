@@ -1,11 +1,11 @@
 """The options of an earlier run: taken from its files, of use or refused where given again."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from experiments import recall
@@ -57,9 +57,21 @@ def save(folder, notes):
     return path
 
 
+def save_state(folder, notes, step=0):
+    state = train.init_state(mlp, mlp.Config(sizes=(2, 2)), optax.sgd(1.0), jax.random.key(0))
+    train.save_state(folder / "state", state._replace(step=state.step + step), notes=notes)
+
+
 @pytest.fixture
 def saved(tmp_path):
     return save(tmp_path, recall.notes(main, OPTIONS | OPEN, DATA, seed=3))
+
+
+@pytest.fixture
+def run(saved):
+    """The folder of a run that can go on."""
+    save_state(saved.parent, train.read_about(saved).notes)
+    return saved.parent
 
 
 @pytest.fixture
@@ -75,25 +87,53 @@ def asked(command):
     return options
 
 
-def test_the_options_of_the_run_are_the_defaults(saved, asked):
+def test_the_options_of_the_run_are_the_defaults(saved, run, asked):
     expected = OPTIONS | OPEN | {"predict": saved}
     assert asked("--predict", saved) == expected
     assert main(predict=saved) == 0
     assert SEEN[-1] == expected
-    folder = saved.parent  # where a run goes on is its own folder, and it was verified
-    expected = OPTIONS | OPEN | {"resume": folder, "out": folder, "verify": False}
-    assert asked("--resume", folder) == expected
-    assert main(resume=folder) == 0
+    # Where a run goes on is its own folder, and it was verified.
+    expected = OPTIONS | OPEN | {"resume": run, "out": run, "verify": False}
+    assert asked("--resume", run) == expected
+    assert main(resume=run) == 0
     assert SEEN[-1] == expected
+    for damage in (lambda: saved.write_bytes(b"torn"), saved.unlink):  # the state is whole
+        damage()
+        assert asked("--resume", run) == expected
 
 
-def test_what_is_no_setting_of_the_run_may_be_given(saved, asked):
+def test_the_options_of_a_run_are_read_once(saved, asked, monkeypatch):
+    read = []
+    whole = train.read_about
+    monkeypatch.setattr(train, "read_about", lambda path: read.append(path) or whole(path))
+    asked("--predict", saved)
+    assert read == [saved]
+
+
+def test_a_run_goes_on_in_its_own_folder_however_it_is_spelled(run, asked):
+    (run / "inside").mkdir()
+    (run / "link").symlink_to(run)
+    for same in (run / "inside" / "..", run / "link"):
+        assert asked("--resume", run, "--out", same)["out"] == same
+    assert "--out is" in asked("--resume", run, "--out", run / "inside")
+
+
+def test_data_may_have_moved_but_not_come(saved, run, asked):
+    noted = recall.notes(main, OPTIONS | OPEN | {"file": None}, DATA)
+    save(run, noted)
+    save_state(run, noted, step=1)
+    for use in (["--predict", saved], ["--resume", run]):
+        said = asked(*use, "--file", "x")
+        assert "--file is x, in the run none: leave out what the run has settled" in said
+
+
+def test_what_is_no_setting_of_the_run_may_be_given(saved, run, asked):
     words = ["--predict", saved, "--temperature", 2, "--file", "x", "--no-verify", "--out", "y"]
     given = {"temperature": 2.0, "file": Path("x"), "verify": False, "out": Path("y")}
     assert asked(*words) == OPTIONS | OPEN | {"predict": saved} | given
     same = ["--epochs", 5, "--hidden", "--kind", "b", "--fast"]
     assert asked("--predict", saved, *same)["epochs"] == 5
-    assert asked("--resume", saved.parent, "--verify")["verify"]
+    assert asked("--resume", run, "--verify")["verify"]
 
 
 @pytest.mark.parametrize(
@@ -108,18 +148,19 @@ def test_what_is_no_setting_of_the_run_may_be_given(saved, asked):
         ("--predict file", "--resume and --predict exclude each other; give one"),
     ],
 )
-def test_what_contradicts_the_run_is_refused_by_name(words, message, saved, asked):
-    said = asked("--resume", saved.parent, *words.split())
+def test_what_contradicts_the_run_is_refused_by_name(words, message, run, asked):
+    said = asked("--resume", run, *words.split())
     assert message in said
     assert said.count("\n") == 1
 
 
-def test_where_a_file_has_moved_is_no_other_run(saved):
-    moved = OPTIONS | OPEN | {"resume": saved.parent, "file": Path("moved")}
-    noted = json.loads(json.dumps(recall.notes(main, moved, DATA, seed=3)))
-    assert noted == train.read_about(saved).notes
-    save(saved.parent, noted | {"options": {"epochs": 5}})  # from before there was a --file
-    assert recall.notes(main, moved, DATA)["options"]["file"] == str(Path("moved").absolute())
+def test_where_a_file_has_moved_is_no_other_run(saved, run):
+    before, moved = train.read_about(saved).notes, OPTIONS | OPEN | {"file": Path("moved")}
+    moved["resume"] = run
+    save(run, recall.notes(main, moved, DATA, seed=3))
+    assert train.read_about(saved).notes == before
+    save_state(run, before | {"options": {"epochs": 5}}, step=1)  # from before there was a --file
+    assert recall.notes(main, moved, DATA)["options"]["file"] == Path("moved").absolute()
 
 
 def test_data_is_told_apart_by_dtype_shape_and_value():
@@ -132,7 +173,11 @@ def test_data_is_told_apart_by_dtype_shape_and_value():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"script": "experiments.digits"}, "was saved by experiments.digits; use that"),
+        (
+            {"script": "experiments.digits"},
+            "by experiments.digits; name what experiments.test_recall",
+        ),
+        ({"script": "experiments.tune", "options": None}, "jaxnn.train.load_params"),
         ({"script": None}, "names no script and options"),
         ({"options": [1]}, "names no script and options"),
         ({"options": {"epochs": "5"}}, "saved with --epochs '5', which is none of this script's"),

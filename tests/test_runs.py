@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import load_file
 
@@ -209,10 +210,12 @@ def test_a_file_that_cannot_be_used_is_refused(change, message, used, command):
 def test_a_file_of_another_script_is_refused(used, command):
     script, _, file = used
     other, other_use = {digits: (text, "--sample"), text: (digits, "--predict")}[script]
+    state = train.init_state(mlp, mlp.Config((2, 2)), optax.sgd(1.0), jax.random.key(0))
+    train.save_state(file.parent / "state", state, notes=train.read_about(file).notes)
     for words in ([other_use, file], ["--resume", file.parent]):
         status, printed = command(other.main, *words)
         assert status == 2
-        assert f"was saved by {script.__name__}; use that" in printed.err
+        assert f"was saved by {script.__name__}; name what {other.__name__} saved" in printed.err
 
 
 def test_a_run_does_not_go_on_with_other_data(here, sketched, command):

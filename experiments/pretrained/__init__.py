@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.pretrained import config, parts
 from experiments.pretrained.names import GPT2, LLAMA, OUTPUT, Names
-from experiments.pretrained.parts import MOST_LAYERS
+from experiments.pretrained.parts import MOST_PARTS
 from jaxnn import files
 from jaxnn.calls import path_name
 from jaxnn.checks import check_config, check_kind
@@ -160,8 +160,8 @@ def _names(config: Config) -> Names:
         for setting, allowed in names.settings.items()
         if getattr(config, setting) not in allowed
     ]
-    if config.layers > MOST_LAYERS:
-        wrong.append(f"layers is {config.layers}, not at most {MOST_LAYERS}")
+    if config.layers > MOST_PARTS:
+        wrong.append(f"layers is {config.layers}, not at most {MOST_PARTS}")
     if names is GPT2 and config.kv_heads not in (None, config.heads):
         wrong.append(f"kv_heads is {config.kv_heads}, not {config.heads} as the heads")
     if names is GPT2 and config.heads * config.per_head != config.width:

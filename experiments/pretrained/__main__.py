@@ -49,12 +49,7 @@ def main(
         )
         print(*np.asarray(written[0]))
     if to:
-        try:
-            to.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"--to {to} cannot be made ({error.strerror}); name another"
-            ) from error
+        files.target(files.writable(to) / "config.json")  # before either file is written
         pretrained.save(to / "model.safetensors", params, config)
         pretrained.config.save(to, config)
         print(f"wrote {to / 'model.safetensors'} and {to / 'config.json'}")

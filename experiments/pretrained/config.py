@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.pretrained.parts import MOST_LAYERS, write_json
+from experiments.pretrained.parts import MOST_PARTS, write_json
 from jaxnn import files
 from jaxnn.checks import check_config
 from jaxnn.files import listed
@@ -232,9 +232,9 @@ def _config(path: Path, theirs: Any) -> Config:
             if key in theirs and type(theirs[key]) not in kinds
         ]
     settings: dict[str, Any] = {ours: theirs.get(key) for key, ours in kind.sizes.items()}
-    if type(settings["layers"]) is int and settings["layers"] > MOST_LAYERS:
+    if type(settings["layers"]) is int and settings["layers"] > MOST_PARTS:
         (key,) = [key for key, ours in kind.sizes.items() if ours == "layers"]
-        wrong.append(f"{key} is {settings['layers']!r:.50}, not at most {MOST_LAYERS}")
+        wrong.append(f"{key} is {settings['layers']!r:.50}, not at most {MOST_PARTS}")
     settings |= {ours: theirs.get(key, default) for key, (ours, default) in kind.others.items()}
     act = theirs.get(kind.activation, next(iter(kind.activations)))
     settings |= {"feed_forward": kind.activations.get(str(act)), **kind.fixed}
@@ -307,7 +307,7 @@ def _window(theirs: dict[str, Any], kind: Kind) -> tuple[int | None, list[str]]:
         first = theirs.get("max_window_layers", 28)
         if type(first) is not int:
             return None, [f"max_window_layers is {first!r:.50}, not an integer"]
-        if type(layers) is int and 0 < layers <= MOST_LAYERS:
+        if type(layers) is int and 0 < layers <= MOST_PARTS:
             full = layers if width is None else min(max(first, 0), layers)
             default = [WINDOW_LAYERS[number >= full] for number in range(layers)]
             found = theirs.get("layer_types") or default

@@ -21,10 +21,9 @@ INDEX = ".index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 # Hugging Face's own loader refuses files that do not name a framework.
 METADATA = {"format": "pt"}
-
-
-# No model has as many; a number beyond is a damaged file's, and would only take time and memory.
-MOST_LAYERS = 10_000
+# No model has as many layers, or files; a number beyond is a damaged file's, and would only take
+# time and memory.
+MOST_PARTS = 10_000
 
 
 def found(path: Path) -> Path:
@@ -67,9 +66,9 @@ def opened(path: Path) -> Iterator[dict[str, Any]]:
     """For each tensor the open file that it is in: one for all or, by an index, its part."""
     index = _read_index(path) if path.name.endswith(INDEX) else None
     shards = [path] if index is None else [path.with_name(n) for n in sorted({*index.values()})]
-    if len(shards) > MOST_LAYERS:
+    if len(shards) > MOST_PARTS:
         raise ValueError(
-            f"{path} names {len(shards)} parts; there may be at most {MOST_LAYERS}: name a model's "
+            f"{path} names {len(shards)} parts; there may be at most {MOST_PARTS}: name a model's "
             "index"
         )
     # Of a name that no file can have, `Path.is_file` raises.

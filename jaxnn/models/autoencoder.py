@@ -33,7 +33,7 @@ from jaxnn.checks import (
     check_not_empty,
 )
 from jaxnn.models import mlp
-from jaxnn.numerics import like
+from jaxnn.numerics import in_dtype_of
 from jaxnn.op import door
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.binary_cross_entropy import sigmoid_binary_cross_entropy
@@ -260,7 +260,7 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     logits, decoder = mlp.layers_fwd(params.decoder, z, config.decoder)
     reconstruction, terms = sigmoid_binary_cross_entropy.fwd(logits, inputs, reduction="sum")
     kl, of_kl = latent_kl_fwd(latent)
-    total = (reconstruction + like(config.beta, kl) * kl) / len(inputs)
+    total = (reconstruction + in_dtype_of(config.beta, kl) * kl) / len(inputs)
     return total, LossResiduals(encoder, noise, decoder, terms, of_kl)
 
 
@@ -272,7 +272,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     distribution, meets the KL term's there, and goes on through the encoder.
     """
     dreconstruction = dloss / len(saved.kl.mean)
-    through_kl = latent_kl_bwd(saved.kl, like(config.beta, saved.kl.mean) * dreconstruction)
+    through_kl = latent_kl_bwd(saved.kl, in_dtype_of(config.beta, saved.kl.mean) * dreconstruction)
     dlogits, *_ = sigmoid_binary_cross_entropy.bwd(
         saved.reconstruction, dreconstruction, reduction="sum"
     )

@@ -39,7 +39,7 @@ from jaxnn.models.transformer_params import Params as Params
 from jaxnn.models.transformer_params import gpt2 as gpt2
 from jaxnn.models.transformer_params import init_params as init_params
 from jaxnn.models.transformer_params import llama as llama
-from jaxnn.numerics import is_zero, like
+from jaxnn.numerics import in_dtype_of, is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
@@ -440,7 +440,9 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     (x, balance), network = network_fwd(params, tokens, key, config)
     output = Linear(output_weights(params))
     cross_entropy, saved = linear_cross_entropy.fwd(output, x, targets, chunk=config.chunk)
-    return cross_entropy + like(config.balance, balance) * balance, LossResiduals(network, saved)
+    return cross_entropy + in_dtype_of(config.balance, balance) * balance, LossResiduals(
+        network, saved
+    )
 
 
 @door(partial(check_backward, residuals=LossResiduals, kind=Config))
@@ -450,7 +452,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     A tied table has two uses, as the embedding and as the output, and gets the sum of both.
     """
     (dw, _), dx, *_ = linear_cross_entropy.bwd(saved.cross_entropy, dloss, chunk=config.chunk)
-    grads = network_bwd(saved.network, (dx, like(config.balance, dx) * dloss), config)
+    grads = network_bwd(saved.network, (dx, in_dtype_of(config.balance, dx) * dloss), config)
     if config.tied:
         return grads._replace(tokens=Embedding(grads.tokens.table + dw.T))
     return grads._replace(output=dw)

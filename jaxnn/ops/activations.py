@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.checks import check_floating, check_key
-from jaxnn.numerics import draw_kept, like, rounded_once
+from jaxnn.numerics import draw_kept, in_dtype_of, rounded_once
 from jaxnn.op import Op
 from jaxnn.ops.activation_doors import door_of, example
 from jaxnn.settings import check_rate
@@ -144,13 +144,13 @@ def dropout_fwd(x: Array, key: Array, *, rate: float) -> tuple[Array, Array]:
     """
     kept = draw_kept(key, rate, x.shape)
     # Wide: in bfloat16 1 - rate is rounded, by 1 part in 256, and so would be the mean of y.
-    return jnp.where(kept, x / (1 - like(rate, x)), 0), kept
+    return jnp.where(kept, x / (1 - in_dtype_of(rate, x)), 0), kept
 
 
 @rounded_once
 def dropout_bwd(kept: Array, dy: Array, *, rate: float) -> tuple[Array, None]:
     """Return dx = dy / (1 - rate) where x was kept, else 0; the key has no cotangent."""
-    return jnp.where(kept, dy / (1 - like(rate, dy)), 0), None
+    return jnp.where(kept, dy / (1 - in_dtype_of(rate, dy)), 0), None
 
 
 def _check_dropout(x: Array, key: Array, *, rate: float) -> None:

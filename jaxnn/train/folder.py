@@ -10,7 +10,6 @@ previous/             all of these of the run before this one
 import contextlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,14 +66,7 @@ class Folder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out, and complete what a killed one was moving."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path).close()
-        except OSError as error:
-            raise ValueError(
-                f"{self.path} cannot be written to ({error.strerror}); name a folder that can"
-            ) from error
-        with files.locked(self.path), contextlib.ExitStack() as stack:
+        with files.locked(files.writable(self.path)), contextlib.ExitStack() as stack:
             stack.callback(self._close)
             if (self.path / _MOVING).exists():
                 self._move()
