@@ -32,6 +32,7 @@ import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not
 from jaxnn import train
 from jaxnn.ops.activations import dropout
 from jaxnn.train import checkpoints
+from jaxnn.train import folder as train_folder
 
 EPOCHS = 6
 FEATURES = 3
@@ -103,6 +104,10 @@ def make_run(epochs=1, optimizer=OPTIMIZER):
 
 def init_state(optimizer=OPTIMIZER, seed=0):
     return train.init_state(MODEL, CONFIG, optimizer, jax.random.key(seed))
+
+
+# After every call, though here it takes longer than the call: to be killed in the middle of it.
+train_folder.PAUSE = 0
 
 
 def fit_into(folder, run=None, state=None, **settings):

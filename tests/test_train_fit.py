@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from faults import EPOCHS, contents, fit_into
 
 from jaxnn import files, train
+from jaxnn.train import folder as train_folder
 
 run_of = functools.cache(faults.make_run)
 
@@ -51,6 +53,57 @@ def scripted_fit(values, name="loss", params_of=lambda i: float(i), **settings):
     start = train.State({"w": jnp.float32(0)}, (), jnp.int32(0), jax.random.key(0))
     settings = {"epochs": len(values), "show": False} | settings
     return train.fit(scripted(values, name, params_of), start, **settings)
+
+
+@pytest.mark.parametrize("call", [0.05, 20.0])
+def test_short_calls_are_saved_as_often_as_a_tenth_of_the_time_allows(
+    call, tmp_path, monkeypatch, capsys
+):
+    """By a clock of its own: a save takes a second, ten calls take half of one or ten times it."""
+    now, saved = [0.0], []
+    monkeypatch.setattr(train_folder, "PAUSE", 9)
+    monkeypatch.setattr(train_folder.time, "monotonic", lambda: now[0])
+
+    def save(path, state, **settings):
+        now[0] += 1
+        saved.append(int(state.step) // 5)
+        return save_state(path, state, **settings)
+
+    def run(state):
+        now[0] += call
+        return run_of()(state)
+
+    save_state = train_folder.save_state
+    monkeypatch.setattr(train_folder, "save_state", save)
+    ours = fit_into(tmp_path, run, epochs=10, show=True)
+    lines = [int(n) for n in re.findall(r"epoch (\d+)/10 ", capsys.readouterr().out)]
+    assert saved == ([1, 10] if call < 1 else [*range(1, 11)])
+    assert set(lines) <= {*saved}
+    assert lines[-1] == 10
+    assert faults.look(tmp_path).logged == 10
+    assert leaves(train.load_params(tmp_path / "params.safetensors", faults.MODEL).params) == (
+        leaves(ours.params)
+    )
+
+
+def test_what_ended_is_saved_when_another_thing_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_folder, "PAUSE", 10**9)
+
+    def fail(row, state):
+        if row["epoch"] == 4:
+            raise RuntimeError("of the user's own")
+
+    with pytest.raises(RuntimeError, match="own"):
+        fit_into(tmp_path, callbacks=[fail])
+    assert faults.look(tmp_path).saved == 4
+
+
+def test_a_file_where_an_older_run_would_go_is_refused_before_training(tmp_path):
+    fit_into(tmp_path, epochs=1)
+    (tmp_path / "previous").write_text("mine")
+    with pytest.raises(ValueError, match="previous is a file; it must be free"):
+        fit_into(tmp_path, lambda state: pytest.fail("trained"), epochs=1)
+    assert faults.look(tmp_path).saved == 1
 
 
 # What is kept.
@@ -457,7 +510,6 @@ def test_runs_that_save_nothing_leave_an_older_one_where_it_went(error, tmp_path
             patch.setattr(files, "replaced", failing)
             with pytest.raises(BaseException, match=error.args[-1]):
                 fit_into(tmp_path, run, epochs=1, also=["curve.png"])
-        assert (tmp_path / "state" / "5").exists()
         assert contents(tmp_path / "previous") == older
         assert (tmp_path / "previous" / "curve.png").read_text() == "older"
         with pytest.raises(ValueError, match="holds no run to resume; an older one is in"):

@@ -77,16 +77,18 @@ def fit(
     tensorboard: bool = False,
     show: bool = True,
 ) -> Fit:
-    """Train until so many epochs are there; keep the best, log every epoch, save after every call.
+    """Train until so many epochs are there; keep the best, log every epoch, save as it goes.
 
     A row of the log has the columns `epoch`, `loss` and, of what `evaluate` returned, `val_NAME`
     for each entry of a dict, `val` for a bare scalar. The best is looked for where a call of `run`
     ends. Ctrl-C or SIGTERM, heard in the main thread, stop after the call that runs; a second one
-    stops at once, with what was saved before.
+    stops at once, with the calls that ended.
 
-    With a folder, each call ends with the state, `params.safetensors` (if it was the best) and
-    `log.csv` written, in that order and each whole or not at all: a killed run that is resumed ends
-    with the parameters of one that was not. An older run that was there goes to `folder/previous`
+    With a folder, the state, `params.safetensors` (the best) and `log.csv` are written in that
+    order, each whole or not at all: after every call that takes ten times as long as this or more,
+    else as often as a tenth of the time allows, and at the end, whatever the reason. No line is
+    shown of what is not saved. A killed run that is resumed ends with the parameters of one that
+    was not. An older run that was there goes to `folder/previous`
     when the first call has ended well.
 
     Args:
@@ -105,10 +107,11 @@ def fit(
         notes: what JSON can hold, by name, to save with them: a seed, options.
         resume: go on with the run that is in the folder.
         also: names of other files in the folder that go to `previous` with an older run.
-        callbacks: each is called as `callback(row, state)` with the last row of a call, after all
-            is saved; True ends the run.
+        callbacks: each is called as `callback(row, state)` with the last row of a call; True
+            ends the run.
         tensorboard: log to `folder/tensorboard` too.
-        show: print progress: a bar on a terminal, a line for a call, about one a second at most.
+        show: print progress: a bar on a terminal, a line for a call, about one a second at
+            most.
 
     Returns:
         The best parameters, the last state, the history, and how it ended.
@@ -150,6 +153,8 @@ def fit(
         terminal = logs.Terminal(epochs, progress.epochs) if show else None
         if terminal is not None:
             stack.callback(terminal.close)
+        if place is not None:
+            stack.callback(place.save)
         while not (ended := ended or _ended(progress, epochs, patience, heard)):
             call_started = time.perf_counter()
             try:

@@ -10,6 +10,7 @@ previous/             all of these of the run before this one
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ PARAMS, STATE, LOG, BOARD, PREVIOUS = (
 )
 NAMES = (PARAMS, STATE, LOG, BOARD)
 _MOVING, _LIST = ".moving", ".names"
+# Between two saves passes so many times what the first took: saving is a tenth of a run at most.
+PAUSE = 9
 
 
 class Folder:
@@ -62,12 +65,20 @@ class Folder:
         self._names = (*NAMES, *map(_plain_name, also))
         self._board: logs.TensorBoard | None = None
         self._tensorboard, self._ours = tensorboard, False
+        self._unsaved: Progress | None = None
+        self._saved_best, self._next = 0, 0.0
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out, and complete what a killed one was moving."""
         with files.locked(files.writable(self.path)), contextlib.ExitStack() as stack:
             stack.callback(self._close)
+            previous = self.path / PREVIOUS
+            if previous.exists() and not previous.is_dir():
+                raise ValueError(
+                    f"{previous} is a file; it must be free for an older run, which is moved into "
+                    "a folder of that name: rename it, or name another folder"
+                )
             if (self.path / _MOVING).exists():
                 self._move()
             yield
@@ -113,11 +124,23 @@ class Folder:
         # One of a later epoch is of a call that will be made again.
         if saved != progress.best_epoch and saved <= progress.epochs:
             self._save_best(progress)
+        self._saved_best = progress.best_epoch
         self._write_logs(progress)
 
-    def keep(self, progress: Progress) -> str:
-        """Save how far the run is; return what is to be said of an older one."""
-        said = ""
+    def keep(self, progress: Progress) -> str | None:
+        """Save how far the run is, if it is time, and return what `save` does; None if it is not.
+
+        Where a call takes less time than to save it, not every one is: to the rest comes `save`.
+        """
+        self._unsaved = progress
+        return self.save() if time.monotonic() >= self._next else None
+
+    def save(self) -> str:
+        """Save how far the run is, if it was not; return what is to be said of an older one."""
+        progress, self._unsaved = self._unsaved, None
+        if progress is None:
+            return ""
+        started, said = time.monotonic(), ""
         if not self._ours:
             if self._has_run():
                 self._move()
@@ -133,9 +156,12 @@ class Folder:
             watched=progress.watched,
             **self._whose,
         )
-        if progress.best_epoch == progress.epochs:
+        if progress.best_epoch != self._saved_best:
             self._save_best(progress)
+            self._saved_best = progress.best_epoch
         self._write_logs(progress)
+        ended = time.monotonic()
+        self._next = ended + PAUSE * (ended - started)
         return said
 
     def _has_run(self) -> bool:
@@ -198,7 +224,8 @@ class Folder:
         except OSError as error:
             raise ValueError(
                 f"the older run in {self.path} cannot be moved to {previous} ({error.strerror}); "
-                "move it by hand, or name another folder"
+                f"what was moved is in {moving}, and the next run goes on with it: name another "
+                "folder until then"
             ) from error
 
 

@@ -89,8 +89,8 @@ class Terminal:
         self._epochs, self._shown, self._waiting = epochs, 0.0, ""
         self._gone = False
 
-    def show(self, row: Row, seconds: float, said: str = "") -> None:
-        """Show a call's last row, after what else is to be said."""
+    def show(self, row: Row, seconds: float, said: str | None = "") -> None:
+        """Show a call's last row, after what else is to be said; None is said of one to wait."""
         if self._gone:
             return
         self._waiting = line(row, self._epochs, seconds)
@@ -98,7 +98,7 @@ class Terminal:
             if said:
                 self._bar.write(said)
             self._bar.update(row["epoch"] - self._bar.n)
-            if time.monotonic() - self._shown >= 1:
+            if said is not None and time.monotonic() - self._shown >= 1:
                 self._write()
         except OSError:
             self._gone = True
