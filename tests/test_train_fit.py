@@ -22,6 +22,7 @@ from faults import EPOCHS, contents, fit_into
 
 from jaxnn import files, train
 from jaxnn.train import folder as train_folder
+from jaxnn.train import progress
 
 run_of = functools.cache(faults.make_run)
 
@@ -149,6 +150,24 @@ def test_the_best_parameters_are_kept(values, settings, best):
 )
 def test_a_held_out_loss_goes_before_the_training_loss(name, settings, best):
     assert scripted_fit((3, 1, 4), name, **settings).best_epoch == best
+
+
+def test_a_call_is_compared_with_the_best_and_with_no_other():
+    """So that the ten thousandth takes no longer than the first."""
+
+    class Column(list):
+        looked_at = 0
+
+        def __getitem__(self, i):
+            Column.looked_at += 1
+            return super().__getitem__(i)
+
+    state, ends = faults.init_state(), tuple(range(1, 1001))
+    columns = {"loss": Column(float(i) for i in ends)}
+    before = progress.Progress(state, columns, ends, None, 7, {"maximize": "loss"})
+    after = progress.with_best(before, ends[-1:])
+    assert (after.best_epoch, after.best) == (1000, state.params)
+    assert Column.looked_at == 2
 
 
 def test_a_metric_that_is_no_number_is_never_better():
@@ -769,6 +788,35 @@ def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match=words):
         fit_into(tmp_path, run_of(), minimize=None, maximize="val_accuracy")
     assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_a_run_that_was_made_here_says_of_itself_is_looked_at_before_it_runs(many, tmp_path):
+    traces = []
+
+    def evaluate(params):
+        traces.append(params)
+        return faults.evaluate(params)
+
+    made = faults.MODEL, faults.CONFIG, faults.OPTIMIZER
+    settings = {"gradient": "autodiff", "evaluate": evaluate}
+    if many:
+        run = train.make_run(*made, faults.examples(), epochs=2, batch_size=2, **settings)
+    else:
+        run = train.make_epoch(*made, [faults.examples(2)], **settings)
+
+    def unused_run(state):
+        raise AssertionError("computed before what was wrong was refused")
+
+    unused_run.__dict__.update(vars(run))
+    with pytest.raises(ValueError, match="minimize is 'val_los'; it must be a column of the log"):
+        fit_into(tmp_path, unused_run, epochs=2, minimize="val_los")
+    if many:
+        with pytest.raises(ValueError, match="epochs is 3, 0 of them done; a call of run makes 2"):
+            fit_into(tmp_path, unused_run, epochs=3)
+        traces.clear()
+        train.fit(run, faults.init_state(), epochs=2, show=False)
+        assert len(traces) == 0  # it was traced once, and no more
 
 
 def test_epochs_that_calls_do_not_come_to_are_refused(tmp_path):

@@ -127,6 +127,21 @@ def test_where_nobody_reads_it_goes_on(tmp_path, monkeypatch):
     assert faults.look(tmp_path).logged == 2
 
 
+@pytest.mark.parametrize("closed", [["stderr"], ["stdout", "stderr"]])
+def test_where_they_are_closed_it_runs(closed, monkeypatch, capfd):
+    """By `2>&-`: the signal's notice is not written to what has their number then."""
+
+    def interrupted(row, state):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        for name in closed:
+            patch.setattr(sys, name, None)
+        ours = train.fit(RUN, faults.init_state(), epochs=2, callbacks=[interrupted])
+    assert ours.status == 130
+    assert "stopping" not in capfd.readouterr().err
+
+
 def test_where_nobody_reads_no_more_is_shown(monkeypatch):
     terminal, calls = logs.Terminal(3, 0), []
 

@@ -26,7 +26,7 @@ from jaxnn.train.doors import (
     check_state,
 )
 from jaxnn.train.states import leaf_forms
-from jaxnn.train.steps import Augment, Gradient, History, State, as_batch, make_step
+from jaxnn.train.steps import Augment, Gradient, History, State, as_batch, make_step, with_history
 
 
 class BatchError(ValueError):
@@ -129,6 +129,12 @@ def make_epoch(
             )
         return batch
 
+    def history_of(losses: list[Any], params: Any) -> History:
+        metrics = None if measure is None else measure(params)
+        return History(
+            jnp.stack(losses).mean()[None], jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
+        )
+
     def run(state: State) -> tuple[State, History]:
         nonlocal started, taken
         check_state(state, State)
@@ -165,12 +171,15 @@ def make_epoch(
                 f"the batches ended after {len(losses)} of {steps or 1} in this epoch; pass an "
                 "iterator that goes on, or fewer steps or epochs"
             )
-        metrics = None if measure is None else measure(state.params)
-        return state, History(
-            jnp.stack(losses).mean()[None], jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
-        )
+        return state, history_of(losses, state.params)
 
-    return run
+    def traced(state: State) -> History:
+        if evaluate is not None:
+            check_evaluate(evaluate, state.params)
+        shapes: History = jax.eval_shape(history_of, [jnp.zeros(())], state.params)
+        return shapes
+
+    return with_history(run, traced)
 
 
 def _to_numpy(leaf: Any) -> Any:

@@ -149,6 +149,8 @@ def fit(
                 progress = place.resumed(state, watched)
                 progress = with_best(progress, progress.ends)
                 place.mend(progress)
+        if hasattr(run, "traced") and progress.epochs < epochs:
+            _check_traced(run.traced(progress.state), progress, epochs)
         heard = stack.enter_context(signals())
         terminal = logs.Terminal(epochs, progress.epochs) if show else None
         if terminal is not None:
@@ -251,6 +253,14 @@ def _called(run: Run, state: State) -> tuple[State, logs.Columns]:
             "the steps: return the state of make_step's step"
         )
     return later, logs.columns(history)
+
+
+def _check_traced(history: History, progress: Progress, epochs: int) -> None:
+    """Refuse, before a call, what its history would be refused for."""
+    part = logs.columns(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), history))
+    _check_epochs(epochs, progress.epochs, len(part["loss"]))
+    after = added(progress, progress.state, part)
+    with_best(after, after.ends[-1:])
 
 
 def _check_epochs(epochs: int, done: int, in_call: int) -> None:

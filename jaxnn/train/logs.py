@@ -7,6 +7,7 @@ of a dict, `val` for a bare scalar.
 import contextlib
 import csv
 import io
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,10 +85,14 @@ class Terminal:
     def __init__(self, epochs: int, done: int) -> None:
         """Begin a bar of so many epochs, some of them done."""
         self._bar = files.installed("tqdm").tqdm(
-            total=epochs, initial=done, leave=False, disable=None, unit=" epochs"
+            total=epochs,
+            initial=done,
+            leave=False,
+            disable=None if sys.stderr else True,  # closed by `2>&-`
+            unit=" epochs",
         )
         self._epochs, self._shown, self._waiting = epochs, 0.0, ""
-        self._gone = False
+        self._gone = sys.stdout is None  # closed by `>&-`
 
     def show(self, row: Row, seconds: float, said: str | None = "") -> None:
         """Show a call's last row, after what else is to be said; None is said of one to wait."""

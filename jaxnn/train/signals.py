@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,8 @@ def signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         heard.append(number)
         # Not print: what it interrupts may be printing. Nobody may be there to read it.
+        if sys.stderr is None:  # closed at the start: 2 may be any file by now
+            return
         with contextlib.suppress(OSError):
             os.write(
                 2, b"\nstopping when this call of the run has ended; once more to stop at once\n"
