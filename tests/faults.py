@@ -10,6 +10,7 @@ moves an older one away first, and saving takes most of the time: many kills fal
 import argparse
 import contextlib
 import csv
+import functools
 import json
 import os
 import random
@@ -141,7 +142,6 @@ def look(folder):
     if (folder / "params.safetensors").exists():
         loaded = train.load_params(folder / "params.safetensors", MODEL)
         assert loaded.notes["seed"] == 0
-        assert loaded.notes["best"]["epoch"] <= EPOCHS
     if checkpoints.last_step(folder / "state") is not None:
         state, about = train.load_state(
             folder / "state", init_state(), model=MODEL, config=CONFIG, notes={"seed": 0}
@@ -149,6 +149,28 @@ def look(folder):
         saved = about.ends[-1]
         assert len(about.history["loss"]) == saved
     return Seen(logged, saved, state)
+
+
+@functools.cache
+def trajectory():
+    """The run that is killed, without `fit`: its parameters and loss after each epoch."""
+    run, state, epochs = make_run(), init_state(), []
+    for _ in range(EPOCHS):
+        state, history = run(state)
+        epochs.append((state.params, float(history.loss[0])))
+    return epochs
+
+
+def check_best(folder, saved):
+    """Whether the parameters are those after the epoch they name: the best, or that before it."""
+    loaded = train.load_params(folder / "params.safetensors", MODEL)
+    best, losses = loaded.notes["best"], [loss for _, loss in trajectory()]
+    # They are written after the state: a kill between the two leaves those of a call before.
+    assert best["epoch"] in {1 + int(np.argmin(losses[:i])) for i in (saved, saved - 1) if i}
+    params, loss = trajectory()[best["epoch"] - 1]
+    assert best["loss"] == loss
+    for ours, theirs in zip(loaded.params, params, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def contents(folder):
@@ -235,16 +257,19 @@ def kill_at(moments, folder, expected, seed=0, say=lambda words: None):
             assert ended == -signal.SIGKILL, ended
             kills += 1
             seen = look(place)
-            if (place / "previous").exists():
-                look(place / "previous")
             moving = (place / ".moving").exists()
+            if not moving and (place / "params.safetensors").exists():
+                check_best(place, seen.saved)
+            if not moving and (place / "previous").exists():
+                assert contents(place / "previous") == expected, "a run that ended is not previous"
             if resume:
                 assert seen.saved >= max(before.saved, before.logged), (before, seen)
             # What the log reports is saved, but while both are moved away one by one.
             assert seen.saved >= seen.logged or moving, seen
             say(f"kill {kills}: {seen.saved} saved, {seen.logged} logged{', moving' * moving}")
-            # All epochs may be those of the older run, not moved yet: both ways must go well.
-            goes_on = 0 < seen.saved < EPOCHS or (seen.saved == EPOCHS and draw.random() < 0.5)
+            # A run that ended may be moved away, or resumed: both ways must go well.
+            ended = seen.logged == EPOCHS and draw.random() < 0.5
+            goes_on = seen.saved > 0 and not ended
             resume, before = goes_on and not moving, seen
     return runs
 

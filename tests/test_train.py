@@ -501,6 +501,13 @@ def test_parts_join_to_what_the_whole_gives(size):
     chex.assert_trees_all_close(jitted, whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32])
+def test_the_mean_of_many_parts_is_the_mean_in_short_floats(dtype):
+    ours = train.in_parts(lambda x: x.mean(), np.full(60_001, 2.3, dtype))
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(float(ours), 2.3, rtol=1e-2)
+
+
 def test_parts_hold_no_more_examples_than_they_may():
     sizes = []
     train.in_parts(lambda x: sizes.append(len(x)) or x, np.zeros((10, 2), np.float32), 4)

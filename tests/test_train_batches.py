@@ -5,6 +5,7 @@ import itertools
 import faults
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jaxnn import data, mlp, train
@@ -119,7 +120,37 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not(source, tmp_path):
     np.testing.assert_array_equal(ours.history.loss, whole.history.loss)
 
 
+def test_an_iterator_goes_on_to_where_the_state_is():
+    """As in a process that made its first call to compile, and then resumes."""
+    run = epoch_of(endless(), steps=3)
+    run(faults.init_state())
+    further = looped(itertools.islice(endless(), 7), faults.init_state())[0]
+    ours, _ = run(further)
+    assert leaves(ours) == leaves(looped(itertools.islice(endless(), 10), faults.init_state())[0])
+
+
 # What is refused.
+
+
+def test_an_iterator_that_is_ahead_of_the_state_is_refused(tmp_path):
+    """After a call whose state was not kept its batches are gone."""
+    run, fails = epoch_of(endless(), steps=3), [True]
+
+    def failing(state):
+        later = run(state)
+        if int(state.step) == 3 and fails:
+            raise RuntimeError(fails.pop())
+        return later
+
+    with pytest.raises(RuntimeError):
+        faults.fit_into(tmp_path, failing)
+    words = "the iterator is ahead: it gave 6 batches, and the state has taken 3 steps: pass"
+    with pytest.raises(train.BatchError, match=words):
+        run(faults.look(tmp_path).state)
+    ours = faults.fit_into(tmp_path, failing, resume=True)
+    assert (ours.ended, len(ours.history.loss)) == ("batches", 1)
+    with pytest.raises(train.BatchError, match="it gave 6 batches, and the state has taken 0"):
+        run(faults.init_state())
 
 
 @pytest.mark.parametrize(
@@ -173,6 +204,37 @@ def test_a_first_batch_is_looked_at_as_a_runs_data_is():
     state = train.init_state(mlp, config, faults.OPTIMIZER, jax.random.key(0))
     with pytest.raises(ValueError, match="label 2 at index"):
         run(state)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_values_that_spoil_the_loss_are_refused_and_not_the_learning_rate(number, tmp_path):
+    """Also the last batch's; what the epochs before left is kept."""
+    config = mlp.Config(sizes=(3, 2))
+    sound = [data.Batch(np.ones((2, 3), np.float32), np.array([0, 1])) for _ in range(8)]
+    state = train.init_state(mlp, config, faults.OPTIMIZER, jax.random.key(0))
+    for spoilt, words in (
+        (sound[0]._replace(targets=np.array([0, 2])), f"batch {number} of the epoch: .*label 2"),
+        (sound[0]._replace(inputs=np.full((2, 3), np.nan, np.float32)), f"batch {number} .*nan"),
+    ):
+        source = iter([*sound[: 3 + number], spoilt, *sound])
+        run = train.make_epoch(mlp, config, faults.OPTIMIZER, source, steps=4)
+        later, _ = run(state)
+        with pytest.raises(train.BatchError, match=words):
+            run(later)
+
+
+def test_a_batch_of_a_model_that_looks_at_none_is_looked_at():
+    source = misfit(lambda b: b._replace(inputs=b.inputs * np.inf))
+    with pytest.raises(train.BatchError, match=r"batch 2 of the epoch: batch.inputs\[0, 0\] is"):
+        epoch_of(source)(faults.init_state())
+
+
+def test_what_diverges_on_sound_batches_has_diverged(capsys):
+    wild = optax.sgd(1e30)
+    run = train.make_epoch(faults, CONFIG, wild, batches(), gradient="autodiff")
+    ours = train.fit(run, faults.init_state(wild), epochs=2, show=False)
+    assert ours.ended == "diverged"
+    assert "in epoch 1; nothing is kept: try a smaller" in capsys.readouterr().err
 
 
 def test_an_iterator_too_short_for_what_was_taken_is_refused():

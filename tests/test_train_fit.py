@@ -19,7 +19,8 @@ import optax
 import pytest
 from faults import EPOCHS, contents, fit_into
 
-from jaxnn import train
+from jaxnn import files, train
+from jaxnn.train import progress
 
 run_of = functools.cache(faults.make_run)
 
@@ -98,6 +99,24 @@ def test_a_held_out_loss_goes_before_the_training_loss(name, settings, best):
     assert scripted_fit((3, 1, 4), name, **settings).best_epoch == best
 
 
+def test_a_call_is_compared_with_the_best_and_with_no_other():
+    """So that the ten thousandth takes no longer than the first."""
+
+    class Column(list):
+        looked_at = 0
+
+        def __getitem__(self, i):
+            Column.looked_at += 1
+            return super().__getitem__(i)
+
+    state, ends = faults.init_state(), tuple(range(1, 1001))
+    columns = {"loss": Column(float(i) for i in ends)}
+    before = progress.Progress(state, columns, ends, None, 7, {"maximize": "loss"})
+    after = progress.with_best(before, ends[-1:])
+    assert (after.best_epoch, after.best) == (1000, state.params)
+    assert Column.looked_at == 2
+
+
 def test_a_metric_that_is_no_number_is_never_better():
     assert scripted_fit((np.nan, 2, np.nan, 3), "x", minimize="val_x").best_epoch == 2
     assert scripted_fit((2, np.nan, 1), "x", maximize="val_x").best_epoch == 1
@@ -159,6 +178,19 @@ def test_what_diverges_keeps_what_was_finite(where, tmp_path, capsys):
     what = "the loss is inf in epoch 4" if where == "loss" else "not finite after epoch 4"
     assert what in words
     assert "after epoch 3 is kept: try a smaller learning rate" in words
+
+
+def test_the_part_that_diverged_is_named(capsys):
+    def run(state):
+        later, history = run_of()(state)
+        spoilt = jax.tree.map(
+            lambda x: x * jnp.nan if x.dtype == jnp.float32 else x, later.opt_state
+        )
+        return later._replace(opt_state=spoilt), history
+
+    assert fitted(run).ended == "diverged"
+    words = "diverged: the optimizer's state holds NaN after epoch 1, the parameters do not"
+    assert words in capsys.readouterr().err
 
 
 def test_a_first_call_that_diverges_leaves_an_older_run_where_it_is(tmp_path):
@@ -348,6 +380,33 @@ def test_a_finished_run_is_resumed_without_a_step(whole):
     np.testing.assert_array_equal(ours.history.loss, whole.fit.history.loss)
 
 
+@pytest.mark.parametrize("first", [{"maximize": "val_x"}, {"minimize": "loss"}])
+@pytest.mark.parametrize("named", [True, False])
+def test_the_best_is_known_by_the_same_column_after_a_resume(first, named, tmp_path):
+    """Also where it is not named again, and a larger epoch count follows."""
+    values, best = (3, 5, 1, 4, 9, 2), 5 if "maximize" in first else 1
+    folder = {"folder": tmp_path, "model": Counting, "config": None, "name": "x"}
+    scripted_fit(values, epochs=4, **folder, **first)
+    for epochs in (4, 6):
+        ours = scripted_fit(
+            values, epochs=epochs, resume=True, **folder, **(first if named else {})
+        )
+    loaded = train.load_params(tmp_path / "params.safetensors", Counting)
+    assert loaded.notes["best"]["epoch"] == ours.best_epoch == best
+    assert float(loaded.params["w"]) == float(ours.params["w"]) == best
+
+
+@pytest.mark.parametrize("other", [{"minimize": "val_x"}, {"maximize": "loss"}, {"minimize": "y"}])
+def test_a_run_is_not_resumed_with_another_column(other, tmp_path):
+    folder = {"folder": tmp_path, "model": Counting, "config": None, "name": "x"}
+    scripted_fit((3, 1, 2), **folder, maximize="val_x")
+    before = (tmp_path / "params.safetensors").read_bytes()
+    words = "whose best is known by maximize='val_x', not m.*: leave it out, or begin a new run"
+    with pytest.raises(ValueError, match=words):
+        scripted_fit((3, 1, 2, 4), **folder, resume=True, **other)
+    assert (tmp_path / "params.safetensors").read_bytes() == before
+
+
 def test_patience_counts_the_epochs_before_a_resume(tmp_path):
     values = (3, 2, 5, 4, 3, 1)
     folder = {"folder": tmp_path, "model": Counting, "config": None}
@@ -365,7 +424,7 @@ class Counting:
         return {"w": jnp.zeros(())}
 
 
-STEPS = ("_save_best", "save_state", "_write_logs")
+STEPS = ("save_state", "_save_best", "_write_logs")
 
 
 @pytest.mark.parametrize("after", STEPS)
@@ -389,15 +448,50 @@ def test_killed_between_two_files_it_is_resumed_alike(after, epoch, tmp_path, wh
         with pytest.raises(SystemExit):
             fit_into(tmp_path, run_of())
     seen = faults.look(tmp_path)
-    assert seen.saved >= seen.logged
-    if seen.saved:
-        fit_into(tmp_path, run_of(), resume=True)
-    else:
-        with pytest.raises(ValueError, match="holds no run to resume"):
-            fit_into(tmp_path, run_of(), resume=True)
-        fit_into(tmp_path, run_of())
-        assert (tmp_path / "previous" / "params.safetensors").exists()
+    assert seen.saved == epoch
+    assert seen.logged == epoch - (after != "_write_logs")
+    fit_into(tmp_path, run_of(), resume=True)
     assert contents(tmp_path) == contents(whole.folder)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt("killed")])
+def test_runs_that_save_nothing_leave_an_older_one_where_it_went(error, tmp_path, monkeypatch):
+    """The first save fails, or is killed, and so is the next run's: what they left is no run."""
+    fit_into(tmp_path, run_of(), epochs=1)
+    (tmp_path / "curve.png").write_text("older")
+    older, replaced = contents(tmp_path), files.replaced
+
+    def run(state):
+        if (tmp_path / "previous").exists():
+            (tmp_path / "curve.png").write_text("drawn")
+        return run_of()(state)
+
+    def failing(path):
+        if "state" in Path(path).parts:
+            raise error
+        return replaced(path)
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "replaced", failing)
+            with pytest.raises(BaseException, match=error.args[-1]):
+                fit_into(tmp_path, run, epochs=1, also=["curve.png"])
+        assert (tmp_path / "state" / "5").exists()
+        assert contents(tmp_path / "previous") == older
+        assert (tmp_path / "previous" / "curve.png").read_text() == "older"
+        with pytest.raises(ValueError, match="holds no run to resume; an older one is in"):
+            fit_into(tmp_path, unused, resume=True)
+    fit_into(tmp_path, run_of(), epochs=1)
+    assert contents(tmp_path) == contents(tmp_path / "previous") == older
+
+
+@pytest.mark.parametrize("kept", ["params.safetensors", "log.csv", "state"])
+def test_what_is_left_of_an_older_run_is_moved_too(kept, tmp_path):
+    fit_into(tmp_path, run_of(), epochs=1)
+    for name in {"params.safetensors", "log.csv", "state"} - {kept}:
+        (tmp_path / name).rename(tmp_path / f"away {name}")
+    fit_into(tmp_path, run_of(), epochs=1)
+    assert [path.name for path in (tmp_path / "previous").iterdir()] == [kept]
 
 
 @pytest.mark.parametrize("gone", ["params.safetensors", "log.csv"])
@@ -420,7 +514,7 @@ def test_an_older_run_is_moved_and_other_files_are_not(tmp_path, capsys):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("first")
     fit_into(tmp_path, run_of(), epochs=2, tensorboard=True, also=["curve.png"])
-    assert (tmp_path / "previous" / "curve.png").read_text() == "first"
+    assert (tmp_path / "curve.png").read_text() == "first"  # of no run
     (tmp_path / "curve.png").write_text("second")
     older = contents(tmp_path)
     fit_into(tmp_path, run_of(), epochs=1, also=["curve.png"], show=True)
@@ -503,14 +597,15 @@ def unused(state):
     raise AssertionError("trained before what was wrong was refused")
 
 
-def test_a_full_disk_ends_it_in_words_and_what_was_saved_is_whole(tmp_path, whole):
-    """A limit on the size of files, from the third epoch on, stands for the disk."""
+@pytest.mark.parametrize("saved", [0, 2])
+def test_a_full_disk_ends_it_in_words_and_what_was_saved_is_whole(saved, tmp_path, whole):
+    """A limit on the size of files, from then on, stands for the disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def run(state):
         later = jax.block_until_ready(run_of()(state))
-        if int(state.step) == 10:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+        if int(state.step) == 5 * saved:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
         return later
 
     try:
@@ -519,8 +614,8 @@ def test_a_full_disk_ends_it_in_words_and_what_was_saved_is_whole(tmp_path, whol
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert str(tmp_path) in str(refused.value)
-    assert faults.look(tmp_path).saved >= 2
-    fit_into(tmp_path, run_of(), resume=True)
+    assert faults.look(tmp_path).saved == saved
+    fit_into(tmp_path, run_of(), resume=saved > 0)
     assert contents(tmp_path) == contents(whole.folder)
 
 
@@ -643,6 +738,35 @@ def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_what_a_run_that_was_made_here_says_of_itself_is_looked_at_before_it_runs(many, tmp_path):
+    traces = []
+
+    def evaluate(params):
+        traces.append(params)
+        return faults.evaluate(params)
+
+    made = faults.MODEL, faults.CONFIG, faults.OPTIMIZER
+    settings = {"gradient": "autodiff", "evaluate": evaluate}
+    if many:
+        run = train.make_run(*made, faults.examples(), epochs=2, batch_size=2, **settings)
+    else:
+        run = train.make_epoch(*made, [faults.examples(2)], **settings)
+
+    def unused_run(state):
+        raise AssertionError("computed before what was wrong was refused")
+
+    unused_run.__dict__.update(vars(run))
+    with pytest.raises(ValueError, match="minimize is 'val_los'; it must be a column of the log"):
+        fit_into(tmp_path, unused_run, epochs=2, minimize="val_los")
+    if many:
+        with pytest.raises(ValueError, match="epochs is 3, 0 of them done; a call of run makes 2"):
+            fit_into(tmp_path, unused_run, epochs=3)
+        traces.clear()
+        train.fit(run, faults.init_state(), epochs=2, show=False)
+        assert len(traces) == 0  # it was traced once, and no more
+
+
 def test_epochs_that_calls_do_not_come_to_are_refused(tmp_path):
     words = "epochs is 5, 0 of them done; a call of run makes 2, and the rest must be a multiple"
     with pytest.raises(ValueError, match=words):
@@ -655,6 +779,16 @@ def test_epochs_that_calls_do_not_come_to_are_refused(tmp_path):
     [
         (lambda state: state, TypeError, "run returned State; it must return a State and a Hist"),
         (lambda state: (state, 1.0), TypeError, r"run returned \['State', 'float'\]"),
+        (
+            lambda state: (state._replace(step=state.step + 1), train.History(jnp.ones(()), None)),
+            ValueError,
+            r"history.loss has shape \(\) after a call of run; it must be \(epochs,\), an entry",
+        ),
+        (
+            lambda state: (state._replace(step=state.step + 1), train.History(jnp.ones(0), None)),
+            ValueError,
+            r"history.loss has shape \(0,\)",
+        ),
         (
             lambda state: (state, train.History(jnp.ones(1), None)),
             ValueError,

@@ -2,7 +2,10 @@
 
 import csv
 import io
+import os
 import re
+import signal
+import sys
 
 import faults
 import jax.numpy as jnp
@@ -99,14 +102,52 @@ def test_a_run_shows_its_first_and_last_line_and_about_one_a_second(capsys):
     assert shown.err == ""  # no bar where there is no terminal
 
 
+def test_where_nobody_reads_it_goes_on(tmp_path, monkeypatch):
+    """The other end of both pipes is gone, as of `2>&1 | tee` after Ctrl-C."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    mine = os.dup(2)
+
+    def interrupted(row, state):
+        if row["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        for name in ("stdout", "stderr"):
+            # Each line is written at once: at the end there is nothing left to write.
+            raw = open(writing, "wb", buffering=0, closefd=False)  # noqa: SIM115
+            patch.setattr(sys, name, io.TextIOWrapper(raw, write_through=True))
+        os.dup2(writing, 2)
+        try:
+            ours = fit_into(tmp_path, RUN, show=True, callbacks=[interrupted])
+        finally:
+            os.dup2(mine, 2)
+    os.close(mine)
+    assert (ours.ended, ours.status) == ("interrupted", 130)
+    assert faults.look(tmp_path).logged == 2
+
+
+def test_where_nobody_reads_no_more_is_shown(monkeypatch):
+    terminal, calls = logs.Terminal(3, 0), []
+
+    def gone(*_):
+        calls.append(1)
+        raise BrokenPipeError
+
+    monkeypatch.setattr(terminal._bar, "write", gone)
+    for epoch in (1, 2):
+        terminal._shown = 0.0
+        terminal.show({"epoch": epoch, "loss": 1.0}, 0.1)
+    terminal.close()
+    assert calls == [1]
+
+
 def test_a_quiet_run_says_nothing(capfd):
     train.fit(RUN, faults.init_state(), epochs=2, show=False)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_bar_shows_how_far_it_is(monkeypatch, capsys):
-    import sys
-
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     bars = []
     terminal = logs.Terminal(6, 2)
@@ -188,8 +229,6 @@ def test_log_csv_is_what_the_history_has(tmp_path):
 def test_a_package_that_is_missing_is_named_before_training(
     module, settings, tmp_path, monkeypatch
 ):
-    import sys
-
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, module, None)
@@ -203,8 +242,6 @@ def test_a_package_that_is_missing_is_named_before_training(
 
 
 def test_without_a_folder_and_a_terminal_no_package_is_needed(monkeypatch):
-    import sys
-
     for module in ("tqdm", "tensorboardX", "orbax", "safetensors", "filelock"):
         monkeypatch.setitem(sys.modules, module, None)
     assert train.fit(RUN, faults.init_state(), epochs=1, show=False).ended == "finished"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnn.checks import is_array, is_iterator
+from jaxnn.checks import check_finite, is_array, is_iterator
 from jaxnn.settings import check_integer
 from jaxnn.train.doors import (
     as_arrays,
@@ -26,7 +26,7 @@ from jaxnn.train.doors import (
     check_state,
 )
 from jaxnn.train.states import leaf_forms
-from jaxnn.train.steps import Augment, Gradient, History, State, as_batch, make_step
+from jaxnn.train.steps import Augment, Gradient, History, State, as_batch, make_step, with_history
 
 
 class BatchError(ValueError):
@@ -47,9 +47,10 @@ def make_epoch(
     """Return an epoch over batches that come one by one: a compiled step for each.
 
     What can be gone through again (a list, PyTorch's DataLoader) is gone through once an epoch,
-    from its start. An iterator goes on where the last epoch left it; where the first state
-    has taken steps already, as one that is resumed has, that many batches are passed over first: an
-    iterator that gives the same batches each time it is made resumes to the same parameters.
+    from its start; one that shuffles itself gives a resumed run other batches. An iterator goes on
+    where the last epoch left it; where a state has taken more steps, as one that is resumed has, as
+    many batches are passed over first: an iterator that gives the same batches each time it is made
+    resumes to the same parameters. A state that has taken fewer is refused.
 
     Args:
         model: a module with the model functions.
@@ -69,8 +70,9 @@ def make_epoch(
         TypeError: `batches` cannot be gone through, or is an iterator and `steps` is missing; and
             as in `make_step`.
         ValueError: `steps` is below 1; from the run, as the model's loss refuses the first batch.
-        BatchError: from the run, a ValueError: the batches end early, or one has other parts,
-            shapes or dtypes than the first.
+        BatchError: from the run, a ValueError: the batches end early, the iterator is ahead of the
+            state, or a batch has other parts, shapes or dtypes than the first, or makes the loss
+            NaN by a value that the model's loss refuses or that is not finite.
     """
     endless = is_iterator(batches)
     if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str):
@@ -90,7 +92,25 @@ def make_epoch(
     check_model_functions(model, "loss")
     measure = None if evaluate is None else jax.jit(evaluate)
     forms: list[dict[str, str]] = []  # of the first batch: dtypes and shapes, by name
-    started = False
+    started, taken = False, 0  # of an iterator, how many batches
+
+    def looked_at(batch: Any, params: Any) -> None:
+        # As in make_run: only the parameters are abstract, the loss sees the batch's values.
+        whole = as_batch(model, batch)
+        jax.eval_shape(lambda params: model.loss(params, whole, config), params)
+
+    def is_finite(losses: list[Any], batch: Any, params: Any) -> bool:
+        """Whether the last loss is; refuse its batch if that has a value that is the cause."""
+        if not losses or np.isfinite(losses[-1]):
+            return True
+        try:
+            looked_at(batch, params)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+                if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                    check_finite("batch" + jax.tree_util.keystr(path), leaf)
+        except ValueError as error:
+            raise BatchError(f"batch {len(losses)} of the epoch: {error}") from error
+        return False
 
     def checked(batch: Any, number: int, params: Any) -> Any:
         try:
@@ -99,9 +119,7 @@ def make_epoch(
             raise BatchError(f"batch {number}: {error}") from error
         form = leaf_forms(batch)
         if not forms:
-            # As in make_run: only the parameters are abstract, the loss sees the batch's values.
-            whole = as_batch(model, batch)
-            jax.eval_shape(lambda params: model.loss(params, whole, config), params)
+            looked_at(batch, params)
             forms.append(form)
         if form != forms[0]:
             raise BatchError(
@@ -111,35 +129,57 @@ def make_epoch(
             )
         return batch
 
+    def history_of(losses: list[Any], params: Any) -> History:
+        metrics = None if measure is None else measure(params)
+        return History(
+            jnp.stack(losses).mean()[None], jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
+        )
+
     def run(state: State) -> tuple[State, History]:
-        nonlocal started
+        nonlocal started, taken
         check_state(state, State)
         if evaluate is not None and not started:
             check_evaluate(evaluate, state.params)
-        passed = int(state.step) if endless and not started else 0
         started = True
         source = iter(batches)
-        skipped = sum(1 for _ in itertools.islice(source, passed))
-        if skipped < passed:
-            raise BatchError(
-                f"the iterator ended after {skipped} batches, and the run that goes on had taken "
-                f"{passed}: pass one that begins where that run's began"
-            )
+        if endless:
+            done = int(state.step)
+            if done < taken:
+                raise BatchError(
+                    f"the iterator is ahead: it gave {taken} batches, and the state has taken "
+                    f"{done} steps: pass make_epoch one that begins where that run's began"
+                )
+            taken += sum(1 for _ in itertools.islice(source, done - taken))
+            if taken < done:
+                raise BatchError(
+                    f"the iterator ended after {taken} batches, and the run that goes on had taken "
+                    f"{done}: pass one that begins where that run's began"
+                )
         losses: list[Any] = []
-        for batch in itertools.islice(source, steps):
-            state, loss = step(state, checked(batch, len(losses) + 1, state.params))
+        batch, finite = None, True
+        for following in itertools.islice(source, steps):
+            taken += 1
+            # Of the step before, which is computed while this batch comes.
+            finite = finite and is_finite(losses, batch, state.params)
+            batch = checked(following, len(losses) + 1, state.params)
+            state, loss = step(state, batch)
             losses.append(loss)
+        if finite:
+            is_finite(losses, batch, state.params)
         if len(losses) < (steps or 1):
             raise BatchError(
                 f"the batches ended after {len(losses)} of {steps or 1} in this epoch; pass an "
                 "iterator that goes on, or fewer steps or epochs"
             )
-        metrics = None if measure is None else measure(state.params)
-        return state, History(
-            jnp.stack(losses).mean()[None], jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
-        )
+        return state, history_of(losses, state.params)
 
-    return run
+    def traced(state: State) -> History:
+        if evaluate is not None:
+            check_evaluate(evaluate, state.params)
+        shapes: History = jax.eval_shape(history_of, [jnp.zeros(())], state.params)
+        return shapes
+
+    return with_history(run, traced)
 
 
 def _to_numpy(leaf: Any) -> Any:

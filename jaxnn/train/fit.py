@@ -26,7 +26,7 @@ from jaxnn.train.doors import (
     check_state,
 )
 from jaxnn.train.folder import Folder
-from jaxnn.train.progress import Progress, added, is_sound, with_best
+from jaxnn.train.progress import Progress, added, divergence, is_sound, with_best
 from jaxnn.train.signals import signals
 from jaxnn.train.steps import History, State
 
@@ -84,7 +84,7 @@ def fit(
     ends. Ctrl-C or SIGTERM, heard in the main thread, stop after the call that runs; a second one
     stops at once, with what was saved before.
 
-    With a folder, each call ends with `params.safetensors` (if it was the best), the state and
+    With a folder, each call ends with the state, `params.safetensors` (if it was the best) and
     `log.csv` written, in that order and each whole or not at all: a killed run that is resumed ends
     with the parameters of one that was not. An older run that was there goes to `folder/previous`
     when the first call has ended well.
@@ -95,7 +95,8 @@ def fit(
         state: of `init_state`; when a run is resumed, of the same model and optimizer.
         epochs: in all, those before a resume included; calls must come to just as many.
         minimize: the column by whose least value the best is known; when both this and
-            `maximize` are None, `val_loss` if there is one, else `loss`.
+            `maximize` are None, that of the run that is resumed or, of a new one, `val_loss` if
+            there is one, else `loss`.
         maximize: the column by whose greatest value it is known.
         patience: stop after so many epochs without a better one; None for never.
         folder: where to save; for one run at a time.
@@ -117,7 +118,8 @@ def fit(
         TypeError: the state is no `State`, `run` returned none and no `History`, or an argument is
             of another kind than above.
         ValueError: an argument is out of its range, the column is none of the log's, the folder is
-            in use or cannot be written, or there is no such run in it to resume.
+            in use or cannot be written, there is no such run in it to resume, or the best of that
+            one is known by another column.
         KeyboardInterrupt: a second signal came.
     """
     started = time.perf_counter()
@@ -126,21 +128,24 @@ def fit(
     check_state(state, State)
     epochs = check_integer("epochs", epochs)
     patience = None if patience is None else check_integer("patience", patience)
-    check_kept(minimize, maximize)
+    watched = check_kept(minimize, maximize)
     check_several("also", also, "file names")
     for name, flag in {"resume": resume, "tensorboard": tensorboard, "show": show}.items():
         check_flag(name, flag)
     whose = {"model": model, "config": config, "notes": notes}
     place = _folder(state, folder, whose, resume, also, tensorboard)
-    progress = Progress(state, {}, (), state.params, 0)
+    progress = Progress(state, {}, (), state.params, 0, watched)
     ended: Ended | None = None
     sentence, first = "", True
     with contextlib.ExitStack() as stack:
         if place is not None:
             stack.enter_context(place.locked())
             if resume:
-                progress = with_best(place.resumed(state), minimize, maximize)
+                progress = place.resumed(state, watched)
+                progress = with_best(progress, progress.ends)
                 place.mend(progress)
+        if hasattr(run, "traced") and progress.epochs < epochs:
+            _check_traced(run.traced(progress.state), progress, epochs)
         heard = stack.enter_context(signals())
         terminal = logs.Terminal(epochs, progress.epochs) if show else None
         if terminal is not None:
@@ -157,9 +162,10 @@ def fit(
             if first:
                 _check_epochs(epochs, progress.epochs, len(part["loss"]))
             if not (np.isfinite(part["loss"]).all() and is_sound(later)):
-                ended, sentence = "diverged", _divergence(part["loss"], progress.epochs)
+                ended, sentence = "diverged", divergence(later, part["loss"], progress.epochs)
                 continue
-            progress = with_best(added(progress, later, part), minimize, maximize)
+            progress = added(progress, later, part)
+            progress = with_best(progress, progress.ends[-1:])
             said = "" if place is None else place.keep(progress)
             (row,) = logs.rows(progress.columns, progress.epochs)
             if terminal is not None:
@@ -171,7 +177,8 @@ def fit(
     if ended == "interrupted":
         sentence = f"interrupted: the {progress.epochs} finished epochs are kept"
     if sentence:
-        print(sentence, file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            print(sentence, file=sys.stderr)
     return Fit(
         progress.best,
         progress.state,
@@ -228,6 +235,11 @@ def _called(run: Run, state: State) -> tuple[State, logs.Columns]:
             "make_epoch"
         )
     later, history = jax.block_until_ready(returned)  # which hears signals
+    if len(shape := np.shape(history.loss)) != 1 or shape == (0,):
+        raise ValueError(
+            f"history.loss has shape {shape} after a call of run; it must be (epochs,), an entry "
+            "for each epoch of the call: make it with loss[None] of one"
+        )
     if int(later.step) <= int(state.step):
         raise ValueError(
             f"state.step is {later.step} after a call of run, {state.step} before; it must count "
@@ -236,21 +248,17 @@ def _called(run: Run, state: State) -> tuple[State, logs.Columns]:
     return later, logs.columns(history)
 
 
+def _check_traced(history: History, progress: Progress, epochs: int) -> None:
+    """Refuse, before a call, what its history would be refused for."""
+    part = logs.columns(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), history))
+    _check_epochs(epochs, progress.epochs, len(part["loss"]))
+    after = added(progress, progress.state, part)
+    with_best(after, after.ends[-1:])
+
+
 def _check_epochs(epochs: int, done: int, in_call: int) -> None:
     if (epochs - done) % in_call:
         raise ValueError(
             f"epochs is {epochs}, {done} of them done; a call of run makes {in_call}, and the rest "
             "must be a multiple of it: make a run of fewer epochs"
         )
-
-
-def _divergence(loss: np.ndarray[Any, Any], done: int) -> str:
-    """What to say of a call that ended without finite numbers."""
-    finite = np.isfinite(loss)
-    what = (
-        f"the parameters are not finite after epoch {done + len(loss)}"
-        if finite.all()
-        else f"the loss is {loss[~finite][0]} in epoch {done + 1 + int(np.argmin(finite))}"
-    )
-    kept = f"what was there after epoch {done} is kept" if done else "nothing is kept"
-    return f"diverged: {what}; {kept}: try a smaller learning rate"

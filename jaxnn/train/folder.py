@@ -1,7 +1,7 @@
 """The folder of a run: what is in it, who may write, and where an older run goes.
 
-params.safetensors    the best parameters so far: `load_params` reads them
 state/                the last two whole states: `load_state` reads the last
+params.safetensors    the best parameters so far: `load_params` reads them
 log.csv               a row for every epoch
 tensorboard/          the same for `tensorboard --logdir`, if asked for
 previous/             all of these of the run before this one
@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxnn import files
 from jaxnn.checks import parameter_shapes
-from jaxnn.train import logs
+from jaxnn.train import checkpoints, logs
 from jaxnn.train.about import describe
 from jaxnn.train.doors import check_model_functions
 from jaxnn.train.parameters import read_about, save_params
@@ -82,14 +82,14 @@ class Folder:
 
     def check_run(self) -> None:
         """Refuse a folder without a run to resume."""
-        if not (self.path / STATE).is_dir():
+        if checkpoints.last_step(self.path / STATE) is None:
             older = f"; an older one is in {self.path / PREVIOUS}"
             raise ValueError(
                 f"{self.path} holds no run to resume{older * (self.path / PREVIOUS).exists()}; "
                 "name the folder of one, or leave out resume"
             )
 
-    def resumed(self, like: State) -> Progress:
+    def resumed(self, like: State, watched: Mapping[str, str]) -> Progress:
         """Read how far the run in the folder is; the best of its epochs is not known yet."""
         self.check_run()
         state, about = load_state(self.path / STATE, like, **self._whose)
@@ -98,10 +98,19 @@ class Folder:
                 f"{self.path / STATE} has no history beside its state; it must be of a run of fit: "
                 "read it with load_state, and begin a run from it in another folder"
             )
+        if watched and watched != about.watched:
+            ours, theirs = (
+                " and ".join(f"{name}={column!r}" for name, column in columns.items())
+                for columns in (watched, about.watched)
+            )
+            raise ValueError(
+                f"{self.path / STATE} is of a run whose best is known by {theirs}, not {ours}; its "
+                "parameters are kept for no other column: leave it out, or begin a new run"
+            )
         self._whose["notes"] = about.notes
         self._ours = True
         best = state.params if about.best is None else about.best
-        return Progress(state, about.history, tuple(about.ends), best, 0)
+        return Progress(state, about.history, tuple(about.ends), best, 0, about.watched)
 
     def mend(self, progress: Progress) -> None:
         """Write again what a killed process had not come to write, or what is gone since."""
@@ -118,22 +127,29 @@ class Folder:
         """Save how far the run is; return what is to be said of an older one."""
         said = ""
         if not self._ours:
-            if any((self.path / name).exists() for name in self._names):
+            if self._has_run():
                 self._move()
                 said = f"the run that was in {self.path} is in {self.path / PREVIOUS} now"
             self._ours = True
-        if progress.best_epoch == progress.epochs:
-            self._save_best(progress)
+        # First: with nothing else there, what is not sealed is no run.
         save_state(
             self.path / STATE,
             progress.state,
             best=progress.best,
             history=progress.columns,
             ends=progress.ends,
+            watched=progress.watched,
             **self._whose,
         )
+        if progress.best_epoch == progress.epochs:
+            self._save_best(progress)
         self._write_logs(progress)
         return said
+
+    def _has_run(self) -> bool:
+        """Whether a run is here, and not only what a first call left that could not be saved."""
+        written = any((self.path / name).exists() for name in (PARAMS, LOG, BOARD))
+        return written or checkpoints.last_step(self.path / STATE) is not None
 
     def _close(self) -> None:
         if self._board is not None:

@@ -4,6 +4,7 @@ A row has the columns `epoch`, `loss` and, of what `evaluate` returned, `val_NAM
 of a dict, `val` for a bare scalar.
 """
 
+import contextlib
 import csv
 import io
 import time
@@ -75,7 +76,10 @@ def csv_of(columns: Columns) -> str:
 
 
 class Terminal:
-    """A bar where there is a terminal, and a line for a call, at most about one a second."""
+    """A bar where there is a terminal, and a line for a call, at most about one a second.
+
+    Where what reads them is gone (`| head`, `| tee` after Ctrl-C), no more is shown.
+    """
 
     def __init__(self, epochs: int, done: int) -> None:
         """Begin a bar of so many epochs, some of them done."""
@@ -83,20 +87,29 @@ class Terminal:
             total=epochs, initial=done, leave=False, disable=None, unit=" epochs"
         )
         self._epochs, self._shown, self._waiting = epochs, 0.0, ""
+        self._gone = False
 
     def show(self, row: Row, seconds: float, said: str = "") -> None:
         """Show a call's last row, after what else is to be said."""
-        if said:
-            self._bar.write(said)
+        if self._gone:
+            return
         self._waiting = line(row, self._epochs, seconds)
-        self._bar.update(row["epoch"] - self._bar.n)
-        if time.monotonic() - self._shown >= 1:
-            self._write()
+        try:
+            if said:
+                self._bar.write(said)
+            self._bar.update(row["epoch"] - self._bar.n)
+            if time.monotonic() - self._shown >= 1:
+                self._write()
+        except OSError:
+            self._gone = True
 
     def close(self) -> None:
         """Show the last row if it was not, and end the bar."""
-        self._write()
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            if not self._gone:
+                self._write()
+        with contextlib.suppress(OSError):
+            self._bar.close()
 
     def _write(self) -> None:
         if self._waiting:

@@ -51,7 +51,11 @@ def in_parts(function: Callable[[Any], Any], batch: Any, size: int = 512) -> Any
 
     def joined(full: Array, *last: Array) -> Array:
         if full.ndim == 1:
-            return (size * full.sum() + rest * sum(last)) / n
+            # In float32 at least: in float16 a sum is infinite soon.
+            dtype = jnp.result_type(full.dtype, 1.0)
+            wide = jnp.promote_types(dtype, jnp.float32)
+            total = size * full.sum(dtype=wide) + rest * sum(jnp.asarray(x, wide) for x in last)
+            return (total / n).astype(dtype)
         return jnp.concatenate([full.reshape(-1, *full.shape[2:]), *last])
 
     return jax.tree.map(joined, outs, *last)

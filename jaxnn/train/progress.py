@@ -1,6 +1,6 @@
 """How far a run is, which of its epochs is the best, and whether its numbers are finite."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,8 @@ class Progress(NamedTuple):
         ends: the epochs with which calls ended.
         best: the parameters after the best of these.
         best_epoch: which it was; 0 before any.
+        watched: by which column it is known: `{"minimize": NAME}` or `{"maximize": NAME}`; empty
+            before any, where none was named.
     """
 
     state: State
@@ -28,6 +30,7 @@ class Progress(NamedTuple):
     ends: tuple[int, ...]
     best: Any
     best_epoch: int
+    watched: dict[str, str]
 
     @property
     def epochs(self) -> int:
@@ -52,15 +55,25 @@ def added(progress: Progress, state: State, part: Columns) -> Progress:
     return progress._replace(state=state, columns=columns, ends=ends)
 
 
-def with_best(progress: Progress, minimize: str | None, maximize: str | None) -> Progress:
-    """Find the best epoch among those that ended a call; if it is the last, keep its parameters."""
-    columns, ends = progress.columns, progress.ends
-    name = column_kept(columns, minimize, maximize)
-    values = columns[name][[end - 1 for end in ends]].astype(float) * (-1 if maximize else 1)
-    best = ends[int(np.argmin(np.where(np.isnan(values), np.inf, values)))]
-    if best != ends[-1]:
-        return progress._replace(best_epoch=best)
-    return progress._replace(best_epoch=best, best=progress.state.params)
+def with_best(progress: Progress, ends: Sequence[int]) -> Progress:
+    """Find the best epoch: the one so far, or one of these that ended a call later.
+
+    Of equal ones it is the first, and one without a number never. If it is the last of all, its
+    parameters are kept.
+
+    Raises:
+        ValueError: the column it is known by is none of the log's.
+    """
+    columns, best = progress.columns, progress.best_epoch
+    direction, name = column_kept(columns, progress.watched)
+    # Compared as floats: of unsigned integers there is no negative.
+    sign, values = -1.0 if direction == "maximize" else 1.0, columns[name]
+    for end in ends:
+        least = sign * float(values[best - 1]) if best else np.nan
+        if not best or sign * float(values[end - 1]) < (np.inf if np.isnan(least) else least):
+            best = end
+    progress = progress._replace(best_epoch=best, watched={direction: name})
+    return progress._replace(best=progress.state.params) if best == progress.epochs else progress
 
 
 def is_sound(tree: Any) -> bool:
@@ -71,6 +84,19 @@ def is_sound(tree: Any) -> bool:
     params = tree.params if isinstance(tree, State) else tree
     finite = all(np.isfinite(leaf).all() for leaf in _floating(params))
     return finite and not any(np.isnan(leaf).any() for leaf in _floating(tree))
+
+
+def divergence(state: State, loss: np.ndarray[Any, Any], done: int) -> str:
+    """What to say of a call, after so many epochs, that ended without finite numbers."""
+    finite, epoch = np.isfinite(loss), done + len(loss)
+    if not finite.all():
+        what = f"the loss is {loss[~finite][0]} in epoch {done + 1 + int(np.argmin(finite))}"
+    elif not is_sound(state.params):
+        what = f"the parameters are not finite after epoch {epoch}"
+    else:
+        what = f"the optimizer's state holds NaN after epoch {epoch}, the parameters do not"
+    kept = f"what was there after epoch {done} is kept" if done else "nothing is kept"
+    return f"diverged: {what}; {kept}: try a smaller learning rate"
 
 
 def _floating(tree: Any) -> Iterator[np.ndarray[Any, Any]]:

@@ -12,8 +12,9 @@ from typing import Any
 def signals() -> Iterator[list[int]]:
     """Hear Ctrl-C and SIGTERM in the main thread, and put back what heard them before.
 
-    The first is put into the list, for the run to end at its next call; a second one does what it
-    would have done before, and if that did not end the run, raises.
+    The first is put into the list, for the run to end at its next call. A second one calls the
+    function that heard it before, if there was one, which may raise an error of its own; if it did
+    not, or SIGTERM would have ended the process, it raises.
 
     Raises:
         KeyboardInterrupt: from inside, at the second.
@@ -26,8 +27,11 @@ def signals() -> Iterator[list[int]]:
                 older(number, frame)  # which may raise what a shell tells from Ctrl-C
             raise KeyboardInterrupt
         heard.append(number)
-        # Not print: what it interrupts may be printing.
-        os.write(2, b"\nstopping when this call of the run has ended; once more to stop at once\n")
+        # Not print: what it interrupts may be printing. Nobody may be there to read it.
+        with contextlib.suppress(OSError):
+            os.write(
+                2, b"\nstopping when this call of the run has ended; once more to stop at once\n"
+            )
 
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():

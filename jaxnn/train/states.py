@@ -36,6 +36,7 @@ class SavedState(NamedTuple):
         best: the best parameters so far, None if none were given.
         history: for each column of a log its values, epoch by epoch, as NumPy arrays.
         ends: after which of these epochs there was a state to look at.
+        watched: by which column the best is known, as `{"minimize": "val_loss"}`.
     """
 
     model: str
@@ -45,6 +46,7 @@ class SavedState(NamedTuple):
     best: Any
     history: dict[str, np.ndarray[Any, Any]]
     ends: list[int]
+    watched: dict[str, str]
 
 
 def save_state(
@@ -57,6 +59,7 @@ def save_state(
     best: Any = None,
     history: Mapping[str, Any] | None = None,
     ends: tuple[int, ...] | list[int] = (),
+    watched: Mapping[str, str] | None = None,
 ) -> Path:
     """Save a state in `folder/STEP`, whole or not at all, and keep the one before it.
 
@@ -71,6 +74,7 @@ def save_state(
         best: other parameters to keep beside it, the best so far.
         history: columns of numbers to keep beside it, each (epochs,).
         ends: the epochs that ended with a state.
+        watched: by which column the best is known, as `{"minimize": "val_loss"}`.
 
     Returns:
         The folder of the state.
@@ -87,6 +91,7 @@ def save_state(
         "leaves": {name: leaf_forms(tree) for name, tree in items.items()},
         "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
         "ends": [int(end) for end in ends],
+        "watched": dict(watched or {}),
     }
     last = checkpoints.last_step(folder)
     if last is not None and last >= step:
@@ -151,6 +156,7 @@ def load_state(
         best=trees.get("best"),
         history={name: _from_json(column) for name, column in about["history"].items()},
         ends=about["ends"],
+        watched=about["watched"],
     )
 
 

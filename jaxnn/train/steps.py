@@ -209,6 +209,18 @@ def make_run(
         ran: tuple[State, History] = compiled(state, data)
         return ran
 
+    def traced(state: State) -> History:
+        history: History = jax.eval_shape(compiled, state, data)[1]
+        return history
+
+    return with_history(run, traced)
+
+
+def with_history(
+    run: Callable[[State], tuple[State, History]], traced: Callable[[State], History]
+) -> Callable[[State], tuple[State, History]]:
+    """Return a run from which `fit` learns, before a call, what shapes its history will have."""
+    run.__dict__["traced"] = traced
     return run
 
 
