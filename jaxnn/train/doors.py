@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -116,39 +116,40 @@ def check_function(name: str, function: Any, form: str, arguments: int) -> None:
         raise TypeError(f"{name} takes {takes}; it must be a function {form}") from None
 
 
-def check_kept(minimize: Any, maximize: Any) -> None:
-    """Refuse what names no column to know the best by, or two.
+def check_kept(minimize: Any, maximize: Any) -> dict[str, str]:
+    """Return the column that the best is known by, under its direction; none if none is given.
 
     Raises:
         TypeError: one is no text.
         ValueError: both are given.
     """
-    for name, value in {"minimize": minimize, "maximize": maximize}.items():
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"{name} is {value!r:.50}; it must be a column of the log: 'val_loss'")
-    if minimize is not None and maximize is not None:
+    named = {"minimize": minimize, "maximize": maximize}
+    watched = {name: column for name, column in named.items() if column is not None}
+    for name, column in watched.items():
+        if not isinstance(column, str):
+            raise TypeError(f"{name} is {column!r:.50}; it must be a column of the log: 'val_loss'")
+    if len(watched) > 1:
         raise ValueError(
             f"minimize is {minimize!r} and maximize {maximize!r}; it must be one column that the "
             "best is known by: leave out the other"
         )
+    return watched
 
 
-def column_kept(columns: Iterable[str], minimize: str | None, maximize: str | None) -> str:
-    """Return the column that the best is known by: as given, else "val_loss", else "loss".
+def column_kept(columns: Iterable[str], watched: Mapping[str, str]) -> tuple[str, str]:
+    """Return "minimize" or "maximize", and the column: as `check_kept` has it, else a loss.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these columns.
     """
     columns = list(columns)
-    name = minimize if maximize is None else maximize
-    if name is None:
-        name = "val_loss" if "val_loss" in columns else "loss"
+    default = {"minimize": "val_loss" if "val_loss" in columns else "loss"}
+    ((direction, name),) = (watched or default).items()
     if name not in columns:
         raise ValueError(
-            f"{'maximize' if maximize else 'minimize'} is {name!r}; it must be a column of the "
-            f"log: {', '.join(columns)}"
+            f"{direction} is {name!r}; it must be a column of the log: {', '.join(columns)}"
         )
-    return name
+    return direction, name
 
 
 def check_callbacks(callbacks: Any, form: str, arguments: int) -> None:

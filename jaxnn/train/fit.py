@@ -131,14 +131,12 @@ def fit(
     check_state(state, State)
     epochs = check_integer("epochs", epochs)
     patience = None if patience is None else check_integer("patience", patience)
-    check_kept(minimize, maximize)
+    watched = check_kept(minimize, maximize)
     check_several("also", also, "file names")
     for name, flag in {"resume": resume, "tensorboard": tensorboard, "show": show}.items():
         check_flag(name, flag)
     whose = {"model": model, "config": config, "notes": notes}
     place = _folder(state, folder, whose, resume, also, tensorboard)
-    named = {"minimize": minimize, "maximize": maximize}
-    watched = {name: column for name, column in named.items() if column is not None}
     progress = Progress(state, {}, (), state.params, 0, watched)
     ended: Ended | None = None
     sentence, first = "", True

@@ -65,8 +65,7 @@ def with_best(progress: Progress, ends: Sequence[int]) -> Progress:
         ValueError: the column it is known by is none of the log's.
     """
     columns, best = progress.columns, progress.best_epoch
-    direction = "maximize" if "maximize" in progress.watched else "minimize"
-    name = column_kept(columns, *map(progress.watched.get, ("minimize", "maximize")))
+    direction, name = column_kept(columns, progress.watched)
     # Compared as floats: of unsigned integers there is no negative.
     sign, values = -1.0 if direction == "maximize" else 1.0, columns[name]
     for end in ends:

@@ -160,8 +160,7 @@ def tune(
             f"chunk is {chunk}, epochs {epochs}; it must divide them, so that every trial is of "
             "whole chunks: change one"
         )
-    check_kept(minimize, maximize)
-    larger = maximize is not None
+    watched = check_kept(minimize, maximize)
     known: set[str] = set()
 
     def admit(config: Any, optimizer: Any) -> None:
@@ -169,7 +168,8 @@ def tune(
         known.update(columns_of(model, config, evaluate))
 
     check_build(build, space, admit)
-    column = column_kept(sorted(known), minimize, maximize)
+    direction, column = column_kept(sorted(known), watched)
+    larger = direction == "maximize"
     search = Search(
         study=make_study(sampler, pruner, larger, seed, chunk),
         space=space,
