@@ -19,16 +19,18 @@ import tyro
 from experiments import recall
 from jaxnn import files, train, verify
 from jaxnn.settings import check_seed
+from jaxnn.train import folder as runs
 from jaxnn.verify.targets import UsageError
 
 # What a shell expects after Ctrl-C, and after SIGTERM.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-# What the scripts that train write into a run's folder, beside what fit does: with an older run, of
-# whatever script, it goes where that goes.
+# What scripts write into their folder, beside what fit does: with an older run, of whatever script,
+# it goes where that goes.
 DRAWN = (
     *("curves.png", "confusion.png", "misread.png", "loss.png", "reconstructions.png"),
     *("samples.png", "plane.png", "moons.png", "relu.png", "square.png", "gradients.png"),
-    *("table.txt", "sample.txt"),
+    *("ladder.png", "initialisation.png", "relu_op.png", "residuals.png", "trials.png"),
+    *("verifier_benchmark.png", "causes.png", "table.txt", "sample.txt", "trials.csv"),
 )
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
@@ -208,6 +210,14 @@ def folder(path: Path, *names: str) -> Path:
                 f"--out has {file}, which cannot be overwritten; remove it, or name another folder"
             )
     return path
+
+
+def set_aside(run: Path) -> None:
+    """Move an older run, of whatever script, to `previous` in its folder, as fit does by itself."""
+    names = (*runs.NAMES, *DRAWN)
+    if any((run / name).exists() for name in names):
+        runs.move(run, names)
+        print(f"the run that was in {run} is in {run / runs.PREVIOUS} now")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import tyro
 from sklearn.metrics import confusion_matrix
 
 from experiments import cli, pictures, recall
-from jaxnn import data, train
+from jaxnn import data, files, train
 from jaxnn.augment import random_affine
 from jaxnn.models import cnn, mlp
 
@@ -200,7 +200,8 @@ def main(
         pictures.misread(folder / "misread.png", split.held_out.inputs, labels, p)
     print(
         f"held-out accuracy {(p.argmax(1) == labels).mean():.2%} by the parameters saved, those of "
-        f"epoch {result.best_epoch}, the lowest held-out loss of {len(losses)} epochs; "
+        f"epoch {result.best_epoch}, the lowest held-out loss of "
+        f"{files.counted(len(losses), 'epoch')}; "
         f"{accuracies[-1]:.2%} after the last\n"
         f"training loss {history.loss[-1]:.4f} nats at the end, "
         f"{cli.took(result, gradient, resume)}"

@@ -21,7 +21,7 @@ import optax
 from scipy.optimize import check_grad
 
 from experiments import cli, numpy_net, pictures, recall
-from jaxnn import data, train
+from jaxnn import data, files, train
 from jaxnn import verify as verifier
 from jaxnn.models import mlp
 from jaxnn.ops.activations import relu
@@ -90,7 +90,8 @@ def main(
         losses = result.history.loss
         steps = "falling all the way" if (np.diff(losses) < 0).all() else "not falling all the way"
         print(
-            f"\nfinal loss {losses[-1]:.4f} nats after {len(losses)} epochs, {steps}; accuracy "
+            f"\nfinal loss {losses[-1]:.4f} nats after "
+            f"{files.counted(len(losses), 'epoch')}, {steps}; accuracy "
             f"{float(mlp.accuracy(result.params, batch, config)):.1%} after {result.best_epoch}"
         )
         if verify and result.status == 0:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from experiments import cli, pictures, recall, torch_peer
-from jaxnn import data, train
+from jaxnn import data, files, train
 from jaxnn.models import mlp
 
 
@@ -84,7 +84,7 @@ def main(
         losses = result.history.loss
         pictures.regression(folder / "square.png", batch.inputs, batch.targets, fitted, losses)
     final = float(mlp.loss(result.params, batch, config))
-    print(f"jaxnn:   loss {final:.3e} after {result.best_epoch} epochs")
+    print(f"jaxnn:   loss {final:.3e} after {files.counted(result.best_epoch, 'epoch')}")
     if torch_peer.installed and result.status == 0:
         peer = torch_peer.train(state.params, batch, config, learning_rate, epochs)
         print(f"PyTorch: loss {peer:.3e}, same initial parameters, same optimizer")

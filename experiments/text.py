@@ -188,7 +188,8 @@ def main(
         print(f"wrote {folder / 'sample.txt'}\n\n{written}\n")
     best = result.best_epoch - 1
     print(
-        f"held-out bits per character {held_out[best]:.3f} after {taken[best]} steps, the best of "
+        f"held-out bits per character {held_out[best]:.3f} after "
+        f"{files.counted(taken[best], 'step')}, the best of "
         f"{taken[-1]} and those saved; {held_out[-1]:.3f} after the last\n"
         f"training {training[-1]:.3f} at the end, "
         f"{cli.took(result, gradient, resume)}"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn import train
+from jaxnn import files, train
 
 ROUNDS = 3
 TRIALS = 32  # in a round
@@ -88,8 +88,8 @@ def measure(
     medians = {name: statistics.median(each) for name, each in rates.items()}
     first = next(iter(medians))
     print(
-        f"trials of {epochs} epochs per second, of {TRIALS} of one network, compilation included, "
-        f"median of {ROUNDS} rounds:"
+        f"trials of {files.counted(epochs, 'epoch')} per second, of {TRIALS} of one network, "
+        f"compilation included, median of {ROUNDS} rounds:"
     )
     for name, rate in medians.items():
         ratio = "" if name == first else f"  {medians[first] / rate:5.1f} times as many in {first}"

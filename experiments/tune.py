@@ -6,9 +6,9 @@
 
 Searches optimizer, schedule, learning rate, momentum, width, depth, l2 and dropout by optuna on a
 part of the training images, judged by the rest of them; trains the best again on all of them, and
-only then looks at the images held out. Writes to `--out` a table of all trials, a picture, and the
-parameters of the best with its settings. Until these are there the table is `interrupted.csv`,
-written again whenever a trial ends, so that Ctrl-C or an error loses none.
+only then looks at the images held out. Writes to `--out` a table and a picture of all trials when
+the search has ended, also by Ctrl-C, and later the parameters of the best with its settings. Until
+it has ended the table is `interrupted.csv`, written again whenever a trial ends.
 """
 
 import csv
@@ -53,7 +53,7 @@ SPACE = {
     "dropout": FloatDistribution(0.0, 0.6),
 }
 CHOSEN_BY = 0.2  # the share of the training images that trials are judged by
-PICTURES = ("trials.csv", "trials.png")
+SEARCHING = "interrupted.csv"
 VERIFIED = 16  # finite differences are slow on more
 
 
@@ -81,7 +81,8 @@ def main(
         mnist: A folder with MNIST's four IDX files, to use instead of scikit-learn's digits.
         measure: Print how many trials per second the lanes and two loops make, and end.
         verify: Whether to verify the gradient of the best network; --no-verify for not.
-        out: Folder for the table, the picture and the parameters.
+        out: Folder for the table, the picture and the parameters. A run that it has moves to
+            "previous" in it when the search has ended.
     """
     cli.check_positive(
         trials=trials, lanes=lanes, epochs=epochs, chunk=chunk, batch_size=batch_size
@@ -113,8 +114,8 @@ def main(
             f"{len(tried.inputs)} images to learn, {len(judged.inputs)} to choose by, "
             f"{len(split.held_out.inputs)} held out"
         )
-        # An older run's table stays beside its parameters until there are new ones.
-        searched, ended = folder / "interrupted.csv", list[train.Trial]()
+        # An older run's table stays beside its parameters until the search has ended.
+        searched, ended = folder / SEARCHING, list[train.Trial]()
 
         def note(trial: train.Trial) -> None:
             ended.append(trial)
@@ -137,8 +138,14 @@ def main(
         )
         best = tuned.best
         print(f"\n{table(tuned.trials)}\n\n{summary(tuned, epochs)}")
+        cli.set_aside(folder)
+        print(f"wrote {searched.replace(folder / 'trials.csv')}")
+        pictures.trials(
+            folder / "trials.png",
+            [(t.columns["val_loss"], t.settings, t.ended) for t in tuned.trials],
+            tuned.trials.index(best),
+        )
         if tuned.ended == "interrupted":
-            print(f"wrote {searched}")
             return tuned.status
 
         config, optimizer = build(best.settings, images=len(split.train.inputs))
@@ -157,20 +164,14 @@ def main(
             model=mlp,
             config=config,
             notes={"script": "experiments.tune", "seed": seed, "settings": best.settings},
-            also=PICTURES,
         )
         if not result.best_epoch:
             return result.status
-        print(f"wrote {searched.replace(folder / 'trials.csv')}")
-        pictures.trials(
-            folder / "trials.png",
-            [(t.columns["val_loss"], t.settings, t.ended) for t in tuned.trials],
-            tuned.trials.index(best),
-        )
         accuracy = mlp.accuracy(result.params, split.held_out, config)
     print(
         f"held-out accuracy {accuracy:.2%} of {len(split.held_out.inputs)} images that no choice "
-        f"has seen; trained on all {len(split.train.inputs)} others for {epochs} epochs, "
+        f"has seen; trained on all {len(split.train.inputs)} others for "
+        f"{files.counted(epochs, 'epoch')}, "
         f"{result.seconds:.1f} s"
     )
     return result.status
@@ -245,9 +246,11 @@ def summary(tuned: train.Tuned, epochs: int) -> str:
     programs = {tuple(v for v in t.settings.values() if not isinstance(v, float))
                 for t in tuned.trials}  # fmt: skip
     return (
-        f"{len(ended)} trials of {len(programs)} networks and optimizers in {tuned.seconds:.0f} s, "
+        f"{files.counted(len(ended), 'trial')} of "
+        f"{files.counted(len(programs), 'network and optimizer', 'networks and optimizers')} in "
+        f"{tuned.seconds:.0f} s, "
         f"{ended.count('finished')} of them to the end, {ended.count('diverged')} diverged: the "
-        f"work of {full:.0f} whole runs; the best is trial {tuned.best.number}"
+        f"work of {files.counted(round(full), 'whole run')}; the best is trial {tuned.best.number}"
     )
 
 

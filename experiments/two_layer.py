@@ -109,7 +109,10 @@ def main(
         if not result.best_epoch:
             return result.status
         losses = result.history.loss
-        print(f"{len(losses)} steps by {gradient!r}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+        print(
+            f"{files.counted(len(losses), 'step')} by {gradient!r}: "
+            f"loss {losses[0]:.4f} -> {losses[-1]:.4f}"
+        )
         with files.replaced(folder / "table.txt") as file:
             file.write_text(text)
         print(f"wrote {folder / 'table.txt'}")

@@ -37,6 +37,11 @@ def listed(faults: Sequence[str], separator: str = "; ") -> str:
     return separator.join([f"{one:.300}" for one in faults[:10]] + more)
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """A number of things in words: "1 epoch", "2 epochs", or in the plural `more`."""
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
 def installed(module: str, extra: str = "train") -> Any:
     """Import a module of a package that only an extra of jaxnn's installs.
 

@@ -306,6 +306,12 @@ def test_what_cannot_be_written_is_named(command):
     assert printed.err == "error: [Errno 28] No space left on device: 'curves.png'\n"
 
 
+def test_every_file_that_a_script_writes_goes_where_its_run_goes():
+    text = "".join(path.read_text() for path in (ROOT / "experiments").glob("*.py"))
+    written = {*re.findall(r'\bfolder / "([^"]+)"', text)}
+    assert written == set(cli.DRAWN)
+
+
 def test_a_character_that_the_terminal_has_not_is_shown_by_its_number(command, monkeypatch):
     def main() -> int:
         print("π ≈ 3")

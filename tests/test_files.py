@@ -250,6 +250,11 @@ except ValueError as error:
         pytest.fail("it was")
 
 
+def test_one_is_no_plural():
+    assert [files.counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert files.counted(2, "axis", "axes") == "2 axes"
+
+
 def test_what_is_not_installed_is_said_in_one_sentence():
     with pytest.raises(ModuleNotFoundError, match=r'nope is not installed: .*"jaxnn\[tune\]"'):
         files.installed("nope.inner", "tune")

@@ -10,7 +10,7 @@ import optax
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from experiments import throughput, tune
+from experiments import cli, throughput, tune
 from jaxnn import data, train
 from jaxnn.models import mlp
 
@@ -37,9 +37,9 @@ def test_it_tries_chooses_trains_the_best_again_and_writes_it_down(few_images, t
     assert tune.main(**options, out=tmp_path) == 0
     said = capsys.readouterr().out
     assert "128 images to learn, 32 to choose by, 160 held out" in said
-    assert "5 trials of 1 networks and optimizers" in said
+    assert "5 trials of 1 network and optimizer in" in said
     assert "pass" in said  # the gradient of the best, verified
-    assert not (tmp_path / "interrupted.csv").exists()
+    assert not (tmp_path / tune.SEARCHING).exists()
     with (tmp_path / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == list("01234")
@@ -57,8 +57,22 @@ def test_it_tries_chooses_trains_the_best_again_and_writes_it_down(few_images, t
     assert lines[1].split()[0] == best["trial"]
 
 
-def test_ctrl_c_in_the_search_writes_its_table_and_leaves_an_older_runs_files(
-    few_images, tmp_path, monkeypatch
+@pytest.fixture
+def older(tmp_path):
+    """The folder of an older run, with a file of every name that scripts write."""
+    for name in (*cli.DRAWN, "params.safetensors", "mine.txt"):
+        (tmp_path / name).write_text("older")
+    return tmp_path
+
+
+def check_older_run_kept(folder):
+    for name in (*cli.DRAWN, "params.safetensors"):
+        assert (folder / "previous" / name).read_text() == "older"
+    assert (folder / "mine.txt").read_text() == "older"
+
+
+def test_ctrl_c_in_the_search_writes_its_table_and_keeps_an_older_run(
+    few_images, older, monkeypatch, capsys
 ):
     tuned = train.tune
 
@@ -70,23 +84,50 @@ def test_ctrl_c_in_the_search_writes_its_table_and_leaves_an_older_runs_files(
         return tuned(*args, **options | {"callbacks": [*options["callbacks"], stop]})
 
     monkeypatch.setattr(train, "tune", interrupted)
-    (tmp_path / "trials.csv").write_text("older")
-    assert tune.main(trials=3, lanes=1, epochs=1, chunk=1, batch_size=64, out=tmp_path) == 130
-    assert (tmp_path / "trials.csv").read_text() == "older"
-    assert len((tmp_path / "interrupted.csv").read_text().splitlines()) == 2
-    assert not (tmp_path / "params.safetensors").exists()
+    assert tune.main(trials=3, lanes=1, epochs=1, chunk=1, batch_size=64, out=older) == 130
+    check_older_run_kept(older)
+    assert len((older / "trials.csv").read_text().splitlines()) == 2
+    assert not (older / "params.safetensors").exists()
+    said = capsys.readouterr().out
+    assert f"the run that was in {older} is in {older / 'previous'} now" in said
+    assert "1 trial of 1 network and optimizer in" in said
+    assert "the work of 1 whole run;" in said
 
 
-def test_an_error_in_the_search_or_after_it_leaves_the_table_of_trials(
-    few_images, tmp_path, monkeypatch
-):
-    def fails(*args, **options):
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, False])
+def test_the_search_is_kept_whatever_comes_after_it(stop, few_images, older, monkeypatch, capsys):
+    def holds(*args):
+        if stop:
+            raise stop
+        return False
+
+    monkeypatch.setattr(cli, "holds", holds)
+    options = {"trials": 2, "lanes": 1, "epochs": 1, "chunk": 1, "batch_size": 64}
+    if stop:
+        with pytest.raises(stop):
+            tune.main(**options, out=older)
+    else:
+        assert tune.main(**options, out=older) == 1
+    check_older_run_kept(older)
+    assert len((older / "trials.csv").read_text().splitlines()) == 3
+    assert "finished after 1 epoch, " in capsys.readouterr().out
+    assert not (older / "params.safetensors").exists()
+
+
+def test_an_error_in_the_search_leaves_the_table_of_trials(few_images, older, monkeypatch):
+    tuned = train.tune
+
+    def fails(trial):
         raise MemoryError
 
-    monkeypatch.setattr(train, "fit", fails)
+    def searched(*args, **options):
+        return tuned(*args, **options | {"callbacks": [*options["callbacks"], fails]})
+
+    monkeypatch.setattr(train, "tune", searched)
     with pytest.raises(MemoryError):
-        tune.main(trials=2, lanes=2, epochs=1, batch_size=64, chunk=1, verify=False, out=tmp_path)
-    assert len((tmp_path / "interrupted.csv").read_text().splitlines()) == 3
+        tune.main(trials=2, lanes=1, epochs=1, batch_size=64, chunk=1, out=older)
+    assert len((older / tune.SEARCHING).read_text().splitlines()) == 2
+    assert (older / "trials.csv").read_text() == "older"
 
 
 def test_what_chooses_is_not_learnt_from_and_what_is_held_out_is_neither():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.checks import parameter_shapes
-from jaxnn.files import installed
+from jaxnn.files import counted, installed
 from jaxnn.train.doors import check_evaluate, check_function
 from jaxnn.train.logs import columns
 from jaxnn.train.steps import History
@@ -206,4 +206,4 @@ def say(column: str, trial: Trial) -> None:
         for name, value in trial.settings.items()
     )
     print(f"trial {trial.number}: {column} {trial.value:.4f}, {trial.ended} after "
-          f"{trial.epochs} epochs, {settings}")  # fmt: skip
+          f"{counted(trial.epochs, 'epoch')}, {settings}")  # fmt: skip
