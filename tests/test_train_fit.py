@@ -288,7 +288,7 @@ def test_a_signal_ends_it_after_the_call_that_runs(number, capfd):
     assert len(ours.history.loss) == 2
     words = capfd.readouterr().err
     assert "stopping when this call of the run has ended; once more to stop at once" in words
-    assert "interrupted: the 2 finished epochs are kept" in words
+    assert "interrupted: kept 2 finished epochs" in words
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxnn import files
 from jaxnn.settings import check_flag, check_integer
 from jaxnn.train import logs
 from jaxnn.train.batches import BatchError
@@ -180,7 +181,7 @@ def fit(
             if any(stops):
                 ended = "stopped early"
     if ended == "interrupted":
-        sentence = f"interrupted: the {progress.epochs} finished epochs are kept"
+        sentence = "interrupted: kept " + files.counted(progress.epochs, "finished epoch")
     if sentence:
         with contextlib.suppress(OSError):  # nobody may be there to read it
             print(sentence, file=sys.stderr)
