@@ -100,6 +100,11 @@ def run(main: Callable[..., int]) -> None:
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        if vars(sys.modules["__main__"]).get("main") is main:
+            # XLA may still compile in threads of its own: an ordinary exit is often a fault then.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
     sys.exit(status)
 
 
