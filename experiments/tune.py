@@ -139,7 +139,8 @@ def main(
         best = tuned.best
         print(f"\n{table(tuned.trials)}\n\n{summary(tuned, epochs)}")
         cli.set_aside(folder)
-        print(f"wrote {searched.replace(folder / 'trials.csv')}")
+        written = searched.replace(folder / "trials.csv")
+        print(f"wrote {written}")
         pictures.trials(
             folder / "trials.png",
             [(t.columns["val_loss"], t.settings, t.ended) for t in tuned.trials],
