@@ -22,12 +22,12 @@ def _said(text: str, values: Any, losses: Any = None, best: int = 0) -> str:
     return text.format(canvas.last(values[:best] if best else values))
 
 
-def _kept(ax: Axes, values: Any, best: int, x: Any = None, above: bool = True) -> None:
-    """A ring around the epoch whose parameters were kept, and on which side it says so."""
+def _kept(ax: Axes, values: Any, best: int, x: Any = None, name: str = "kept") -> None:
+    """A ring around the epoch whose parameters were kept, with its name."""
     if best:
         at = (best if x is None else x[best - 1], values[best - 1])
         ax.plot(*at, "o", color="black", ms=14, mfc="none", mew=2, zorder=5)
-        ax.annotate("kept", at, (0, 12 if above else -28), textcoords="offset points", ha="center")
+        ax.annotate(name, at, (0, 12), textcoords="offset points", ha="center")
 
 
 @canvas.slide
@@ -44,7 +44,7 @@ def curves(
     _kept(left, held_out_loss, best)
     percent = 100 * np.asarray(held_out_accuracy)
     canvas.line(right, percent, color=ORANGE, clip_on=False)
-    _kept(right, percent, best, above=False)
+    _kept(right, percent, best, name="")
     right.set(xlabel="epoch", title="held-out accuracy (%)")
     right.set_ylim(top=min(right.get_ylim()[1], 100))
     said = "Digits never seen before, read rightly: {:.2%}"
