@@ -193,7 +193,7 @@ def gradients(path: Path, entries: Any, ways: Mapping[str, ArrayLike]) -> Path:
     least = 1e-17
     right.barh(
         names[1:],
-        [max(gap - least, 0) for gap in gaps],
+        gaps,
         left=least,
         color=COLORS[1 : len(names)],
         height=0.5,
