@@ -1,0 +1,12 @@
+"""Learn to write gradients by hand: what lessons are made of, and exercises that are graded.
+
+`Lines` takes a forward line by line and holds every line of a backward to autodiff; `derive`
+typesets a derivation from the expressions that it evaluates; `same` compares; `show_source` and
+`saved` show the library's own code and what it saves. On the command line: `python -m jaxnn.learn`.
+"""
+
+from jaxnn.learn.derive import derive
+from jaxnn.learn.lines import Lines, WrongStep, same
+from jaxnn.learn.shown import saved, show_source
+
+__all__ = ["Lines", "WrongStep", "derive", "same", "saved", "show_source"]

@@ -1,0 +1,303 @@
+"""A forward taken line by line, each with autodiff's cotangent: what a backward is held to.
+
+y = f(x), written as lines v_1 = f_1(x), v_2 = f_2(x, v_1), ...
+the cotangent of v_k is the gradient of <dy, y> with respect to the value of v_k, with all that
+was computed before it held fixed: the sum over all lines below that use it
+"""
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Rounding errors of a short calculation, in units of the last place of its largest entry.
+UNITS = 4096
+
+
+class WrongStep(AssertionError):  # noqa: N818
+    """A step of a backward, or of a derivation, that is not equal to what it must be."""
+
+
+class Line(NamedTuple):
+    """One line of a forward: its text, the names that it gives, those that it uses."""
+
+    text: str
+    gives: tuple[str, ...]
+    uses: tuple[str, ...]
+
+
+class Lines:
+    """A forward taken line by line, at a point, with a random cotangent of its output.
+
+    Attributes:
+        inputs: the names of its inputs, in order.
+        lines: its lines, each a `Line`, in order.
+        names: all names, inputs first, in the order in which they get a value.
+        out: the value it returns; `result` is its name.
+        dout: the cotangent of that value.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        *inputs: Any,
+        dout: Any = None,
+        seed: int = 0,
+    ) -> None:
+        """Run it.
+
+        Args:
+            forward: a function whose body is a docstring, then assignments of names that have no
+                value yet, then `return` of one of these names.
+            *inputs: arrays, one for each of its arguments (those left out take their defaults).
+            dout: the cotangent of its output; drawn from a normal distribution if None.
+            seed: of that draw.
+
+        Raises:
+            TypeError: forward is no function with a source, or cannot take the inputs.
+            ValueError: its body is something else.
+        """
+        call = _bound(forward, inputs)
+        self.inputs = tuple(call)
+        self.lines, self.result = _parsed(forward, self.inputs)
+        self.names = (*self.inputs, *(name for line in self.lines for name in line.gives))
+        self._outside = inspect.getclosurevars(forward).nonlocals
+        self._globals = getattr(forward, "__globals__", {})
+        self._code = [compile(line.text, "<line of a forward>", "exec") for line in self.lines]
+        self._values = self._run(0, {k: _as_array(v) for k, v in call.items()})
+        self.out = self._values[self.result]
+        self.dout = _drawn(self.out, seed) if dout is None else jnp.asarray(dout)
+        if self.dout.shape != jnp.shape(self.out):
+            raise ValueError(
+                f"dout has shape {self.dout.shape}; it must have that of {self.result}, "
+                f"{jnp.shape(self.out)}"
+            )
+        self._cotangents: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the value of a name."""
+        self._check_name(name)
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of a name."""
+        values = self.__dict__.get("_values", {})
+        if name not in values:
+            raise AttributeError(f"the forward has no line that gives {name!r}")
+        return values[name]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give all values, inputs first, in the order of `names`."""
+        return (self._values[name] for name in self.names)
+
+    def text_of(self, name: str) -> str:
+        """Return the line that gives a name; for an input, its name."""
+        self._check_name(name)
+        return next((line.text for line in self.lines if name in line.gives), name)
+
+    def cotangent(self, name: str) -> Any:
+        """Return autodiff's cotangent of a name: the gradient of <dout, out>.
+
+        Raises:
+            KeyError: there is no such name.
+            TypeError: its value is of integers, which have none.
+        """
+        self._check_name(name)
+        if name not in self._cotangents:
+            self._cotangents[name] = self._differentiated(name)
+        return self._cotangents[name]
+
+    def without(self, name: str, used_in: int) -> "Callable[[Any], Any]":
+        """Return <dout, out> as a function of a name's value, one line below not seeing it change.
+
+        The gradient of this is the cotangent with one path left out.
+        """
+        return functools.partial(self._loss, name, cut=used_in)
+
+    def check(self, *, zero: str = "", **cotangents: Any) -> "Checked":
+        """Hold cotangents, given by name, to autodiff's: value to rounding, shape and dtype.
+
+        Args:
+            zero: why a cotangent may be zero throughout; else that is refused, for it shows
+                nothing.
+            **cotangents: `mu=dmu` holds dmu to the cotangent of mu.
+
+        Raises:
+            WrongStep: one is not equal to it.
+        """
+        rows = []
+        for name, given in cotangents.items():
+            wanted = self.cotangent(name)
+            label = f"d{name}"
+            rows.append(Row(label, *_compared(label, given, wanted)))
+            scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+            if scale == 0 and not zero:
+                raise WrongStep(
+                    f"{label} is zero throughout at this point, so that a wrong one may not show: "
+                    "choose another point, or say zero='why it must be'"
+                )
+        return Checked(tuple(rows))
+
+    def _check_name(self, name: str) -> None:
+        if name not in self._values:
+            raise KeyError(f"the forward gives no {name!r}; its names are {', '.join(self.names)}")
+
+    def _run(self, start: int, values: dict[str, Any], frozen: Any = None) -> dict[str, Any]:
+        """Run the lines from one on, and return all values; `frozen` is (line, name, value)."""
+        values = dict(values)
+        for number in range(start, len(self.lines)):
+            seen = {**values, frozen[1]: frozen[2]} if frozen and number == frozen[0] else values
+            scope = {**self._globals, **self._outside, **seen}
+            exec(self._code[number], scope)
+            values.update({name: scope[name] for name in self.lines[number].gives})
+        return values
+
+    def _loss(self, name: str, value: Any, cut: int | None = None) -> Any:
+        """<dout, out> where a name has another value, and what was before it the one it had."""
+        given = [i for i, line in enumerate(self.lines) if name in line.gives]
+        start = given[0] + 1 if given else 0
+        known = (*self.inputs, *(n for line in self.lines[:start] for n in line.gives))
+        values = {n: self._values[n] for n in known}
+        frozen = None if cut is None else (cut, name, self._values[name])
+        out = self._run(start, {**values, name: value}, frozen)[self.result]
+        return (out * self.dout).sum()
+
+    def _differentiated(self, name: str) -> Any:
+        value = self._values[name]
+        for leaf in jax.tree.leaves(value):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise TypeError(
+                    f"{name} is of {jnp.result_type(leaf)}: only floating values have a cotangent"
+                )
+        return jax.grad(functools.partial(self._loss, name))(value)
+
+
+class Row(NamedTuple):
+    """One comparison: of what, its shapes and dtypes in words, the largest difference."""
+
+    label: str
+    kind: str
+    difference: float
+
+
+class Checked(NamedTuple):
+    """Comparisons that all came out equal; shown as a line each."""
+
+    rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        width = max(len(row.label) for row in self.rows)
+        return "\n".join(
+            f"{row.label:<{width}}  {row.kind}: equal, largest difference {row.difference:.1e}"
+            for row in self.rows
+        )
+
+
+def same(got: Any, wanted: Any, label: str = "both") -> Checked:
+    """Hold one pytree of arrays to another: values to rounding, shapes and dtypes.
+
+    Raises:
+        WrongStep: they differ.
+    """
+    return Checked((Row(label, *_compared(label, got, wanted)),))
+
+
+def _compared(label: str, got: Any, wanted: Any) -> tuple[str, float]:
+    """Return the shapes and dtypes in words, and the largest difference.
+
+    Raises:
+        WrongStep: the two differ.
+    """
+    left, right = jax.tree.leaves(got), jax.tree.leaves(wanted)
+    if len(left) != len(right):
+        raise WrongStep(f"{label}: {len(left)} arrays, where there must be {len(right)}")
+    largest = 0.0
+    for a, b in zip(left, right, strict=True):
+        a, b = jnp.asarray(a), jnp.asarray(b)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise WrongStep(f"{label}: it is {_kind(a)}; it must be {_kind(b)}")
+        if not a.size:
+            continue
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        allowed = UNITS * _unit(a.dtype) * max(float(np.abs(y).max()), np.finfo(np.float64).tiny)
+        difference = np.abs(x - y)
+        if not (difference <= allowed).all():  # NaN is not
+            at = np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), x.shape)
+            where = f" at {list(map(int, at))}" if at else ""
+            raise WrongStep(f"{label}: {x[at]:.10g}{where}; it must be {y[at]:.10g}")
+        largest = max(largest, float(difference.max()))
+    kinds = ", ".join(dict.fromkeys(_kind(jnp.asarray(leaf)) for leaf in right))
+    return kinds, largest
+
+
+def _unit(dtype: Any) -> float:
+    """The unit in the last place of 1; 0 for integers, which are equal or not."""
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return float(jnp.finfo(dtype).eps) if floating else 0.0  # type: ignore[no-untyped-call]
+
+
+def _kind(array: jax.Array) -> str:
+    return f"{array.shape} {array.dtype}"
+
+
+def _as_array(value: Any) -> Any:
+    return jax.tree.map(jnp.asarray, value)
+
+
+def _drawn(out: Any, seed: int) -> jax.Array:
+    out = jnp.asarray(out)
+    dtype = out.dtype if jnp.issubdtype(out.dtype, jnp.floating) else jnp.result_type(float)
+    return jax.random.normal(jax.random.key(seed), out.shape, dtype)
+
+
+def _bound(forward: Callable[..., Any], inputs: tuple[Any, ...]) -> dict[str, Any]:
+    """Return all arguments of a call by name, defaults included."""
+    if not inspect.isfunction(forward):
+        raise TypeError(f"forward is {forward!r}; it must be a function written with def")
+    call = inspect.signature(forward).bind(*inputs)
+    call.apply_defaults()
+    return dict(call.arguments)
+
+
+def _parsed(forward: Callable[..., Any], inputs: tuple[str, ...]) -> tuple[list[Line], str]:
+    """Return the lines of a forward, and the name that it returns."""
+    try:
+        source = textwrap.dedent(inspect.getsource(forward))
+    except OSError as error:
+        raise TypeError(
+            f"the source of {forward.__name__} cannot be read ({error}); write it in a file or a "
+            "cell of a notebook"
+        ) from error
+    (function,) = ast.parse(source).body
+    assert isinstance(function, ast.FunctionDef)
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    known, lines = [*inputs], []
+    for node in body[:-1]:
+        text = ast.get_source_segment(source, node) or ""
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            raise ValueError(
+                f"{forward.__name__} has the line {text!r}; every line but the last must be "
+                "an assignment: name = expression"
+            )
+        gives = tuple(n.id for n in ast.walk(node.targets[0]) if isinstance(n, ast.Name))
+        again = [name for name in gives if name in known]
+        if again:
+            raise ValueError(
+                f"{forward.__name__} gives {again[0]} twice ({text!r}); every line must give a "
+                "name of its own, so that each has one cotangent"
+            )
+        used = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
+        lines.append(Line(textwrap.dedent(text), gives, tuple(n for n in known if n in used)))
+        known += gives
+    last = body[-1]
+    if not (isinstance(last, ast.Return) and isinstance(last.value, ast.Name)):
+        raise ValueError(f"{forward.__name__} must end in `return NAME`, the name of its output")
+    if last.value.id not in known:
+        raise ValueError(f"{forward.__name__} returns {last.value.id}, which no line gives")
+    return lines, last.value.id
