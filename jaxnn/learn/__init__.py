@@ -5,8 +5,9 @@ typesets a derivation from the expressions that it evaluates; `same` compares; `
 `saved` show the library's own code and what it saves. On the command line: `python -m jaxnn.learn`.
 """
 
+from jaxnn.learn.compare import WrongStep, same
 from jaxnn.learn.derive import derive
-from jaxnn.learn.lines import Lines, WrongStep, same
+from jaxnn.learn.lines import Lines
 from jaxnn.learn.shown import saved, show_source
 
 __all__ = ["Lines", "WrongStep", "derive", "same", "saved", "show_source"]

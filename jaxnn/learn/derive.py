@@ -5,8 +5,8 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from jaxnn.learn.compare import WrongStep, same
 from jaxnn.learn.latex import Symbols
-from jaxnn.learn.lines import WrongStep, same
 
 
 class Step(NamedTuple):

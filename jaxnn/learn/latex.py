@@ -140,7 +140,10 @@ class Symbols(NamedTuple):
                 number_first = isinstance(node.left, ast.Constant)
                 sign = r"\cdot" if numbers else r"\,"
                 sign = r"\odot" if self.products and not (numbers or number_first) else sign
-                return Piece(f"{left.within(PRODUCT)} {sign} {right.within(PRODUCT)}", PRODUCT)
+                text = f"{left.within(NEGATIVE)} {sign} {right.within(PRODUCT)}"
+                return Piece(
+                    text, min(left.binding, PRODUCT) if left.binding >= NEGATIVE else PRODUCT
+                )
         raise self._refused(node)
 
     def _indexed(self, node: ast.Subscript) -> Piece:
