@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from experiments import cli, pictures
 from jaxnn import files
+from jaxnn.learn.shown import new_bytes
 from jaxnn.op import Op
 from jaxnn.verify.find import find_ops
 from jaxnn.verify.ops import draw_inputs
@@ -27,10 +28,8 @@ def kept(inputs: Any, residuals: Any) -> float:
     An array that is kept twice is counted once.
     """
     leaves = jax.tree.leaves(inputs)
-    known = {id(leaf) for leaf in leaves}
-    new = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves(residuals) if id(leaf) not in known}
     elements = sum(leaf.size for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
-    return float(sum(new.values()) / elements)
+    return float(new_bytes(inputs, residuals) / elements)
 
 
 def measure(op: Op[..., Any], static: Any) -> tuple[float, float]:
