@@ -155,7 +155,10 @@ def test_a_derivation_with_a_sign_changed_is_refused():
         ("W_xh.T", r"W_{xh}^{\top}"),
         ("x[:, None] - mu", r"x - \mu"),
         ("z[t - 1]", "{z}_{t - 1}"),
-        ("jnp.where(x > 0, a, b)", r"\text{if } [x > 0]"),
+        ("jnp.where(x > 0, a, b)", r"a & \text{if } x > 0 \\ b &"),
+        ("x.sum(0) * a + b.sum(-1)", r"\left(\sum_{n} x\right) \, a + \sum_{c} b"),
+        ("(a * b).sum(0) - c", r"\left(\sum_{n} a \, b\right) - c"),
+        ("jnp.sqrt(a + 1e-5)", r"\sqrt{a + 10^{-5}}"),
         ("x0 + dy2", "x_{0} + dy_{2}"),
     ],
 )

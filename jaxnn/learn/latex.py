@@ -11,7 +11,7 @@ GREEK = {
 }
 ACCENTS = {"hat": "hat", "bar": "bar", "tilde": "tilde"}
 # How closely parts hold together: what is looser than its surroundings gets brackets.
-COMPARISON, SUM, NEGATIVE, PRODUCT, POWER, ATOM = range(6)
+COMPARISON, SUM, REDUCED, NEGATIVE, PRODUCT, POWER, ATOM = range(7)
 COMPARED: dict[type[ast.cmpop], str] = {
     ast.Gt: ">",
     ast.GtE: r"\ge",
@@ -97,7 +97,7 @@ class Symbols(NamedTuple):
             case ast.Name():
                 return Piece(self.symbol(node.id), ATOM)
             case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-                return Piece(f"{number}", ATOM)
+                return _number(number)
             case ast.UnaryOp(op=ast.USub()):
                 return Piece(f"-{self._piece(node.operand).within(PRODUCT)}", NEGATIVE)
             case ast.UnaryOp(op=ast.Invert()):
@@ -123,10 +123,11 @@ class Symbols(NamedTuple):
     def _binary(self, node: ast.BinOp) -> Piece:
         left, right = self._piece(node.left), self._piece(node.right)
         match node.op:
-            case ast.Add():
-                return Piece(f"{left.within(SUM)} + {right.within(PRODUCT)}", SUM)
-            case ast.Sub():
-                return Piece(f"{left.within(SUM)} - {right.within(PRODUCT)}", SUM)
+            case ast.Add() | ast.Sub():
+                sign = "+" if isinstance(node.op, ast.Add) else "-"
+                first = left.within(SUM if left.binding != REDUCED else ATOM)
+                second = right.within(PRODUCT if right.binding != REDUCED else REDUCED)
+                return Piece(f"{first} {sign} {second}", SUM)
             case ast.Div():
                 return Piece(rf"\frac{{{left.text}}}{{{right.text}}}", PRODUCT)
             case ast.Pow():
@@ -179,7 +180,7 @@ class Symbols(NamedTuple):
             over = others[0] if others else _keyword(node, "axis")
             below = "" if over is None else f"_{{{self._axes(over)}}}"
             if name in REDUCTIONS:
-                return Piece(f"{REDUCTIONS[name]}{below} {first.within(PRODUCT)}", PRODUCT)
+                return Piece(f"{REDUCTIONS[name]}{below} {first.within(PRODUCT)}", REDUCED)
             return Piece(rf"{NAMED_REDUCTIONS[name]}{below}\left({first.text}\right)", ATOM)
         match name:
             case "exp":
@@ -198,8 +199,10 @@ class Symbols(NamedTuple):
                 return Piece(rf"{first.within(PRODUCT)} \otimes {self._all(others)}", PRODUCT)
             case "where" if len(others) == 2:
                 yes, no = (self._piece(other).text for other in others)
+                bracketed = isinstance(arguments[0], ast.Compare)
+                condition = first.text[1:-1] if bracketed else first.text
                 return Piece(
-                    rf"\begin{{cases}} {yes} & \text{{if }} {first.text} \\ {no} & "
+                    rf"\begin{{cases}} {yes} & \text{{if }} {condition} \\ {no} & "
                     rf"\text{{else}} \end{{cases}}",
                     ATOM,
                 )
@@ -228,13 +231,22 @@ class Symbols(NamedTuple):
             for operand, index in zip(operands, indices, strict=True)
         ]
         over = rf"\sum_{{{summed}}} " if summed else ""
-        return Piece(over + r"\, ".join(parts), PRODUCT)
+        return Piece(over + r"\, ".join(parts), REDUCED if summed else PRODUCT)
 
     def _refused(self, node: ast.AST) -> ValueError:
         return ValueError(
             f"{ast.unparse(node)!r} cannot be typeset; write it in arithmetic, sums, means, "
             "comparisons and functions of arrays"
         )
+
+
+def _number(number: float) -> Piece:
+    """Return a number, with its power of ten, if it has one, as such."""
+    digits, _, power = f"{number}".partition("e")
+    if not power:
+        return Piece(digits, ATOM)
+    ten = f"10^{{{int(power)}}}"
+    return Piece(ten if digits == "1" else rf"{digits} \cdot {ten}", PRODUCT)
 
 
 def _keyword(node: ast.Call, name: str) -> ast.expr | None:
