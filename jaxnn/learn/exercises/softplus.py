@@ -1,6 +1,6 @@
 """Softplus: a smooth ramp, y = log(1 + exp(x)), that must not overflow.
 
-    x (T, N): T examples of N features;  y (T, N)
+x (T, N): T examples of N features;  y (T, N)
 """
 
 import jax
@@ -16,8 +16,8 @@ HINTS = (
     "The slope of log(1 + e) with respect to e is 1 / (1 + e), and that of exp(x) is exp(x).",
     "exp(100) is infinite in float32. Is there a form of exp(x) / (1 + exp(x)) in which nothing "
     "overflows?",
-    "Divide both sides of the fraction by exp(x): what is left is the logistic function of x, which "
-    "jax.nn.sigmoid computes for any x.",
+    "Divide both sides of the fraction by exp(x): what is left is the logistic function of x, "
+    "which jax.nn.sigmoid computes for any x.",
 )
 GRADES = ("easy", "fused", "memory")
 BUGS = (
