@@ -1,6 +1,5 @@
 """Explain wrong cotangents: each by itself, by paths, by the smallest repair, by the verifier."""
 
-import time
 from typing import Any
 
 import jax
@@ -25,7 +24,7 @@ def explained(work: Work, cases: list[Case], saved: Any) -> list[tuple[Case, Cau
         return [(case, found.get(case.name)) for case in cases]
     for name, fix in repair.repairs(work, cases, saved).items():
         old = found.get(name)
-        found[name] = fix if old is None else old._replace(text=f"{old.text} ({fix.look})")
+        found[name] = fix.cause if old is None else old._replace(text=f"{old.text}; it is {fix.place} of your code")
     left = [case for case in cases if case.name not in found]
     if left:
         found |= by_verifier(work, left)
@@ -47,7 +46,3 @@ def by_verifier(work: Work, cases: list[Case]) -> dict[str, Cause]:
                 found[name] = cause
     return found
 
-
-def seconds() -> float:
-    """The time now, to stop a search by."""
-    return time.perf_counter()

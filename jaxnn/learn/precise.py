@@ -1,52 +1,35 @@
 """What is right in float64 is asked again as it is used: in float32, and of large inputs."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnn.learn.points import Point, is_floating, lifted, right_of
+from jaxnn.learn.points import is_floating, lifted, named, right_of
 from jaxnn.learn.result import Row
 from jaxnn.learn.student import Work
 from jaxnn.op import Op
 from jaxnn.verify import op as verify_op
 
 
-def rows(
-    work: Work, points: list[Point], steps: Callable[[Any, Any], Any] | None = None
-) -> list[Row]:
-    """Return what is wrong with the work in float32: nothing, or one row for each cotangent."""
-    exercise = work.exercise
-    inputs = exercise.module.example(jax.random.key(0))
-    with jax.enable_x64(False):
-        if steps is None:
-            found = _of_large_inputs(work, inputs)
-            if found:
-                return found
-        return _by_verifier(work, inputs, steps)
+def rows(work: Work) -> list[Row]:
+    """Return what is wrong with the work in float32: rows for what is, or none."""
+    inputs = work.exercise.module.example(jax.random.key(0))
+    return _of_large_inputs(work, inputs) or _by_verifier(work, inputs)
 
 
-def pair_of(work: Work, steps: Callable[[Any, Any], Any] | None = None) -> Op[..., Any]:
+def pair_of(work: Work) -> Op[..., Any]:
     """Return the exercise's forward with the student's backward as an op."""
     exercise = work.exercise
     forward = exercise.module.forward
 
     def fwd(*inputs: Any) -> Any:
-        if steps is not None:
-            from jaxnn.learn.lines import Lines
-
-            lines = Lines(forward, *inputs, dout=np.zeros(0))
-            return lines.out, tuple(lines)
         name = f"{exercise.name}_fwd"
         own = work.functions.get(name) or exercise.function("fwd")
         return forward(*inputs), own(*inputs)[1]
 
     def bwd(saved: Any, dout: Any) -> Any:
-        if steps is not None:
-            given = steps(saved, dout)
-            return tuple(given.get(name) for name in exercise.inputs)
         given = work.functions[f"{exercise.name}_bwd"](saved, dout)
         return tuple(given) if isinstance(given, tuple | list) else (given,)
 
@@ -55,9 +38,7 @@ def pair_of(work: Work, steps: Callable[[Any, Any], Any] | None = None) -> Op[..
     return Op(fwd, bwd)
 
 
-def _by_verifier(work: Work, inputs: Any, steps: Any) -> list[Row]:
-    if steps is not None:
-        return []
+def _by_verifier(work: Work, inputs: Any) -> list[Row]:
     report = verify_op(pair_of(work), *inputs)
     found = []
     for leaf in report.leaves:
@@ -102,8 +83,6 @@ def _of_large_inputs(work: Work, inputs: Any) -> list[Row]:
             return [_overflow(exercise.output, f"the forward, with {first} {text}")]
         given = work.functions[f"{exercise.name}_bwd"](saved, dout)
         given = given if isinstance(given, tuple | list) else (given,)
-        from jaxnn.learn.points import named
-
         values: dict[str, Any] = {}
         for i, value in zip(exercise.inputs, given, strict=False):
             values |= named(i, value)

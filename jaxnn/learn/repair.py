@@ -75,7 +75,14 @@ class Slot(NamedTuple):
             getattr(self.above, self.field)[self.at] = node
 
 
-def repairs(work: Work, cases: list[Case], saved: Any) -> dict[str, Cause]:
+class Repair(NamedTuple):
+    """A cause, and the place of it in the student's code."""
+
+    cause: Cause
+    place: str
+
+
+def repairs(work: Work, cases: list[Case], saved: Any) -> dict[str, Repair]:
     """Return, for each wrong cotangent that one small change makes right, what kind and where."""
     function = work.functions.get(f"{work.exercise.name}_bwd")
     tree = tree_of(function) if isinstance(function, types.FunctionType) else None
@@ -84,7 +91,7 @@ def repairs(work: Work, cases: list[Case], saved: Any) -> dict[str, Cause]:
     trial = _Trial(work, function, tree, cases, saved)
     if not trial.usable:
         return {}
-    found: dict[str, Cause] = {}
+    found: dict[str, Repair] = {}
     deadline = time.perf_counter() + BUDGET
     for kind, slot, new in _changes(tree):
         if time.perf_counter() > deadline or len(found) == len(cases):
@@ -99,11 +106,12 @@ def repairs(work: Work, cases: list[Case], saved: Any) -> dict[str, Cause]:
             slot.put(old)
         text, look = KINDS[kind]
         for name in right:
-            found[name] = Cause(kind, f"{name}: {_line(work, function, line)} {text}", look)
+            cause = Cause(kind, f"{name}: {_line(function, line)} {text}", look)
+            found[name] = Repair(cause, f"in line {line}")
     return found
 
 
-def _line(work: Work, function: Any, number: int) -> str:
+def _line(function: Any, number: int) -> str:
     import linecache
 
     text = linecache.getline(function.__code__.co_filename, number).strip()

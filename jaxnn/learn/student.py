@@ -92,13 +92,7 @@ def _syntax(path: str, error: SyntaxError) -> str:
 
 def _which(path: str, tree: ast.Module) -> tuple[exercise.Exercise, str]:
     """Which exercise and grade a file is: by the line that `start` wrote, or its functions."""
-    told = {
-        target.id: node.value.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        for target in node.targets
-        if isinstance(target, ast.Name) and target.id in ("EXERCISE", "GRADE")
-    }
+    told = _constants(tree)
     defined = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     name = told.get("EXERCISE")
     if name is None:
@@ -120,6 +114,20 @@ def _which(path: str, tree: ast.Module) -> tuple[exercise.Exercise, str]:
             f"{path} has GRADE = {grade!r:.30}; the grades of {name} are {', '.join(found.grades)}"
         )
     return found, str(grade)
+
+
+def _constants(tree: ast.Module) -> dict[str, Any]:
+    """EXERCISE and GRADE, as they are assigned: one by one or together."""
+    told: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+            many = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+            pairs = zip(target.elts, value.elts, strict=False) if many else [(target, value)]
+            for t, v in pairs:
+                if isinstance(t, ast.Name) and isinstance(v, ast.Constant):
+                    told[t.id] = v.value
+    return told
 
 
 def _function(path: str, name: str, scope: dict[str, Any], tree: ast.Module) -> Callable[..., Any]:
