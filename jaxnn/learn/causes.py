@@ -1,0 +1,295 @@
+"""Why one cotangent is wrong: the usual mistakes, each of which must explain every entry."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnn.learn.points import Leaf, Point, close
+
+
+class Cause(NamedTuple):
+    """A likely cause: its kind, in words a student understands, and what to look at next."""
+
+    kind: str
+    text: str
+    look: str
+
+
+class Case(NamedTuple):
+    """One wrong cotangent: its name, what was given and what is right, at every point."""
+
+    name: str
+    given: list[Leaf]
+    right: list[Leaf]
+    points: list[Point]
+    sizes: Mapping[str, int]
+    returned: list[dict[str, Any]]
+
+    def fits(self, change: Callable[[int], Any]) -> bool:
+        """Whether a prediction gives what was given, at every point."""
+        for i, given in enumerate(self.given):
+            guess = change(i)
+            if guess is None or not close(np.asarray(guess, np.float64), given):
+                return False
+        return True
+
+
+def sizes_of(shapes: Mapping[str, str], inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of letters, from shapes in words as "(N, C)" and the arrays."""
+    found: dict[str, int] = {}
+    for name, text in shapes.items():
+        match = re.search(r"\(([^()]*)\)", text)
+        letters = [s.strip() for s in match[1].split(",") if s.strip()] if match else []
+        shape = getattr(inputs.get(name), "shape", ())
+        if len(letters) == len(shape):
+            found |= {a: n for a, n in zip(letters, shape, strict=True) if a.isidentifier()}
+    return found
+
+
+def of_one(case: Case) -> Iterator[Cause]:
+    """Yield what explains one cotangent by itself, the plainest first."""
+    name, given, right = case.name, case.given, case.right
+    if given[0].shape != right[0].shape:
+        yield from _of_shape(case)
+        return
+    if not all(np.isfinite(m).all() for m in given):
+        yield _not_finite(case)
+        return
+    if not any(m.any() for m in given):
+        yield Cause(
+            "zero",
+            f"{name} is zero throughout",
+            "Zeros say that the output does not depend on it, and it does: find the lines of the "
+            "forward that use it.",
+        )
+        return
+    if cause := _factor(case):
+        yield cause
+    yield from _given_back(case)
+    yield from _reordered(case)
+    if case.fits(lambda i: np.float64(np.float32(right[i]))) or _single(case):
+        yield Cause(
+            "dtype",
+            f"{name} has only the digits of float32",
+            "Compute in the dtype of what comes in: look for float32 in your code.",
+        )
+
+
+def _single(case: Case) -> bool:
+    """Whether it is right to float32's rounding, but not to float64's."""
+    return all(close(m, a, 2e-6) for m, a in zip(case.given, case.right, strict=True))
+
+
+def ratio(m: Leaf, a: Leaf) -> float | None:
+    """The number that the second is multiplied by in the first, or None."""
+    square = float((a * a).sum())
+    if square == 0:
+        return None
+    c = float((m * a).sum()) / square
+    return c if c and close(m, c * a) else None
+
+
+def number_in_words(c: float, sizes: Mapping[str, int], other: float | None = None) -> Cause | None:
+    """Say which number a cotangent is wrongly multiplied by; None where it is not one number."""
+    if other is not None and abs(other - c) > 1e-9 * abs(c):
+        return None
+    if abs(c + 1) < 1e-9:
+        return Cause("sign", "has the wrong sign", "Which line of the forward has a minus in it?")
+    minus = "minus " if c < 0 else ""
+    size = abs(c)
+    found: list[tuple[float, str]] = []
+    for n in (1, 2, 3):
+        for letters in itertools.combinations(sizes, n):
+            product = float(np.prod([sizes[s] for s in letters]))
+            if product > 1:
+                found.append((product, " ".join(letters)))
+    for product, letters in found:
+        if abs(size * product - 1) < 1e-9:
+            return Cause(
+                "factor",
+                f"is {minus}1/{product:g} of the right one, and {letters} = {product:g}",
+                f"Is there a mean over {letters} where there must be a sum, or a 1/{letters} too "
+                "much?",
+            )
+        if abs(size / product - 1) < 1e-9:
+            return Cause(
+                "factor",
+                f"is {minus}{product:g} times the right one, and {letters} = {product:g}",
+                f"Is a 1/{letters} forgotten: a mean in the forward, a sum without it here?",
+            )
+    for value, words in ((2.0, "twice"), (0.5, "half")):
+        if abs(size - value) < 1e-9:
+            return Cause(
+                "factor",
+                f"is {minus}{words} the right one",
+                "A factor of 2 comes from a square, one of 1/2 from a square root or a mean of two: "
+                "which line has one?",
+            )
+    return Cause(
+        "factor",
+        f"is the right one times {c:.6g}, in every entry",
+        "One number is left out or too much: look for the constants of the forward.",
+    )
+
+
+def _factor(case: Case) -> Cause | None:
+    found = [ratio(m, a) for m, a in zip(case.given, case.right, strict=True)]
+    if None in found or case.right[0].size == 0:
+        return None
+    first, second = found[0], found[-1]
+    cause = number_in_words(first or 0.0, case.sizes, second)
+    return cause and cause._replace(text=f"{case.name} {cause.text}")
+
+
+def _given_back(case: Case) -> Iterator[Cause]:
+    """What came in, or another cotangent, in place of this one."""
+    name = case.name
+    for other in case.points[0].right:
+        if f"d{other}" != name and case.fits(
+            lambda i, other=other: _if_shape(case.points[i].right[other], case.given[i])
+        ):
+            theirs = case.returned[0].get(f"d{other}")
+            mine = case.right[0]
+            swapped = theirs is not None and np.shape(theirs) == mine.shape
+            swapped = swapped and close(np.asarray(theirs, np.float64), mine)
+            yield Cause(
+                "swapped" if swapped else "other cotangent",
+                f"{name} is d{other}" + (f", and d{other} is {name}" if swapped else ""),
+                "Return the cotangents in the order of the forward's inputs.",
+            )
+    for value in case.points[0].values:
+        for sign, words in ((1, ""), (-1, "minus ")):
+            if case.fits(
+                lambda i, v=value, s=sign: _if_shape(s * case.points[i].values[v], case.given[i])
+            ):
+                if value.startswith("d"):
+                    yield Cause(
+                        "handed on",
+                        f"{name} is {words}{value}, handed on as it came",
+                        "Is there no line between the two that changes it? Each line of the forward "
+                        "multiplies the cotangent by its derivative.",
+                    )
+                else:
+                    yield Cause(
+                        "forward value",
+                        f"{name} is {words}the value of {value}, no cotangent",
+                        "A cotangent depends on what comes back from the output: return "
+                        f"{name}, not a value of the forward.",
+                    )
+
+
+def _if_shape(value: Any, like: Leaf) -> Leaf | None:
+    array = np.asarray(value)
+    return array if array.shape == like.shape and array.dtype.kind == "f" else None
+
+
+def _reordered(case: Case) -> Iterator[Cause]:
+    right, name = case.right, case.name
+    for axis in range(right[0].ndim):
+        if right[0].shape[axis] < 2:
+            continue
+        if case.fits(lambda i, axis=axis: np.flip(right[i], axis)):
+            yield Cause(
+                "time",
+                f"{name} is right but reversed along axis {axis}",
+                "The backward goes through the steps from last to first; put what it gives back "
+                "into the order of the forward.",
+            )
+        for shift in (1, -1):
+            if right[0].shape[axis] > 2 and case.fits(
+                lambda i, axis=axis, shift=shift: np.roll(right[i], shift, axis)
+            ):
+                yield _off_by_one(name, axis, shift)
+            if case.fits(lambda i, axis=axis, shift=shift: _moved(right[i], shift, axis)):
+                yield _off_by_one(name, axis, shift)
+    for axes in itertools.islice(itertools.permutations(range(right[0].ndim)), 1, 24):
+        if case.fits(lambda i, axes=axes: right[i].transpose(axes).reshape(right[i].shape)):
+            yield Cause(
+                "transpose",
+                f"{name} has the right entries in the order of its transpose",
+                "Was it reshaped where it must be transposed? A reshape keeps the order in memory.",
+            )
+
+
+def _moved(array: Leaf, shift: int, axis: int) -> Leaf:
+    moved = np.roll(array, shift, axis)
+    edge = [slice(None)] * array.ndim
+    edge[axis] = slice(0, 1) if shift > 0 else slice(-1, None)
+    moved[tuple(edge)] = 0
+    return moved
+
+
+def _off_by_one(name: str, axis: int, shift: int) -> Cause:
+    where = "late" if shift > 0 else "early"
+    return Cause(
+        "time",
+        f"{name} is right but one place too {where} along axis {axis}",
+        "Write down which value each step used: the one before it, or its own?",
+    )
+
+
+def _not_finite(case: Case) -> Cause:
+    given = case.given[0] if not np.isfinite(case.given[0]).all() else case.given[-1]
+    at = np.argwhere(~np.isfinite(given))
+    first = given[tuple(at[0])]
+    where = f"at {at[0].tolist()}" if given.ndim else ""
+    what = "NaN" if np.isnan(first) else "infinite"
+    return Cause(
+        "nan",
+        f"{case.name} is {what} {where} ({len(at)} of {given.size} entries)".replace("  ", " "),
+        "NaN comes from 0/0, from infinity minus infinity or from the logarithm or root of a "
+        "negative number; infinity from a division by 0, log 0 or an exp that overflows. Print what "
+        "you divide by, and what goes into log, sqrt and exp.",
+    )
+
+
+def _of_shape(case: Case) -> Iterator[Cause]:
+    """A cotangent of another shape than its input's."""
+    name, given, right = case.name, case.given, case.right
+    has, must = given[0].shape, right[0].shape
+    start = f"{name} has shape {has}; it must have that of its input, {must}"
+    for n in range(1, len(has) + 1):
+        for axes in itertools.combinations(range(len(has)), n):
+            summed = [m.sum(axes) for m in given]
+            if summed[0].size == right[0].size and all(
+                close(s.reshape(must), a) for s, a in zip(summed, right, strict=True)
+            ):
+                over = f"axis {axes[0]}" if n == 1 else f"axes {axes}"
+                if all(has[a] == 1 for a in axes):
+                    yield Cause(
+                        "shape",
+                        f"{start}; the values are right",
+                        "Was an axis of length 1 kept (keepdims) that the input has not?",
+                    )
+                else:
+                    yield Cause(
+                        "broadcast",
+                        f"{start}: summed over {over} it would be right",
+                        "What was broadcast on the way forward is summed on the way back.",
+                    )
+                return
+    if given[0].ndim and has == must[::-1] and close(given[0].T, right[0]):
+        yield Cause("transpose", f"{start}: it is the transpose", "Write the shapes beside each name.")
+    elif given[0].size == right[0].size and close(given[0].reshape(must), right[0]):
+        yield Cause("shape", f"{start}; the values are right", "Give it the shape of its input.")
+    elif _spread(given[0], must) is not None and close(_spread(given[0], must), right[0]):
+        yield Cause(
+            "shape", f"{start}; broadcast, it would be right", "Give it the shape of its input."
+        )
+    else:
+        kind = "transpose" if has == must[::-1] and has != must else "shape"
+        yield Cause(
+            kind,
+            start + (": are two axes exchanged?" if kind == "transpose" else ""),
+            "Write the shapes beside each name, and see where the axes change.",
+        )
+
+
+def _spread(array: Leaf, shape: tuple[int, ...]) -> Any:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        return None

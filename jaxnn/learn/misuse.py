@@ -1,0 +1,153 @@
+"""Find out whether a student's function asks something else for the derivative."""
+
+import ast
+import functools
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+_NAMES = (
+    "grad", "value_and_grad", "vjp", "jvp", "linearize", "jacobian", "jacrev", "jacfwd", "hessian",
+    "linear_transpose", "custom_vjp", "custom_jvp", "custom_gradient",
+)  # fmt: skip
+FORBIDDEN = {id(getattr(jax, name)): f"jax.{name}" for name in _NAMES if hasattr(jax, name)}
+_ROOTS = ("torch", "tensorflow", "autograd", "flax", "equinox", "optax", "keras", "mlx", "tinygrad")
+_OURS = ("jaxnn.ops", "jaxnn.models", "jaxnn.verify", "jaxnn.learn", "jaxnn.op", "jaxnn")
+_IMPORTERS = ("__import__", "import_module", "exec", "eval", "compile")
+
+
+def found(function: Callable[..., Any]) -> str:
+    """Return what a function, or one that it calls, asks for derivatives; "" for nothing."""
+    return next(_found(function, set()), "")
+
+
+def _found(function: Any, seen: set[int]) -> Iterator[str]:
+    function = _plain(function)
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    if name := forbidden(function):
+        yield name
+        return
+    if not isinstance(function, types.FunctionType):
+        return
+    scope = {**function.__globals__, **_closed_over(function)}
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for value in defaults:
+        if callable(value):
+            yield from _found(value, seen)
+    tree = tree_of(function)
+    if tree is None:
+        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        values = [scope[name] for name in names if name in scope]
+    else:
+        yield from _imported(tree)
+        values = [v for node in ast.walk(tree) if (v := _value(node, scope)) is not None]
+    for value in values:
+        if name := forbidden(value):
+            yield name
+        elif isinstance(_plain(value), types.FunctionType):
+            inner = _plain(value)
+            if inner.__module__ == function.__module__:
+                yield from _found(inner, seen)
+
+
+def forbidden(value: Any) -> str:
+    """Return the name of what gives derivatives; "" if it does not."""
+    if id(value) in FORBIDDEN:
+        return FORBIDDEN[id(value)]
+    module = value.__name__ if isinstance(value, types.ModuleType) else getattr(
+        value, "__module__", None) or type(value).__module__
+    module = str(module)
+    if module.split(".")[0] in _ROOTS:
+        return module.split(".")[0]
+    if isinstance(value, types.ModuleType) and module == "jaxnn":
+        return ""
+    ours = any(module == root or module.startswith(f"{root}.") for root in _OURS)
+    harmless = module in ("jaxnn.numerics", "jaxnn.checks")
+    return f"{module} (the library's own)" if ours and not harmless else ""
+
+
+def _plain(function: Any) -> Any:
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        else:
+            return function
+
+
+def _closed_over(function: types.FunctionType) -> dict[str, Any]:
+    values = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            values[name] = cell.cell_contents
+        except ValueError:
+            continue
+    return values
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def tree_of(function: Callable[..., Any]) -> ast.FunctionDef | None:
+    """Return the syntax tree of a function, with its file's line numbers; None without source."""
+    try:
+        lines, start = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    ast.increment_lineno(tree, max(start, 1) - 1)
+    return tree.body[0] if isinstance(tree.body[0], ast.FunctionDef) else None
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """What is imported inside, by a statement or by a call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                root = alias.name.split(".")[0]
+                if root in _ROOTS or any(alias.name == r for r in _OURS[:-1]):
+                    yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            for alias in node.names:
+                if module.split(".")[0] in _ROOTS or module.startswith(_OURS[:-1]):
+                    yield module
+                elif module.split(".")[0] == "jax" and alias.name in _NAMES:
+                    yield f"jax.{alias.name}"
+                elif module == "jaxnn" and f"jaxnn.{alias.name}" in _OURS:
+                    yield f"jaxnn.{alias.name}"
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            texts = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
+            if name in _IMPORTERS or name == "getattr":
+                for text in texts:
+                    if isinstance(text, str) and any(w in text for w in (*_NAMES, *_ROOTS, "jax")):
+                        yield text
+        elif isinstance(node, ast.Attribute) and node.attr in _NAMES:
+            root = node.value
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(root, ast.Call):
+                yield node.attr
+
+
+def _value(node: ast.AST, scope: dict[str, Any]) -> Any:
+    """What a name or a chain of attributes of modules stands for; None where that is unknown."""
+    if isinstance(node, ast.Name):
+        return scope.get(node.id)
+    if isinstance(node, ast.Attribute):
+        owner = _value(node.value, scope)
+        if owner is not None and not isinstance(owner, jax.Array):
+            return getattr(owner, node.attr, None)
+    return None
