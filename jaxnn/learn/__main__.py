@@ -131,8 +131,9 @@ def _start(options: Any) -> int:
             f"with it: python -m jaxnn.learn check {path}"
         ) from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}); name another with --file"
-                         ) from None
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); name another with --file"
+        ) from None
     progress.note(e.name, _say, begun=[grade], file=str(path))
     print(f"{path}: {e.title} ({grade}: {exercise.ABOUT[grade]})")
     print(f"Fill it in, then: python -m jaxnn.learn check {path}")

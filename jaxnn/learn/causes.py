@@ -272,7 +272,9 @@ def _of_shape(case: Case) -> Iterator[Cause]:
                     )
                 return
     if given[0].ndim and has == must[::-1] and close(given[0].T, right[0]):
-        yield Cause("transpose", f"{start}: it is the transpose", "Write the shapes beside each name.")
+        yield Cause(
+            "transpose", f"{start}: it is the transpose", "Write the shapes beside each name."
+        )
     elif given[0].size == right[0].size and close(given[0].reshape(must), right[0]):
         yield Cause("shape", f"{start}; the values are right", "Give it the shape of its input.")
     elif _spread(given[0], must) is not None and close(_spread(given[0], must), right[0]):

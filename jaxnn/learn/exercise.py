@@ -113,8 +113,9 @@ def _returned_keys(function: Any) -> list[str]:
 def lessons() -> tuple[str, ...]:
     """Return the names of the lessons in their order: as their files are numbered."""
     folder = Path(__file__).parent / "site" / "lessons"
-    found = sorted(re.fullmatch(r"\d+_(\w+)", p.stem) is not None and p.stem or "" for p in
-                   folder.glob("*.md"))
+    found = sorted(
+        re.fullmatch(r"\d+_(\w+)", p.stem) is not None and p.stem or "" for p in folder.glob("*.md")
+    )
     named = [stem.split("_", 1)[1] for stem in found if stem]
     return (*named, *(name for name in ORDER if name not in named))
 

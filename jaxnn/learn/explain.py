@@ -24,7 +24,11 @@ def explained(work: Work, cases: list[Case], saved: Any) -> list[tuple[Case, Cau
         return [(case, found.get(case.name)) for case in cases]
     for name, fix in repair.repairs(work, cases, saved).items():
         old = found.get(name)
-        found[name] = fix.cause if old is None else old._replace(text=f"{old.text}; it is {fix.place} of your code")
+        found[name] = (
+            fix.cause
+            if old is None
+            else old._replace(text=f"{old.text}; it is {fix.place} of your code")
+        )
     left = [case for case in cases if case.name not in found]
     if left:
         found |= by_verifier(work, left)
@@ -45,4 +49,3 @@ def by_verifier(work: Work, cases: list[Case]) -> dict[str, Cause]:
             if cause is not None:
                 found[name] = cause
     return found
-

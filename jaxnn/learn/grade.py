@@ -72,9 +72,7 @@ def _easy(work: Work, points: list[Point]) -> list[Row]:
             raise Fault(f"{name} must return a dictionary of cotangents, as `start` wrote it")
         returned.append({f"d{k}": _array(v) for k, v in given.items()})
     wanted = [blank for blank, _ in work.exercise.blanks()]
-    right = [
-        {f"d{k}": np.asarray(p.lines.cotangent(k)) for k in wanted} for p in points if p.lines
-    ]
+    right = [{f"d{k}": np.asarray(p.lines.cotangent(k)) for k in wanted} for p in points if p.lines]
     rows = _rows(work, points, returned, right)
     wrong = [row.name for row in rows if row.status == "wrong"]
     if wrong:
@@ -243,7 +241,9 @@ def _forward_row(work: Work, out: Any, point: Point) -> Row | None:
         return Row(name, "wrong", text, "forward", look=look)
     if close(given.astype(np.float64), right, 1e-6):
         return None
-    return Row(name, "wrong", f"the forward's value, {difference(given, right)}", "forward", look=look)
+    return Row(
+        name, "wrong", f"the forward's value, {difference(given, right)}", "forward", look=look
+    )
 
 
 def difference(given: Leaf, right: Leaf) -> str:
@@ -278,8 +278,10 @@ def _rows(
             continue
         wide = [np.asarray(g, np.float64) for g in given]
         truth = [np.asarray(r[name], np.float64) for r in right]
-        if all(close(g, t) or (not t.any() and not g.any()) or _tiny(g, t, points)
-               for g, t in zip(wide, truth, strict=True)):
+        if all(
+            close(g, t) or (not t.any() and not g.any()) or _tiny(g, t, points)
+            for g, t in zip(wide, truth, strict=True)
+        ):
             rows[name] = Row(name, "right")
             continue
         cases.append(Case(name, wide, truth, points, sizes, returned))
@@ -298,5 +300,3 @@ def _tiny(given: Leaf, truth: Leaf, points: list[Point]) -> bool:
         return False
     scale = max(float(np.abs(v).max(initial=0.0)) for v in points[0].right.values())
     return bool(np.abs(truth).max(initial=0.0) < 1e-12 * scale > np.abs(given).max(initial=0.0))
-
-

@@ -60,8 +60,11 @@ def forbidden(value: Any) -> str:
     """Return the name of what gives derivatives; "" if it does not."""
     if id(value) in FORBIDDEN:
         return FORBIDDEN[id(value)]
-    module = value.__name__ if isinstance(value, types.ModuleType) else getattr(
-        value, "__module__", None) or type(value).__module__
+    module = (
+        value.__name__
+        if isinstance(value, types.ModuleType)
+        else getattr(value, "__module__", None) or type(value).__module__
+    )
     module = str(module)
     if module.split(".")[0] in _ROOTS:
         return module.split(".")[0]

@@ -45,9 +45,7 @@ def cut(exercise: Exercise) -> Cut | None:
     lines = points[0].lines
     if lines is None or not all(is_floating(v) for v in (points[0].out,)):
         return None
-    floating = {
-        n for n in lines.names if all(is_floating(x) for x in jax.tree.leaves(lines[n]))
-    }
+    floating = {n for n in lines.names if all(is_floating(x) for x in jax.tree.leaves(lines[n]))}
     paths = [
         Path(i, name, sum(name in other.uses for other in lines.lines))
         for i, line in reversed(list(enumerate(lines.lines)))
@@ -180,7 +178,9 @@ def _told(case: Case, path: Path, factor: float, lines: Lines) -> Cause | None:
     if abs(factor + 1) < 1e-7:
         return Cause("sign", f"{start} has the wrong sign", f"Differentiate {line} on paper.")
     cause = number_in_words(factor, case.sizes)
-    return cause and cause._replace(text=f"{start} {cause.text}".replace("the right one", "what it must be"))
+    return cause and cause._replace(
+        text=f"{start} {cause.text}".replace("the right one", "what it must be")
+    )
 
 
 def _squared(text: str, name: str) -> bool:

@@ -47,9 +47,7 @@ def in_float64() -> Iterator[None]:
 
 def lifted(tree: Any, dtype: Any = np.float64) -> Any:
     """Return floating arrays in a dtype, the others as they are."""
-    return jax.tree.map(
-        lambda x: jnp.asarray(x, dtype) if is_floating(x) else jnp.asarray(x), tree
-    )
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if is_floating(x) else jnp.asarray(x), tree)
 
 
 def is_floating(x: Any) -> bool:

@@ -230,7 +230,10 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
     match e:
         case ast.Call(func=ast.Attribute(attr="sum" | "mean" as attr)):
             other = "mean" if attr == "sum" else "sum"
-            yield "mean", ast.Call(ast.Attribute(e.func.value, other, ast.Load()), e.args, e.keywords)
+            yield (
+                "mean",
+                ast.Call(ast.Attribute(e.func.value, other, ast.Load()), e.args, e.keywords),
+            )
     if isinstance(e, ast.Call):
         yield from _other_axes(e)
     match e:
@@ -323,5 +326,3 @@ def _other_slices() -> Iterator[ast.expr]:
     for lower, upper, step in ((None, -1, None), (1, None, None), (None, None, -1), (None,) * 3):
         parts = [None if p is None else ast.Constant(p) for p in (lower, upper, step)]
         yield ast.Slice(*parts)
-
-

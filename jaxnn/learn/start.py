@@ -99,9 +99,7 @@ def _easy(exercise: Exercise) -> list[str]:
     steps = exercise.function("steps")
     names = list(inspect.signature(steps).parameters)
     blanks = exercise.blanks()
-    body = [
-        f"    d{name} = None" + (f"  # of: {line}" if line else "") for name, line in blanks
-    ]
+    body = [f"    d{name} = None" + (f"  # of: {line}" if line else "") for name, line in blanks]
     pairs = ", ".join(f'"{name}": d{name}' for name, _ in blanks)
     what = "Return the cotangent of every name, one line of the forward at a time, last to first."
     return [
@@ -205,4 +203,3 @@ def planted(exercise: Exercise, number: int = 0) -> str:
 
 def _bug(exercise: Exercise) -> list[str]:
     return [_source(exercise, "fwd"), planted(exercise)]
-

@@ -68,7 +68,9 @@ def read(path: str) -> Work:
     except SyntaxError as error:
         raise Fault(_syntax(path, error)) from None
     except (RecursionError, MemoryError, ValueError):
-        raise Fault(f"{path} cannot be read as Python: it goes too deep; write it simpler") from None
+        raise Fault(
+            f"{path} cannot be read as Python: it goes too deep; write it simpler"
+        ) from None
     found, grade = _which(path, tree)
     module = types.ModuleType("student")
     module.__file__ = path
@@ -100,7 +102,7 @@ def _which(path: str, tree: ast.Module) -> tuple[exercise.Exercise, str]:
         of = {d.rsplit("_", 1)[0] for d in defined if d.rsplit("_", 1)[0] in known}
         if len(of) != 1:
             raise Fault(
-                f"{path} does not say which exercise it is; write EXERCISE = \"NAME\" in it, as "
+                f'{path} does not say which exercise it is; write EXERCISE = "NAME" in it, as '
                 "`python -m jaxnn.learn start NAME` does"
             )
         name = of.pop()
@@ -244,8 +246,16 @@ def in_words(error: BaseException) -> str:
         return "this array may not be written to: copy it first (np.array(x)), or use x.at[...].set"
     if isinstance(error, AttributeError) and getattr(error, "name", None):
         return f"{type(error.obj).__name__} has no {error.name!r}"
-    if any(word in text for word in ("ncompatible shapes", "could not be broadcast", "dot_general",
-                                     "not broadcast", "mismatch in its core dimension")):
+    if any(
+        word in text
+        for word in (
+            "ncompatible shapes",
+            "could not be broadcast",
+            "dot_general",
+            "not broadcast",
+            "mismatch in its core dimension",
+        )
+    ):
         return f"the shapes do not fit: {text:.200}"
     if isinstance(error, (OSError, PermissionError)):
         return f"it reads or writes a file that is not there ({text:.100}); nothing here needs one"

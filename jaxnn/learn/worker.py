@@ -83,8 +83,9 @@ class Worker:
 def serve() -> None:
     """Answer, until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
-    questions, answers = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(
-        os.dup(1), "w", encoding="utf-8"
+    questions, answers = (
+        os.fdopen(os.dup(0), encoding="utf-8"),
+        os.fdopen(os.dup(1), "w", encoding="utf-8"),
     )
     nothing = os.open(os.devnull, os.O_RDWR)
     for handle in (0, 1, 2):

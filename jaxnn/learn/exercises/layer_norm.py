@@ -1,6 +1,6 @@
 """Layer normalisation: every row brought to mean 0 and variance 1, then scaled and shifted.
 
-    x (N, C): N examples of C features; scale (C,), shift (C,);  y (N, C)
+x (N, C): N examples of C features; scale (C,), shift (C,);  y (N, C)
 """
 
 import jax
@@ -76,9 +76,7 @@ def layer_norm_fwd(
     return scale * x_hat + shift, (x_hat, rstd, scale)
 
 
-def layer_norm_bwd(
-    saved: tuple[Array, Array, Array], dy: Array
-) -> tuple[Array, Array, Array]:
+def layer_norm_bwd(saved: tuple[Array, Array, Array], dy: Array) -> tuple[Array, Array, Array]:
     """Return the cotangents of x, scale and shift."""
     x_hat, rstd, scale = saved
     dx_hat = dy * scale

@@ -1,6 +1,6 @@
 """A linear layer: every example times a matrix, plus a bias.
 
-    x (N, I): N examples of I features; w (I, O), b (O,);  y (N, O)
+x (N, I): N examples of I features; w (I, O), b (O,);  y (N, O)
 """
 
 import jax

@@ -1,6 +1,6 @@
 """Softmax: the numbers of every row become probabilities, positive and with a sum of 1.
 
-    x (N, C): N rows of C scores;  p (N, C)
+x (N, C): N rows of C scores;  p (N, C)
 """
 
 import jax
