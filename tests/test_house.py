@@ -41,6 +41,7 @@ ROWS = (
     ("jaxnn.models",),
     ("jaxnn.train", "jaxnn.verify"),
     ("jaxnn",),
+    ("jaxnn.learn",),
     ("experiments",),
 )
 MAY_IMPORT = {

@@ -1,7 +1,7 @@
 """Convolution of sequences, by unfolding: every window as one row, then a product of matrices.
 
-    x (N, T, C): N sequences of T places with C channels; w (K, C, O): a kernel over K places;
-    b (O,);  y (N, T - K + 1, O)
+x (N, T, C): N sequences of T places with C channels; w (K, C, O): a kernel over K places;
+b (O,);  y (N, T - K + 1, O)
 """
 
 import jax

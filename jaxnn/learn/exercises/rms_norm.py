@@ -1,6 +1,6 @@
 """RMS normalisation: every row divided by its root mean square, then scaled; no mean is taken off.
 
-    x (N, C): N examples of C features; scale (C,);  y (N, C)
+x (N, C): N examples of C features; scale (C,);  y (N, C)
 """
 
 import jax

@@ -1,7 +1,7 @@
 """Draw an array as coloured grids: blue where it is positive, red where it is negative."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 from typing import Any, NamedTuple
 
@@ -33,26 +33,30 @@ def grid(label: str, value: Any) -> str:
     arrays = [np.asarray(jnp.asarray(leaf, _plain_dtype(leaf))) for leaf in jax.tree.leaves(value)]
     scale = max((_largest(array) for array in arrays), default=0.0)
     panels = [panel for array in arrays for panel in _panels(array)]
-    drawn = panels[:MOST_PANELS]
-    x, parts, height = 1.0, list[str](), 0.0
-    for panel in drawn:
-        cut = panel.numbers[:MOST_CELLS, :MOST_CELLS]
-        parts += _cells(cut, panel.position, scale, x)
-        x += cut.shape[1] * WIDTH + GAP
-        height = max(height, cut.shape[0] * HEIGHT)
-    width, height = max(x - GAP + 1, 2), height + 2
+    drawn = [
+        Panel(panel.position, panel.numbers[:MOST_CELLS, :MOST_CELLS])
+        for panel in panels[:MOST_PANELS]
+    ]
     shapes = ", ".join(str(array.shape) for array in arrays)
     words = f"{label} {shapes}"
-    if arrays and any(array.size for array in arrays):
+    if any(array.size for array in arrays):
         words += f", largest {scale:.3g}"
-    whole = len(drawn) == len(panels) and all(
-        max(panel.numbers.shape) <= MOST_CELLS for panel in drawn
-    )
-    words += "" if whole else ", its beginning"
+    if sum(panel.numbers.size for panel in drawn) < sum(array.size for array in arrays):
+        words += ", its beginning"
+    pictures = "".join(_picture(panel, scale) for panel in drawn)
     return (
-        f'<svg role="img" aria-label="{escape(words)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}" style="max-width:100%;height:auto">'
-        f'{"".join(parts)}</svg><div style="font-size:0.85em">{escape(words)}</div>'
+        f'<div role="img" aria-label="{escape(words)}" style="display:flex;flex-wrap:wrap;'
+        f'gap:{GAP}px">{pictures}</div><div style="font-size:0.85em">{escape(words)}</div>'
+    )
+
+
+def _picture(panel: Panel, scale: float) -> str:
+    """Return a matrix as SVG."""
+    rows, columns = panel.numbers.shape
+    width, height = columns * WIDTH + 2, rows * HEIGHT + 2
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'style="max-width:100%;height:auto">{"".join(_cells(panel, scale))}</svg>'
     )
 
 
@@ -74,14 +78,12 @@ def _panels(array: np.ndarray[Any, Any]) -> Iterator[Panel]:
         yield Panel(index, matrix[index])
 
 
-def _cells(
-    numbers: np.ndarray[Any, Any], index: Sequence[int], scale: float, left: float
-) -> Iterator[str]:
-    for (i, j), number in np.ndenumerate(numbers):
-        x, y = left + j * WIDTH, 1 + i * HEIGHT
-        where = ", ".join(map(str, (*index, i, j)))
+def _cells(panel: Panel, scale: float) -> Iterator[str]:
+    for (i, j), number in np.ndenumerate(panel.numbers):
+        x, y = 1 + j * WIDTH, 1 + i * HEIGHT
+        where = ", ".join(map(str, (*panel.position, i, j)))
         yield (
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="3" '
+            f'<rect x="{x}" y="{y}" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="3" '
             f"{_fill(number, scale)}><title>[{where}] {number:.6g}</title></rect>"
             f'<text x="{x + WIDTH / 2 - 1:.0f}" y="{y + HEIGHT / 2 + 3.5:.1f}" font-size="13" '
             f'text-anchor="middle" fill="currentColor">{_short(number)}</text>'

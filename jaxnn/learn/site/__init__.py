@@ -1,0 +1,1 @@
+"""The site: lessons, reference and how-to pages, all of whose code runs when it is built."""
