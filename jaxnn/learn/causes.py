@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,10 +28,9 @@ class Case(NamedTuple):
     sizes: Mapping[str, int]
     returned: list[dict[str, Any]]
 
-    def fits(self, change: Callable[[int], Any]) -> bool:
-        """Whether a prediction gives what was given, at every point."""
-        for i, given in enumerate(self.given):
-            guess = change(i)
+    def fits(self, guesses: Iterable[Any]) -> bool:
+        """Whether predictions, one for each point, are what was given."""
+        for guess, given in zip(guesses, self.given, strict=True):
             if guess is None or not close(np.asarray(guess, np.float64), given):
                 return False
         return True
@@ -70,7 +69,7 @@ def of_one(case: Case) -> Iterator[Cause]:
         yield cause
     yield from _given_back(case)
     yield from _reordered(case)
-    if case.fits(lambda i: np.float64(np.float32(right[i]))) or _single(case):
+    if case.fits(np.float64(np.float32(r)) for r in right) or _single(case):
         yield Cause(
             "dtype",
             f"{name} has only the digits of float32",
@@ -106,27 +105,26 @@ def number_in_words(c: float, sizes: Mapping[str, int], other: float | None = No
             product = float(np.prod([sizes[s] for s in letters]))
             if product > 1:
                 found.append((product, " ".join(letters)))
-    for product, letters in found:
+    for product, named in found:
         if abs(size * product - 1) < 1e-9:
             return Cause(
                 "factor",
-                f"is {minus}1/{product:g} of the right one, and {letters} = {product:g}",
-                f"Is there a mean over {letters} where there must be a sum, or a 1/{letters} too "
-                "much?",
+                f"is {minus}1/{product:g} of the right one, and {named} = {product:g}",
+                f"Is there a mean over {named} where there must be a sum, or a 1/{named} too much?",
             )
         if abs(size / product - 1) < 1e-9:
             return Cause(
                 "factor",
-                f"is {minus}{product:g} times the right one, and {letters} = {product:g}",
-                f"Is a 1/{letters} forgotten: a mean in the forward, a sum without it here?",
+                f"is {minus}{product:g} times the right one, and {named} = {product:g}",
+                f"Is a 1/{named} forgotten: a mean in the forward, a sum without it here?",
             )
-    for value, words in ((2.0, "twice"), (0.5, "half")):
-        if abs(size - value) < 1e-9:
+    for number, words in ((2.0, "twice"), (0.5, "half")):
+        if abs(size - number) < 1e-9:
             return Cause(
                 "factor",
                 f"is {minus}{words} the right one",
-                "A factor of 2 comes from a square, one of 1/2 from a square root or a mean of two: "
-                "which line has one?",
+                "A factor of 2 comes from a square, one of 1/2 from a square root or a mean of "
+                "two: which line has one?",
             )
     return Cause(
         "factor",
@@ -149,7 +147,8 @@ def _given_back(case: Case) -> Iterator[Cause]:
     name = case.name
     for other in case.points[0].right:
         if f"d{other}" != name and case.fits(
-            lambda i, other=other: _if_shape(case.points[i].right[other], case.given[i])
+            _if_shape(point.right[other], given)
+            for point, given in zip(case.points, case.given, strict=True)
         ):
             theirs = case.returned[0].get(f"d{other}")
             mine = case.right[0]
@@ -163,14 +162,15 @@ def _given_back(case: Case) -> Iterator[Cause]:
     for value in case.points[0].values:
         for sign, words in ((1, ""), (-1, "minus ")):
             if case.fits(
-                lambda i, v=value, s=sign: _if_shape(s * case.points[i].values[v], case.given[i])
+                _if_shape(sign * point.values[value], given)
+                for point, given in zip(case.points, case.given, strict=True)
             ):
                 if value.startswith("d"):
                     yield Cause(
                         "handed on",
                         f"{name} is {words}{value}, handed on as it came",
-                        "Is there no line between the two that changes it? Each line of the forward "
-                        "multiplies the cotangent by its derivative.",
+                        "Is there no line between the two that changes it? Each line of the "
+                        "forward multiplies the cotangent by its derivative.",
                     )
                 else:
                     yield Cause(
@@ -191,7 +191,7 @@ def _reordered(case: Case) -> Iterator[Cause]:
     for axis in range(right[0].ndim):
         if right[0].shape[axis] < 2:
             continue
-        if case.fits(lambda i, axis=axis: np.flip(right[i], axis)):
+        if case.fits(np.flip(r, axis) for r in right):
             yield Cause(
                 "time",
                 f"{name} is right but reversed along axis {axis}",
@@ -199,14 +199,12 @@ def _reordered(case: Case) -> Iterator[Cause]:
                 "into the order of the forward.",
             )
         for shift in (1, -1):
-            if right[0].shape[axis] > 2 and case.fits(
-                lambda i, axis=axis, shift=shift: np.roll(right[i], shift, axis)
-            ):
+            if right[0].shape[axis] > 2 and case.fits(np.roll(r, shift, axis) for r in right):
                 yield _off_by_one(name, axis, shift)
-            if case.fits(lambda i, axis=axis, shift=shift: _moved(right[i], shift, axis)):
+            if case.fits(_moved(r, shift, axis) for r in right):
                 yield _off_by_one(name, axis, shift)
     for axes in itertools.islice(itertools.permutations(range(right[0].ndim)), 1, 24):
-        if case.fits(lambda i, axes=axes: right[i].transpose(axes).reshape(right[i].shape)):
+        if case.fits(r.transpose(axes).reshape(r.shape) for r in right):
             yield Cause(
                 "transpose",
                 f"{name} has the right entries in the order of its transpose",
@@ -241,8 +239,8 @@ def _not_finite(case: Case) -> Cause:
         "nan",
         f"{case.name} is {what} {where} ({len(at)} of {given.size} entries)".replace("  ", " "),
         "NaN comes from 0/0, from infinity minus infinity or from the logarithm or root of a "
-        "negative number; infinity from a division by 0, log 0 or an exp that overflows. Print what "
-        "you divide by, and what goes into log, sqrt and exp.",
+        "negative number; infinity from a division by 0, log 0 or an exp that overflows. Print "
+        "what you divide by, and what goes into log, sqrt and exp.",
     )
 
 

@@ -22,11 +22,11 @@ ABOUT = {
 }
 # The order of the lessons where their files are not installed.
 ORDER = (
-    "matmul broadcasting linear activations relu gelu losses mse softmax cross_entropy "
-    "log_softmax regularisation initialisation mlp convolution pooling max_pool batch_norm "
-    "layer_norm rms_norm dropout embedding lstm gru attention rotary linear_cross_entropy "
-    "residual transformer transformer_block cnn memory numbers"
-).split()
+    *("matmul", "linear", "activations", "losses", "softmax_cross_entropy", "regularisation"),
+    *("initialisation", "mlp", "convolution", "pooling", "batch_norm", "layer_norm", "dropout"),
+    *("embedding", "lstm", "gru", "attention", "rotary", "blockwise_attention"),
+    *("linear_cross_entropy", "residual", "gpt", "memory", "numbers"),
+)
 
 
 class Exercise(NamedTuple):
@@ -53,7 +53,7 @@ class Exercise(NamedTuple):
     @property
     def output(self) -> str:
         """The name of the forward's output."""
-        return next(iter(self.module.OUTPUT))
+        return str(next(iter(self.module.OUTPUT)))
 
     @property
     def title(self) -> str:
@@ -113,10 +113,8 @@ def _returned_keys(function: Any) -> list[str]:
 def lessons() -> tuple[str, ...]:
     """Return the names of the lessons in their order: as their files are numbered."""
     folder = Path(__file__).parent / "site" / "lessons"
-    found = sorted(
-        re.fullmatch(r"\d+_(\w+)", p.stem) is not None and p.stem or "" for p in folder.glob("*.md")
-    )
-    named = [stem.split("_", 1)[1] for stem in found if stem]
+    found = sorted(p.stem for p in folder.glob("*.md") if re.fullmatch(r"\d+_\w+", p.stem))
+    named = [stem.split("_", 1)[1] for stem in found]
     return (*named, *(name for name in ORDER if name not in named))
 
 

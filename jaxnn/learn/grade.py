@@ -62,7 +62,6 @@ def _graded(work: Work) -> dict[str, Any]:
 def _easy(work: Work, points: list[Point]) -> list[Row]:
     """Grade the backward one line at a time: the first wrong one first."""
     (name,) = work.functions
-    steps = work.functions[name]
     returned = []
     for point in points:
         values = [point.values[n] for n in (point.lines.names if point.lines else ())]
@@ -117,8 +116,7 @@ def _pair(work: Work, points: list[Point]) -> list[Row]:
         given = call(work, bwd_name, saved, point.dout)
         returned.append(_by_name(work, bwd_name, given, point))
     right = [{f"d{k}": v for k, v in p.right.items()} for p in points]
-    rows = _rows(work, points, returned, right, saved_all)
-    return rows
+    return _rows(work, points, returned, right, saved_all)
 
 
 def call(work: Work, name: str, *args: Any) -> Any:
@@ -137,7 +135,9 @@ def call(work: Work, name: str, *args: Any) -> Any:
     if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
         changed = [
             parameter
-            for parameter, a, b in zip(inspect.signature(function).parameters, copies, kept)
+            for parameter, a, b in zip(
+                inspect.signature(function).parameters, copies, kept, strict=False
+            )
             if any(
                 not np.array_equal(x, y)
                 for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -268,7 +268,10 @@ def _rows(
     rows: dict[str, Row] = {}
     sizes = sizes_of(
         {**work.exercise.module.INPUTS, **work.exercise.module.OUTPUT},
-        {**dict(zip(work.exercise.inputs, points[0].inputs)), work.exercise.output: points[0].out},
+        {
+            **dict(zip(work.exercise.inputs, points[0].inputs, strict=True)),
+            work.exercise.output: points[0].out,
+        },
     )
     cases: list[Case] = []
     for name in right[0]:

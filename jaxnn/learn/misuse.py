@@ -138,10 +138,10 @@ def _imported(tree: ast.AST) -> Iterator[str]:
                     if isinstance(text, str) and any(w in text for w in (*_NAMES, *_ROOTS, "jax")):
                         yield text
         elif isinstance(node, ast.Attribute) and node.attr in _NAMES:
-            root = node.value
-            while isinstance(root, ast.Attribute):
-                root = root.value
-            if isinstance(root, ast.Call):
+            owner = node.value
+            while isinstance(owner, ast.Attribute):
+                owner = owner.value
+            if isinstance(owner, ast.Call):
                 yield node.attr
 
 

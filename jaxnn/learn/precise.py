@@ -1,6 +1,8 @@
 """What is right in float64 is asked again as it is used: in float32, and of large inputs."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,15 +62,21 @@ def _by_verifier(work: Work, inputs: Any) -> list[Row]:
     return found
 
 
+def _changed(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return a floating array changed, and any other as it is."""
+    return change(value) if is_floating(value) else value
+
+
 def _of_large_inputs(work: Work, inputs: Any) -> list[Row]:
     """Whether both stay finite, and exact, where the exercise's own forward does."""
     exercise = work.exercise
-    for text, change in (
+    changes: tuple[tuple[str, Callable[[Any], Any]], ...] = (
         ("times 100", lambda x: x * 100),
         ("plus 100", lambda x: x + 100),
-    ):
+    )
+    for text, change in changes:
         moved = tuple(
-            jax.tree.map(lambda v: change(v) if is_floating(v) else v, x) if i == 0 else x
+            jax.tree.map(functools.partial(_changed, change), x) if i == 0 else x
             for i, x in enumerate(inputs)
         )
         out = exercise.module.forward(*moved)

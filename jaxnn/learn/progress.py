@@ -66,7 +66,8 @@ def note(name: str, say: Callable[[str], Any], **changes: Any) -> dict[str, Any]
         mine = known.setdefault(name, {})
         for key, value in changes.items():
             if isinstance(value, list):
-                old = mine.get(key) if isinstance(mine.get(key), list) else []
+                before = mine.get(key)
+                old = before if isinstance(before, list) else []
                 value = [*old, *(item for item in value if item not in old)]
             elif isinstance(value, int) and isinstance(mine.get(key), int):
                 value = max(value, mine[key])

@@ -24,9 +24,11 @@ BUDGET = 0.6  # seconds
 # What is said of a change of each kind, in the order in which they are tried.
 KINDS = {
     "mean": ("takes a sum where a mean must be, or a mean where a sum must be",
-             "What is broadcast forward is summed backward; what is averaged is divided by how many."),
+             "What is broadcast forward is summed backward; what is averaged is divided by its "
+             "number."),
     "axis": ("goes over the wrong axis",
-             "Write the shapes down: over which axis was it broadcast, or reduced, in the forward?"),
+             "Write the shapes down: over which axis was it broadcast, or reduced, in the "
+             "forward?"),
     "sign": ("has a wrong sign", "Which line of the forward has a minus in it?"),
     "transpose": ("has a matrix that must be transposed, or a product in the wrong order",
                   "Write the shapes beside each name."),
@@ -128,7 +130,9 @@ class _Trial:
         self.points = cases[0].points
         tree.decorator_list = []
         scope = dict(function.__globals__)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
             scope[name] = cell.cell_contents
         self.scope = {k: np if v is jnp else v for k, v in scope.items()}
         self.args = [
@@ -228,12 +232,9 @@ def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
 def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.expr]]:
     whole = isinstance(slot.above, ast.Assign | ast.Return | ast.Tuple)
     match e:
-        case ast.Call(func=ast.Attribute(attr="sum" | "mean" as attr)):
+        case ast.Call(func=ast.Attribute(value=owner, attr="sum" | "mean" as attr)):
             other = "mean" if attr == "sum" else "sum"
-            yield (
-                "mean",
-                ast.Call(ast.Attribute(e.func.value, other, ast.Load()), e.args, e.keywords),
-            )
+            yield "mean", ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords)
     if isinstance(e, ast.Call):
         yield from _other_axes(e)
     match e:

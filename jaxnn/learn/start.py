@@ -111,7 +111,7 @@ def _easy(exercise: Exercise) -> list[str]:
 
 def _blank_bwd(exercise: Exercise) -> str:
     bwd = exercise.function("bwd")
-    parameters = [p for p in inspect.signature(bwd).parameters.values()]
+    parameters = list(inspect.signature(bwd).parameters.values())
     wanted = _cotangents(exercise)
     first = _unpacking(bwd, parameters[0].name)
     lines = [f"    {first}"] if first else []
@@ -157,8 +157,8 @@ def _unpacking(bwd: Any, saved: str) -> str:
     (function,) = ast.parse(source).body
     assert isinstance(function, ast.FunctionDef)
     for node in function.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
-            if node.value.id == saved:
+        match node:
+            case ast.Assign(value=ast.Name(id=name)) if name == saved:
                 return ast.get_source_segment(source, node) or ""
     return ""
 

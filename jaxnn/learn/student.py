@@ -22,7 +22,7 @@ MOST_BYTES = 2**20
 MOST_PRINTED = 4000
 
 
-class Fault(Exception):
+class Fault(Exception):  # noqa: N818
     """What a student must repair before anything can be graded: one sentence."""
 
 
@@ -124,8 +124,9 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             target, value = node.targets[0], node.value
-            many = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
-            pairs = zip(target.elts, value.elts, strict=False) if many else [(target, value)]
+            pairs: list[tuple[ast.expr, ast.expr]] = [(target, value)]
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = list(zip(target.elts, value.elts, strict=False))
             for t, v in pairs:
                 if isinstance(t, ast.Name) and isinstance(v, ast.Constant):
                     told[t.id] = v.value

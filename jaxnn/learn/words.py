@@ -18,7 +18,7 @@ LOOK = {
     "not summed": "What was broadcast, or used at every step, adds up on the way back.",
     "wrong derivative": "Differentiate this line by itself, on paper.",
     "derivative left out": "Each line of the forward multiplies the cotangent by its derivative.",
-    "wrong saved value": "Which value does the derivative need: the input of the line or its output?",
+    "wrong saved value": "Does the derivative need the input of the line or its output?",
     "mask": "Follow the mask: which entries reached the output, and which get nothing back?",
     "shifted": "Write down which value each step used: the one before it, or its own?",
     "flip": "The backward goes through the steps from last to first.",

@@ -28,7 +28,8 @@ class Worker:
     def grade(self, path: str) -> Result:
         """Grade a file."""
         process = self._started()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(json.dumps([path, self.limit]) + "\n")
         process.stdin.flush()
         late = threading.Event()

@@ -17,8 +17,8 @@ HINTS = (
     "terms: x, and x - mu, are used more than once.",
     "What was broadcast on the way forward is summed on the way back: scale (C,) meets N rows, so "
     "its cotangent is a sum over the rows. mu (N, 1) meets C columns.",
-    "The short form of dx has three terms inside one bracket, all times rstd. Two of them are means "
-    "over a row: of the cotangent of x_hat, and of that times x_hat.",
+    "The short form of dx has three terms inside one bracket, all times rstd. Two of them are "
+    "means over a row: of the cotangent of x_hat, and of that times x_hat.",
 )
 
 

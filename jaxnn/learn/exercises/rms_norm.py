@@ -15,8 +15,8 @@ OUTPUT = {"y": "(N, C)"}
 HINTS = (
     "x is used twice: in x_hat as it stands, and in the mean of its squares.",
     "The factor 1/sigma is one number per row, so its cotangent is a sum over the row.",
-    "The short form has two terms, both times rstd: the cotangent of x_hat, minus x_hat times a mean "
-    "over the row.",
+    "The short form has two terms, both times rstd: the cotangent of x_hat, minus x_hat times a "
+    "mean over the row.",
 )
 GRADES = ("easy", "fused", "memory")
 BUGS = (

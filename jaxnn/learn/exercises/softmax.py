@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from jaxnn.ops import softmax as library_softmax
 
-LESSON = "softmax"
+LESSON = "softmax_cross_entropy"
 INPUTS = {"x": "(N, C)"}
 OUTPUT = {"p": "(N, C)"}
 GRADES = ("easy", "fused", "memory")
@@ -17,8 +17,8 @@ HINTS = (
     "Each p of a row depends on every x of that row, because of the sum they are divided by: the "
     "cotangent of one x has a part from each p of its row.",
     "Of p = e / total the cotangent of total is a sum over the row, and has a minus sign.",
-    "All that the backward needs is p: in the short form, something that is one number for each row "
-    "is taken off dp, and the rest is multiplied by p.",
+    "All that the backward needs is p: in the short form, something that is one number for each "
+    "row is taken off dp, and the rest is multiplied by p.",
 )
 
 
