@@ -40,6 +40,7 @@ ROWS = (
     ("jaxnn.data", "jaxnn.text", "jaxnn.augment"),
     ("jaxnn.models",),
     ("jaxnn.train", "jaxnn.verify"),
+    ("jaxnn.learn",),
     ("jaxnn",),
     ("experiments",),
 )

@@ -1,7 +1,7 @@
 """Sphinx's settings for the site; `python -m jaxnn.learn.site` builds it."""
 
 import platform
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any
 
 import jaxnn
@@ -15,7 +15,7 @@ templates_path, html_static_path = ["_templates"], ["_static"]
 
 # Every cell runs at every build; one that fails, or writes to stderr, fails the build.
 nb_execution_mode = "force"
-nb_execution_raise_on_error = True
+nb_execution_raise_on_error = False  # a warning, which is an error, with its traceback
 nb_execution_timeout = 180
 nb_execution_in_temp = True
 nb_execution_show_tb = True
@@ -32,7 +32,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
-napoleon_use_rtype = False
+napoleon_use_rtype, napoleon_use_ivar = False, True
 add_module_names = False
 python_use_unqualified_type_names = True
 
@@ -49,7 +49,7 @@ pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-con
 VERIFIED_ON = ", ".join(
     [
         f"jaxnn {release}",
-        *(f"{name} {version(name)}" for name in ("jax", "jaxlib")),
+        *(f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib")),
         f"Python {platform.python_version()}",
     ]
 )
