@@ -1,1 +1,1 @@
-"""The site: lessons, reference and how-to pages, all of whose code runs when it is built."""
+"""The site: lessons whose code runs when it is built, how-to pages, and every function's documentation."""

@@ -1,21 +1,17 @@
-"""Build the site: python -m jaxnn.learn.site [--out FOLDER]."""
+"""Build the site: `python -m jaxnn.learn.site --out DIR`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from jaxnn.learn.site.build import build
+from jaxnn.learn.site.build import OUT, build
 
 
 def main() -> int:
-    """Build it, and say where it is."""
-    parser = argparse.ArgumentParser("python -m jaxnn.learn.site", description=build.__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/site"), help="folder for the pages")
-    try:
-        return build(parser.parse_args().out)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """Build it; return 0 if there was no warning and no cell failed."""
+    parser = argparse.ArgumentParser("python -m jaxnn.learn.site", description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"its folder (default: {OUT})")
+    return build(parser.parse_args().out)
 
 
 if __name__ == "__main__":

@@ -1,56 +1,95 @@
-"""Build the site: gather its sources, run all of their cells, write pages that need no network."""
+"""The site, built: its sources gathered in a folder, each cell of them run by Sphinx and MyST-NB."""
 
 import importlib.util
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import jaxnn
 from jaxnn.learn.site import reference
 
-HERE = Path(__file__).parent
-NEEDED = ("sphinx", "myst_nb", "furo", "sphinx_design", "latex2mathml", "ipykernel")
-# Pages of a clone, which an installed package has not: where they are, and what they are called.
-BENCHMARKS = ("README.md", "LOG.md", "cpu.png")
+OUT = Path("out/site")
+NEEDED = ("sphinx", "myst_nb", "furo", "sphinx_design", "latex2mathml", "ipykernel", "matplotlib")
+# What the folder of an earlier site has, and hardly anything else.
+SIGNS = ("index.html", "objects.inv", "searchindex.js")
+ROOT = Path(jaxnn.__file__).parents[1]
+# Pages of a clone that a wheel does not have.
+MEASURED = {"README.md": "speed.md", "LOG.md": "log.md"}
+# A kernel's: no network, nothing to say of its debugger; and no folder for what it compiles, so that
+# every build runs all that it shows.
+KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
-def build(out: Path) -> int:
-    """Build the site into a folder: every cell runs, and a warning is an error.
+def build(out: Path | str = OUT) -> int:
+    """Build the site; every code cell runs, and a warning is an error.
+
+    Args:
+        out: the folder for it. An earlier site there is replaced.
 
     Returns:
-        0, or Sphinx's exit status where a page is wrong.
-
-    Raises:
-        ValueError: a package that it needs is not installed.
+        0; 1 where a cell fails, a warning is given, or something is missing, which is said.
     """
+    out = Path(out).absolute()
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
-            f"the site is built by {', '.join(missing)}, not installed: pip install 'jaxnn[site]'"
-        )
-    from sphinx.cmd.build import build_main
+        print(f'The site needs {", ".join(missing)}: pip install "jaxnn[site]"', file=sys.stderr)
+        return 1
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not _is_site(out)):
+        print(f"{out} holds something that is no site; choose another --out", file=sys.stderr)
+        return 1
+    from ipykernel.kernelspec import write_kernel_spec
+    from sphinx.cmd.build import main
 
-    with tempfile.TemporaryDirectory() as scratch:
-        sources = Path(scratch) / "sources"
-        gather(sources)
-        options = ["-W", "--keep-going", "-q", "-j", "2", "-b", "html", "-c", str(HERE)]
-        doctrees = str(Path(scratch) / "doctrees")
-        status = int(build_main([*options, "-d", doctrees, str(sources), str(out)]))
-    if status == 0:
-        print(f"wrote {out / 'index.html'}")
+    with tempfile.TemporaryDirectory(prefix="jaxnn-site-") as folder:
+        made = Path(folder)
+        gather(made / "site")
+        # Cells run in this very Python, whatever kernels others have installed.
+        write_kernel_spec(made / "jupyter" / "kernels" / "python3")
+        os.environ.update(KERNEL)
+        _before("JUPYTER_PATH", made / "jupyter")
+        _before("PYTHONPATH", ROOT)
+        strict = ("-W", "--keep-going", "-q", "-j", str(min(4, max(2, os.cpu_count() or 1))))
+        status = main([*strict, "-b", "html", str(made / "site"), str(made / "html" / "out")])
+        if status == 0:
+            shutil.copytree(
+                made / "html" / "jupyter_execute",
+                made / "html" / "out" / "notebooks",
+                ignore=shutil.ignore_patterns("*.png", "*.svg", "*.txt"),
+            )
+            shutil.rmtree(made / "html" / "out" / ".doctrees", ignore_errors=True)
+            if out.exists():
+                shutil.rmtree(out)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(made / "html" / "out", out)
+            print(f"built: {out / 'index.html'}")
     return status
 
 
-def gather(sources: Path) -> None:
-    """Lay the pages out as Sphinx wants them: those written, and those made from docstrings."""
-    ignored = shutil.ignore_patterns("*.py", "__pycache__", "_static")
-    shutil.copytree(HERE, sources, ignore=ignored)
-    for lesson in (sources / "lessons").glob("*.md"):
-        with lesson.open("a") as file:
-            file.write(f"\n\nThis lesson as a notebook: {{nb-download}}`{lesson.stem}.ipynb`\n")
-    reference.write(sources / "reference")
-    benchmarks = Path(jaxnn.__file__).parents[1] / "experiments" / "benchmark"
-    if benchmarks.is_dir():
-        (sources / "benchmark").mkdir()
-        for name in BENCHMARKS:
-            shutil.copy(benchmarks / name, sources / "benchmark" / name)
+def gather(folder: Path) -> None:
+    """Copy the sources of all pages to a folder, and write those that are generated."""
+    here = Path(__file__).parent
+    shutil.copytree(here, folder, ignore=shutil.ignore_patterns("__pycache__", "__*__.py"))
+    reference.write(folder / "reference")
+    measured = ROOT / "experiments" / "benchmark"
+    if not (measured / "LOG.md").is_file():
+        shutil.rmtree(folder / "benchmarks")
+        return
+    for name, page in MEASURED.items():
+        text = (measured / name).read_text(encoding="utf-8")
+        for other, its_page in MEASURED.items():
+            text = text.replace(f"]({other})", f"]({its_page})")
+        (folder / "benchmarks" / page).write_text(text, encoding="utf-8")
+    for picture in measured.glob("*.png"):
+        shutil.copy(picture, folder / "benchmarks")
+
+
+def _is_site(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in SIGNS)
+
+
+def _before(variable: str, path: Path) -> None:
+    """Put a path before those that an environment variable has."""
+    rest = [os.environ[variable]] if os.environ.get(variable) else []
+    os.environ[variable] = os.pathsep.join([str(path), *rest])

@@ -1,70 +1,70 @@
-"""What Sphinx is told of the site."""
+"""Sphinx's settings for the site; `python -m jaxnn.learn.site` builds it."""
 
 import platform
-from importlib.metadata import version
+from importlib import metadata
 from typing import Any
 
-import jax
-from docutils import nodes
-from latex2mathml.converter import convert
-
 import jaxnn
-from jaxnn.learn.site import reference
+from jaxnn.learn.site import docstrings, mathml
 
-project = "jaxnn"
+project, author, copyright = "jaxnn", "the authors of jaxnn", "the authors of jaxnn"  # noqa: A001
 release = jaxnn.__version__
-html_title = "jaxnn"
-extensions = ["myst_nb", "sphinx_design", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-html_theme = "furo"
-html_static_path = ["_static"]
-html_css_files = ["jaxnn.css"]
-html_show_copyright = False
-html_show_sphinx = False
-html_copy_source = False
-html_show_sourcelink = False
-# What a search would quote is fetched page by page, which a browser forbids to pages on a disk.
-html_show_search_summary = False
-html_math_renderer = "mathml"
-nb_execution_mode = "force"
-nb_execution_raise_on_error = True
-nb_execution_timeout = 180
-nb_render_markdown_format = "myst"
-nb_code_prompt_show = "Show the code"
-nb_code_prompt_hide = "Hide the code"
-myst_enable_extensions = ["dollarmath", "colon_fence"]
-myst_heading_anchors = 3
-autodoc_member_order = "bysource"
-autodoc_typehints = "none"
-napoleon_use_rtype = False
-napoleon_use_ivar = True
-suppress_warnings = ["myst.xref_missing"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_design"]
+exclude_patterns = ["_templates"]
+templates_path, html_static_path = ["_templates"], ["_static"]
 
-VERSIONS = (
-    f"Every cell of this site ran, and every check in it held, with jaxnn {jaxnn.__version__}, "
-    f"jax {jax.__version__}, jaxlib {version('jaxlib')} and Python {platform.python_version()}."
+# Every cell runs at every build; one that fails, or writes to stderr, fails the build.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = False  # a warning, which is an error, with its traceback
+nb_execution_timeout = 180
+nb_execution_in_temp = True
+nb_execution_show_tb = True
+nb_output_stderr = "warn"
+nb_merge_streams = True
+nb_render_markdown_format = "myst"
+nb_number_source_lines = False
+myst_enable_extensions = ["dollarmath", "deflist", "attrs_inline"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_use_rtype, napoleon_use_ivar = False, True
+add_module_names = False
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_title = "jaxnn"
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_show_search_summary = False  # it would ask for files, which a page on a disk cannot
+html_copy_source, html_show_sourcelink = True, True
+html_show_sphinx = False
+html_last_updated_fmt = None
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
+
+VERIFIED_ON = ", ".join(
+    [
+        f"jaxnn {release}",
+        *(f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib")),
+        f"Python {platform.python_version()}",
+    ]
 )
 
 
-def _inline(writer: Any, node: nodes.Node) -> None:
-    writer.body.append(convert(node.astext()))
-    raise nodes.SkipNode
+def stamp(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Hand the templates the versions that a page was verified on, and its notebook's name."""
+    context["verified_on"] = VERIFIED_ON
+    executed = doctree is not None and page in getattr(app.env, "nb_metadata", {})
+    ran = executed and "exec_data" in app.env.nb_metadata[page]
+    context["notebook"] = f"notebooks/{page}.ipynb" if ran else None
 
 
-def _block(writer: Any, node: nodes.Node) -> None:
-    writer.body.append(f'<div class="equation">{convert(node.astext(), display="block")}</div>')
-    raise nodes.SkipNode
-
-
-def _stamp(_app: Any, _page: str, _template: str, context: dict[str, Any], _tree: Any) -> None:
-    """Say on a page what it was verified with."""
-    if "body" in context:
-        context["body"] += f'<p class="stamp">{VERSIONS}</p>'
-
-
-def setup(app: Any) -> dict[str, bool]:
-    """Have equations written as MathML, docstrings read as the house writes them."""
-    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
-    app.connect("autodoc-process-docstring", reference.process, priority=400)
-    app.connect("autodoc-skip-member", reference.skip_fields)
-    app.connect("html-page-context", _stamp)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+def setup(app: Any) -> None:
+    """Add the renderer of mathematics, the docstrings' hook and the stamp."""
+    app.add_html_math_renderer("mathml", (mathml.inline, None), (mathml.block, None))
+    app.connect("autodoc-process-docstring", docstrings.process, priority=400)
+    app.connect("html-page-context", stamp)

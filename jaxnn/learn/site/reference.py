@@ -1,96 +1,107 @@
-"""Pages of reference, one for each public module, from its docstrings."""
+"""Pages of every public module of jaxnn, made of the docstrings, for Sphinx's autodoc."""
 
 import importlib
+import inspect
 import pkgutil
-import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jaxnn
 from jaxnn.op import Op
 
-# What is public by itself; of the other packages it is every module, but doors and fast forms.
-ENTRANCES = (
-    *("jaxnn.op", "jaxnn.train", "jaxnn.verify", "jaxnn.learn"),
-    *("jaxnn.data", "jaxnn.text", "jaxnn.augment"),
-)
-PACKAGES = ("jaxnn.models", "jaxnn.ops")
-HEADINGS = ("Args", "Returns", "Raises", "Attributes", "Yields")
+# Their modules are commands or pages, not what one imports; doors and fast forms are reached by an op.
+LEFT_OUT = ("jaxnn.learn.site", "jaxnn.learn.exercises", "jaxnn.ops.fast")
+GROUPS = {
+    "jaxnn.ops": "Operations: a forward and, below it, its backward",
+    "jaxnn.models": "Models: `init_params`, `forward`, `loss`, `manual_grad`",
+    "jaxnn.verify": "The verifier",
+    "jaxnn.train": "Training",
+    "jaxnn.learn": "Lessons and exercises",
+    "jaxnn": "Everything else",
+}
 
 
-def modules() -> list[str]:
-    """Return the names of the modules that have a page."""
-    names = list(ENTRANCES)
-    for package in PACKAGES:
-        found = pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}.")
-        names += [m.name for m in found if not (m.ispkg or m.name.endswith("_doors"))]
-    return names
+def modules() -> Iterator[str]:
+    """The names of the modules that have a page."""
+    yield "jaxnn"
+    for module in pkgutil.walk_packages(jaxnn.__path__, "jaxnn."):
+        parts = module.name.split(".")
+        private = any(part.startswith("_") for part in parts) or parts[-1].endswith("_doors")
+        if not private and not module.name.startswith(LEFT_OUT):
+            yield module.name
 
 
-def write(folder: Path) -> None:
-    """Write a page for each module, and one that lists them."""
-    folder.mkdir()
-    names = modules()
-    for name in names:
-        (folder / f"{name}.md").write_text(page(name))
-    listed = "\n".join(names)
-    (folder / "index.md").write_text(
-        f"# Reference\n\njaxnn {jaxnn.__version__}, module by module.\n\n"
-        f"```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n"
-    )
+def members(module: ModuleType) -> list[tuple[str, Any]]:
+    """What is public in a module and defined there, in the order of its lines.
+
+    Of a package it is what it exports and defines itself; others are on their modules' pages.
+    """
+    found = []
+    for name, value in vars(module).items():
+        if name.startswith("_") or isinstance(value, ModuleType):
+            continue
+        if isinstance(value, Op):
+            own = getattr(value.plain.fwd, "__module__", None) == module.__name__
+        else:
+            own = getattr(value, "__module__", None) == module.__name__ and (
+                inspect.isclass(value) or inspect.isfunction(value)
+            )
+        if own:
+            found.append((name, value))
+    return found
 
 
 def page(name: str) -> str:
-    """Return a module's page: its ops, each with its two functions, then all its documentation."""
+    """Return the page of a module, as reStructuredText."""
     module = importlib.import_module(name)
-    ops = [(key, value) for key, value in vars(module).items() if isinstance(value, Op)]
-    lines = [
-        f"- `{key}` is `{op.plain.fwd.__name__}` with `{op.plain.bwd.__name__}`" for key, op in ops
+    lines = [name, "=" * len(name), "", f".. automodule:: {name}", "   :no-members:", ""]
+    for member, value in members(module):
+        lines += _of_op(name, member, value) if isinstance(value, Op) else _of(name, member, value)
+    return "\n".join(lines) + "\n"
+
+
+def _of(module: str, name: str, value: Any) -> list[str]:
+    if not inspect.isclass(value):
+        return [f".. autofunction:: {module}.{name}", ""]
+    return [f".. autoclass:: {module}.{name}", "   :members:", ""]
+
+
+def _of_op(module: str, name: str, op: Op[..., Any]) -> list[str]:
+    """An op: how it is called, and its two functions, which follow where they have names."""
+    pair = []
+    for function in op.plain:
+        own = str(getattr(function, "__name__", ""))
+        public = getattr(importlib.import_module(module), own, None) is function
+        pair.append(f":func:`~{module}.{own}`" if public else f"``{own}``")
+    forms = "" if op.fast is op.plain else " It has a fast form, which runs in its place."
+    return [
+        f".. py:function:: {module}.{name}{_signature(op)}",
+        "",
+        f"   An op, whose derivative is written by hand: forward {pair[0]}, backward {pair[1]}."
+        f"{forms}",
+        "",
     ]
-    listed = "\n".join(["The ops of this module:\n", *lines, ""]) if lines else ""
-    whole = "\n   :imported-members:" if hasattr(module, "__path__") else ""
-    return (
-        f"# {name}\n\n{listed}\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:{whole}\n```\n"
-    )
 
 
-def as_rst(lines: list[str]) -> list[str]:
-    """Return a docstring of the house as reStructuredText.
-
-    Words in single backticks are code, indented blocks after an empty line are formulas, and
-    characters with a meaning in reStructuredText mean themselves.
-    """
-    made: list[str] = []
-    section, literal = False, False
-    for number, line in enumerate(lines):
-        indent = len(line) - len(line.lstrip())
-        if line.strip() and indent == 0:
-            section, literal = line.strip().rstrip(":") in HEADINGS and line.endswith(":"), False
-        before = lines[number - 1] if number else ""
-        if not section and indent >= 4 and not before.strip() and not literal:
-            literal = True
-            made += ["::", ""]
-        made.append(line if literal else _escaped(line))
-    return made
+def _signature(op: Op[..., Any]) -> str:
+    """The op's arguments, without their types, which those of its forward have."""
+    parameters = op.__signature__.parameters.values()
+    bare = [each.replace(annotation=inspect.Parameter.empty) for each in parameters]
+    return str(inspect.Signature(bare))
 
 
-def _escaped(line: str) -> str:
-    """Return a line with its code in double backticks and all else taken as it stands."""
-    parts = re.split(r"(`[^`]+`)", line)
-    return "".join(
-        f"`{part}`" if part.startswith("`") and len(part) > 2 else _plain(part) for part in parts
-    )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"(?<=\w)_(?!\w)|[*|\\`]", lambda found: "\\" + found[0], text)
-
-
-def process(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: Any) -> None:
-    """Rewrite a docstring in place: what autodoc calls for each of them."""
-    lines[:] = as_rst(list(lines))
-
-
-def skip_fields(_app: Any, _what: str, _name: str, member: Any, skip: Any, _options: Any) -> Any:
-    """Leave out the fields of a NamedTuple, which its own documentation names."""
-    return True if type(member).__name__ == "_tuplegetter" else skip
+def write(folder: Path) -> None:
+    """Write a page for each module, and the list of them."""
+    folder.mkdir(exist_ok=True)
+    names = sorted(modules())
+    for name in names:
+        (folder / f"{name}.rst").write_text(page(name), encoding="utf-8")
+    lines = ["# Reference", "", "Every public function and class, from its docstring.", ""]
+    left = set(names)
+    for group, title in GROUPS.items():
+        own = sorted(name for name in left if name == group or name.startswith(f"{group}."))
+        left -= set(own)
+        lines += [f"## {title}", "", "```{toctree}", ":maxdepth: 1", "", *own, "```", ""]
+    (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
