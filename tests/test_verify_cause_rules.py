@@ -304,3 +304,13 @@ def test_each_of_the_entries_that_tie_given_the_whole():
         rule(lambda x: x.max(-1), lambda x, y, dy: dy[:, None] * (x == y[:, None])), x
     )
     assert diagnosis.text.startswith("2 times the right one")
+
+
+def test_a_cotangent_left_out_is_told_from_a_mask_left_out():
+    words = "the other factor is taken as 1 in the product of an output and its cotangent"
+    without = rule(jnp.tanh, lambda x, y, dy: 1 - y**2)
+    assert verify.rule(without, X).leaves[0].diagnosis.text == words
+    mask = jnp.where(X > 0.3, 1.0, 0.0)
+    ignored = rule(lambda x: jnp.tanh(x) * mask, lambda x, y, dy: dy * (1 - jnp.tanh(x) ** 2))
+    text = verify.rule(ignored, X).leaves[0].diagnosis.text
+    assert text.startswith("the other factor is taken as 1 in mul (test_verify_cause_rules.py")

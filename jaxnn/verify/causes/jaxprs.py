@@ -22,6 +22,7 @@ On = Callable[[str, str, int | None], Any]
 # Mistakes: the cause and words of each, and what is wrong.
 Wrong = Iterable[tuple[str, str, Any]]
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
+_VERIFIER = str(Path(__file__).parents[1])
 _JAX = str(Path(jax.__file__).parent)
 
 
@@ -123,8 +124,12 @@ def words_of(eqn: JaxprEqn, outer: str) -> str:
     if outer:
         return f"{name} in {outer}"
     traceback: Any = eqn.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        if not frame.file_name.startswith((_JAX, str(Path(__file__).parents[1]))):
+    frames = [f for f in traceback.frames if not f.file_name.startswith(_JAX)] if traceback else []
+    ours = [frame for frame in frames if frame.file_name.startswith(_VERIFIER)]
+    if name == "mul" and ours[:1] == frames[:1] != []:
+        return "the product of an output and its cotangent"
+    for frame in frames:
+        if frame not in ours:
             return f"{name} ({Path(frame.file_name).name}:{frame.line_num})"
     return name
 

@@ -112,7 +112,8 @@ def mistaken(
     slope = linear(_other_tangents(eqn, tangents, alive, on))
     if nonlinear or masked:
         s = tangents[j]
-        words = "the derivative is taken as 1 in" if nonlinear else "the mask is ignored in"
+        ignored = "the other factor is taken as 1 in" if weighted else "the mask is ignored in"
+        words = "the derivative is taken as 1 in" if nonlinear else ignored
         left_out = on("derivative left out" if nonlinear else "mask", words, None)
         if masked and step is not None:
             words = "the mask is ignored in the first step, in"
