@@ -17,8 +17,8 @@ SIGNS = ("index.html", "objects.inv", "searchindex.js")
 ROOT = Path(jaxnn.__file__).parents[1]
 # Pages of a clone that a wheel does not have.
 MEASURED = {"README.md": "speed.md", "LOG.md": "log.md"}
-# A kernel's: no network, nothing to say of its debugger; and no folder for what it compiles, so that
-# every build runs all that it shows.
+# A kernel's: no network, nothing to say of its debugger; and what it compiles
+# is in no folder, so that every build runs all that it shows.
 KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 

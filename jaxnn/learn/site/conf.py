@@ -11,6 +11,8 @@ project, author, copyright = "jaxnn", "the authors of jaxnn", "the authors of ja
 release = jaxnn.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_design"]
 exclude_patterns = ["_templates"]
+# Pages that a wheel lacks are in no list.
+suppress_warnings = ["toc.empty_glob"]
 templates_path, html_static_path = ["_templates"], ["_static"]
 
 # Every cell runs at every build; one that fails, or writes to stderr, fails the build.
