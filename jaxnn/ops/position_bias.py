@@ -1,8 +1,8 @@
 """Biases of attention by how far a key is from its query: learned by buckets, or falling linearly.
 
-relative_position_bias   bias_hij = table[b(j - i), h]     dtable[b, h] = sum of dbias_hij over all
-                                                           i, j with b(j - i) = b
-alibi_bias               bias_hij = -m_h |j - i|
+    relative_position_bias   bias_hij = table[b(j - i), h]     dtable[b, h] = sum of dbias_hij over all
+                                                               i, j with b(j - i) = b
+    alibi_bias               bias_hij = -m_h |j - i|
 
 Both are for `attention`'s `bias`; as there, the queries are the last of the keys' positions.
 """
