@@ -1,1 +1,1 @@
-"""The site: lessons whose code runs when it is built, how-to pages, and every function's documentation."""
+"""The site: lessons whose code runs when it is built, how-to pages, and a reference."""

@@ -1,4 +1,4 @@
-"""The site, built: its sources gathered in a folder, each cell of them run by Sphinx and MyST-NB."""
+"""The site, built: its sources gathered in a folder, each cell run by Sphinx and MyST-NB."""
 
 import importlib.util
 import os
@@ -17,8 +17,8 @@ SIGNS = ("index.html", "objects.inv", "searchindex.js")
 ROOT = Path(jaxnn.__file__).parents[1]
 # Pages of a clone that a wheel does not have.
 MEASURED = {"README.md": "speed.md", "LOG.md": "log.md"}
-# A kernel's: no network, nothing to say of its debugger; and no folder for what it compiles, so that
-# every build runs all that it shows.
+# A kernel's: no network, nothing to say of its debugger; and what it compiles
+# is in no folder, so that every build runs all that it shows.
 KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
@@ -64,7 +64,7 @@ def build(out: Path | str = OUT) -> int:
             out.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(made / "html" / "out", out)
             print(f"built: {out / 'index.html'}")
-    return status
+    return int(status)
 
 
 def gather(folder: Path) -> None:

@@ -11,15 +11,17 @@ project, author, copyright = "jaxnn", "the authors of jaxnn", "the authors of ja
 release = jaxnn.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_design"]
 exclude_patterns = ["_templates"]
+# Pages that a wheel lacks are in no list.
+suppress_warnings = ["toc.empty_glob"]
 templates_path, html_static_path = ["_templates"], ["_static"]
 
-# Every cell runs at every build; one that fails, or writes to stderr, fails the build.
+# Every cell runs at every build; one that fails, fails the build.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = False  # a warning, which is an error, with its traceback
 nb_execution_timeout = 180
 nb_execution_in_temp = True
 nb_execution_show_tb = True
-nb_output_stderr = "warn"
+nb_output_stderr = "remove"  # progress bars
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_number_source_lines = False

@@ -11,7 +11,7 @@ from typing import Any
 import jaxnn
 from jaxnn.op import Op
 
-# Their modules are commands or pages, not what one imports; doors and fast forms are reached by an op.
+# Commands and pages, which one does not import; fast forms are reached by an op.
 LEFT_OUT = ("jaxnn.learn.site", "jaxnn.learn.exercises", "jaxnn.ops.fast")
 GROUPS = {
     "jaxnn.ops": "Operations: a forward and, below it, its backward",

@@ -1,0 +1,98 @@
+"""Every exercise: its forward is the library's op, its solutions are right, its bugs are wrong."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.learn import Lines, exercise, start
+from jaxnn.learn.points import lifted
+from jaxnn.learn.student import read
+from jaxnn.learn import grade
+
+NAMES = exercise.names()
+
+
+def point(found):
+    """The exercise's example in float64, and a random cotangent of its output."""
+    inputs = lifted(found.module.example(jax.random.key(1)))
+    out = found.module.forward(*inputs)
+    return inputs, jax.random.normal(jax.random.key(2), jnp.shape(out), jnp.float64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exercise_and_its_solutions_are_right(name):
+    found = exercise.find(name)
+    with jax.enable_x64(True):
+        inputs, dout = point(found)
+        np.testing.assert_allclose(
+            found.module.forward(*inputs), found.module.library(*inputs), rtol=1e-10, atol=1e-12
+        )
+        out, saved = found.function("fwd")(*inputs)
+        np.testing.assert_allclose(out, found.module.forward(*inputs), rtol=1e-10, atol=1e-12)
+        cotangents = found.function("bwd")(saved, dout)
+        assert len(cotangents) == len(inputs) == len(found.inputs)
+        floating = [i for i, x in enumerate(inputs) if _floating(x)]
+        assert all(cotangents[i] is None for i in range(len(inputs)) if i not in floating)
+
+        def weighted(given):
+            full = list(inputs)
+            for i, x in zip(floating, given, strict=True):
+                full[i] = x
+            return (found.module.forward(*full) * dout).sum()
+
+        wanted = jax.grad(weighted)([inputs[i] for i in floating])
+        for i, by_autodiff in zip(floating, wanted, strict=True):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11),
+                cotangents[i],
+                by_autodiff,
+            )
+
+
+def _floating(x):
+    return all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(x))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "easy" in exercise.find(n).grades])
+def test_its_steps_are_autodiff_s_line_by_line(name):
+    found = exercise.find(name)
+    with jax.enable_x64(True):
+        inputs, dout = point(found)
+        lines = Lines(found.module.forward, *inputs, dout=dout)
+        steps = found.module.steps(*lines, lines.dout)
+        for key, value in steps.items():
+            wanted = lines.cotangent(key)
+            np.testing.assert_allclose(value, wanted, rtol=1e-9, atol=1e-11, err_msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_start_writes_is_read_and_is_not_done_yet(name, tmp_path):
+    found = exercise.find(name)
+    assert len(found.module.HINTS) >= 2
+    assert all(old in inspect.getsource(found.function("bwd")) for old, _, _ in found.module.BUGS)
+    for which in found.grades:
+        if which == "bug":
+            continue
+        file = tmp_path / f"{name}_{which}.py"
+        file.write_text(start.sheet(found, which))
+        result = grade.graded(read(str(file)), 20.0)
+        assert result.kind != "right", which
+
+
+def test_a_right_and_a_wrong_backward_are_told_apart(tmp_path):
+    found = exercise.find("layer_norm")
+    file = tmp_path / "layer_norm.py"
+    source = "import jax\nimport jax.numpy as jnp\nfrom jax import Array, lax\n"
+    source += 'EXERCISE, GRADE = "layer_norm", "fused"\n'
+    source += inspect.getsource(found.function("fwd")) + inspect.getsource(found.function("bwd"))
+    file.write_text(source)
+    assert "layer_norm (fused): right" in str(grade.graded(read(str(file)), 20.0))
+    for old, new, _ in found.module.BUGS:
+        assert old in source
+        file.write_text(source.replace(old, new))
+        said = str(grade.graded(read(str(file)), 20.0))
+        assert "wrong" in said
+        assert "likely cause" in said

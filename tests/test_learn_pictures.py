@@ -1,0 +1,70 @@
+"""Pictures of lessons: what is drawn are the numbers, in words too, whatever they are."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.learn import Lines
+from jaxnn.learn.pictures import flow, ladder, memory
+from jaxnn.learn.pictures.grids import NEGATIVE, POSITIVE, grid
+
+
+def _drawn(html):
+    return [float(n) for n in re.findall(r"<title>\[[^]]*\] ([^<]+)</title>", html)]
+
+
+def _forward(x, w):
+    s = x @ w
+    y = jnp.tanh(s) * s
+    return y  # noqa: RET504
+
+
+def test_a_flow_draws_every_value_and_beside_it_autodiffs_cotangent():
+    x = jax.random.normal(jax.random.key(1), (2, 3))
+    lines = Lines(_forward, x, x.T @ x[:, ::-1][:, :2])
+    wanted = [a for n in lines.names for a in (lines[n], lines.cotangent(n))]
+    html = flow(lines)._repr_html_()
+    np.testing.assert_allclose(
+        _drawn(html), np.concatenate([np.ravel(a) for a in wanted]), rtol=1e-5
+    )
+    assert "<details>" in html
+    assert "tabindex" in html
+    assert "s = x @ w" in repr(flow(lines, ["s"]))
+
+
+def test_the_colour_of_a_cell_is_its_sign_and_a_name_is_escaped():
+    html = grid("a<b", jnp.array([2.0, -2.0]))
+    assert html.index(POSITIVE) < html.index(NEGATIVE)
+    assert "a<b" not in html
+    assert "a&lt;b" in html
+
+
+def test_what_is_not_finite_is_drawn_with_a_dashed_edge():
+    html = grid("x", jnp.array([jnp.nan, jnp.inf, 1.0]))
+    assert html.count("stroke-dasharray") == 2
+    assert "largest 1" in html
+
+
+def test_of_what_is_large_the_beginning_is_drawn_and_said():
+    html = grid("x", jnp.ones((9, 20)))
+    assert len(_drawn(html)) == 64
+    assert "its beginning" in html
+
+
+def test_memory_rises_and_falls_by_what_each_layer_keeps():
+    (curve,) = memory({"by hand": [3, 4]}).curves
+    assert [y for _, y in curve.points[::2]] == [0, 3, 7, 3, 0]
+    with pytest.raises(ValueError, match="as many in each way"):
+        memory({"a": [1], "b": [1, 2]})
+
+
+def test_the_ladder_falls_with_the_square_of_the_step():
+    with jax.enable_x64(True):
+        x = jnp.array([0.3, -0.7])
+        points = dict(ladder(lambda x: jnp.exp(x).sum(), x).curves[0].points)
+        assert 90 < points[0.1] / points[0.01] < 110
+        with pytest.raises(ValueError, match="float64"):
+            ladder(jnp.sum, x.astype(jnp.float32))
