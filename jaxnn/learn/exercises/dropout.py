@@ -14,8 +14,8 @@ OUTPUT = {"y": "(N, C)"}
 HINTS = (
     "The mask is given: for a fixed mask each entry of y is a number times the same entry of x.",
     "An entry that was dropped has no influence on y, so its cotangent is 0.",
-    "Whatever stays was divided by 0.7 on the way forward, and its cotangent is too. The mask is of "
-    "booleans: return None for it.",
+    "Whatever stays was divided by 0.7 on the way forward, and its cotangent is too. The mask has "
+    "none: return None for it.",
 )
 GRADES = ("easy", "fused", "memory")
 BUGS = (
