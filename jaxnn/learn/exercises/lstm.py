@@ -48,7 +48,8 @@ def lstm_fwd(
     """Run over all steps; saved are the inputs and, of each step, what it began with and gates."""
     size = len(params["w_h"])
     h = c = jnp.zeros((len(x), size), x.dtype)
-    states, steps = [], []
+    states: list[Array] = []
+    steps: list[tuple[Array, ...]] = []
     for t in range(x.shape[1]):
         a = x[:, t] @ params["w_x"] + h @ params["w_h"] + params["b"]
         a_i, a_f, a_g, a_o = jnp.split(a, 4, -1)
