@@ -172,7 +172,10 @@ def circle(graph):
 
 
 # The folders with a README that lists what is in them; each file is in the list nearest to it.
-LISTED = ("jaxnn", "jaxnn/train", "jaxnn/verify", "experiments", "experiments/benchmark", "tests")
+LISTED = (
+    *("jaxnn", "jaxnn/learn", "jaxnn/train", "jaxnn/verify"),
+    *("experiments", "experiments/benchmark", "tests"),
+)
 
 
 def tree(folder):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.learn import Lines, exercise, grade, start
+from jaxnn.learn import Lines, check, exercise, grade, start
 from jaxnn.learn.points import lifted
 from jaxnn.learn.student import read
 
@@ -91,3 +91,32 @@ def test_a_right_and_a_wrong_backward_are_told_apart(tmp_path):
         said = str(grade.graded(read(str(file))))
         assert "wrong" in said
         assert "likely cause" in said
+
+
+def softmax_bwd(p, dp):
+    return (p * (dp - (dp * p).sum(-1, keepdims=True)),)
+
+
+def test_functions_are_graded_as_they_stand_in_a_notebook():
+    assert check(softmax_bwd)
+    mine = softmax_bwd
+    assert check(lambda p, dp: mine(p, dp), exercise="softmax")
+    wrong = check(lambda p, dp: (p * dp,), exercise="softmax")
+    assert not wrong
+    assert "likely cause" in str(wrong)
+    assert "dx" in wrong._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ((), TypeError, "give it your backward"),
+        ((3,), TypeError, "give it your backward"),
+        ((point,), ValueError, "do not tell the exercise"),
+    ],
+)
+def test_what_is_no_work_is_refused_in_a_notebook(given, error, said):
+    with pytest.raises(error, match=said):
+        check(*given)
+    with pytest.raises(ValueError, match="layer_nom"):
+        check(softmax_bwd, exercise="layer_nom")

@@ -8,12 +8,14 @@ typesets a derivation from the expressions that it evaluates; `same` compares; `
 from jaxnn.learn.compare import WrongStep, same
 from jaxnn.learn.derive import derive
 from jaxnn.learn.lines import Lines
+from jaxnn.learn.notebook import check
 from jaxnn.learn.pictures import flow, ladder, memory
 from jaxnn.learn.shown import saved, show_source
 
 __all__ = [
     "Lines",
     "WrongStep",
+    "check",
     "derive",
     "flow",
     "ladder",
