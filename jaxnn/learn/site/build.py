@@ -72,10 +72,11 @@ def gather(folder: Path) -> None:
     here = Path(__file__).parent
     shutil.copytree(here, folder, ignore=shutil.ignore_patterns("__pycache__", "__*__.py"))
     reference.write(folder / "reference")
-    measured = ROOT / "experiments" / "benchmark"
-    if not (measured / "LOG.md").is_file():
+    log = next(ROOT.glob("*/benchmark/LOG.md"), None)
+    if log is None:
         shutil.rmtree(folder / "benchmarks")
         return
+    measured = log.parent
     for name, page in MEASURED.items():
         text = (measured / name).read_text(encoding="utf-8")
         for other, its_page in MEASURED.items():
