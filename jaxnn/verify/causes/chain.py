@@ -1,9 +1,9 @@
 """Find which op of a wrong gradient is wrong, or whether the chain between the ops is.
 
-manual_grad, watched  ->  every op.fwd(...) and op.bwd(...), with the values that flowed
-each rule             ->  bwd(residuals, dout) against jax.vjp of its fwd, at that dout
-the chain             ->  each dout against the loss's derivative in that op's result:
-                          d/d eps of the loss with eps = 0 added to every result
+    manual_grad, watched  ->  every op.fwd(...) and op.bwd(...), with the values that flowed
+    each rule             ->  bwd(residuals, dout) against jax.vjp of its fwd, at that dout
+    the chain             ->  each dout against the loss's derivative in that op's result:
+                              d/d eps of the loss with eps = 0 added to every result
 """
 
 import inspect
