@@ -4,6 +4,8 @@
     each rule             ->  bwd(residuals, dout) against jax.vjp of its fwd, at that dout
     the chain             ->  each dout against the loss's derivative in that op's result:
                               d/d eps of the loss with eps = 0 added to every result
+
+The first of them in backward order that is off is where the gradient begins to be wrong.
 """
 
 import inspect
