@@ -11,7 +11,7 @@ GREEK = {
 }
 ACCENTS = {"hat": "hat", "bar": "bar", "tilde": "tilde"}
 # How closely parts hold together: what is looser than its surroundings gets brackets.
-COMPARISON, SUM, REDUCED, NEGATIVE, PRODUCT, POWER, ATOM = range(7)
+SUM, REDUCED, NEGATIVE, PRODUCT, POWER, ATOM = range(6)
 COMPARED: dict[type[ast.cmpop], str] = {
     ast.Gt: ">",
     ast.GtE: r"\ge",

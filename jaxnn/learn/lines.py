@@ -107,12 +107,11 @@ class Lines:
             self._cotangents[name] = self._differentiated(name)
         return self._cotangents[name]
 
-    def without(self, name: str, used_in: int) -> "Callable[[Any], Any]":
-        """Return <dout, out> as a function of a name's value, one line below not seeing it change.
-
-        The gradient of this is the cotangent with one path left out.
-        """
-        return functools.partial(self._loss, name, cut=used_in)
+    def run_line(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Run one line on values by name, and return what it gives, by name."""
+        scope = {**self._globals, **self._outside, **values}
+        exec(self._code[number], scope)
+        return {name: scope[name] for name in self.lines[number].gives}
 
     def check(self, *, zero: str = "", **cotangents: Any) -> "Checked":
         """Hold cotangents, given by name, to autodiff's: value to rounding, shape and dtype.
@@ -142,24 +141,20 @@ class Lines:
         if name not in self._values:
             raise KeyError(f"the forward gives no {name!r}; its names are {', '.join(self.names)}")
 
-    def _run(self, start: int, values: dict[str, Any], frozen: Any = None) -> dict[str, Any]:
-        """Run the lines from one on, and return all values; `frozen` is (line, name, value)."""
+    def _run(self, start: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Run the lines from one on, and return all values."""
         values = dict(values)
         for number in range(start, len(self.lines)):
-            seen = {**values, frozen[1]: frozen[2]} if frozen and number == frozen[0] else values
-            scope = {**self._globals, **self._outside, **seen}
-            exec(self._code[number], scope)
-            values.update({name: scope[name] for name in self.lines[number].gives})
+            values |= self.run_line(number, values)
         return values
 
-    def _loss(self, name: str, value: Any, cut: int | None = None) -> Any:
+    def _loss(self, name: str, value: Any) -> Any:
         """<dout, out> where a name has another value, and what was before it the one it had."""
         given = [i for i, line in enumerate(self.lines) if name in line.gives]
         start = given[0] + 1 if given else 0
         known = (*self.inputs, *(n for line in self.lines[:start] for n in line.gives))
         values = {n: self._values[n] for n in known}
-        frozen = None if cut is None else (cut, name, self._values[name])
-        out = self._run(start, {**values, name: value}, frozen)[self.result]
+        out = self._run(start, {**values, name: value})[self.result]
         return (out * self.dout).sum()
 
     def _differentiated(self, name: str) -> Any:

@@ -1,8 +1,7 @@
 """Points at which a student's functions are asked: inputs in float64, and what is right there."""
 
 import contextlib
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -111,12 +110,6 @@ def named(name: str, tree: Any) -> dict[str, Any]:
         f"{name}{jax.tree_util.keystr(path)}": leaf if leaf is None else np.asarray(leaf)
         for path, leaf in pairs
     }
-
-
-def settings_of(function: Callable[..., Any]) -> set[str]:
-    """Return the names of a function's keyword-only arguments."""
-    kinds = inspect.signature(function).parameters.values()
-    return {p.name for p in kinds if p.kind is p.KEYWORD_ONLY}
 
 
 def close(a: Leaf, b: Leaf, exact: float = EXACT) -> bool:
