@@ -11,7 +11,6 @@ Exit status: 0 right, 1 wrong or not done, 2 usage.
 """
 
 import argparse
-import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -203,11 +202,9 @@ def _solution(options: Any) -> int:
 
 def _site(rest: Sequence[str]) -> int:
     """Build the site."""
-    try:
-        build = importlib.import_module("jaxnn.learn.site.build")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the site cannot be built: {error}") from error
-    return int(build.main(list(rest)) or 0)
+    from jaxnn.learn.site.__main__ import main as build
+
+    return build(rest)
 
 
 if __name__ == "__main__":
