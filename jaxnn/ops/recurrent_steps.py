@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import product, widen
+from jaxnn.numerics import over_rows, product, widen
 from jaxnn.ops.recurrent_parts import CellState, Recurrent
+from jaxnn.varying import vary_with
 
 Output = tuple[Array, CellState]
 Gates = tuple[Array, ...]
@@ -55,7 +56,8 @@ def steps_fwd(
         return _where(real, after, before), _rounded((last, gates), x)
 
     xs = product(x, params.w_x), real, kept
-    final, (befores, gates) = lax.scan(walk, jax.tree.map(widen, state), xs, reverse=reverse)
+    first = vary_with(jax.tree.map(widen, state), xs, params)
+    final, (befores, gates) = lax.scan(walk, first, xs, reverse=reverse)
     final = _rounded(final, x)
     h = [final.h[None], befores.h[:-1]] if reverse else [befores.h[1:], final.h[None]]
     y = _where(real, jnp.concatenate(h)).swapaxes(0, 1)
@@ -88,19 +90,15 @@ def steps_bwd(
         return dbefore, _where(real, _rounded(stacked, x))
 
     xs = dy, gates, befores, real, kept
-    dstate, stacked = lax.scan(walk, jax.tree.map(widen, dfinal), xs, reverse=not reverse)
+    last = vary_with(jax.tree.map(widen, dfinal), xs, saved.params)
+    dstate, stacked = lax.scan(walk, last, xs, reverse=not reverse)
     return stacked, _rounded(dstate, x)
 
 
 def inputs_bwd(saved: RecurrentResiduals, da: Array) -> tuple[Array, Array, Array]:
     """Return dw_x = sum of x_t^T da_t, db = sum of da_t, and dx = da w_x^T (N, T, D)."""
     dx = (da @ saved.params.w_x.T).swapaxes(0, 1)
-    return weights_bwd(saved.x, da), da.sum((0, 1)), dx
-
-
-def weights_bwd(h: Array, da: Array) -> Array:
-    """Return dw = sum of h_t^T da_t over the steps of all examples, where a_t = h_t w."""
-    return lax.collapse(h, 0, 2).T @ lax.collapse(da, 0, 2)
+    return over_rows(saved.x, da), da.sum((0, 1)), dx
 
 
 def _rounded(tree: Any, like: Array) -> Any:
