@@ -37,7 +37,7 @@ def vary_with(tree: Any, *others: Any) -> Any:
 
 
 def cotangent_of(like: Any, cotangent: Any) -> Any:
-    """Return an input's cotangent as the input varies: summed over the axes along which it does not.
+    """Return an input's cotangent, summed over the axes along which the input does not vary.
 
     The input was handed to every device, so that what comes back from them is added up.
     """
