@@ -279,6 +279,8 @@ def check_finite(name: str, values: Any) -> None:
     Raises:
         ValueError: some value is not finite; the message gives the first one's index.
     """
+    if not is_seen(values):
+        return
     values = np.asarray(values)
     finite = np.isfinite(values)
     if not finite.all():
@@ -493,8 +495,7 @@ def check_inputs(inputs: Any, dtype: Any, *shapes: tuple[int, ...]) -> None:
             f"inputs have shape {inputs.shape}; they must be {allowed}: check the size, add a "
             "batch dimension with x[None], or configure the model for it"
         )
-    if is_seen(inputs):
-        check_finite("inputs", inputs)
+    check_finite("inputs", inputs)
 
 
 def check_tokens(name: str, tokens: Any, vocabulary: int) -> None:
