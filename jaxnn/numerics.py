@@ -52,15 +52,6 @@ def product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, preferred_element_type=np.promote_types(a.dtype, np.float32))
 
 
-def over_rows(x: Array, dy: Array) -> Array:
-    """Return x^T dy (I, O) of x (..., I) and dy (..., O): a sum over all rows, in leading axes.
-
-    The axes are not merged first: where they are spread over devices, that would gather them.
-    """
-    rows = tuple(range(x.ndim - 1))
-    return jnp.tensordot(x, dy, (rows, rows))
-
-
 def divide(a: Array, b: Array) -> Array:
     """Return a / b, and 0 where b is 0: a sum over nothing has a mean of 0 here, not NaN.
 

@@ -17,7 +17,7 @@ from functools import partial
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import over_rows, product, widen
+from jaxnn.numerics import product, widen
 from jaxnn.op import Op
 from jaxnn.ops.recurrent_doors import check_recurrent
 from jaxnn.ops.recurrent_parts import CellState, Recurrent, example
@@ -29,6 +29,7 @@ from jaxnn.ops.recurrent_steps import (
     inputs_bwd,
     steps_bwd,
     steps_fwd,
+    weights_bwd,
 )
 
 
@@ -106,10 +107,10 @@ def gru_bwd(
     h, r, da_rz, da_n = saved.befores.h, saved.gates[0], da[..., :-size], da[..., -size:]
     if reset_after:
         dq = widen(r) * widen(da_n)
-        dw_h = over_rows(h, jnp.concatenate([da_rz, dq.astype(dtype)], -1))
+        dw_h = weights_bwd(h, jnp.concatenate([da_rz, dq.astype(dtype)], -1))
     else:
         dq = widen(da_n)
-        dw_h = jnp.concatenate([over_rows(h, da_rz), over_rows(r * h, da_n)], -1)
+        dw_h = jnp.concatenate([weights_bwd(h, da_rz), weights_bwd(r * h, da_n)], -1)
     return Recurrent(dw_x, dw_h, db, dq.sum((0, 1)).astype(dtype)), dstate, dx, None
 
 

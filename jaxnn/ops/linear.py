@@ -8,6 +8,7 @@ Each saves its inputs, which are there already: no extra bytes. Nothing is recom
 float32 or wider, and rounded once.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn.checks import check_integers, check_kind, check_one_dtype, check_range, check_shapes
-from jaxnn.numerics import over_rows, product, widen
+from jaxnn.numerics import product, widen
 from jaxnn.op import Op
 
 
@@ -55,8 +56,11 @@ def linear_fwd(params: Linear, x: Array) -> tuple[Array, LinearResiduals]:
 def linear_bwd(residuals: LinearResiduals, dy: Array) -> tuple[Linear, Array]:
     """Return dw = x^T dy and db = sum dy, over all leading axes, and dx = dy w^T."""
     (w, b), x = residuals
-    db = None if b is None else dy.sum(range(dy.ndim - 1))
-    return Linear(over_rows(x, dy), db), dy @ w.T
+    n = math.prod(dy.shape[:-1])  # -1 would not do where a layer has no features
+    rows_x, rows_dy = x.reshape(n, w.shape[0]), dy.reshape(n, w.shape[1])
+    dw = rows_x.T @ rows_dy
+    db = None if b is None else rows_dy.sum(0)
+    return Linear(dw, db), dy @ w.T
 
 
 class Embedding(NamedTuple):
@@ -134,7 +138,9 @@ def unembed_fwd(params: Embedding, x: Array) -> tuple[Array, UnembedResiduals]:
 def unembed_bwd(residuals: UnembedResiduals, dy: Array) -> tuple[Embedding, Array]:
     """Return dtable = dy^T x over all leading axes, and dx = dy table."""
     table, x = residuals
-    return Embedding(over_rows(dy, x)), dy @ table
+    vocabulary, features = table.shape
+    dtable = dy.reshape(-1, vocabulary).T @ x.reshape(-1, features)
+    return Embedding(dtable), dy @ table
 
 
 def _check_linear(params: Linear, x: Array) -> None:

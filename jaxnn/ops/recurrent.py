@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import over_rows, product, widen
+from jaxnn.numerics import product, widen
 from jaxnn.op import Op
 from jaxnn.ops.recurrent_doors import check_recurrent
 from jaxnn.ops.recurrent_parts import CellState, Recurrent, example
@@ -37,6 +37,7 @@ from jaxnn.ops.recurrent_steps import (
     inputs_bwd,
     steps_bwd,
     steps_fwd,
+    weights_bwd,
 )
 
 
@@ -101,7 +102,7 @@ def rnn_bwd(
 
     da, dstate = steps_bwd(step, saved, dout, reverse, truncate)
     dw_x, db, dx = inputs_bwd(saved, da)
-    return Recurrent(dw_x, over_rows(saved.befores.h, da), db), dstate, dx, None
+    return Recurrent(dw_x, weights_bwd(saved.befores.h, da), db), dstate, dx, None
 
 
 def lstm_fwd(
@@ -161,8 +162,8 @@ def lstm_bwd(
     if w_hr is not None:
         i, f, g, o = map(widen, saved.gates)
         m = o * jnp.tanh(f * widen(saved.befores.c) + i * g)
-        dw_hr = over_rows(m.astype(w_hr.dtype), dh[0])
-    dw_h = over_rows(saved.befores.h, da)
+        dw_hr = weights_bwd(m.astype(w_hr.dtype), dh[0])
+    dw_h = weights_bwd(saved.befores.h, da)
     return Recurrent(dw_x, dw_h, db, w_hr=dw_hr), dstate, dx, None
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import over_rows, product, widen
+from jaxnn.numerics import product, widen
 from jaxnn.ops.recurrent_parts import CellState, Recurrent
 from jaxnn.varying import vary_with
 
@@ -98,7 +98,16 @@ def steps_bwd(
 def inputs_bwd(saved: RecurrentResiduals, da: Array) -> tuple[Array, Array, Array]:
     """Return dw_x = sum of x_t^T da_t, db = sum of da_t, and dx = da w_x^T (N, T, D)."""
     dx = (da @ saved.params.w_x.T).swapaxes(0, 1)
-    return over_rows(saved.x, da), da.sum((0, 1)), dx
+    return weights_bwd(saved.x, da), da.sum((0, 1)), dx
+
+
+def weights_bwd(h: Array, da: Array) -> Array:
+    """Return dw = sum of h_t^T da_t over the steps of all examples, where a_t = h_t w.
+
+    Steps and examples are not merged into one axis first: where the examples are spread over
+    devices, all of them would be gathered on each.
+    """
+    return jnp.tensordot(h, da, ((0, 1), (0, 1)))
 
 
 def _rounded(tree: Any, like: Array) -> Any:
