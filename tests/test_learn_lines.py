@@ -56,6 +56,23 @@ def test_cotangents_sum_all_paths(lines):
     np.testing.assert_allclose(lines.cotangent("y"), dy)
 
 
+def test_all_cotangents_at_once_are_those_of_each():
+    def with_integers(x, places, w):
+        hidden = jnp.where(places > 1, x, -jnp.inf)
+        p = jax.nn.softmax(hidden)
+        both = {"a": p, "b": w * 2}
+        y = both["a"] * both["b"] + x
+        return y  # noqa: RET504
+
+    rng = np.random.default_rng(1)
+    given = rng.normal(size=(3, 4)), np.array([2, 0, 3, 2]), rng.normal(size=4)
+    together, alone = Lines(with_integers, *given), Lines(with_integers, *given)
+    found = together.cotangents()
+    assert found.keys() == {"x", "hidden", "w", "p", "both", "y"}
+    for name, cotangent in found.items():
+        same(cotangent, alone.cotangent(name), name)
+
+
 def test_check_passes_what_is_right_and_shows_it(lines):
     said = repr(lines.check(x=lines.cotangent("a") @ lines.w.T, squared=lines.cotangent("squared")))
     assert said.splitlines()[0].startswith("dx        (3, 5) float64: equal")

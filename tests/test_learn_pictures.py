@@ -61,6 +61,15 @@ def test_memory_rises_and_falls_by_what_each_layer_keeps():
         memory({"a": [1], "b": [1, 2]})
 
 
+def test_what_is_computed_again_is_held_while_its_layer_goes_back():
+    (curve,) = memory({"inputs": [1, 2]}, again={"inputs": [10, 20]}).curves
+    assert [y for _, y in curve.points[::2]] == [0, 1, 3 + 20, 1 + 10, 0]
+    with pytest.raises(ValueError, match="as many in each way"):
+        memory({"a": [1, 2]}, again={"a": [1]})
+    with pytest.raises(ValueError, match="kept must have them"):
+        memory({"a": [1]}, again={"b": [1]})
+
+
 def test_the_ladder_falls_with_the_square_of_the_step():
     with jax.enable_x64(True):
         x = jnp.array([0.3, -0.7])

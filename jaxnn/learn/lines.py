@@ -138,6 +138,22 @@ class Lines:
                 )
         return Checked(tuple(rows))
 
+    def cotangents(self) -> dict[str, Any]:
+        """Return autodiff's cotangents of all names that have one, found by one compiled program.
+
+        It is quicker than one name after the other where most of them are wanted.
+        """
+        floating = {name: self._values[name] for name in self.names if self.has_cotangent(name)}
+        if not floating.keys() <= self._cotangents.keys():
+            moves = jax.tree.map(jnp.zeros_like, floating)
+            self._cotangents |= jax.jit(jax.grad(self._moved_loss))(moves)
+        return {name: self._cotangents[name] for name in floating}
+
+    def has_cotangent(self, name: str) -> bool:
+        """Return whether a name's value is of floating numbers throughout."""
+        leaves = jax.tree.leaves(self[name])
+        return all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves)
+
     def _check_name(self, name: str) -> None:
         if name not in self._values:
             raise KeyError(f"the forward gives no {name!r}; its names are {', '.join(self.names)}")
@@ -166,6 +182,20 @@ class Lines:
                     f"{name} is of {jnp.result_type(leaf)}: only floating values have a cotangent"
                 )
         return jax.grad(functools.partial(self._loss, name))(value)
+
+    def _moved_loss(self, moves: dict[str, Any]) -> Any:
+        """<dout, out> where to the value of each name, once it is computed, its move is added."""
+
+        def moved(values: dict[str, Any]) -> dict[str, Any]:
+            return {
+                n: jax.tree.map(jnp.add, v, moves[n]) if n in moves else v
+                for n, v in values.items()
+            }
+
+        values = moved({name: self._values[name] for name in self.inputs})
+        for number in range(len(self.lines)):
+            values |= moved(self.run_line(number, values))
+        return (values[self.result] * self.dout).sum()
 
 
 def _as_array(value: Any) -> Any:

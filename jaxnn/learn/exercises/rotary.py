@@ -14,12 +14,13 @@ LESSON = "rotary"
 INPUTS = {"x": "(T, D)"}
 OUTPUT = {"y": "(T, D)"}
 HINTS = (
-    "The angles do not depend on x: y is linear in x, and each pair turns by itself.",
+    "The angles do not depend on x: y is linear in x, and each pair turns by itself. u and v are "
+    "each used in two lines, and what two lines send back is added.",
     "For y = M x the cotangent is the transpose of M times dy. What is that of a rotation?",
     "Turn dy by minus the angle: the cosine stays, the sine changes its sign. Nothing of x is "
     "needed, so nothing of it is saved.",
 )
-GRADES = ("fused", "memory")
+GRADES = ("easy", "fused", "memory")
 BUGS = (
     (
         "[du * cos + dv * sin, dv * cos - du * sin]",
@@ -33,10 +34,31 @@ def forward(x: Array) -> Array:
     """Turn every pair by its angle."""
     u, v = jnp.split(x, 2, -1)
     angle = jnp.outer(jnp.arange(len(x)), 100.0 ** (-jnp.arange(0, x.shape[-1], 2) / x.shape[-1]))
-    y = jnp.concatenate(
-        [u * jnp.cos(angle) - v * jnp.sin(angle), v * jnp.cos(angle) + u * jnp.sin(angle)], -1
-    )
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    first = u * cos - v * sin
+    second = v * cos + u * sin
+    y = jnp.concatenate([first, second], -1)
     return y
+
+
+def steps(
+    x: Array,
+    u: Array,
+    v: Array,
+    angle: Array,
+    cos: Array,
+    sin: Array,
+    first: Array,
+    second: Array,
+    y: Array,
+    dy: Array,
+) -> dict[str, Array]:
+    """Return the cotangent of every line that depends on x, and of x, last line first."""
+    dfirst, dsecond = jnp.split(dy, 2, -1)
+    du = dfirst * cos + dsecond * sin
+    dv = dsecond * cos - dfirst * sin
+    dx = jnp.concatenate([du, dv], -1)
+    return {"first": dfirst, "second": dsecond, "u": du, "v": dv, "x": dx}
 
 
 def rotary_fwd(x: Array) -> tuple[Array, None]:

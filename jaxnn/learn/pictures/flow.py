@@ -5,7 +5,6 @@ from html import escape
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.learn.lines import Lines
@@ -50,22 +49,18 @@ def flow(lines: Lines, names: Iterable[str] | None = None) -> Flow:
         KeyError: the forward gives no such name.
     """
     shown = lines.names if names is None else tuple(names)
+    cotangents = lines.cotangents()
     return Flow(
         tuple(
             (
                 name,
                 "" if name in lines.inputs else lines.text_of(name),
                 lines[name],
-                lines.cotangent(name) if _has_cotangent(lines[name]) else None,
+                cotangents.get(name),
             )
             for name in shown
         )
     )
-
-
-def _has_cotangent(value: Any) -> bool:
-    leaves = jax.tree.leaves(value)
-    return all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves)
 
 
 def _in_html(name: str, text: str, value: Any, cotangent: Any) -> str:

@@ -88,17 +88,25 @@ class Axis(NamedTuple):
         return self.start + (self.end - self.start) * share
 
 
-def memory(kept: Mapping[str, Sequence[float]]) -> Plot:
+def memory(
+    kept: Mapping[str, Sequence[float]], again: Mapping[str, Sequence[float]] | None = None
+) -> Plot:
     """Draw the bytes that are held over time, through a chain of layers and back.
 
     Args:
         kept: for each way of keeping, the bytes that each layer's forward leaves for its backward,
             in the order of the layers.
+        again: for some of the ways, the bytes that were not kept and are computed a second time,
+            held while each layer's backward runs, in the order of the layers.
 
     Raises:
-        ValueError: the ways have different numbers of layers, or none.
+        ValueError: the ways have different numbers of layers, or none; or `again` has a way that
+            `kept` has not.
     """
-    layers = {len(sizes) for sizes in kept.values()}
+    again = again or {}
+    if unknown := set(again) - set(kept):
+        raise ValueError(f"again has {sorted(unknown)}; kept must have them too: {sorted(kept)}")
+    layers = {len(sizes) for sizes in (*kept.values(), *again.values())}
     if len(layers) != 1 or 0 in layers:
         raise ValueError(
             f"kept has {sorted(layers)} layers; give the bytes of each layer, as many in each way"
@@ -108,10 +116,12 @@ def memory(kept: Mapping[str, Sequence[float]]) -> Plot:
     for name, sizes in kept.items():
         up = [float(sum(sizes[:n])) for n in range(count + 1)]
         held = up + up[-2::-1]
+        for back, size in enumerate(reversed(again.get(name, ()))):
+            held[count + back] += size
         steps = [point for n, y in enumerate(held) for point in ((n, y), (n + 1, y))]
         curves.append(Curve(name, tuple(steps)))
-    title = f"Bytes kept while {count} layers go forward, then back; the most at the loss"
-    return Plot(title, "layers done, forward then backward", "bytes kept", False, tuple(curves))
+    title = f"Bytes held while {count} layers go forward, then back; the most at the loss"
+    return Plot(title, "layers done, forward then backward", "bytes held", False, tuple(curves))
 
 
 def ladder(f: Callable[[Any], Any], x: Any, *, seed: int = 0) -> Plot:
