@@ -84,13 +84,15 @@ def deep_relu_bwd(
 
 
 def example(key: Array) -> tuple[dict[str, Array], Array]:
-    """Draw four layers by He's rule, small biases, and seven examples."""
-    sizes = (5, 6, 4, 8, 3)
+    """Draw three layers by He's rule, biases above 0, and seven examples."""
+    sizes = (5, 6, 4, 3)
     kx, *keys = jax.random.split(key, 1 + 2 * (len(sizes) - 1))
     params = {}
     for number, (i, o) in enumerate(itertools.pairwise(sizes), 1):
         params[f"w_{number}"] = (2 / i) ** 0.5 * jax.random.normal(keys[2 * number - 2], (i, o))
-        params[f"b_{number}"] = 0.2 * jax.random.normal(keys[2 * number - 1], (o,))
+        params[f"b_{number}"] = jax.random.uniform(
+            keys[2 * number - 1], (o,), minval=0.5, maxval=1.5
+        )
     return params, jax.random.normal(kx, (7, 5))
 
 
