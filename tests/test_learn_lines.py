@@ -161,6 +161,22 @@ def test_expressions_are_typeset(code, wanted):
     assert wanted in symbols.latex(ast.parse(code, mode="eval").body)
 
 
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("x @ (a * b)", r"x\, \left(a \odot b\right)"),
+        ("a * (x @ b)", r"a \odot \left(x\, b\right)"),
+        ("x @ a @ b", r"x\, a\, b"),
+        ("n * (x @ a)", r"n \, x\, a"),
+        ("(1 / n * a) @ b", r"\frac{1}{n} \, a\, b"),
+        ("x @ (2 * a)", r"x\, 2 \, a"),
+    ],
+)
+def test_products_of_both_kinds_are_told_apart(code, wanted):
+    known = dict.fromkeys(["x", "a", "b"], jnp.ones((2, 2))) | {"n": 3}
+    assert wanted == Symbols(known, {}, {}, True).latex(ast.parse(code, mode="eval").body)
+
+
 def test_what_cannot_be_typeset_is_refused():
     with pytest.raises(ValueError, match="cannot be typeset"):
         Symbols({}, {}, {}, False).latex(ast.parse("[a for a in b]", mode="eval").body)
