@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn import ops
+from jaxnn.learn.exercises import normals
 
 LESSON = "convolution"
 INPUTS = {
@@ -102,14 +103,11 @@ def cnn_bwd(saved: Saved, dloss: Array) -> tuple[dict[str, Array], Array, None]:
 
 def example(key: Array) -> tuple[dict[str, Array], Array, Array]:
     """Draw a network and three images of six by five places and two channels."""
-    a, b, c, d, e = jax.random.split(key, 5)
-    params = {
-        "kernel": jax.random.normal(a, (3, 2, 2, 5)) / 2,
-        "shift": jax.random.normal(b, (5,)) / 3,
-        "w": jax.random.normal(c, (20, 4)) / 3,
-        "b": jax.random.normal(d, (4,)) / 3,
-    }
-    return params, jax.random.normal(e, (3, 6, 5, 2)), jnp.asarray([2, 0, 3])
+    shapes = {"kernel": (3, 2, 2, 5), "shift": (5,), "w": (20, 4), "b": (4,), "x": (3, 6, 5, 2)}
+    drawn = normals(key, shapes)
+    x = drawn.pop("x")
+    params = {name: jnp.asarray(array / 2) for name, array in drawn.items()}
+    return params, jnp.asarray(x), jnp.asarray([2, 0, 3])
 
 
 def library(params: dict[str, Array], x: Array, labels: Array) -> Array:

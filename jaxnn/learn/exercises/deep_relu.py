@@ -6,12 +6,11 @@ x (N, I): N examples of I features;  y (N, O)
 a_0 = x,   z_l = a_{l-1} w_l + b_l,   a_l = max(z_l, 0),   y = z_L
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.learn.exercises import normals
 from jaxnn.models import mlp
 from jaxnn.ops.linear import Linear
 
@@ -84,16 +83,14 @@ def deep_relu_bwd(
 
 
 def example(key: Array) -> tuple[dict[str, Array], Array]:
-    """Draw three layers by He's rule, biases above 0, and seven examples."""
-    sizes = (5, 6, 4, 3)
-    kx, *keys = jax.random.split(key, 1 + 2 * (len(sizes) - 1))
-    params = {}
-    for number, (i, o) in enumerate(itertools.pairwise(sizes), 1):
-        params[f"w_{number}"] = (2 / i) ** 0.5 * jax.random.normal(keys[2 * number - 2], (i, o))
-        params[f"b_{number}"] = jax.random.uniform(
-            keys[2 * number - 1], (o,), minval=0.5, maxval=1.5
-        )
-    return params, jax.random.normal(kx, (7, 5))
+    """Draw three layers by He's rule, biases around 0.7, and seven examples."""
+    weights = {"w_1": (5, 6), "w_2": (6, 4), "w_3": (4, 3)}
+    drawn = normals(key, {**weights, "b_1": (6,), "b_2": (4,), "b_3": (3,), "x": (7, 5)})
+    x = drawn.pop("x")
+    for name, array in drawn.items():
+        weight = name in weights
+        drawn[name] = (2 / len(array)) ** 0.5 * array if weight else 0.3 * array + 0.7
+    return jax.tree.map(jnp.asarray, drawn), jnp.asarray(x)
 
 
 def library(params: dict[str, Array], x: Array) -> Array:

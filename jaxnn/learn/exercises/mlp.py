@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxnn.learn.exercises import normals
 from jaxnn.models import mlp
 from jaxnn.ops.linear import Linear
 
@@ -83,14 +84,11 @@ def mlp_bwd(saved: Saved, dloss: Array) -> tuple[dict[str, Array], Array, None]:
 
 def example(key: Array) -> tuple[dict[str, Array], Array, Array]:
     """Draw a network of five features, six hidden units and three classes, and four examples."""
-    a, b, c, d, e = jax.random.split(key, 5)
-    params = {
-        "w_1": jax.random.normal(a, (5, 6)) / 2,
-        "b_1": jax.random.normal(b, (6,)) / 3,
-        "w_2": jax.random.normal(c, (6, 3)),
-        "b_2": jax.random.normal(d, (3,)) / 3,
-    }
-    return params, jax.random.normal(e, (4, 5)), jnp.asarray([2, 0, 1, 2])
+    shapes = {"w_1": (5, 6), "b_1": (6,), "w_2": (6, 3), "b_2": (3,), "x": (4, 5)}
+    drawn = normals(key, shapes)
+    x = drawn.pop("x")
+    params = {name: jnp.asarray(array / 2) for name, array in drawn.items()}
+    return params, jnp.asarray(x), jnp.asarray([2, 0, 1, 2])
 
 
 def library(params: dict[str, Array], x: Array, labels: Array) -> Array:
