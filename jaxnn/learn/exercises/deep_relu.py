@@ -83,13 +83,13 @@ def deep_relu_bwd(
 
 
 def example(key: Array) -> tuple[dict[str, Array], Array]:
-    """Draw three layers by He's rule, biases around 0.7, and seven examples."""
+    """Draw three layers of small weights, biases around 0.5, and seven examples."""
     weights = {"w_1": (5, 6), "w_2": (6, 4), "w_3": (4, 3)}
-    drawn = normals(key, {**weights, "b_1": (6,), "b_2": (4,), "b_3": (3,), "x": (7, 5)})
+    drawn = normals(key, {"x": (7, 5), **weights, "b_1": (6,), "b_2": (4,), "b_3": (3,)})
     x = drawn.pop("x")
     for name, array in drawn.items():
         weight = name in weights
-        drawn[name] = (2 / len(array)) ** 0.5 * array if weight else 0.3 * array + 0.7
+        drawn[name] = 0.7 * len(array) ** -0.5 * array if weight else 0.3 * array + 0.5
     return jax.tree.map(jnp.asarray, drawn), jnp.asarray(x)
 
 

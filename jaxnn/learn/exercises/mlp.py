@@ -83,12 +83,12 @@ def mlp_bwd(saved: Saved, dloss: Array) -> tuple[dict[str, Array], Array, None]:
 
 
 def example(key: Array) -> tuple[dict[str, Array], Array, Array]:
-    """Draw a network of five features, six hidden units and three classes, and four examples."""
-    shapes = {"w_1": (5, 6), "b_1": (6,), "w_2": (6, 3), "b_2": (3,), "x": (4, 5)}
+    """Draw a network of five features, six hidden units and three classes, and seven examples."""
+    shapes = {"w_1": (5, 6), "b_1": (6,), "w_2": (6, 3), "b_2": (3,), "x": (7, 5)}
     drawn = normals(key, shapes)
     x = drawn.pop("x")
     params = {name: jnp.asarray(array / 2) for name, array in drawn.items()}
-    return params, jnp.asarray(x), jnp.asarray([2, 0, 1, 2])
+    return params, jnp.asarray(x), jnp.asarray([2, 0, 1, 2, 1, 0, 2])
 
 
 def library(params: dict[str, Array], x: Array, labels: Array) -> Array:
