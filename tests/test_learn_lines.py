@@ -181,6 +181,24 @@ def test_expressions_are_typeset(code, wanted):
 def test_a_symbol_that_is_a_fraction_is_put_in_brackets_for_a_power():
     symbols = Symbols({}, {"rstd": r"\frac{1}{\sigma}"}, {}, False)
     assert symbols.latex(ast.parse("rstd**3 * x", mode="eval").body).startswith(r"\left(\frac")
+    symbols = Symbols({}, {"rstd": r"\sigma^{-1}"}, {}, False)
+    assert symbols.latex(ast.parse("rstd**3", mode="eval").body) == r"\left(\sigma^{-1}\right)^{3}"
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("x @ (a * b)", r"x\, \left(a \odot b\right)"),
+        ("a * (x @ b)", r"a \odot \left(x\, b\right)"),
+        ("x @ a @ b", r"x\, a\, b"),
+        ("n * (x @ a)", r"n \, x\, a"),
+        ("(1 / n * a) @ b", r"\frac{1}{n} \, a\, b"),
+        ("x @ (2 * a)", r"x\, 2 \, a"),
+    ],
+)
+def test_products_of_both_kinds_are_told_apart(code, wanted):
+    known = dict.fromkeys(["x", "a", "b"], jnp.ones((2, 2))) | {"n": 3}
+    assert wanted == Symbols(known, {}, {}, True).latex(ast.parse(code, mode="eval").body)
 
 
 def test_what_cannot_be_typeset_is_refused():

@@ -1,8 +1,10 @@
 """LaTeX of Python expressions on arrays, as one would write them in mathematics."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 GREEK = {
     *("alpha", "beta", "gamma", "delta", "epsilon", "eta", "theta", "kappa", "lambda", "mu", "nu"),
@@ -96,7 +98,9 @@ class Symbols(NamedTuple):
         match node:
             case ast.Name():
                 symbol = self.symbol(node.id)
-                return Piece(symbol, PRODUCT if symbol.startswith(r"\frac") else ATOM)
+                if symbol.startswith(r"\frac"):
+                    return Piece(symbol, PRODUCT)
+                return Piece(symbol, POWER if "^{" in symbol else ATOM)
             case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
                 return _number(number)
             case ast.UnaryOp(op=ast.USub()):
@@ -136,17 +140,42 @@ class Symbols(NamedTuple):
                     return Piece(rf"\sqrt{{{left.text}}}", ATOM)
                 return Piece(f"{left.within(ATOM)}^{{{right.text}}}", POWER)
             case ast.MatMult():
-                return Piece(rf"{left.within(PRODUCT)}\, {right.within(PRODUCT)}", PRODUCT)
+                sides = node.left, node.right
+                factors = (self._factor(side, self._elementwise) for side in sides)
+                return Piece(r"\, ".join(factors), PRODUCT)
+            case ast.Mult() if self._elementwise(node):
+                factors = (self._factor(side, _is_matmul) for side in (node.left, node.right))
+                return Piece(r" \odot ".join(factors), PRODUCT)
             case ast.Mult():
-                numbers = isinstance(node.right, ast.Constant)
-                number_first = isinstance(node.left, ast.Constant)
-                sign = r"\cdot" if numbers else r"\,"
-                sign = r"\odot" if self.products and not (numbers or number_first) else sign
+                sign = r"\cdot" if isinstance(node.right, ast.Constant) else r"\,"
                 text = f"{left.within(NEGATIVE)} {sign} {right.within(PRODUCT)}"
                 return Piece(
                     text, min(left.binding, PRODUCT) if left.binding >= NEGATIVE else PRODUCT
                 )
         raise self._refused(node)
+
+    def _factor(self, node: ast.expr, other: Callable[[ast.expr], bool]) -> str:
+        """Return a factor of one kind of product, in brackets if it is of the other kind."""
+        return self._piece(node).within(ATOM if other(node) else PRODUCT)
+
+    def _elementwise(self, node: ast.expr) -> bool:
+        """Whether it is a product entry by entry, in need of a sign beside products of matrices."""
+        if not (self.products and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+            return False
+        return not (self._is_number(node.left) or self._is_number(node.right))
+
+    def _is_number(self, node: ast.expr) -> bool:
+        """Whether it is a number, and no array with axes."""
+        match node:
+            case ast.Constant():
+                return True
+            case ast.Name(id=name):
+                return name in self.known and np.ndim(self.known[name]) == 0
+            case ast.UnaryOp(operand=operand):
+                return self._is_number(operand)
+            case ast.BinOp(left=left, right=right):
+                return self._is_number(left) and self._is_number(right)
+        return False
 
     def _indexed(self, node: ast.Subscript) -> Piece:
         parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -263,6 +292,10 @@ def _is_module(node: ast.expr, known: Mapping[str, Any]) -> bool:
 
 def _is_new_axis(part: ast.expr) -> bool:
     return isinstance(part, ast.Constant) and part.value is None
+
+
+def _is_matmul(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
 
 
 def _keeps_all(part: ast.expr) -> bool:
