@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import jax
 
@@ -34,6 +35,9 @@ LAST = "In the library"
 AFTER = ("Three mistakes", "Questions")
 # Calls whose arguments choose a point or a way of showing: a sign in there decides nothing.
 CHOICES = ("Lines", "flow", "memory", "ladder", "normal", "uniform", "split", "key", "print")
+# What shows something, and fails for no reason but bad input.
+SHOWS = ("show_source", "saved", "flow", "memory", "ladder", "verify")
+stub = MagicMock()
 # Mutants that are equal to what they come from: by lesson, what is replaced by what, and why.
 EQUIVALENT: dict[tuple[str, str], str] = {}
 
@@ -177,8 +181,8 @@ def tried(path: Path, sample: int = 1) -> Outcome:
     seen = 0
 
     def fails(number: int, code: str | None = None) -> bool:
-        """Whether what follows from a cell on fails, where showing the code is no part of it."""
-        own = scope | {"show_source": lambda *things: None}
+        """Whether what follows from a cell on fails; what only shows something is left out."""
+        own = {} if number == 0 else scope | {name: stub for name in SHOWS if name in scope}
         ends = [i + 1 for i, cell in enumerate(parts) if cell.section == LAST]
         end = ends[-1] if ends and ends[-1] > number else len(parts)
         try:
@@ -195,21 +199,27 @@ def tried(path: Path, sample: int = 1) -> Outcome:
         elif (path.stem, mutant.change) not in EQUIVALENT:
             outcome.survived.append(mutant)
 
-    for number, cell in enumerate(parts):
-        for mutant, code in of_cell(cell, forwards):
+    own_mutants = [list(of_cell(cell, forwards)) for cell in parts]
+    last = max(i for i, cell in enumerate(parts) if own_mutants[i] or cell.section == LAST)
+    for number, cell in enumerate(parts[: last + 1]):
+        if own_mutants[number] and fails(number):
+            raise AssertionError(f"{path.stem} fails as it is, from line {cell.line}")
+        for mutant, code in own_mutants[number]:
             seen += 1
             if seen % sample == 0:
                 note(mutant, fails(number, code))
         functions = [] if cell.section in AFTER else list(_shown(cell, scope))
         for function in functions:
             own = function.__code__
+            # What is shown further up has been used before.
+            start = number if cell.section == LAST else 0
             for mutant, code in of_function(function):
                 seen += 1
                 if mutant.change and seen % sample:
                     continue
                 function.__code__ = code
                 try:
-                    failed = fails(number)
+                    failed = fails(start)
                 finally:
                     function.__code__ = own
                     jax.clear_caches()
