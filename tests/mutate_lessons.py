@@ -46,6 +46,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "1e-15 * jnp.abs(dshifted).max() -> 1e-15 / jnp.abs(dshifted).max()",
     ): "how much rounding is allowed, of numbers near 1",
     ("05_softmax_cross_entropy", "-jnp.inf -> +jnp.inf"): HIDDEN,
+    (
+        "20_linear_cross_entropy",
+        "((1 - label_smoothing) * w_label + label_smoothing * mean_w) * jnp.ones_like(counts) -> "
+        "((1 - label_smoothing) * w_label + label_smoothing * mean_w) / jnp.ones_like(counts)",
+    ): "a factor of ones, for its shape",
     ("20_linear_cross_entropy", "-jnp.inf -> +jnp.inf"): HIDDEN,
 }
 

@@ -138,7 +138,7 @@ def _short(number: Any) -> str:
     if np.issubdtype(np.asarray(number).dtype, np.floating):
         value = float(number)
         if value == 0 or not math.isfinite(value):
-            return f"{value:g}"
+            return f"{value or 0:g}"  # no -0
         small = abs(value) < 0.005 or abs(value) >= 1000
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if small else f"{value:.2f}"
     return str(int(number))

@@ -15,6 +15,7 @@ from jaxnn.learn.pictures.grids import svg
 WIDTH, HEIGHT, WIDEST = 440, 290, 540
 LEFT, RIGHT, TOP, BOTTOM, LETTERS = 70, 14, 12, 46, 15
 COLOURS = ("rgb(33,102,200)", "rgb(200,60,20)", "rgb(20,130,80)", "rgb(140,80,180)")
+THOUSANDS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 
 
@@ -188,7 +189,10 @@ def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
 
 
 def _said(value: float, logarithmic: bool) -> str:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if logarithmic else f"{value:g}"
+    if logarithmic:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    unit, word = next(((n, word) for n, word in THOUSANDS if value >= 10 * n), (1.0, ""))
+    return f"{value / unit:g}{word}"
 
 
 def _ticks(xs: Axis, ys: Axis) -> str:
