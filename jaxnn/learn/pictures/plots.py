@@ -191,7 +191,7 @@ def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
 def _said(value: float, logarithmic: bool) -> str:
     if logarithmic:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    unit, word = next(((n, word) for n, word in THOUSANDS if value >= 10 * n), (1.0, ""))
+    unit, word = next(((n, word) for n, word in THOUSANDS if value >= n), (1.0, ""))
     return f"{value / unit:g}{word}"
 
 

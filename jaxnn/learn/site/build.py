@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import jaxnn
@@ -17,10 +18,13 @@ SIGNS = ("index.html", "objects.inv", "searchindex.js")
 ROOT = Path(jaxnn.__file__).parents[1]
 # Pages of a clone that a wheel does not have.
 MEASURED = {"README.md": "speed.md", "LOG.md": "log.md"}
-# A kernel's: no network, nothing to say of its debugger; and what it compiles
-# is in no folder, so that every build runs all that it shows. It compiles fast, not well: a third
-# less time, for a program of a lesson runs once.
+# A kernel's: no network, nothing to say of its debugger; and what it compiles is in no folder, so
+# that every build runs all that it shows. A program of a lesson runs once: to compile it fast, and
+# not well, saves a third of the time.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+QUICK += " --xla_cpu_multi_thread_eigen=false"
+if metadata.version("jaxlib") < "0.11":  # later ones know no such option, and end the process
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
 KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "XLA_FLAGS": QUICK}
 
 
