@@ -4,8 +4,8 @@
     python tests/mutate_lessons.py 12 attention  those with one of these words in their name
 
 One at a time + becomes -, - becomes +, a minus before a term goes, * becomes / and / becomes *:
-in the expressions of `derive`, in the cells of the backward and of the short form, and in the
-functions that `show_source` shows. What follows runs until a cell fails, up to the end of
+in the expressions of `derive`, in the cells that hold something to autodiff or derive it, and in
+the functions that `show_source` shows. What follows runs until a cell fails, up to the end of
 "In the library": a mutant which does not fail until then has survived, and the lesson is weak.
 """
 
@@ -14,6 +14,7 @@ import copy
 import inspect
 import io
 import linecache
+import os
 import re
 import sys
 import textwrap
@@ -26,13 +27,14 @@ from unittest.mock import MagicMock
 
 import jax
 
-from jaxnn.learn.site import reference
+from jaxnn.learn.site import build, reference
 
 LESSONS = Path(reference.__file__).parent / "lessons"
 OTHER = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
-WORKED = ("Backward, line by line", "The short form")
+# Sections before these work something out; so do cells that hold a cotangent to autodiff.
 LAST = "In the library"
 AFTER = ("Three mistakes", "Questions")
+ELSEWHERE = ("", "A picture", LAST, *AFTER)
 # Calls whose arguments choose a point or a way of showing: a sign in there decides nothing.
 CHOICES = ("Lines", "flow", "memory", "ladder", "normal", "uniform", "split", "key", "print")
 # What shows something, and fails for no reason but bad input.
@@ -144,7 +146,8 @@ def of_cell(cell: Cell, forwards: tuple[str, ...]) -> Iterator[tuple[Mutant, str
             other = copy.deepcopy(tree)
             list(_derived(other))[number].value = ast.unparse(wrong)
             yield Mutant(f"line {cell.line + text.lineno - 1}", change), ast.unparse(other)
-    if ".check(" in cell.code or (cell.section in WORKED and "same(" in cell.code):
+    held = any(f"{word}(" in cell.code for word in ("same", "derive"))
+    if ".check(" in cell.code or (held and cell.section not in ELSEWHERE):
         for line, change, wrong in mutated(tree, forwards):
             yield Mutant(f"line {cell.line + line - 1}", change), ast.unparse(wrong)
 
@@ -247,6 +250,7 @@ def tried(path: Path, sample: int = 1) -> Outcome:
 
 def main(words: list[str]) -> int:
     """Try the lessons asked for; return 1 if a mutant survived."""
+    os.environ.setdefault("XLA_FLAGS", build.QUICK)
     status = 0
     for path in sorted(LESSONS.glob("*.md")):
         if words and not any(word in path.stem for word in words):
