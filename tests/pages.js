@@ -20,12 +20,13 @@
 
   // Nothing is wider than the page, and nothing sticks out of its box but where the box scrolls.
   const page = document.scrollingElement;
-  if (page.scrollWidth > innerWidth) say("the page is wider than the window", page, page.scrollWidth);
+  const width = page.clientWidth; // not innerWidth, which on a phone grows with what is too wide
+  if (page.scrollWidth > width) say("the page is wider than the window", page, page.scrollWidth);
   for (const element of content) {
     const box = element.getBoundingClientRect();
     const hidden = style(element).position === "absolute" && box.width <= 1;
     if (hidden || inside(element, scrolls)) continue;
-    if (box.right > innerWidth + 1 || box.left < -1) say("outside the window", element, Math.round(box.right));
+    if (box.right > width + 1 || box.left < -1) say("outside the window", element, Math.round(box.right));
     // The mark that a heading hangs in the margin, seen under the mouse, is 8 wide.
     const cut = element.scrollWidth > element.clientWidth + 8 && element.clientWidth > 0;
     const boxed = !(element instanceof SVGElement) && !style(element).display.startsWith("inline");
