@@ -52,7 +52,8 @@ def build(out: Path | str = OUT) -> int:
         made = Path(folder)
         gather(made / "site")
         # Cells run in this very Python, whatever kernels others have installed.
-        write_kernel_spec(made / "jupyter" / "kernels" / "python3")
+        kernel = made / "jupyter" / "kernels" / "python3"
+        write_kernel_spec(kernel, extra_arguments=["--log-level=ERROR"])
         os.environ.update(KERNEL)
         _before("JUPYTER_PATH", made / "jupyter")
         _before("PYTHONPATH", ROOT)

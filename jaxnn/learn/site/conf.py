@@ -1,5 +1,6 @@
 """Sphinx's settings for the site; `python -m jaxnn.learn.site` builds it."""
 
+import logging
 import platform
 from importlib import metadata
 from typing import Any
@@ -14,6 +15,8 @@ exclude_patterns = ["_templates"]
 # Pages that a wheel lacks are in no list.
 suppress_warnings = ["toc.empty_glob"]
 templates_path, html_static_path = ["_templates"], ["_static"]
+
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # not a line for each page
 
 # Every cell runs at every build; one that fails, fails the build.
 nb_execution_mode = "force"
