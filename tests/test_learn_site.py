@@ -7,7 +7,7 @@ import jax
 import mutate_lessons
 import pytest
 
-from jaxnn.learn.site import docstrings, reference
+from jaxnn.learn.site import build, docstrings, reference
 
 LESSONS = sorted((Path(reference.__file__).parent / "lessons").glob("*.md"))
 HEADINGS = ["A picture", "Backward, line by line", "The short form", "In the library"]
@@ -42,6 +42,13 @@ def test_an_op_is_documented_by_its_two_functions():
     page = reference.page("jaxnn.ops.linear")
     for name in ("linear(params, x", "linear_fwd", "linear_bwd"):
         assert f"jaxnn.ops.linear.{name}" in page
+
+
+def test_pages_whose_cells_run_are_spread_over_the_processes():
+    pages = [*(f"lessons/{n:02}" for n in range(12)), *(f"reference/{n}" for n in range(36))]
+    build.spread(pages)
+    parts = [pages[i : i + 12] for i in range(0, 48, 12)]
+    assert [sum(page.startswith("lessons/") for page in part) for part in parts] == [3, 3, 3, 3]
 
 
 WEAK = """

@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import Any
 
 import jaxnn
-from jaxnn.learn.site import docstrings, mathml
+from jaxnn.learn.site import build, docstrings, mathml
 
 project, author, copyright = "jaxnn", "the authors of jaxnn", "the authors of jaxnn"  # noqa: A001
 release = jaxnn.__version__
@@ -60,14 +60,6 @@ VERIFIED_ON = ", ".join(
 )
 
 
-def spread(app: Any, env: Any, pages: list[str]) -> None:
-    """Put pages whose cells run evenly between the others: a process reads several in a row."""
-    ran = [page for page in pages if page.startswith(("lessons/", "howto/"))]
-    others = [page for page in pages if page not in ran]
-    place = {page: (i + 0.5) / len(row) for row in (ran, others) for i, page in enumerate(row)}
-    pages.sort(key=lambda page: place[page])
-
-
 def stamp(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Hand the templates the versions that a page was verified on, and its notebook's name."""
     context["verified_on"] = VERIFIED_ON
@@ -80,5 +72,5 @@ def setup(app: Any) -> None:
     """Add the renderer of mathematics, the docstrings' hook, the order of reading, the stamp."""
     app.add_html_math_renderer("mathml", (mathml.inline, None), (mathml.block, None))
     app.connect("autodoc-process-docstring", docstrings.process, priority=400)
-    app.connect("env-before-read-docs", spread)
+    app.connect("env-before-read-docs", lambda app, env, pages: build.spread(pages))
     app.connect("html-page-context", stamp)
