@@ -161,6 +161,12 @@ def test_expressions_are_typeset(code, wanted):
     assert wanted in symbols.latex(ast.parse(code, mode="eval").body)
 
 
+def test_the_power_of_a_power_has_brackets():
+    symbols = Symbols({"r": 0}, {"r": r"\sigma^{-1}"}, {}, False)
+    latex = symbols.latex(ast.parse("r**3 * dr", mode="eval").body)
+    assert latex == r"\left(\sigma^{-1}\right)^{3} \, d\sigma^{-1}"
+
+
 def test_what_cannot_be_typeset_is_refused():
     with pytest.raises(ValueError, match="cannot be typeset"):
         Symbols({}, {}, {}, False).latex(ast.parse("[a for a in b]", mode="eval").body)
