@@ -26,6 +26,7 @@ QUICK += " --xla_cpu_multi_thread_eigen=false"
 if metadata.version("jaxlib") < "0.11":  # later ones know no such option, and end the process
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "XLA_FLAGS": QUICK}
+KERNEL["PYTHONWARNINGS"] = "ignore:IProgress not found"  # a progress bar as a widget; none is shown
 
 
 def build(out: Path | str = OUT) -> int:
