@@ -98,9 +98,8 @@ class Symbols(NamedTuple):
         match node:
             case ast.Name():
                 symbol = self.symbol(node.id)
-                if symbol.startswith(r"\frac"):
-                    return Piece(symbol, PRODUCT)
-                return Piece(symbol, POWER if "^{" in symbol else ATOM)
+                composed = any(part in symbol for part in ("^", r"\frac"))
+                return Piece(symbol, POWER if composed else ATOM)
             case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
                 return _number(number)
             case ast.UnaryOp(op=ast.USub()):

@@ -10,11 +10,12 @@ import numpy as np
 from jaxnn.learn.lines import Lines
 from jaxnn.learn.pictures.grids import grid
 
-# Rows of what is read downwards; values and cotangents stand side by side where there is room.
+# Rows of what is read downwards; values and cotangents stand side by side where there is room, and
+# what has none scrolls inside the figure.
 FIGURE = "margin:1em 0;overflow-x:auto"
 LINE = "margin:0.9em 0 0.3em;padding-top:0.5em;border-top:1px solid rgba(128,128,128,0.4)"
 PAIR = "display:flex;flex-wrap:wrap;gap:0.6em 2em"
-SIDE = "flex:1 1 15em;min-width:0"
+SIDE = "flex:1 1 15em"
 
 
 class Flow(NamedTuple):

@@ -1,5 +1,6 @@
 """Draw an array as coloured grids: blue where it is positive, red where it is negative."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from html import escape
@@ -15,6 +16,9 @@ FAINTEST, STRONGEST = 0.06, 0.55
 # A cell and the space between panels, in CSS pixels; and how many of each are drawn.
 WIDTH, HEIGHT, GAP = 48, 26, 12
 MOST_CELLS, MOST_PANELS = 8, 4
+# How far a panel shrinks where there is little room, before it is scrolled: its numbers are read.
+NARROWEST = 0.8
+_numbers = itertools.count()
 
 
 class Panel(NamedTuple):
@@ -43,21 +47,49 @@ def grid(label: str, value: Any) -> str:
         words += f", largest {scale:.3g}"
     if sum(panel.numbers.size for panel in drawn) < sum(array.size for array in arrays):
         words += ", its beginning"
-    pictures = "".join(_picture(panel, scale) for panel in drawn)
+    pictures = "".join(_picture(label, panel, scale) for panel in drawn)
     return (
-        f'<div role="img" aria-label="{escape(words)}" style="display:flex;flex-wrap:wrap;'
-        f'gap:{GAP}px">{pictures}</div><div style="font-size:0.85em">{escape(words)}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:{GAP}px">{pictures}</div>'
+        f'<div style="font-size:0.85em">{escape(words)}</div>'
     )
 
 
-def _picture(panel: Panel, scale: float) -> str:
-    """Return a matrix as SVG."""
+def svg(width: float, height: float, title: str, description: str, content: str) -> str:
+    """Return a drawing as wide as what holds it, whose title and description are read aloud."""
+    name = f"drawing-{next(_numbers)}"
+    return (
+        f'<svg role="img" aria-labelledby="{name}-title {name}-desc" '
+        f'viewBox="0 0 {width} {height}" style="display:block;width:100%;height:auto">'
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-desc">{escape(description)}</desc>{content}</svg>'
+    )
+
+
+def _picture(label: str, panel: Panel, scale: float) -> str:
+    """Return a matrix as SVG, in a box that gets a little narrower where it must."""
     rows, columns = panel.numbers.shape
     width, height = columns * WIDTH + 2, rows * HEIGHT + 2
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'style="max-width:100%;height:auto">{"".join(_cells(panel, scale))}</svg>'
+    at = f"[{', '.join(map(str, panel.position))}]" if panel.position else ""
+    drawing = svg(
+        width, height, f"{label}{at}", _said(panel.numbers), "".join(_cells(panel, scale))
     )
+    least = f"{NARROWEST * width:.0f}px"
+    return f'<div style="flex:0 1 {width}px;min-width:{least}">{drawing}</div>'
+
+
+def _said(numbers: np.ndarray[Any, Any]) -> str:
+    """Return in words what a matrix shows."""
+    rows, columns = numbers.shape
+    said = f"{rows} rows, {columns} columns" if rows != 1 else f"{columns} numbers"
+    if numbers.size <= MOST_CELLS:
+        return f"{said}: {', '.join(_short(number) for number in numbers.ravel())}"
+    finite = np.isfinite(numbers.astype(float))
+    if not finite.all():
+        said += f", {numbers.size - finite.sum()} of them not finite"
+    if finite.any():
+        least, largest = numbers[finite].min(), numbers[finite].max()
+        said += f", from {_short(least)} to {_short(largest)}"
+    return said
 
 
 def _plain_dtype(leaf: Any) -> Any:
@@ -106,7 +138,7 @@ def _short(number: Any) -> str:
     if np.issubdtype(np.asarray(number).dtype, np.floating):
         value = float(number)
         if value == 0 or not math.isfinite(value):
-            return f"{value:g}"
+            return f"{value or 0:g}"  # no -0
         small = abs(value) < 0.005 or abs(value) >= 1000
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if small else f"{value:.2f}"
     return str(int(number))

@@ -9,9 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-WIDTH, HEIGHT = 520, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 44
+from jaxnn.learn.pictures.grids import svg
+
+# In CSS pixels where there is room; on a phone it shrinks to three quarters, and is still read.
+WIDTH, HEIGHT, WIDEST = 440, 290, 540
+LEFT, RIGHT, TOP, BOTTOM, LETTERS = 70, 14, 12, 46, 15
 COLOURS = ("rgb(33,102,200)", "rgb(200,60,20)", "rgb(20,130,80)", "rgb(140,80,180)")
+THOUSANDS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 
 
@@ -46,14 +50,23 @@ class Plot(NamedTuple):
         ]
         legend = "".join(_entry(i, curve.name) for i, curve in enumerate(self.curves))
         return (
-            '<figure style="margin:1em 0">'
-            f'<svg role="img" aria-label="{escape(self.title)}" viewBox="0 0 {WIDTH} {HEIGHT}" '
-            f'style="width:100%;max-width:{WIDTH * 1.25:.0f}px;height:auto">{"".join(parts)}</svg>'
+            f'<figure style="margin:1em 0"><div style="max-width:{WIDEST}px">'
+            f"{svg(WIDTH, HEIGHT, self.title, self._said(), ''.join(parts))}</div>"
             f'<div style="display:flex;flex-wrap:wrap;gap:0.3em 1.5em">{legend}</div>'
             f"<figcaption>{escape(self.title)}</figcaption></figure>"
             f"<details><summary>The same in numbers</summary><pre>{escape(repr(self))}</pre>"
             "</details>"
         )
+
+    def _said(self) -> str:
+        """Return in words where the curves go."""
+        said = [f"{self.up}, over {self.across}"]
+        for name, points in (curve for curve in self.curves if curve.points):
+            ends = [min(points), max(points)]
+            low, high = (how(points, key=lambda point: point[1]) for how in (min, max))
+            (first, last), (lowest, highest) = (map(_point, two) for two in (ends, (low, high)))
+            said.append(f"{name}: from {first} to {last}, least {lowest}, most {highest}")
+        return "; ".join(said)
 
     def _axis(self, number: int, start: float, end: float) -> "Axis":
         values = [point[number] for curve in self.curves for point in curve.points]
@@ -67,7 +80,7 @@ class Plot(NamedTuple):
         step *= next(n for n in (0.2, 0.5, 1, 2) if max(values) / (n * step) <= 6)
         step = max(step, 1.0)
         ticks = tuple(step * n for n in range(int(max(values) // step) + 1))
-        return Axis(0.0, float(max(values)) * 1.04, start, end, ticks, False)
+        return Axis(0.0, float(max(values)) * 1.04 or 1.0, start, end, ticks, False)
 
 
 class Axis(NamedTuple):
@@ -133,11 +146,14 @@ def ladder(f: Callable[[Any], Any], x: Any, *, seed: int = 0) -> Plot:
         seed: of the direction, whose length is 1.
 
     Raises:
-        ValueError: x is not in float64.
+        ValueError: x is not in float64, f gives no number, or does not change with x.
     """
-    x = jnp.asarray(x)
+    x, name = jnp.asarray(x), getattr(f, "__name__", "f")
     if x.dtype != jnp.float64:
         raise ValueError(f"x is of {x.dtype}; it must be of float64: set jax_enable_x64")
+    shape = jnp.shape(f(x))
+    if shape != ():
+        raise ValueError(f"{name} returns shape {shape}; it must return a number: sum its entries")
     direction = jax.random.normal(jax.random.key(seed), x.shape, x.dtype)
     direction /= jnp.sqrt((direction**2).sum())
     exact = float(jax.jvp(f, (x,), (direction,))[1])
@@ -157,6 +173,12 @@ def ladder(f: Callable[[Any], Any], x: Any, *, seed: int = 0) -> Plot:
         Curve("one-sided, float64", error(jnp.float64, 0.0)),
         Curve("centred, float32", error(jnp.float32, 1.0)),
     )
+    if not curves[0].points:
+        raise ValueError(
+            f"{name} does not change along the direction: at every step the difference is its "
+            f"slope, {exact:g}; give a function that is not constant in x, at a point where it "
+            "changes"
+        )
     best = min(curves[0].points, key=lambda point: point[1])
     title = (
         f"The error of finite differences: least in float64 at a step of {best[0]:.0e}; to the "
@@ -165,15 +187,22 @@ def ladder(f: Callable[[Any], Any], x: Any, *, seed: int = 0) -> Plot:
     return Plot(title, "step", "error of the slope", True, curves)
 
 
+def _point(point: tuple[float, float]) -> str:
+    return f"{point[1]:.3g} at {point[0]:.3g}"
+
+
 def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="14" text-anchor="{anchor}" '
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{LETTERS}" text-anchor="{anchor}" '
         f'fill="currentColor">{escape(text)}</text>'
     )
 
 
 def _said(value: float, logarithmic: bool) -> str:
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if logarithmic else f"{value:g}"
+    if logarithmic:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    unit, word = next(((n, word) for n, word in THOUSANDS if value >= n), (1.0, ""))
+    return f"{value / unit:g}{word}"
 
 
 def _ticks(xs: Axis, ys: Axis) -> str:

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import jaxnn
@@ -17,9 +18,15 @@ SIGNS = ("index.html", "objects.inv", "searchindex.js")
 ROOT = Path(jaxnn.__file__).parents[1]
 # Pages of a clone that a wheel does not have.
 MEASURED = {"README.md": "speed.md", "LOG.md": "log.md"}
-# A kernel's: no network, nothing to say of its debugger; and what it compiles
-# is in no folder, so that every build runs all that it shows.
-KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+# A kernel's: no network, nothing to say of its debugger; and what it compiles is in no folder, so
+# that every build runs all that it shows. A program of a lesson runs once: to compile it fast, and
+# not well, saves a third of the time.
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+QUICK += " --xla_cpu_multi_thread_eigen=false"
+if metadata.version("jaxlib") < "0.11":  # later ones know no such option, and end the process
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "XLA_FLAGS": QUICK}
+KERNEL["PYTHONWARNINGS"] = "ignore:IProgress not found"  # a progress bar as a widget; none is shown
 
 
 def build(out: Path | str = OUT) -> int:
@@ -46,7 +53,8 @@ def build(out: Path | str = OUT) -> int:
         made = Path(folder)
         gather(made / "site")
         # Cells run in this very Python, whatever kernels others have installed.
-        write_kernel_spec(made / "jupyter" / "kernels" / "python3")
+        kernel = made / "jupyter" / "kernels" / "python3"
+        write_kernel_spec(kernel, extra_arguments=["--log-level=ERROR"])
         os.environ.update(KERNEL)
         _before("JUPYTER_PATH", made / "jupyter")
         _before("PYTHONPATH", ROOT)
@@ -84,6 +92,17 @@ def gather(folder: Path) -> None:
         (folder / "benchmarks" / page).write_text(text, encoding="utf-8")
     for picture in measured.glob("*.png"):
         shutil.copy(picture, folder / "benchmarks")
+
+
+def spread(pages: list[str]) -> None:
+    """Sort pages so that those whose cells run lie evenly between the others.
+
+    Sphinx hands each process some tens of pages in a row, and all lessons would fall to one.
+    """
+    ran = [page for page in pages if page.startswith(("lessons/", "howto/"))]
+    others = [page for page in pages if page not in ran]
+    place = {page: (i + 0.5) / len(row) for row in (ran, others) for i, page in enumerate(row)}
+    pages.sort(key=lambda page: place[page])
 
 
 def _is_site(folder: Path) -> bool:

@@ -1,11 +1,12 @@
 """Sphinx's settings for the site; `python -m jaxnn.learn.site` builds it."""
 
+import logging
 import platform
 from importlib import metadata
 from typing import Any
 
 import jaxnn
-from jaxnn.learn.site import docstrings, mathml
+from jaxnn.learn.site import build, docstrings, mathml
 
 project, author, copyright = "jaxnn", "the authors of jaxnn", "the authors of jaxnn"  # noqa: A001
 release = jaxnn.__version__
@@ -15,13 +16,15 @@ exclude_patterns = ["_templates"]
 suppress_warnings = ["toc.empty_glob"]
 templates_path, html_static_path = ["_templates"], ["_static"]
 
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # not a line for each page
+
 # Every cell runs at every build; one that fails, fails the build.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = False  # a warning, which is an error, with its traceback
 nb_execution_timeout = 180
 nb_execution_in_temp = True
 nb_execution_show_tb = True
-nb_output_stderr = "remove"  # progress bars
+nb_output_stderr = "warn"  # a warning of a library, which is an error
 nb_merge_streams = True
 nb_render_markdown_format = "myst"
 nb_number_source_lines = False
@@ -66,7 +69,8 @@ def stamp(app: Any, page: str, template: str, context: dict[str, Any], doctree: 
 
 
 def setup(app: Any) -> None:
-    """Add the renderer of mathematics, the docstrings' hook and the stamp."""
+    """Add the renderer of mathematics, the docstrings' hook, the order of reading, the stamp."""
     app.add_html_math_renderer("mathml", (mathml.inline, None), (mathml.block, None))
     app.connect("autodoc-process-docstring", docstrings.process, priority=400)
+    app.connect("env-before-read-docs", lambda app, env, pages: build.spread(pages))
     app.connect("html-page-context", stamp)
