@@ -144,7 +144,7 @@ def _check(options: Any) -> int:
     """Grade a file, once or whenever it is saved."""
     from jaxnn.learn.worker import Worker
 
-    with Worker(options.limit) as worker:
+    with Worker(options.limit, fresh=__name__ == "__main__") as worker:
         while True:
             seen = _stamp(options.file)
             status = _checked(worker, options.file)

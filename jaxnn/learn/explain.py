@@ -1,13 +1,15 @@
 """Explain wrong cotangents: each by itself, by paths, by the smallest repair, by the verifier."""
 
+import inspect
 from typing import Any
 
 import jax
 
 from jaxnn.learn import paths, repair, words
 from jaxnn.learn.causes import Case, Cause, of_one
-from jaxnn.learn.precise import pair_of
+from jaxnn.learn.points import drawn
 from jaxnn.learn.student import Work
+from jaxnn.op import Op
 from jaxnn.verify import op as verify_op
 
 
@@ -38,8 +40,7 @@ def explained(work: Work, cases: list[Case], saved: Any) -> list[tuple[Case, Cau
 def by_verifier(work: Work, cases: list[Case]) -> dict[str, Cause]:
     """What the verifier's search for a cause finds of them."""
     with jax.enable_x64(False):
-        inputs = work.exercise.module.example(jax.random.key(0))
-        report = verify_op(pair_of(work), *inputs)
+        report = verify_op(pair_of(work), *drawn(work.exercise, 0))
     names = {case.name for case in cases}
     found = {}
     for leaf in report.leaves:
@@ -49,3 +50,21 @@ def by_verifier(work: Work, cases: list[Case]) -> dict[str, Cause]:
             if cause is not None:
                 found[name] = cause
     return found
+
+
+def pair_of(work: Work) -> Op[..., Any]:
+    """Return the exercise's forward with the student's backward as an op."""
+    exercise = work.exercise
+    forward = exercise.module.forward
+
+    def fwd(*inputs: Any) -> Any:
+        own = work.functions.get(f"{exercise.name}_fwd") or exercise.function("fwd")
+        return forward(*inputs), own(*inputs)[1]
+
+    def bwd(saved: Any, dout: Any) -> Any:
+        given = work.functions[f"{exercise.name}_bwd"](saved, dout)
+        return tuple(given) if isinstance(given, tuple | list) else (given,)
+
+    fwd.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    fwd.__name__ = exercise.name
+    return Op(fwd, bwd)

@@ -16,8 +16,8 @@ from jax import lax
 
 from jaxnn.learn.causes import Case, Cause, number_in_words
 from jaxnn.learn.exercise import Exercise
-from jaxnn.learn.lines import Lines
-from jaxnn.learn.points import SEEDS, Leaf, close, is_floating, point_of
+from jaxnn.learn.lines import Written
+from jaxnn.learn.points import SEEDS, Leaf, close, floats, point_of
 
 MOST_PAIRS = 100
 
@@ -42,10 +42,10 @@ class Cut(NamedTuple):
 def cut(exercise: Exercise) -> Cut | None:
     """Compute, once, the cotangents without each path. Call in `in_float64`."""
     points = [point_of(exercise, seed) for seed in SEEDS]
-    lines = points[0].lines
+    lines = exercise.written
     if lines is None:
         return None
-    floating = {n for n in lines.names if all(is_floating(x) for x in jax.tree.leaves(lines[n]))}
+    floating = {n for n, value in points[0].values.items() if floats(value)}
     paths = [
         Path(i, name, sum(name in other.uses for other in lines.lines))
         for i, line in reversed(list(enumerate(lines.lines)))
@@ -75,7 +75,7 @@ def cut(exercise: Exercise) -> Cut | None:
 
 
 def _loss(
-    lines: Lines,
+    lines: Written,
     paths: tuple[Path, ...],
     places: tuple[int, ...],
     given: tuple[Any, ...],
@@ -107,7 +107,7 @@ def of_one(exercise: Exercise, case: Case) -> Cause | None:
         return None
     if case.given[0].shape != case.right[0].shape:
         return None
-    lines = case.points[0].lines
+    lines = exercise.written
     assert lines is not None
     singles = []
     for number, path in enumerate(found.paths):
@@ -158,7 +158,7 @@ def _rank(path: Path, factor: float) -> tuple[int, int]:
     return (0 if path.uses > 1 else 1, -path.line)
 
 
-def _told(case: Case, path: Path, factor: float, lines: Lines) -> Cause | None:
+def _told(case: Case, path: Path, factor: float, lines: Written) -> Cause | None:
     line = f"`{lines.lines[path.line].text}`"
     start = f"{case.name}: what comes back to {path.name} through {line}"
     if abs(factor) < 1e-7:
