@@ -62,9 +62,19 @@ def read(path: str) -> Work:
         raise Fault(f"{path} is no text; name the Python file that `start` wrote")
     try:
         text = content.decode("utf-8-sig")
-        tree = ast.parse(text, path)
     except UnicodeDecodeError:
         raise Fault(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    return parsed(path, text)
+
+
+def parsed(path: str, text: str) -> Work:
+    """Run a student's file, given its text.
+
+    Raises:
+        Fault: it cannot be run, or it cannot be told which exercise it is.
+    """
+    try:
+        tree = ast.parse(text, path)
     except SyntaxError as error:
         raise Fault(_syntax(path, error)) from None
     except (RecursionError, MemoryError, ValueError):
