@@ -46,7 +46,6 @@ class Variant(NamedTuple):
 
 
 M, V = Mistake, Variant
-NUMPY = ("import jax.numpy as jnp", "import jax.numpy as jnp\nimport numpy as np")
 
 MISTAKES = (
     # A matrix product and a bias.
@@ -67,14 +66,15 @@ MISTAKES = (
     M("linear", "jax.grad itself", "return dy @ w.T, x.T @ dy, dy.sum(0)",
       "import jax\n    f = lambda x, w, b: ((x @ w + b) * dy).sum()\n"
       "    return jax.grad(f, (0, 1, 2))(x, w, dy[0])", "asks jax.grad", ""),
-    M("linear", "jax.vjp from a helper", "EXERCISE, GRADE",
-      "from jax import vjp as pull\nEXERCISE, GRADE", "", ""),
+    M("linear", "jax.vjp from a helper", "return dy @ w.T, x.T @ dy, dy.sum(0)",
+      "return pulled(x, w, dy)\n\n\ndef pulled(x, w, dy):\n    from jax import vjp as v\n"
+      "    return v(lambda x, w, b: x @ w + b, x, w, dy[0])[1](dy)", "asks jax.vjp", ""),
     M("linear", "a shape that does not fit", "dy @ w.T", "dy @ w", "shapes do not fit", ""),
     M("linear", "one cotangent short", "return dy @ w.T, x.T @ dy, dy.sum(0)",
       "return dy @ w.T, x.T @ dy", "returns 2 cotangents", ""),
     # Softmax, and what hangs on its sums.
     M("softmax", "the diagonal alone", "p * (dp - inner)", "p * (1 - p) * dp",
-      "path slope", "dx"),
+      "slope path", "dx"),
     M("softmax", "the sum left out", "p * (dp - inner)", "p * dp", "path extra", "dx"),
     M("softmax", "wrong axis", "(dp * p).sum(-1, keepdims=True)",
       "(dp * p).sum(0, keepdims=True)", "axis", "dx"),
@@ -132,7 +132,7 @@ MISTAKES = (
     M("layer_norm", "mean for sum of scale", "(dy * x_hat).sum(0)", "(dy * x_hat).mean(0)",
       "factor", "dscale"),
     M("layer_norm", "x_hat forgotten", "(dy * x_hat).sum(0)", "dy.sum(0)",
-      "other cotangent", "dscale"),
+      "missing factor", "dscale"),
     M("layer_norm", "scale and shift exchanged", "(dy * x_hat).sum(0), dy.sum(0)",
       "dy.sum(0), (dy * x_hat).sum(0)", "swapped", "dscale dshift"),
     M("layer_norm", "not summed", "(dy * x_hat).sum(0), dy.sum(0)", "dy * x_hat, dy.sum(0)",
@@ -167,9 +167,9 @@ MISTAKES = (
     M("lstm_step", "a sigmoid's slope for tanh", "dc_new * i * (1 - g**2)",
       "dc_new * i * g * (1 - g)", "slope too", "da"),
     M("lstm_step", "the slope of the gate left out", "dc_new * g * i * (1 - i)", "dc_new * g",
-      "missing factor path", "da"),
+      "slope", "da"),
     M("lstm_step", "forget and input exchanged", "[da_i, da_f, da_g, da_o]",
-      "[da_f, da_i, da_g, da_o]", "swapped wrong", "da"),
+      "[da_f, da_i, da_g, da_o]", "exchanged", "da"),
     M("lstm_step", "the forget gate left out", "dc_new * f", "dc_new", "missing factor slope",
       "dc"),
     M("lstm_step", "tanh forgotten", "dh * t * o * (1 - o)", "dh * o * (1 - o)", "too missing",
@@ -224,7 +224,7 @@ MISTAKES = (
       "== jnp.arange(part.shape[1])", "missing time mask index", "dx dw"),
     M("linear_cross_entropy", "the last chunk alone", "dx = dx + dz @ part.T",
       "dx = dz @ part.T", "path missing extra twice", "dx"),
-    M("conv", "overlap replaced", ".add(dy @ w[k].T)", ".set(dy @ w[k].T)", "path twice", "dx"),
+    M("conv", "overlap replaced", ".add(dy @ w[k].T)", ".set(dy @ w[k].T)", "overwritten", "dx"),
     M("conv", "the bias over one axis", "dy.sum((0, 1))", "dy.sum(0)", "broadcast", "db"),
     M("conv", "the kernel flipped", "dy @ w[k].T", "dy @ w[::-1][k].T", "time", "dx"),
     M("conv", "one place late", "dx.at[:, k : k + places]",
@@ -232,13 +232,14 @@ MISTAKES = (
     M("dropout", "the scale forgotten", "dy / 0.7", "dy", "factor", "dx"),
     M("dropout", "scaled twice", "dy / 0.7", "dy / 0.7 / 0.7", "factor", "dx"),
     M("dropout", "the mask forgotten", "jnp.where(kept, dy / 0.7, 0), None", "dy / 0.7, None",
-      "mask", "dx"),
+      "mask missing", "dx",
+      same="the factor that it lacks is the mask"),
     M("dropout", "the mask turned round", "jnp.where(kept, dy / 0.7, 0), None",
       "jnp.where(~kept, dy / 0.7, 0), None", "mask", "dx"),
     M("dropout", "a mask drawn anew", "jnp.where(kept, dy / 0.7, 0), None",
       "jnp.where(jax.random.bernoulli(jax.random.key(0), 0.7, dy.shape), dy / 0.7, 0), None",
       "mask", "dx"),
-    M("embedding", "set for add", ".add(dy)", ".set(dy)", "path twice", "dtable"),
+    M("embedding", "set for add", ".add(dy)", ".set(dy)", "overwritten", "dtable"),
     M("embedding", "a mean over uses", "jnp.zeros_like(table).at[tokens].add(dy)",
       "jnp.zeros_like(table).at[tokens].add(dy) / tokens.size", "factor", "dtable"),
     M("embedding", "one row off", ".at[tokens]", ".at[tokens - 1]", "time", "dtable"),
@@ -246,9 +247,10 @@ MISTAKES = (
       "[du * cos - dv * sin, dv * cos + du * sin]", "sign", "dx"),
     M("rotary", "one position late", "jnp.outer(jnp.arange(t), 100.0 ** (-jnp.arange(0, d, 2) / d"
       "))\n    cos, sin = jnp.cos(angle).astype(dy", "jnp.outer(jnp.arange(t) + 1, 100.0 ** (-jnp."
-      "arange(0, d, 2) / d))\n    cos, sin = jnp.cos(angle).astype(dy", "time extra", "dx"),
+      "arange(0, d, 2) / d))\n    cos, sin = jnp.cos(angle).astype(dy", "constant", "dx",
+      same="the 1 that is added to every position"),
     M("rotary", "the halves exchanged", "[du * cos + dv * sin, dv * cos - du * sin]",
-      "[dv * cos - du * sin, du * cos + dv * sin]", "time swapped", "dx"),
+      "[dv * cos - du * sin, du * cos + dv * sin]", "exchanged", "dx"),
     M("softplus", "overflow", "jax.nn.sigmoid(x)", "(jnp.exp(x) / (1 + jnp.exp(x)))", "precision",
       "dx"),
     M("softplus", "the other side", "jax.nn.sigmoid(x)", "jax.nn.sigmoid(-x)", "slope sign", "dx"),
@@ -260,7 +262,8 @@ MISTAKES = (
       "dgate"),
     M("swiglu", "the sigmoid's path", "s + a * (1 - s)", "s", "path", "dgate"),
     M("swiglu", "the sigmoid alone", "(s + a * (1 - s)), dy * a", "(s + a * (1 - s)), dy * s",
-      "wrong value", "dvalue"),
+      "wrong missing", "dvalue",
+      same="a = gate * s: s stands where a must, or lacks the factor gate"),
     M("swiglu", "exchanged", "return dy * value * (s + a * (1 - s)), dy * a",
       "return dy * a, dy * value * (s + a * (1 - s))", "swapped", "dgate dvalue"),
     M("residual", "the skip forgotten", "return dy + dbranch", "return dbranch", "path", "dx"),
@@ -272,13 +275,13 @@ MISTAKES = (
       "rstd * (dx_hat - x_hat * (dx_hat * x_hat).mean(1, keepdims=True))", "rstd * dx_hat", "path",
       "dx"),
     M("transformer_block", "the skip's part", "dx_in = dx + rstd_1", "dx_in = dy + rstd_1",
-      "wrong value", "dx"),
+      "wrong value", "dx dparams"),
     M("transformer_block", "the values' path",
-      ' + dv @ params["wv"].T', "", "missing path", "dx dparams['scale_1']"),
+      ' + dv @ params["wv"].T', "", "missing term", "dx dparams"),
     M("transformer_block", "softmax over queries", "dp - (p * dp).sum(-1, keepdims=True)",
-      "dp - (p * dp).sum(-2, keepdims=True)", "axis", "dx"),
+      "dp - (p * dp).sum(-2, keepdims=True)", "axis", "dx dparams"),
     M("transformer_block", "the scores' scale", " * q.shape[-1] ** -0.5\n    dq", "\n    dq",
-      "factor missing", "dparams['wq']"),
+      "factor missing", "dx dparams"),
     # In place, in NumPy.
     M("layer_norm", "damages its argument", "dx_hat = dy * scale",
       "dy = np.multiply(dy, scale, out=dy)\n    dx_hat = dy", "in place", ""),
@@ -360,7 +363,7 @@ VARIANTS = (
       "jnp.zeros_like(table).at[tokens].add(dy)",
       "jnp.einsum('ntv,ntd->vd', tokens[..., None] == jnp.arange(len(table)), dy)"),
     V("lstm_step", "sigmoid's slope unfused", "o * (1 - o)", "(o - o * o)"),
-    V("gru_step", "from the new state", "dy * (h - n)", "dy * h - dy * n"),
+    V("gru_step", "from the new state", "dy * (h - n)", "(dy * h - dy * n)"),
     V("rotary", "complex numbers", "(jnp.concatenate([du * cos + dv * sin, dv * cos - du * sin], "
       "-1),)", "(jnp.concatenate([du, dv], -1) * jnp.concatenate([cos, cos], -1) + "
       "jnp.concatenate([dv, -du], -1) * jnp.concatenate([sin, sin], -1),)"),
@@ -379,9 +382,10 @@ def graded(case: Mistake | Variant) -> tuple[Result, float]:
     source = start.solution(found, case.grade, path)
     assert case.old in source, f"{case.exercise}: {case.old!r} is not in the solution"
     source = source.replace(case.old, case.new, 1)
-    if re.search(r"\bnp\.", case.new):
-        source = source.replace("EXERCISE, GRADE", "import numpy as np\n\nEXERCISE, GRADE", 1)
-        source = re.sub(r"(\b[dw]*x?\w*) = jnp\.", r"\1 = np.", source) if False else source
+    imports = {"np": "import numpy as np", "jax": "import jax"}
+    for name, text in imports.items():
+        if re.search(rf"\b{name}\.", case.new) and f"{text}\n" not in source:
+            source = source.replace("EXERCISE, GRADE", f"{text}\n\nEXERCISE, GRADE", 1)
     started = time.perf_counter()
     try:
         result = grade.graded(student.parsed(path, source))
@@ -409,11 +413,9 @@ def verdict(case: Mistake, result: Result) -> Verdict:
     kinds = set(case.kinds.split()) | {case.kinds}
     others = [row for row in wrong.values() if row.kind and not _is_of(row.kind, kinds)]
     others += [row for name, row in wrong.items() if not _concerns(case, name) and row.cause]
-    named = bool(asked) and all(row.cause for row in asked) and not others
+    named = bool(asked) and all(row.kind for row in asked) and not others
     words = "; ".join(row.cause or f"{row.name}: -" for row in wrong.values())
-    return Verdict(
-        bool(asked), named, "; ".join(f"{r.kind}: {r.cause}" for r in others), words
-    )
+    return Verdict(bool(asked), named, "; ".join(f"{r.kind}: {r.cause}" for r in others), words)
 
 
 def _concerns(case: Mistake, name: str) -> bool:

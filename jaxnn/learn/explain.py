@@ -1,70 +1,74 @@
-"""Explain wrong cotangents: each by itself, by paths, by the smallest repair, by the verifier."""
+"""Explain wrong cotangents: each by itself, by paths and slopes, by the smallest repair."""
 
-import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxnn.learn import paths, repair, words
-from jaxnn.learn.causes import Case, Cause, of_one
-from jaxnn.learn.points import drawn
+from jaxnn.learn import local, paths, repair
+from jaxnn.learn.case import Case, Cause
+from jaxnn.learn.causes import of_one
+from jaxnn.learn.points import Point, floats, point_at
 from jaxnn.learn.student import Work
-from jaxnn.op import Op
-from jaxnn.verify import op as verify_op
 
 
 def explained(work: Work, cases: list[Case], saved: Any) -> list[tuple[Case, Cause | None]]:
     """Return each wrong cotangent with its likely cause, or None."""
     found: dict[str, Cause] = {}
     for case in cases:
-        cause = next(of_one(case), None)
-        if cause is None:
-            cause = paths.of_one(work.exercise, case)
+        cause = next(_causes(work, case), None)
         if cause is not None:
             found[case.name] = cause
-    if work.grade == "easy":
-        return [(case, found.get(case.name)) for case in cases]
     for name, fix in repair.repairs(work, cases, saved).items():
         old = found.get(name)
-        found[name] = (
-            fix.cause
-            if old is None
-            else old._replace(text=f"{old.text}; it is {fix.place} of your code")
-        )
-    left = [case for case in cases if case.name not in found]
-    if left:
-        found |= by_verifier(work, left)
+        if old is None or old.kind == "other cotangent":  # why they are alike says more
+            found[name] = fix.cause
+        else:
+            found[name] = old._replace(text=f"{old.text}; it is {fix.place} of your code")
     return [(case, found.get(case.name)) for case in cases]
 
 
-def by_verifier(work: Work, cases: list[Case]) -> dict[str, Cause]:
-    """What the verifier's search for a cause finds of them."""
-    with jax.enable_x64(False):
-        report = verify_op(pair_of(work), *drawn(work.exercise, 0))
-    names = {case.name for case in cases}
-    found = {}
-    for leaf in report.leaves:
-        name = f"d{leaf.path}"
-        if name in names and leaf.diagnosis is not None:
-            cause = words.in_words(name, leaf.diagnosis, work.exercise.module)
-            if cause is not None:
-                found[name] = cause
-    return found
+def line_by_line(
+    work: Work, cases: list[Case], points: list[Point], returned: list[dict[str, Any]]
+) -> tuple[list[tuple[Case, Cause | None]], dict[str, str]]:
+    """Return the lines that are wrong by themselves, and those that only follow, from which."""
+    parts = [
+        local.parts_of(work.exercise, point, given)
+        for point, given in zip(points, returned, strict=True)
+    ]
+    wrong = [case for case in cases if not local.follows(case, parts)]
+    first = wrong[0].name if wrong else ""
+    after = {case.name: first for case in cases if not any(case is w for w in wrong)}
+    return [(case, local.cause_of(work.exercise, case, parts)) for case in wrong], after
 
 
-def pair_of(work: Work) -> Op[..., Any]:
-    """Return the exercise's forward with the student's backward as an op."""
-    exercise = work.exercise
-    forward = exercise.module.forward
+def _causes(work: Work, case: Case) -> Iterator[Cause]:
+    yield from of_one(case)
+    if (cause := paths.of_one(work.exercise, case)) is not None:
+        yield cause
+    yield from _of_other_inputs(work, case)
 
-    def fwd(*inputs: Any) -> Any:
-        own = work.functions.get(f"{exercise.name}_fwd") or exercise.function("fwd")
-        return forward(*inputs), own(*inputs)[1]
 
-    def bwd(saved: Any, dout: Any) -> Any:
-        given = work.functions[f"{exercise.name}_bwd"](saved, dout)
-        return tuple(given) if isinstance(given, tuple | list) else (given,)
+def _of_other_inputs(work: Work, case: Case) -> Iterator[Cause]:
+    """What would be right where an input is reversed, or transposed."""
+    names = work.exercise.inputs
+    for i, name in enumerate(names):
+        x = case.points[0].inputs[i]
+        if isinstance(x, dict) or not floats(x):
+            continue
+        for axis in range(np.ndim(x)):
+            if np.shape(x)[axis] > 1 and case.fits(_where(work, case, i, axis)):
+                yield Cause(
+                    "time",
+                    f"{case.name} would be right if {name} were reversed along axis {axis}",
+                    f"Follow the places along axis {axis} of {name}: which of them meets which, "
+                    "on the way forward and on the way back?",
+                )
 
-    fwd.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    fwd.__name__ = exercise.name
-    return Op(fwd, bwd)
+
+def _where(work: Work, case: Case, i: int, axis: int) -> Iterator[Any]:
+    for point in case.points:
+        inputs = list(point.inputs)
+        inputs[i] = jax.numpy.asarray(np.flip(np.asarray(inputs[i]), axis))
+        yield point_at(work.exercise, tuple(inputs), 0, point.dout).right[case.name[1:]]

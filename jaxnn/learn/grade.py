@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnn.learn import explain, misuse, precise
 from jaxnn.learn.calls import as_leaf, by_name, call
-from jaxnn.learn.causes import Case, Cause, sizes_of
+from jaxnn.learn.case import Case, Cause, sizes_of
 from jaxnn.learn.points import (
     SEEDS,
     Leaf,
@@ -53,7 +53,7 @@ def _graded(work: Work) -> dict[str, Any]:
 
 
 def _easy(work: Work, points: list[Point]) -> list[Row]:
-    """Grade the backward one line at a time: the first wrong one first."""
+    """Grade the backward one line at a time."""
     (name,) = work.functions
     written = work.exercise.written
     assert written is not None
@@ -66,21 +66,7 @@ def _easy(work: Work, points: list[Point]) -> list[Row]:
         returned.append({f"d{k}": as_leaf(v) for k, v in given.items()})
     wanted = [blank for blank, _ in work.exercise.blanks()]
     right = [{f"d{k}": {**p.right, **p.inner}[k] for k in wanted} for p in points]
-    rows = _rows(work, points, returned, right)
-    wrong = [row.name for row in rows if row.status == "wrong"]
-    if wrong:
-        first = wrong[0]
-        rows = [
-            Row(
-                row.name,
-                "after",
-                f"it differs too, and may follow from {first} above: look at it after that",
-            )
-            if row.status == "wrong" and row.name != first
-            else row
-            for row in rows
-        ]
-    return rows
+    return _rows(work, points, returned, right)
 
 
 def _pair(work: Work, points: list[Point]) -> list[Row]:
@@ -170,7 +156,17 @@ def _rows(
             rows[name] = Row(name, "right")
             continue
         cases.append(Case(name, wide, truth, points, sizes, returned))
-    for case, cause in explain.explained(work, cases, saved) if cases else []:
+    if cases and work.grade == "easy":
+        explained, after = explain.line_by_line(work, cases, points, returned)
+        rows |= {
+            name: Row(
+                name, "after", f"it differs, as {first} does that it is made of; right if that were"
+            )
+            for name, first in after.items()
+        }
+    else:
+        explained = explain.explained(work, cases, saved) if cases else []
+    for case, cause in explained:
         at = 0 if not close(case.given[0], case.right[0]) else 1
         same_shape = case.given[at].shape == case.right[at].shape
         where = difference(case.given[at], case.right[at]) if same_shape else ""

@@ -74,7 +74,7 @@ def _at(work: Work, inputs: tuple[Any, ...], where: str) -> Row | None:
             return _overflow(f"d{name}", f"d{name} {where}".rstrip())
         error = float(np.abs(value - truth).max(initial=0.0))
         scale = float(np.abs(truth).max(initial=0.0))
-        if error > SLACK * spread[name] + SHARE * scale + _rounding(held, dout):
+        if error > SLACK * spread[name] + SHARE * scale + _rounding(held, dout, inputs):
             return _lost(f"d{name}", where, error, scale)
     return None
 
@@ -84,10 +84,15 @@ def _fits(value: Leaf) -> bool:
     return bool((np.abs(value) < np.finfo(np.float32).max).all())
 
 
-def _rounding(held: dict[str, Leaf], dout: Leaf) -> float:
+def _rounding(held: dict[str, Leaf], dout: Leaf, inputs: tuple[Any, ...]) -> float:
     """What may be left where a small cotangent is a difference of large values."""
-    sizes = [float(np.abs(v).max(initial=0.0)) for v in (dout, *held.values()) if _fits(v)]
-    return SLACK * EPS * max(sizes)
+    sizes = [_most(v) for v in (dout, *held.values()) if _fits(v)]
+    large = [_most(x) for x in jax.tree.leaves(inputs) if is_floating(x)]
+    return 8 * EPS * max(sizes) * max(1.0, *large)
+
+
+def _most(value: Any) -> float:
+    return float(np.abs(value).max(initial=0.0))
 
 
 def _spread(
