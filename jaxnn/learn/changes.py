@@ -5,11 +5,15 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 # What is said of a change of each kind, in the order in which they are tried.
 KINDS = {
     "mean": ("takes a sum where a mean must be, or a mean where a sum must be",
              "What is broadcast forward is summed backward; what is averaged is divided by its "
              "number."),
+    "weights": ("takes a plain mean where one with weights must be",
+                "Of what in the forward is it the mean, and how much does each part count there?"),
     "axis": ("goes over the wrong axis",
              "Write the shapes down: over which axis was it broadcast, or reduced, in the "
              "forward?"),
@@ -66,21 +70,55 @@ class Slot(NamedTuple):
             getattr(self.above, self.field)[self.at] = node
 
 
-def changes(tree: ast.FunctionDef) -> list[tuple[str, Slot, ast.expr]]:
-    """All small changes, the likeliest kinds first."""
-    names = [a.arg for a in tree.args.args]
-    names += [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _stored(n)]
-    names = list(dict.fromkeys(n for n in names if n not in ("saved", "residuals", "res")))
-    found = [
-        (kind, slot, new)
-        for slot in _slots(tree)
-        for kind, new in _changed(slot, slot.get(), names)
-    ]
-    return sorted(found, key=lambda change: _ORDER[change[0]])
+def changes(
+    tree: ast.FunctionDef, values: dict[str, Any], parts: dict[int, set[str]], wrong: set[str]
+) -> list[tuple[str, Slot, ast.expr]]:
+    """Return small changes, the likeliest first.
+
+    Args:
+        tree: of the backward.
+        values: what its names were when it returned; one is put in another's place only if it has
+            the same shape.
+        parts: which cotangents each expression has a part in, by its node's id.
+        wrong: the cotangents that are wrong; what has no part in them is left as it is, and what
+            has a part in no right one is tried first.
+    """
+    names = [name for name, value in values.items() if isinstance(value, np.ndarray | int | float)]
+    found = []
+    for slot in _slots(tree):
+        mine = parts.get(id(slot.get()), set())
+        some = {w for w in wrong for m in mine if w == m or w.startswith(f"{m}[")}
+        if mine and not some:
+            continue
+        rank = (some != wrong) + any(not any(w.startswith(m) for w in wrong) for m in mine)
+        found += [
+            (rank, kind, slot, new)
+            for kind, new in _changed(slot, slot.get(), names)
+            if _fits(slot.get(), new, values)
+        ]
+    found.sort(key=lambda change: (change[0], _ORDER[change[1]]))
+    return [(kind, slot, new) for _, kind, slot, new in found]
 
 
-def _stored(node: ast.Name) -> bool:
-    return isinstance(node.ctx, ast.Store)
+def _fits(old: ast.expr, new: ast.expr, values: dict[str, Any]) -> bool:
+    """Whether what stands for a name, or by which it is multiplied, leaves its shape."""
+    if not isinstance(old, ast.Name) or old.id not in values:
+        return not isinstance(new, ast.Name) or isinstance(values.get(new.id), np.ndarray)
+    mine = values[old.id]
+    others = {n.id for n in ast.walk(new) if isinstance(n, ast.Name)} - {old.id}
+    for other in others & set(values):
+        theirs = values[other]
+        if isinstance(mine, np.ndarray) != isinstance(theirs, np.ndarray):
+            return False
+        if isinstance(new, ast.Name) and np.shape(mine) != np.shape(theirs):
+            return False
+        try:
+            shape = np.broadcast_shapes(np.shape(mine), np.shape(theirs))
+        except ValueError:
+            return False
+        if shape != np.shape(mine):
+            return False
+    return True
 
 
 def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
@@ -106,9 +144,9 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
             other = "mean" if attr == "sum" else "sum"
             yield "mean", ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords)
             for name in names if attr == "mean" else ():
-                weighted = ast.BinOp(owner, ast.Mult(), ast.Name(name, ast.Load()))
+                weighted = ast.BinOp(ast.Name(name, ast.Load()), ast.Mult(), owner)
                 yield (
-                    "mean",
+                    "weights",
                     ast.Call(ast.Attribute(weighted, other, ast.Load()), e.args, e.keywords),
                 )
         case ast.Call(func=ast.Attribute(value=owner, attr="set" | "add" as attr)):
@@ -168,7 +206,7 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
             yield "slope", ast.BinOp(e, ast.Mult(), e)
             yield "slope", ast.BinOp(ast.Constant(1), ast.Sub(), e)
             yield "mask", ast.UnaryOp(ast.Invert(), e)
-    if isinstance(e, ast.BinOp | ast.Name | ast.Call) and not _is_index(slot):
+    if isinstance(e, ast.BinOp | ast.Name | ast.Call | ast.Subscript) and not _is_index(slot):
         if whole and not isinstance(e, ast.Tuple):
             yield "sign", ast.UnaryOp(ast.USub(), e)
         for name in names:

@@ -38,7 +38,8 @@ def line_by_line(
         for point, given in zip(points, returned, strict=True)
     ]
     wrong = [case for case in cases if not local.follows(case, parts)]
-    first = wrong[0].name if wrong else ""
+    wrong = wrong or cases
+    first = wrong[0].name
     after = {case.name: first for case in cases if not any(case is w for w in wrong)}
     return [(case, local.cause_of(work.exercise, case, parts)) for case in wrong], after
 

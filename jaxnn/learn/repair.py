@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxnn.learn.case import Case, Cause
 from jaxnn.learn.changes import KINDS, changes
+from jaxnn.learn.influence import locals_of, outputs
 from jaxnn.learn.misuse import tree_of
 from jaxnn.learn.points import close, named
 from jaxnn.learn.stand_in import as_array, as_numpy
@@ -40,7 +41,9 @@ def repairs(work: Work, cases: list[Case], saved: Any) -> dict[str, Repair]:
         return {}
     found: dict[str, Repair] = {}
     deadline = time.perf_counter() + BUDGET
-    for kind, slot, new in changes(tree):
+    wrong = {case.name[1:] for case in cases}
+    parts = outputs(tree, work.exercise.inputs)
+    for kind, slot, new in changes(tree, trial.values(), parts, wrong):
         if time.perf_counter() > deadline or len(found) == len(cases):
             break
         old = slot.get()
@@ -91,6 +94,10 @@ class _Trial:
             case.name in self.before and _alike(self.before[case.name], case.given[0])
             for case in self.cases
         )
+
+    def values(self) -> dict[str, Any]:
+        """What the names of the backward are when it returns."""
+        return locals_of(lambda: self._run(0), self.tree.name)
 
     def _run(self, i: int) -> dict[str, Any] | None:
         scope = dict(self.scope)
