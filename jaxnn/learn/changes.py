@@ -1,6 +1,7 @@
 """Small changes of a function's syntax tree: each undoes a mistake of one kind."""
 
 import ast
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -112,13 +113,18 @@ def _fits(old: ast.expr, new: ast.expr, values: dict[str, Any]) -> bool:
             return False
         if isinstance(new, ast.Name) and np.shape(mine) != np.shape(theirs):
             return False
-        try:
-            shape = np.broadcast_shapes(np.shape(mine), np.shape(theirs))
-        except ValueError:
-            return False
-        if shape != np.shape(mine):
+        if not _joins(np.shape(mine), np.shape(theirs)):
             return False
     return True
+
+
+@functools.cache
+def _joins(mine: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
+    """Whether the second is broadcast to the first."""
+    try:
+        return np.broadcast_shapes(mine, theirs) == mine
+    except ValueError:
+        return False
 
 
 def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:

@@ -128,9 +128,13 @@ def _loss(
             (y, *others) = found.values()
             if (i, name) in numbers and not others and jnp.shape(y) == jnp.shape(values[name]):
                 x, stopped = values[name], lax.stop_gradient(values[name])
-                slopes = [f(stopped, lax.stop_gradient(y)) for _, f in SLOPES]
+                held = jnp.where(jnp.isfinite(y), lax.stop_gradient(y), 0)
+                slopes = [f(stopped, held) for _, f in SLOPES]
                 slope = sum(k * v for k, v in zip(bent[numbers[i, name]], slopes, strict=True))
-                found = {n: v + slope * (x - stopped) for n, v in found.items()}
+                found = {
+                    n: v + slope * jnp.where(jnp.isfinite(x), x - stopped, 0)
+                    for n, v in found.items()
+                }
         values |= found
     return (values[lines.result] * dout).sum()
 
