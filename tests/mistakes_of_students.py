@@ -192,7 +192,8 @@ MISTAKES = (
       "wrong value time", "dparams['w_h']"),
     M("lstm", "the bias as a mean", '"b": da.sum(0)', '"b": da.mean(0)', "factor", "dparams['b']"),
     M("lstm", "only the last step", "jax.tree.map(jnp.add, dparams, here)", "here",
-      "path missing twice", "dparams"),
+      "missing zero", "dparams",
+      same="the first step, where the state is zero, is all that is left of it"),
     M("lstm", "a transpose", 'da @ params["w_x"].T', 'da @ params["w_x"]', "shapes do not fit",
       ""),
     # Attention.

@@ -84,7 +84,8 @@ def changes(
         wrong: the cotangents that are wrong; what has no part in them is left as it is, and what
             has a part in no right one is tried first.
     """
-    names = [name for name, value in values.items() if isinstance(value, np.ndarray | int | float)]
+    values = {n: v for n, v in values.items() if isinstance(v, np.ndarray | int | float)}
+    names = list(values)
     found = []
     for slot in _slots(tree):
         mine = parts.get(id(slot.get()), set())

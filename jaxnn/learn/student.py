@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +171,12 @@ def printing() -> Iterator[io.StringIO]:
     printed, kept, asked = _Printed(), sys.stdin, builtins.input
     sys.stdin = io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
             yield printed
     finally:
         sys.stdin, builtins.input = kept, asked
