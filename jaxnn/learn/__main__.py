@@ -85,11 +85,14 @@ def _list(options: Any) -> int:
     known = progress.load(_say)
     everything = exercise.in_order()
     width = max((len(e.name) for e in everything), default=0)
-    following = ""
+    following = lesson = ""
     for e in everything:
+        if e.lesson != lesson:
+            lesson = e.lesson
+            print(exercise.title_of(lesson))
         mine = known.get(e.name, {})
         marks = [f"{g} {_state(mine, g)}" for g in e.grades]
-        print(f"  {e.name:<{width}}  {'  '.join(f'{m:<18}' for m in marks)}".rstrip())
+        print(f"  {e.name:<{width}}  {'  '.join(f'{m:<12}' for m in marks)}".rstrip())
         if not following and not mine.get("solved"):
             following = e.name
     solved = sum(bool(known.get(e.name, {}).get("solved")) for e in everything)

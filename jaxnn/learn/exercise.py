@@ -119,6 +119,17 @@ def lessons() -> tuple[str, ...]:
     return (*named, *(name for name in ORDER if name not in named))
 
 
+def title_of(lesson: str) -> str:
+    """Return a lesson's number and title; its name in words where its page is not there."""
+    folder = Path(__file__).parent / "site" / "lessons"
+    for path in folder.glob(f"[0-9]*_{lesson}.md"):
+        number = path.stem.split("_")[0].lstrip("0")
+        match = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if match and path.stem.split("_", 1)[1] == lesson:
+            return f"{number}. {match[1].strip()}"
+    return lesson.replace("_", " ").capitalize()
+
+
 @functools.cache
 def names() -> tuple[str, ...]:
     """Return the names of all exercises, without importing them."""

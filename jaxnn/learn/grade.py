@@ -49,7 +49,11 @@ def _graded(work: Work) -> dict[str, Any]:
         found = _easy(work, points) if work.grade == "easy" else _pair(work, points)
     if work.grade != "easy" and all(row.status == "right" for row in found):
         found = precise.rows(work) or found
-    return {"rows": tuple(found)}
+    notes: tuple[str, ...] = ()
+    if work.grade == "bug" and all(row.status == "right" for row in found):
+        said = work.exercise.module.BUGS[0][2]
+        notes = (f"The mistake that was planted: {said}",)
+    return {"rows": tuple(found), "notes": notes}
 
 
 def _easy(work: Work, points: list[Point]) -> list[Row]:
