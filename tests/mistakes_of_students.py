@@ -47,7 +47,7 @@ class Variant(NamedTuple):
 
 M, V = Mistake, Variant
 
-MISTAKES = (
+ALL_MISTAKES = (
     # A matrix product and a bias.
     M("linear", "mean for sum", "dy.sum(0)", "dy.mean(0)", "factor", "db"),
     M("linear", "wrong axis", "dy.sum(0)", "dy.sum(1)", "shape axis", "db",
@@ -60,9 +60,9 @@ MISTAKES = (
       same="two shapes exchanged"),
     M("linear", "1/N too much", "x.T @ dy", "x.T @ dy / len(x)", "factor", "dw"),
     M("linear", "the bias gets ones", "dy.sum(0)", "jnp.full(dy.shape[-1], 1.0 * len(dy))",
-      "wrong value forward", "db"),
+      "forward value", "db"),
     M("linear", "handed on", "return dy @ w.T, x.T @ dy, dy.sum(0)",
-      "return dy @ w.T, x.T @ dy, dy[0]", "broadcast axis", "db"),
+      "return dy @ w.T, x.T @ dy, dy[0]", "one", "db"),
     M("linear", "jax.grad itself", "return dy @ w.T, x.T @ dy, dy.sum(0)",
       "import jax\n    f = lambda x, w, b: ((x @ w + b) * dy).sum()\n"
       "    return jax.grad(f, (0, 1, 2))(x, w, dy[0])", "asks jax.grad", ""),
@@ -234,8 +234,7 @@ MISTAKES = (
     M("dropout", "the scale forgotten", "dy / 0.7", "dy", "factor", "dx"),
     M("dropout", "scaled twice", "dy / 0.7", "dy / 0.7 / 0.7", "factor", "dx"),
     M("dropout", "the mask forgotten", "jnp.where(kept, dy / 0.7, 0), None", "dy / 0.7, None",
-      "mask missing", "dx",
-      same="the factor that it lacks is the mask"),
+      "mask", "dx"),
     M("dropout", "the mask turned round", "jnp.where(kept, dy / 0.7, 0), None",
       "jnp.where(~kept, dy / 0.7, 0), None", "mask", "dx"),
     M("dropout", "a mask drawn anew", "jnp.where(kept, dy / 0.7, 0), None",
@@ -296,13 +295,13 @@ MISTAKES = (
     M("broadcast_add", "not summed at all", "dy.sum(0).sum(-1, keepdims=True)", "dy", "broadcast",
       "dp"),
     M("broadcast_add", "the first sequence alone", "dy.sum(0).sum(-1, keepdims=True)",
-      "dy[0].sum(-1, keepdims=True)", "missing axis", "dp"),
+      "dy[0].sum(-1, keepdims=True)", "one", "dp"),
     M("relu", "the cotangent cut", "jnp.where(y > 0, dy, 0)", "jnp.maximum(dy, 0)", "mask wrong",
       "dx"),
     M("relu", "everything passes", "y > 0", "y >= 0", "handed mask", "dx",
       same="dy is handed on as it came"),
     M("relu", "turned round", "y > 0", "y <= 0", "mask", "dx"),
-    M("relu", "times its value", "jnp.where(y > 0, dy, 0)", "y * dy", "too wrong slope", "dx"),
+    M("relu", "times its value", "jnp.where(y > 0, dy, 0)", "y * dy", "slope", "dx"),
     M("gelu", "the formula with erf",
       "dy * (0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * du)",
       "dy * (jax.scipy.stats.norm.cdf(x) + x * jax.scipy.stats.norm.pdf(x))", "slope", "dx"),
@@ -314,18 +313,18 @@ MISTAKES = (
     M("gelu", "the inner slope", " * du)", ")", "slope missing", "dx"),
     M("sigmoid", "tanh's slope", "y * (1 - y)", "(1 - y**2)", "slope", "dx"),
     M("sigmoid", "taken twice", "dy * y * (1 - y)",
-      "dy * jax.nn.sigmoid(y) * (1 - jax.nn.sigmoid(y))", "wrong value", "dx"),
-    M("sigmoid", "half of it", "dy * y * (1 - y)", "dy * y", "missing path", "dx"),
+      "dy * jax.nn.sigmoid(y) * (1 - jax.nn.sigmoid(y))", "slope", "dx"),
+    M("sigmoid", "half of it", "dy * y * (1 - y)", "dy * y", "slope", "dx"),
     M("mse", "the mean over examples", "dloss / d.size", "dloss / len(d)", "factor",
       "dpredictions dtargets"),
     M("mse", "the 2 of the square", "2 * d", "d", "factor", "dpredictions dtargets"),
     M("mse", "the sign of the targets", "dd, -dd", "dd, dd", "sign other swapped", "dtargets"),
     M("mse", "dloss forgotten", " * dloss", "", "missing factor", "dpredictions dtargets"),
     M("huber", "the sign alone outside", "jnp.clip(d, -0.8, 0.8)",
-      "jnp.where(jnp.abs(d) <= 0.8, d, jnp.sign(d))", "missing constant",
+      "jnp.where(jnp.abs(d) <= 0.8, d, jnp.sign(d))", "factor",
       "dpredictions dtargets"),
     M("huber", "nothing outside", "jnp.clip(d, -0.8, 0.8)",
-      "jnp.where(jnp.abs(d) <= 0.8, d, 0)", "mask missing", "dpredictions dtargets"),
+      "jnp.where(jnp.abs(d) <= 0.8, d, 0)", "path", "dpredictions dtargets"),
     M("huber", "the square everywhere", "jnp.clip(d, -0.8, 0.8)", "d", "mask slope missing",
       "dpredictions dtargets"),
     M("l2_penalty", "2 too much", "STRENGTH * dloss * w_1", "2 * STRENGTH * dloss * w_1", "factor",
@@ -338,13 +337,12 @@ MISTAKES = (
       "STRENGTH * dloss * jnp.sign(w_1)", "slope wrong", "dw_1"),
     # Whole networks.
     M("deep_relu", "the cotangent masked", "jnp.where(inputs[number] > 0, da, 0)",
-      "jnp.where(da > 0, da, 0)", "mask wrong", "dparams dx"),
+      "jnp.where(da > 0, da, 0)", "not", "dparams dx"),
     M("deep_relu", "behind the ReLU", "inputs[number - 1].T @ dz", "inputs[number - 1].T @ da",
       "wrong value", "dparams"),
     M("deep_relu", "a mean over examples", "dz.sum(0)", "dz.mean(0)", "factor", "dparams"),
     M("mlp", "forgotten 1/N", " / len(x)", "", "factor", "dparams dx"),
-    M("mlp", "the ReLU left out", "jnp.where(a > 0, da, 0)", "da", "mask missing", "dparams dx",
-      same="the factor that it lacks is the mask"),
+    M("mlp", "the ReLU left out", "jnp.where(a > 0, da, 0)", "da", "unmasked", "dparams dx"),
     M("mlp", "behind the ReLU", "x.T @ dz", "x.T @ da", "wrong value", "dparams"),
     M("mlp", "a mean over examples", '"b_1": dz.sum(0)', '"b_1": dz.mean(0)', "factor", "dparams"),
     M("mlp", "the sign of the loss", "(jnp.exp(log_p) - q)", "(q - jnp.exp(log_p))", "sign",
@@ -353,11 +351,11 @@ MISTAKES = (
       "wrong missing slope", "dparams dx"),
     M("cnn", "overlap replaced", ".add(dz @", ".set(dz @", "overwritten", "dx"),
     M("cnn", "a mean over places", "dz.sum((0, 1, 2))", "dz.mean((0, 1, 2))", "factor", "dparams"),
-    M("cnn", "the pool left out", "is_largest & (a > 0)", "a > 0", "mask", "dparams dx"),
+    M("cnn", "the pool left out", "is_largest & (a > 0)", "a > 0", "unmasked", "dparams dx"),
     # Pooling, and the norm over a batch.
     M("max_pool", "a third of each", "jnp.where(taken, dy[:, :, None], 0)",
       "taken * dy[:, :, None] / 3", "factor", "dx"),
-    M("max_pool", "the smallest", "windows.argmax(2", "windows.argmin(2", "mask wrong", "dx"),
+    M("max_pool", "the smallest", "windows.argmax(2", "windows.argmin(2", "extreme", "dx"),
     M("max_pool", "all of a window", "jnp.where(taken, dy[:, :, None], 0)",
       "jnp.where(taken | True, dy[:, :, None], 0)", "mask", "dx"),
     M("avg_pool", "forgotten 1/K", "share = dy / 3", "share = dy", "factor", "dx"),
@@ -391,7 +389,7 @@ MISTAKES = (
       "dc_new = dt * (1 - t**2)", "path", "dc_new", "easy"),
 )  # fmt: skip
 
-VARIANTS = (
+ALL_VARIANTS = (
     V("linear", "einsum", "return dy @ w.T, x.T @ dy",
       'return jnp.einsum("no,io->ni", dy, w), jnp.einsum("ni,no->io", x, dy)'),
     V("linear", "broadcast products", "x.T @ dy", "(x[:, :, None] * dy[:, None, :]).sum(0)"),
@@ -472,6 +470,11 @@ VARIANTS = (
     V("layer_norm", "fused, line by line", "dx = dcentred + dmu / x.shape[-1]",
       "dx = dcentred - dcentred.mean(-1, keepdims=True)", "easy"),
 )  # fmt: skip
+
+
+_THERE = exercise.names()
+MISTAKES = tuple(case for case in ALL_MISTAKES if case.exercise in _THERE)
+VARIANTS = tuple(case for case in ALL_VARIANTS if case.exercise in _THERE)
 
 
 def graded(case: Mistake | Variant) -> tuple[Result, float]:

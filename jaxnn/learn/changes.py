@@ -18,11 +18,15 @@ KINDS = {
     "axis": ("goes over the wrong axis",
              "Write the shapes down: over which axis was it broadcast, or reduced, in the "
              "forward?"),
+    "extreme": ("takes the largest where the smallest must be, or the smallest for the largest",
+                "Follow the mask: which entries reached the output?"),
     "sign": ("has a wrong sign", "Which line of the forward has a minus in it?"),
     "transpose": ("has a matrix that must be transposed, or a product in the wrong order",
                   "Write the shapes beside each name."),
     "mask": ("has its condition the wrong way round",
              "Follow the mask: which entries reached the output?"),
+    "one of many": ("takes one entry along an axis where the sum of all must be",
+                    "What was broadcast on the way forward is summed on the way back."),
     "time": ("takes its steps off by one, or in the wrong order",
              "Write down which value each step used: the one before it, or its own?"),
     "swapped": ("returns two cotangents in each other's place",
@@ -37,6 +41,8 @@ KINDS = {
                     "What is used several times gets the sum of what comes back from each use."),
     "missing term": ("lacks a term", "Which lines of the forward use it? Each adds a term."),
     "extra term": ("has a term too much", "Which lines of the forward does each term come from?"),
+    "unmasked": ("does not put to zero what must be masked",
+                 "Follow the mask: which entries reached the output, and which get nothing back?"),
     "missing factor": ("lacks a factor", "Differentiate that line of the forward by itself."),
     "wrong value": ("uses one value where another belongs",
                     "Does the derivative need what goes into the line, or what comes out of it?"),
@@ -48,6 +54,7 @@ KINDS = {
 _ORDER = {kind: number for number, kind in enumerate(KINDS)}
 _REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
 _AXES: tuple[Any, ...] = (0, 1, -1, 2, -2, None, (0, 1), (0, 2), (1, 2), (0, 1, 2))
+_EXTREMES = {"argmax": "argmin", "argmin": "argmax", "max": "min", "min": "max"}
 _NUMBERS = (0, 1, 2, 3, 4, -1, -2, 0.5, 1.5, -0.5)
 
 
@@ -94,12 +101,18 @@ def changes(
             continue
         rank = (some != wrong) + any(not any(w.startswith(m) for w in wrong) for m in mine)
         found += [
-            (rank, kind, slot, new)
+            (rank, _masks(kind, new, values), slot, new)
             for kind, new in _changed(slot, slot.get(), names)
             if _fits(slot.get(), new, values)
         ]
     found.sort(key=lambda change: (change[0], _ORDER[change[1]]))
     return [(kind, slot, new) for _, kind, slot, new in found]
+
+
+def _masks(kind: str, new: Any, values: dict[str, Any]) -> str:
+    """The kind of a change; a factor that is a mask has its own."""
+    other = values.get(new.right.id) if kind == "missing factor" else None
+    return "unmasked" if getattr(other, "dtype", np.dtype(float)).kind == "b" else kind
 
 
 def _fits(old: ast.expr, new: ast.expr, values: dict[str, Any]) -> bool:
@@ -156,6 +169,15 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
                     "weights",
                     ast.Call(ast.Attribute(weighted, other, ast.Load()), e.args, e.keywords),
                 )
+        case ast.Call(func=ast.Attribute(value=owner, attr=str() as attr)) if attr in _EXTREMES:
+            other = _EXTREMES[attr]
+            yield (
+                "extreme",
+                ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords),
+            )
+        case ast.Subscript(value=owner, slice=ast.Constant(value=int())):
+            summed = ast.Attribute(owner, "sum", ast.Load())
+            yield "one of many", ast.Call(summed, [ast.Constant(0)], [])
         case ast.Call(func=ast.Attribute(value=owner, attr="set" | "add" as attr)):
             other = "add" if attr == "set" else "set"
             yield (
@@ -224,6 +246,9 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
                 yield "missing term", ast.BinOp(given, ast.Add(), e)
             if isinstance(e, ast.BinOp):
                 yield "wrong value", given
+            if whole:
+                positive = ast.Compare(given, [ast.Gt()], [ast.Constant(0)])
+                yield "unmasked", ast.BinOp(e, ast.Mult(), positive)
         if whole or isinstance(e, ast.BinOp):
             for axis in (0, -1, 1):
                 summed = ast.Attribute(e, "sum", ast.Load())

@@ -1,16 +1,40 @@
 """Explain wrong cotangents: each by itself, by paths and slopes, by the smallest repair."""
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxnn.learn import local, paths, repair
+from jaxnn.learn.calls import by_name, call
 from jaxnn.learn.case import Case, Cause
 from jaxnn.learn.causes import of_one
 from jaxnn.learn.points import Point, floats, point_at
 from jaxnn.learn.student import Work
+
+
+def _sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def _by_erf(x: Any, y: Any) -> Any:
+    erf = np.vectorize(math.erf)
+    return 0.5 * (1 + erf(x / 2**0.5)) + x * np.exp(-(x**2) / 2) / (2 * math.pi) ** 0.5
+
+
+# More slopes of a whole function, as in `paths.SLOPES`.
+WHOLE: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
+    ("the slope of a sigmoid at y: y is the output already", lambda x, y: _d_sigmoid(y)),
+    ("the slope of the GELU that is written with erf", _by_erf),
+    ("x, that of half a square", lambda x, y: x),
+)
+
+
+def _d_sigmoid(x: Any) -> Any:
+    return _sigmoid(x) * (1 - _sigmoid(x))
 
 
 def explained(work: Work, cases: list[Case], saved: Any) -> list[tuple[Case, Cause | None]]:
@@ -26,7 +50,34 @@ def explained(work: Work, cases: list[Case], saved: Any) -> list[tuple[Case, Cau
             found[name] = fix.cause
         else:
             found[name] = old._replace(text=f"{old.text}; it is {fix.place} of your code")
+    for case in cases:
+        if case.name not in found and (cause := _not_linear(work, case, saved)) is not None:
+            found[case.name] = cause
     return [(case, found.get(case.name)) for case in cases]
+
+
+def _not_linear(work: Work, case: Case, saved: Any) -> Cause | None:
+    """Whether it is no multiple of what comes back from the output, as every cotangent is."""
+    name, point = f"{work.exercise.name}_bwd", case.points[0]
+    if name not in work.functions or saved is None:
+        return None
+    turned = by_name(work, name, call(work, name, saved[0], -point.dout), point.inputs)
+    value, given = turned.get(case.name), case.given[0]
+    if value is None or np.shape(value) != given.shape or np.allclose(value, -given, 1e-9, 1e-12):
+        return None
+    dout = f"d{work.exercise.output}"
+    if np.allclose(value, given, 1e-9, 1e-12):
+        return Cause(
+            "forward value",
+            f"{case.name} does not depend on {dout}",
+            f"A cotangent is made of what comes back from the output: each has {dout} in it.",
+        )
+    return Cause(
+        "not linear",
+        f"{case.name} is not proportional to {dout}: with minus {dout} it is not minus itself",
+        "A backward multiplies and adds what comes back. A condition, a square or a function of it "
+        "has no place there: of what in the forward must it be?",
+    )
 
 
 def line_by_line(
@@ -48,7 +99,32 @@ def _causes(work: Work, case: Case) -> Iterator[Cause]:
     yield from of_one(case)
     if (cause := paths.of_one(work.exercise, case)) is not None:
         yield cause
+    yield from _whole_slope(work, case)
     yield from _of_other_inputs(work, case)
+
+
+def _whole_slope(work: Work, case: Case) -> Iterator[Cause]:
+    """The cotangent of the output times a slope that is another function's."""
+    output, name = work.exercise.output, case.name[1:]
+    if name not in work.exercise.inputs:
+        return
+    place = work.exercise.inputs.index(name)
+    inputs = [point.inputs[place] for point in case.points]
+    if not floats(inputs) or np.shape(inputs[0]) != np.shape(case.points[0].out):
+        return
+    names = {"x": name, "y": output}
+    for words, slope in (*paths.SLOPES[1:], *WHOLE):
+        if case.fits(
+            slope(np.asarray(x), np.asarray(point.out)) * np.asarray(point.dout)
+            for x, point in zip(inputs, case.points, strict=True)
+        ):
+            told = "".join(names.get(part, part) for part in re.split(r"\b([xy])\b", words))
+            yield Cause(
+                "slope",
+                f"{case.name} is d{output} times {told}",
+                "Is this the derivative of the very formula of the forward? Differentiate it line "
+                "by line; and what else does one value of the input reach?",
+            )
 
 
 def _of_other_inputs(work: Work, case: Case) -> Iterator[Cause]:

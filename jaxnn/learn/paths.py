@@ -189,7 +189,7 @@ def of_one(exercise: Exercise, case: Case) -> Cause | None:
 def _other_slope(case: Case, path: Path, words: str, lines: Written) -> Cause:
     line = lines.lines[path.line]
     names = {"x": path.name, "y": line.gives[0]}
-    if "where(" in line.text:
+    if "where(" in line.text and words == SLOPES[0][0]:
         return Cause(
             "mask",
             f"{case.name}: what comes back through `{line.text}` is not masked",
