@@ -93,7 +93,7 @@ def parsed(path: str, text: str) -> Work:
         exec(compile(tree, path, "exec"), module.__dict__)
     functions = {}
     for name in found.wanted(grade):
-        functions[name] = _function(path, name, vars(module), tree)
+        functions[name] = _function(path, name, vars(module), tree, found.wanted(grade))
     return Work(path, found, grade, functions, shown(printed))
 
 
@@ -144,13 +144,16 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
     return told
 
 
-def _function(path: str, name: str, scope: dict[str, Any], tree: ast.Module) -> Callable[..., Any]:
+def _function(
+    path: str, name: str, scope: dict[str, Any], tree: ast.Module, wanted: tuple[str, ...]
+) -> Callable[..., Any]:
     value = scope.get(name)
     if callable(value):
         return value  # type: ignore[no-any-return]
     if value is not None:
         raise Fault(f"{path}: {name} is {type(value).__name__}, no function; write def {name}(...)")
-    lines = {n.name: n.lineno for n in tree.body if isinstance(n, ast.FunctionDef)}
+    defined = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    lines = {n.name: n.lineno for n in defined if n.name not in wanted}
     near = difflib.get_close_matches(name, lines, 1, 0.6)
     renamed = f"; did you mean {near[0]} in line {lines[near[0]]}? Call it {name}" if near else ""
     raise Fault(f"{path} has no function {name}" + (renamed or f"; write def {name}(...)"))
