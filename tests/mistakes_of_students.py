@@ -12,7 +12,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from jaxnn.learn import exercise, grade, start, student
+from jaxnn.learn import exercise, grade, guard, start, student
 from jaxnn.learn.result import Result
 
 
@@ -491,7 +491,7 @@ def graded(case: Mistake | Variant) -> tuple[Result, float]:
     started = time.perf_counter()
     try:
         result = grade.graded(student.parsed(path, source))
-    except student.Fault as fault:
+    except guard.Fault as fault:
         result = Result("", "", fault=str(fault), kind="fault")
     return result, time.perf_counter() - started
 

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from jaxnn.learn import __main__ as command
-from jaxnn.learn import exercise, grade, progress, start, student, worker
+from jaxnn.learn import exercise, grade, guard, progress, start, worker
+from jaxnn.learn.guard import Fault
 from jaxnn.learn.site import __main__ as site
-from jaxnn.learn.student import Fault, read
+from jaxnn.learn.student import read
 
 SOFTMAX = start.solution(exercise.find("softmax"), "fused", "softmax.py")
 
@@ -176,7 +177,7 @@ def test_a_backward_that_does_something_else_is_told(tmp_path, body, said):
     head = 'import jax\nimport jax.numpy as jnp\nEXERCISE, GRADE = "softmax", "fused"\n'
     forward = "def softmax_fwd(x):\n    p = jax.nn.softmax(x)\n    return p, p\n"
     file.write_text(f"{head}{forward}def softmax_bwd(p, dp):\n    {body}\n")
-    with student.limited(20):
+    with guard.limited(20):
         result = grade.graded(read(str(file)), 2.0)
     assert not result
     assert re.search(said, str(result)) or re.search(said, result.fault), str(result)

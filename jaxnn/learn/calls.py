@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.learn.guard import Fault
 from jaxnn.learn.points import floats, named
-from jaxnn.learn.student import Fault, Work
+from jaxnn.learn.student import Work
 
 Function = Callable[..., Any]
 

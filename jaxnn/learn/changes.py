@@ -8,49 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# What is said of a change of each kind, in the order in which they are tried.
-KINDS = {
-    "mean": ("takes a sum where a mean must be, or a mean where a sum must be",
-             "What is broadcast forward is summed backward; what is averaged is divided by its "
-             "number."),
-    "weights": ("takes a plain mean where one with weights must be",
-                "Of what in the forward is it the mean, and how much does each part count there?"),
-    "axis": ("goes over the wrong axis",
-             "Write the shapes down: over which axis was it broadcast, or reduced, in the "
-             "forward?"),
-    "extreme": ("takes the largest where the smallest must be, or the smallest for the largest",
-                "Follow the mask: which entries reached the output?"),
-    "sign": ("has a wrong sign", "Which line of the forward has a minus in it?"),
-    "transpose": ("has a matrix that must be transposed, or a product in the wrong order",
-                  "Write the shapes beside each name."),
-    "mask": ("has its condition the wrong way round",
-             "Follow the mask: which entries reached the output?"),
-    "one of many": ("takes one entry along an axis where the sum of all must be",
-                    "What was broadcast on the way forward is summed on the way back."),
-    "time": ("takes its steps off by one, or in the wrong order",
-             "Write down which value each step used: the one before it, or its own?"),
-    "swapped": ("returns two cotangents in each other's place",
-                "Return the cotangents in the order of the forward's inputs."),
-    "exchanged": ("has two parts in each other's place",
-                  "Put the parts together in the order in which the forward took them apart."),
-    "constant": ("has a wrong number in it",
-                 "Factors and exponents come from squares, roots and means of the forward."),
-    "too much": ("multiplies or divides by something too much",
-                 "Differentiate that line of the forward by itself: which factors stay?"),
-    "overwritten": ("puts a value where it must be added, or adds where it must be put",
-                    "What is used several times gets the sum of what comes back from each use."),
-    "missing term": ("lacks a term", "Which lines of the forward use it? Each adds a term."),
-    "extra term": ("has a term too much", "Which lines of the forward does each term come from?"),
-    "unmasked": ("does not put to zero what must be masked",
-                 "Follow the mask: which entries reached the output, and which get nothing back?"),
-    "missing factor": ("lacks a factor", "Differentiate that line of the forward by itself."),
-    "wrong value": ("uses one value where another belongs",
-                    "Does the derivative need what goes into the line, or what comes out of it?"),
-    "slope": ("has another function's derivative",
-              "Differentiate the function by itself, on paper."),
-    "broadcast": ("does not sum over an axis that was broadcast",
-                  "What was broadcast on the way forward is summed on the way back."),
-}  # fmt: skip
+from jaxnn.learn.kinds import KINDS
+
 _ORDER = {kind: number for number, kind in enumerate(KINDS)}
 _REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
 _AXES: tuple[Any, ...] = (0, 1, -1, 2, -2, None, (0, 1), (0, 2), (1, 2), (0, 1, 2))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxnn.learn import explain, misuse, precise
 from jaxnn.learn.calls import as_leaf, by_name, call
 from jaxnn.learn.case import Case, Cause, sizes_of
+from jaxnn.learn.guard import LIMIT, Fault, limited, printing, said, shown
 from jaxnn.learn.points import (
     SEEDS,
     Leaf,
@@ -17,7 +18,7 @@ from jaxnn.learn.points import (
     point_of,
 )
 from jaxnn.learn.result import Result, Row
-from jaxnn.learn.student import LIMIT, Fault, Work, limited, printing, said, shown
+from jaxnn.learn.student import Work
 from jaxnn.verify.findings import slice_filled
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from jaxnn.learn import exercise as exercises
 from jaxnn.learn.grade import graded
+from jaxnn.learn.guard import LIMIT
 from jaxnn.learn.result import Result
-from jaxnn.learn.student import LIMIT, Work
+from jaxnn.learn.student import Work
 
 ROLES = ("_bwd", "_fwd", "_steps")
 

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from jaxnn.learn.case import Case, Cause
-from jaxnn.learn.changes import KINDS, changes
+from jaxnn.learn.changes import changes
 from jaxnn.learn.influence import locals_of, outputs
+from jaxnn.learn.kinds import KINDS
 from jaxnn.learn.misuse import tree_of
 from jaxnn.learn.points import close, named
 from jaxnn.learn.stand_in import as_array, as_numpy

@@ -86,11 +86,11 @@ def serve(connection: Connection) -> None:
 
 def answer(path: str, limit: float = LIMIT) -> Result:
     """Grade a file in this process."""
-    from jaxnn.learn import grade, student
+    from jaxnn.learn import grade, guard, student
 
     try:
-        with student.limited(limit), student.said(path, limit):
+        with guard.limited(limit), guard.said(path, limit):
             work = student.read(path)
-    except student.Fault as fault:
+    except guard.Fault as fault:
         return Result("", "", fault=str(fault), kind="fault")
     return grade.graded(work, limit)
