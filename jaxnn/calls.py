@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.varying import cotangent_of
+
 _ANYTHING = (
     inspect.Parameter("inputs", inspect.Parameter.VAR_POSITIONAL),
     inspect.Parameter("static", inspect.Parameter.VAR_KEYWORD),
@@ -186,7 +188,7 @@ def _held(d: Any, x: Any) -> Any:
     # A number of Python's has no dtype of its own: neither as the cotangent, nor as the input.
     if not (jax.typeof(d).weak_type or x.weak_type):
         chex.assert_type(d, x.dtype)
-    return d.astype(x.dtype)
+    return cotangent_of(x, d.astype(x.dtype))
 
 
 def _called(

@@ -76,6 +76,19 @@ def is_array(value: Any) -> bool:
     return isinstance(value, kinds) or hasattr(value, "aval")
 
 
+def is_seen(value: Any) -> bool:
+    """Whether the values can be looked at: they are not traced, and all of them are within reach.
+
+    Of an array that is spread over several processes each has a part: what one refused, the others
+    would wait for.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return (
+        not isinstance(value, jax.Array) or value.is_fully_addressable or value.is_fully_replicated
+    )
+
+
 def check_array(name: str, value: Any) -> None:
     """Refuse what is no array, as lists, Python's numbers and other libraries' tensors are none.
 
@@ -230,7 +243,7 @@ def check_range(what: str, indices: Any, bound: int, rule: str) -> None:
     Raises:
         ValueError: there are some; `what` and the first open the message, `rule` ends it.
     """
-    if isinstance(indices, jax.core.Tracer):
+    if not is_seen(indices):
         return
     values = np.asarray(indices)
     wrong = np.argwhere((values < 0) | (values >= bound))
@@ -248,7 +261,7 @@ def check_within(name: str, values: Any, least: float, most: float, rule: str) -
     Raises:
         ValueError: there are some; the message gives the first one's index, `rule` ends it.
     """
-    if isinstance(values, jax.core.Tracer):
+    if not is_seen(values):
         return
     seen = np.asarray(values)
     wrong = np.argwhere((seen < least) | (seen > most))
@@ -266,6 +279,8 @@ def check_finite(name: str, values: Any) -> None:
     Raises:
         ValueError: some value is not finite; the message gives the first one's index.
     """
+    if not is_seen(values):
+        return
     values = np.asarray(values)
     finite = np.isfinite(values)
     if not finite.all():
@@ -480,8 +495,7 @@ def check_inputs(inputs: Any, dtype: Any, *shapes: tuple[int, ...]) -> None:
             f"inputs have shape {inputs.shape}; they must be {allowed}: check the size, add a "
             "batch dimension with x[None], or configure the model for it"
         )
-    if not isinstance(inputs, jax.core.Tracer):
-        check_finite("inputs", inputs)
+    check_finite("inputs", inputs)
 
 
 def check_tokens(name: str, tokens: Any, vocabulary: int) -> None:

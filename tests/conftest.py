@@ -18,6 +18,8 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax")
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# For tests on a mesh; all others run on the first.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
 import hypothesis
 import jax

@@ -161,6 +161,11 @@ def test_expressions_are_typeset(code, wanted):
     assert wanted in symbols.latex(ast.parse(code, mode="eval").body)
 
 
+def test_a_symbol_that_is_a_fraction_is_put_in_brackets_for_a_power():
+    symbols = Symbols({}, {"rstd": r"\frac{1}{\sigma}"}, {}, False)
+    assert symbols.latex(ast.parse("rstd**3 * x", mode="eval").body).startswith(r"\left(\frac")
+
+
 def test_what_cannot_be_typeset_is_refused():
     with pytest.raises(ValueError, match="cannot be typeset"):
         Symbols({}, {}, {}, False).latex(ast.parse("[a for a in b]", mode="eval").body)

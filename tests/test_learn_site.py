@@ -7,7 +7,8 @@ import pytest
 
 from jaxnn.learn.site import docstrings, reference
 
-LESSONS = sorted((Path(reference.__file__).parent / "lessons").glob("*.md"))
+SITE = Path(reference.__file__).parent
+LESSONS = sorted(SITE.glob("lessons/*.md"))
 HEADINGS = ["A picture", "Backward, line by line", "The short form", "In the library"]
 HEADINGS += ["Three mistakes", "Questions", "Exercise", "Sources"]
 
@@ -40,3 +41,11 @@ def test_an_op_is_documented_by_its_two_functions():
     page = reference.page("jaxnn.ops.linear")
     for name in ("linear(params, x", "linear_fwd", "linear_bwd"):
         assert f"jaxnn.ops.linear.{name}" in page
+
+
+def test_the_readme_links_to_every_lesson_and_how_to_page():
+    readme = (SITE.parents[2] / "README.md").read_text(encoding="utf-8")
+    pages = [*SITE.glob("lessons/*.md"), *SITE.glob("howto/*.md")]
+    assert len(pages) > 24
+    for page in pages:
+        assert f"](jaxnn/learn/site/{page.relative_to(SITE).as_posix()})" in readme, page

@@ -1,5 +1,6 @@
 """Why a gradient is wrong: honest mistakes inside backward passes, and what is said of each."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from jaxnn import verify
 from jaxnn.op import Op
+from jaxnn.verify.causes.jaxprs import words_of
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 N, D, H, K = 7, 5, 6, 4
@@ -331,3 +333,10 @@ def test_an_unstable_formula_is_told_from_a_wrong_one():
     assert "bfloat16" in report.leaves[0].diagnosis.text
     with jax.enable_x64(True):
         assert verify.gradient(loss, lambda p: p**2, np.asarray(p, np.float64))
+
+
+def test_the_place_is_a_line_of_the_user_s():
+    """Not of what JAX, the library or Python put around it."""
+    x, w = jnp.ones((5, 4, 3)), jnp.ones((5, 3, 2))
+    (product,) = jax.make_jaxpr(lambda x, w: jnp.einsum("bij,bjk->bik", x, w))(x, w).eqns
+    assert Path(__file__).name in words_of(product, "")

@@ -155,3 +155,19 @@ def test_a_cotangent_of_another_structure_fails_and_is_no_crash():
         example=lambda key: ({"a": jnp.ones(3)},),
     )
     assert verify.op(wrong).status == "fail"
+
+
+def test_a_cotangent_is_not_what_somebody_s_inputs_are():
+    """x and dy alike, x^T dy is symmetric, and its transpose is right."""
+
+    def fwd(x, w):
+        return x @ w, (x, w)
+
+    def bwd(saved, dy):
+        x, w = saved
+        return dy @ w.T, dy.T @ x
+
+    x, w = np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32)
+    report = verify.op(Op(fwd, bwd), x, w)
+    assert [leaf.path for leaf in report.leaves if leaf.wrong] == ["w"]
+    assert "right at the point given" not in str(report)

@@ -95,7 +95,8 @@ class Symbols(NamedTuple):
     def _piece(self, node: ast.expr) -> Piece:
         match node:
             case ast.Name():
-                return Piece(self.symbol(node.id), ATOM)
+                symbol = self.symbol(node.id)
+                return Piece(symbol, PRODUCT if symbol.startswith(r"\frac") else ATOM)
             case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
                 return _number(number)
             case ast.UnaryOp(op=ast.USub()):

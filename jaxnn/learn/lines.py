@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.learn.compare import Checked, Row, WrongStep, compared
+from jaxnn.numerics import cotangent_rng, draw_cotangent
 
 
 class Line(NamedTuple):
@@ -196,7 +197,7 @@ def _as_array(value: Any) -> Any:
 def _drawn(out: Any, seed: int) -> jax.Array:
     out = jnp.asarray(out)
     dtype = out.dtype if jnp.issubdtype(out.dtype, jnp.floating) else jnp.result_type(float)
-    return jax.random.normal(jax.random.key(seed), out.shape, dtype)
+    return draw_cotangent(cotangent_rng(seed), jax.ShapeDtypeStruct(out.shape, dtype))
 
 
 def _bound(forward: Callable[..., Any], inputs: tuple[Any, ...]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from jaxnn.checks import (
     check_key,
     check_model,
     check_not_empty,
+    is_seen,
 )
 from jaxnn.models import mlp
 from jaxnn.numerics import in_dtype_of
@@ -153,7 +154,7 @@ def _check(params: Params, inputs: Array, config: Config) -> None:
     """Refuse what `encode` says it raises."""
     dtype = check_model(params, config, Config, init_params)
     check_inputs(inputs, dtype, config.sizes[:1])
-    if isinstance(inputs, jax.core.Tracer) or not inputs.size:
+    if not is_seen(inputs) or not inputs.size:
         return
     values = np.asarray(inputs)
     if values.min() < 0 or values.max() > 1:

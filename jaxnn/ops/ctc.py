@@ -29,6 +29,7 @@ from jax import Array, lax
 from jaxnn.numerics import divide, reduce_bwd, reduce_fwd, widen
 from jaxnn.op import Op
 from jaxnn.ops.losses_doors import check_ctc
+from jaxnn.varying import vary_with
 
 
 class Positions(NamedTuple):
@@ -109,7 +110,8 @@ def ctc_fwd(
 
     found = jnp.take_along_axis(log_y, positions.classes[:, None, :], -1, mode="clip")
     steps = jnp.arange(log_y.shape[1], dtype=jnp.int32), jnp.moveaxis(found, 1, 0)
-    (log_alpha, scale), log_alphas = lax.scan(step, (start, jnp.zeros_like(share)), steps)
+    before = vary_with((start, jnp.zeros_like(share)), log_y, positions)
+    (log_alpha, scale), log_alphas = lax.scan(step, before, steps)
     log_p = scale + _log_sum(jnp.where(ends, log_alpha, -jnp.inf).T)
     losses = -log_p * counts
     losses = jnp.where(losses == jnp.inf, 0, losses) if zero_infinity else losses
@@ -140,7 +142,7 @@ def ctc_bwd(
 
     steps = jnp.arange(len(log_alphas), dtype=jnp.int32)
     earlier = jnp.concatenate([log_alphas[:1], log_alphas[:-1]])  # before the first is not used
-    _, gammas = lax.scan(step, gamma, (steps, earlier), reverse=True)
+    _, gammas = lax.scan(step, vary_with(gamma, residuals), (steps, earlier), reverse=True)
     dl = reduce_bwd(dloss, len(counts), reduction) * (share if reduction == "mean" else 1) * counts
     n = jnp.arange(len(counts), dtype=jnp.int32)[:, None]
     expected = jnp.zeros_like(widen(log_probabilities))

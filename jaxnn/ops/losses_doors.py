@@ -18,6 +18,7 @@ from jaxnn.checks import (
     check_pair,
     check_range,
     check_shapes,
+    is_seen,
 )
 from jaxnn.numerics import REDUCTIONS
 from jaxnn.ops.linear import Linear
@@ -92,7 +93,7 @@ def _check_classes(op: str, noun: str, logits: Any, labels: Any, ignore_index: A
             f"{op}: labels have shape {labels.shape}, {noun} {logits.shape}; there must be one "
             f"label per row, shape {logits.shape[:-1]}: check that both have the same length"
         )
-    if ignore_index is not None and not isinstance(labels, jax.core.Tracer):
+    if ignore_index is not None and is_seen(labels):
         labels = np.where(np.asarray(labels) == ignore_index, 0, labels)
     rule = "each label must name a class: relabel from 0 or give the model more outputs"
     rule += "" if ignore_index is None else f", or mark what to leave out with {ignore_index}"
@@ -179,7 +180,7 @@ def check_ctc(
     rule = "it must be at most the {} there are: cut it, or pass more"
     check_range("ctc: input length", input_lengths, sizes.T + 1, rule.format("steps"))
     check_range("ctc: label length", label_lengths, sizes.S + 1, rule.format("labels"))
-    if not any(isinstance(values, jax.core.Tracer) for values in (labels, label_lengths)):
+    if is_seen(labels) and is_seen(label_lengths):
         used = np.arange(sizes.S) < np.asarray(label_lengths)[:, None]
         rule = f"each label must name a class but the blank, {blank}: relabel, or change blank"
         check_range("ctc: label", np.where(used, labels, 0), sizes.K, rule)

@@ -14,6 +14,7 @@ from jax import Array, lax
 
 from jaxnn.numerics import product, widen
 from jaxnn.ops.recurrent_parts import CellState, Recurrent
+from jaxnn.varying import vary_with
 
 Output = tuple[Array, CellState]
 Gates = tuple[Array, ...]
@@ -55,7 +56,8 @@ def steps_fwd(
         return _where(real, after, before), _rounded((last, gates), x)
 
     xs = product(x, params.w_x), real, kept
-    final, (befores, gates) = lax.scan(walk, jax.tree.map(widen, state), xs, reverse=reverse)
+    first = vary_with(jax.tree.map(widen, state), xs, params)
+    final, (befores, gates) = lax.scan(walk, first, xs, reverse=reverse)
     final = _rounded(final, x)
     h = [final.h[None], befores.h[:-1]] if reverse else [befores.h[1:], final.h[None]]
     y = _where(real, jnp.concatenate(h)).swapaxes(0, 1)
@@ -88,7 +90,8 @@ def steps_bwd(
         return dbefore, _where(real, _rounded(stacked, x))
 
     xs = dy, gates, befores, real, kept
-    dstate, stacked = lax.scan(walk, jax.tree.map(widen, dfinal), xs, reverse=not reverse)
+    last = vary_with(jax.tree.map(widen, dfinal), xs, saved.params)
+    dstate, stacked = lax.scan(walk, last, xs, reverse=not reverse)
     return stacked, _rounded(dstate, x)
 
 
@@ -99,8 +102,12 @@ def inputs_bwd(saved: RecurrentResiduals, da: Array) -> tuple[Array, Array, Arra
 
 
 def weights_bwd(h: Array, da: Array) -> Array:
-    """Return dw = sum of h_t^T da_t over the steps of all examples, where a_t = h_t w."""
-    return lax.collapse(h, 0, 2).T @ lax.collapse(da, 0, 2)
+    """Return dw = sum of h_t^T da_t over the steps of all examples, where a_t = h_t w.
+
+    Steps and examples are not merged into one axis first: where the examples are spread over
+    devices, all of them would be gathered on each.
+    """
+    return jnp.tensordot(h, da, ((0, 1), (0, 1)))
 
 
 def _rounded(tree: Any, like: Array) -> Any:

@@ -3,10 +3,9 @@
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxnn.checks import check_integers, check_one_dtype, check_pair, check_shapes
+from jaxnn.checks import check_integers, check_one_dtype, check_pair, check_shapes, is_seen
 from jaxnn.numerics import REDUCTIONS
 from jaxnn.settings import check_choice, check_flag, check_number
 
@@ -37,7 +36,7 @@ def check_cosine_embedding(a: Any, b: Any, labels: Any, *, margin: Any, reductio
             f"per pair, shape {a.shape[:-1]}: check that all have the same length"
         )
     check_number(f"{op}: margin", margin, "within [-1, 1], as a cosine is", lambda m: -1 <= m <= 1)
-    if not isinstance(labels, jax.core.Tracer) and (abs(np.asarray(labels)) != 1).any():
+    if is_seen(labels) and (abs(np.asarray(labels)) != 1).any():
         raise ValueError(
             f"{op}: labels are not all 1 or -1; they must be: pass 2 * labels - 1 for 0 and 1"
         )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.calls import call_bwd, call_fwd
+from jaxnn.numerics import cotangent_rng, draw_cotangent
 from jaxnn.op import Op
 from jaxnn.verify.arguments import Call, argument_names
 from jaxnn.verify.door import entrance
@@ -123,12 +124,9 @@ def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str,
         cotangents = call_bwd(op.name, op.bwd, residuals, dout, vars(settings), len(inputs))
         return tuple(map(_without_none, cotangents, inputs))
 
-    # Random, because a cotangent of ones hides what sums to zero, as in softmax; large and, where
-    # there is only one, negative, because a rule must be linear in it.
-    rng = np.random.default_rng(0)
-    dout = jax.tree.map(
-        lambda o: jax.device_put(np.asarray(-10 * rng.normal(size=o.shape)).astype(o.dtype)), out
-    )
+    # Large and, where there is only one, negative, because a rule must be linear in it.
+    rng = cotangent_rng(0)
+    dout = jax.tree.map(lambda o: draw_cotangent(rng, o, -10), out)
     settings = SimpleNamespace(**static)  # no pytree: handed over as it is
     names = argument_names(op.fwd, len(inputs))
     report, point = judge(Call(loss, manual_grad, inputs, (dout, settings), names), {})

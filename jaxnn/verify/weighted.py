@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import ClosedJaxpr
 
+from jaxnn.numerics import cotangent_rng, draw_cotangent
 from jaxnn.verify.arguments import is_array
 from jaxnn.verify.findings import first_line
 from jaxnn.verify.problem import is_floating
@@ -140,17 +140,10 @@ class Weighted:
     def cotangents(self, seed: int) -> list[Any]:
         """Draw random cotangents of the floating outputs.
 
-        Random, because ones hide what sums to zero, as in softmax; large, because a rule must be
-        linear in them.
+        Large, because a rule must be linear in them.
         """
-        rng = np.random.default_rng(seed)
-        outputs = jax.tree.leaves(self.outputs)
-        return [
-            jax.device_put(
-                np.asarray(-10 * rng.normal(size=outputs[i].shape)).astype(outputs[i].dtype)
-            )
-            for i in self.floating()
-        ]
+        rng, outputs = cotangent_rng(seed), jax.tree.leaves(self.outputs)
+        return [draw_cotangent(rng, outputs[i], -10) for i in self.floating()]
 
     def loss(
         self, inputs: Any, cotangents: list[Any], settings: Any, only: int | None = None

@@ -20,6 +20,7 @@ from jax import Array, lax
 from jaxnn.numerics import Pairs, widen
 from jaxnn.ops import attention as plain
 from jaxnn.ops.attention import AttentionResiduals
+from jaxnn.varying import vary_with
 
 # Of RUN n^2 queries there are n runs of RUN n: products of fewer rows are slower, and more of them
 # take longer to compile.
@@ -175,6 +176,7 @@ def _in_blocks_bwd(
     whole = _turned(k), _turned(v), _filled(bias, block)
     zeros: Any = tuple(None if x is None else jnp.zeros_like(widen(x)) for x in whole)
     blocks = [_blocks(x, block) for x in (q, y, log_normaliser, dy)]
+    zeros = vary_with(zeros, residuals, dy)
     (dk, dv, dbias), dq = lax.scan(attend, zeros, (jnp.arange(0, t, block), *blocks))
     dbias = None if bias is None else dbias[:, :, : bias.shape[2]]
     return _joined(dq, t), dk.transpose(0, 3, 1, 2), dv.transpose(0, 3, 1, 2), None, dbias, None

@@ -19,6 +19,7 @@ from jaxnn.ops import linear_cross_entropy as plain
 from jaxnn.ops.cross_entropy import is_soft
 from jaxnn.ops.linear import Linear
 from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals
+from jaxnn.varying import vary_with
 
 # How many to hold at once if nothing else is asked for, and of how many classes at least: what a
 # cache holds, and enough to keep any matrix product busy.
@@ -93,7 +94,8 @@ def linear_cross_entropy_fwd(
         return (larger, sum_exp, label_z, sum_z), None
 
     least = jnp.full_like(zero, np.finfo(zero.dtype).min)  # not -inf: -inf - -inf is no number
-    (largest, sum_exp, label_z, sum_z), _ = lax.scan(add, (least, zero, zero, zero), starts)
+    nothing = vary_with((least, zero, zero, zero), params, x, class_weights)
+    (largest, sum_exp, label_z, sum_z), _ = lax.scan(add, nothing, starts)
     log_sum = jnp.log(sum_exp)
     losses = w_label * (log_sum - (label_z - largest))
     if not is_zero(label_smoothing):
@@ -160,6 +162,7 @@ def linear_cross_entropy_bwd(
 
     none = jnp.zeros(w.shape[1], counts.dtype)
     zeros = jnp.zeros_like(w), none.astype(w.dtype), widen(jnp.zeros_like(rows)), none
+    zeros = vary_with(zeros, residuals, dloss)
     (dw, db, dx, dweights), _ = lax.scan(add, zeros, starts)
     dparams, dx = Linear(dw, None if b is None else db), dx.astype(x.dtype).reshape(x.shape)
     if class_weights is None:

@@ -3,6 +3,8 @@
 Of scans, of as many steps as a loop takes, reverse mode has a derivative.
 """
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,6 +26,12 @@ Wrong = Iterable[tuple[str, str, Any]]
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 _VERIFIER = str(Path(__file__).parents[1])
 _JAX = str(Path(jax.__file__).parent)
+# What stands around a person's functions, and is no line of theirs.
+_AROUND = (
+    _VERIFIER,
+    *(str(Path(__file__).parents[2] / name) for name in ("op.py", "calls.py")),
+    *(str(module.__file__) for module in (contextlib, functools)),
+)
 
 
 def with_mistake(right: Any, wrong: Wrong, on: On, operand: int | None = None) -> Any:
@@ -129,7 +137,7 @@ def words_of(eqn: JaxprEqn, outer: str) -> str:
     if name == "mul" and ours[:1] == frames[:1] != []:
         return "the product of an output and its cotangent"
     for frame in frames:
-        if frame not in ours:
+        if not frame.file_name.startswith(_AROUND):
             return f"{name} ({Path(frame.file_name).name}:{frame.line_num})"
     return name
 

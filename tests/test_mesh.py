@@ -1,0 +1,158 @@
+"""The models on eight devices: gradients of one device, and as little sent as can be."""
+
+import math
+import re
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import assert_leaves_close
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnn import data
+from jaxnn.models import cnn, rnn, transformer
+from jaxnn.ops.linear import Linear, linear
+
+pytestmark = pytest.mark.usefixtures("x64")
+DEVICES = 8
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def tokens(t, vocabulary):
+    drawn = jax.random.randint(jax.random.key(3), (16, t + 1), 0, vocabulary)
+    return data.KeyedBatch(drawn[:, :-1], drawn[:, 1:], None)
+
+
+def images():
+    kx, kt = jax.random.split(jax.random.key(1))
+    return data.KeyedBatch(
+        jax.random.uniform(kx, (16, 64)), jax.random.randint(kt, (16,), 0, 10), None
+    )
+
+
+SMALL = {"layers": 2, "width": 16, "heads": 4, "vocabulary": 40, "positions": 12}
+CASES = {
+    "lstm": lambda: (rnn, rnn.Config(vocabulary=20, width=6, hidden=8, layers=2), tokens(5, 20)),
+    "gru": lambda: (rnn, rnn.Config(vocabulary=20, width=6, hidden=8, cell="gru"), tokens(5, 20)),
+    "cnn": lambda: (cnn, cnn.Config(channels=(4, 6), norm="group", groups=2), images()),
+    "gpt": lambda: (transformer, transformer.gpt2(**SMALL), tokens(12, 40)),
+    "llama, in blocks and chunks": lambda: (
+        transformer,
+        transformer.llama(kv_heads=2, block=4, chunk=16, **SMALL),
+        tokens(12, 40),
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    model, config, batch = CASES[request.param]()
+    return model, config, model.init_params(jax.random.key(0), config), batch
+
+
+@pytest.fixture
+def mesh():
+    assert jax.device_count() >= DEVICES, "conftest.py asks for eight devices"
+    return jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def sent(compiled):
+    """The collectives that a compiled program runs: how often, by kind, and the bytes of sums."""
+    computations = re.split(r"\n(?=(?:ENTRY )?%)", compiled.as_text())
+    named = {re.match(r"(?:ENTRY )?%([\w.\-]+)", c)[1]: c for c in computations if " -> " in c}
+    counts, size = Counter(), 0
+
+    def walk(computation, times):
+        nonlocal size
+        for line in computation.splitlines():
+            if found := re.search(rf" = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line):
+                counts[found[2]] += times
+                for dims in re.findall(r"f64\[([\d,]*)\]", found[1]):
+                    size += times * 8 * math.prod(int(n) for n in dims.split(",") if n)
+            for called in re.findall(r"(?:body|to_apply|calls)=%([\w.\-]+)", line):
+                turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+                walk(named[called], times * int(turns[1]) if turns else times)
+
+    walk(next(c for c in computations if c.startswith("ENTRY")), 1)
+    return counts, size
+
+
+def test_data_parallel_the_gradient_is_one_device_s_and_summed_once(case, mesh):
+    model, config, params, batch = case
+    replicated, over = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+
+    def by_hand(params, batch):
+        return model.manual_value_and_grad(params, batch, config)
+
+    def by_jax(params, batch):
+        return jax.value_and_grad(model.loss)(params, batch, config)
+
+    alone = jax.jit(by_hand)(params, batch)
+    placed = jax.device_put(params, replicated), jax.device_put(batch, over)
+    compiled, theirs = (
+        jax.jit(f, out_shardings=replicated).lower(*placed).compile() for f in (by_hand, by_jax)
+    )
+    assert_leaves_close(compiled(*placed), alone, 1e-9, 1e-12)
+    counts, size = sent(compiled)
+    assert set(counts) == {"all-reduce"}  # no activation goes anywhere
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    twice = params.tokens.table.nbytes if model is transformer else 0  # where tied, from both uses
+    assert whole <= size <= whole + twice + 200  # the loss, and counts of labels
+    assert size <= sent(theirs)[1]
+    memory, of_jax = (c.memory_analysis().temp_size_in_bytes for c in (compiled, theirs))
+    assert memory <= 1.02 * of_jax
+
+
+def test_inside_shard_map_with_checked_types(case, mesh):
+    model, config, params, batch = case
+    alone = jax.jit(lambda p, b: model.manual_value_and_grad(p, b, config))(params, batch)
+
+    def local(params, batch):
+        found = model.manual_value_and_grad(params, batch, config)
+        return jax.lax.pmean(found, "data")
+
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    assert_leaves_close(jax.jit(spread)(params, batch), alone, 1e-9, 1e-12)
+
+
+def test_an_op_is_differentiated_inside_shard_map(mesh):
+    kw, kx = jax.random.split(jax.random.key(0))
+    w, x = jax.random.normal(kw, (4, 3)), jax.random.normal(kx, (16, 4))
+
+    def loss(w, x):
+        return (linear(Linear(w), x) ** 2).mean()
+
+    def local(w, x):
+        return jax.grad(lambda w, x: jax.lax.pmean(loss(w, x), "data"), (0, 1))(w, x)
+
+    specs = (P(), P("data"))
+    spread = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs))
+    plain = jax.grad(lambda w, x: (linear.fwd(Linear(w), x)[0] ** 2).mean(), (0, 1))(w, x)
+    assert_leaves_close(spread(w, x), plain, 1e-12)
+
+
+def test_values_that_another_process_holds_are_not_looked_at():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script = Path(__file__).with_name("two_processes.py")
+    started = [
+        subprocess.Popen(
+            [sys.executable, script, str(port), str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    losses = [float(out.split()[-1]) for out, _ in said]
+    assert losses[0] == losses[1]
+    assert jnp.isfinite(losses[0])
