@@ -79,6 +79,16 @@ def test_a_file_is_graded_again_whenever_it_is_saved(here, capsys, monkeypatch):
     assert said.index("0 of 1 right") < said.index("waiting") < said.index("right.")
 
 
+def test_the_command_grades_in_a_process_of_its_own(here):
+    (here / "softmax.py").write_text(f"{SOFTMAX}\nprint('once')\n")
+    words = [sys.executable, "-m", "jaxnn.learn", "check", "softmax.py"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "softmax (fused): right" in done.stdout
+    assert done.stdout.count("once") == 1
+    assert not done.stderr
+
+
 def test_a_file_that_ends_or_stops_its_process_is_told_and_the_next_is_graded(here, monkeypatch):
     monkeypatch.setattr(worker, "GRACE", 1.0)
     hard, endless, right = (here / f"{name}.py" for name in ("hard", "endless", "softmax"))
