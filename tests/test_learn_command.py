@@ -1,6 +1,7 @@
 """python -m jaxnn.learn: files handed out and graded, and what a student may hand in by mistake."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -87,6 +88,12 @@ def test_the_command_grades_in_a_process_of_its_own(here):
     assert "softmax (fused): right" in done.stdout
     assert done.stdout.count("once") == 1
     assert not done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    listed = [sys.executable, "-m", "jaxnn.learn", "list"]
+    cut = subprocess.run(listed, check=False, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert not cut.stderr
 
 
 def test_a_file_that_ends_or_stops_its_process_is_told_and_the_next_is_graded(here, monkeypatch):

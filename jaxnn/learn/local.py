@@ -105,8 +105,8 @@ def cause_of(exercise: Exercise, case: Case, parts: list[Parts]) -> Cause | None
     shown = " and ".join(f"`{text}`" for text in lines)
     return Cause(
         "line",
-        f"{case.name} is not the derivative of {shown} times what comes back from there; the lines "
-        "before it are no cause",
+        f"{case.name} is not the derivative of {shown} times what comes back from there, "
+        "even with the cotangents that you have so far",
         f"Differentiate it with respect to {name} by itself, on paper; write the shapes beside it.",
     )
 
