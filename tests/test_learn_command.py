@@ -1,14 +1,18 @@
 """python -m jaxnn.learn: files handed out and graded, and what a student may hand in by mistake."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from jaxnn.learn import __main__ as command
-from jaxnn.learn import exercise, grade, start, student
+from jaxnn.learn import exercise, grade, guard, progress, start, worker
+from jaxnn.learn.guard import Fault
 from jaxnn.learn.site import __main__ as site
-from jaxnn.learn.student import Fault, read
+from jaxnn.learn.student import read
 
 SOFTMAX = start.solution(exercise.find("softmax"), "fused", "softmax.py")
 
@@ -40,6 +44,96 @@ def test_a_file_is_handed_out_graded_and_remembered(here, capsys):
     assert "fused solved" in capsys.readouterr().out
 
 
+def test_a_found_bug_is_explained_and_exercises_are_listed_by_lesson(here, capsys):
+    assert run("start", "softmax", "--grade", "bug") == 0
+    assert run("check", "softmax_bug.py") == 1
+    said = exercise.find("softmax").module.BUGS[0][2]
+    assert said not in " ".join(capsys.readouterr().out.split())
+    (here / "softmax_bug.py").write_text(
+        start.solution(exercise.find("softmax"), "bug", "softmax_bug.py")
+    )
+    assert run("check", "softmax_bug.py") == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    title = next(i for i, line in enumerate(lines) if re.match(r"\d+\. Softmax", line))
+    assert {lines[title + 1].split()[0], lines[title + 2].split()[0]} == {
+        "softmax",
+        "softmax_cross_entropy",
+    }
+
+
+def test_a_file_is_graded_again_whenever_it_is_saved(here, capsys, monkeypatch):
+    file = here / "softmax.py"
+    file.write_text(SOFTMAX.replace("(dp - inner)", "dp"))
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            file.write_text(SOFTMAX)
+
+    monkeypatch.setattr(command.time, "sleep", wait)
+    assert run("check", "softmax.py", "--watch") == 0
+    assert len(waits) == 2
+    said = capsys.readouterr().out
+    assert said.index("0 of 1 right") < said.index("waiting") < said.index("right.")
+
+
+def test_the_command_grades_in_a_process_of_its_own(here):
+    (here / "softmax.py").write_text(f"{SOFTMAX}\nprint('once')\n")
+    words = [sys.executable, "-m", "jaxnn.learn", "check", "softmax.py"]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "softmax (fused): right" in done.stdout
+    assert done.stdout.count("once") == 1
+    assert not done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    listed = [sys.executable, "-m", "jaxnn.learn", "list"]
+    cut = subprocess.run(listed, check=False, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert not cut.stderr
+
+
+def test_a_file_that_ends_or_stops_its_process_is_told_and_the_next_is_graded(here, monkeypatch):
+    monkeypatch.setattr(worker, "GRACE", 1.0)
+    hard, endless, right = (here / f"{name}.py" for name in ("hard", "endless", "softmax"))
+    hard.write_text(f"{SOFTMAX}\nimport os\nos._exit(3)\n")
+    body = (
+        "while True:\n        try:\n            dp = dp + 0\n        except BaseException: pass\n"
+    )
+    endless.write_text(SOFTMAX.replace("inner = (", f"{body}    inner = ("))
+    right.write_text(SOFTMAX)
+    with worker.Worker(3.0) as grader:
+        grader.grade(str(right))
+        assert "ended Python itself (status 3)" in grader.grade(str(hard)).fault
+        grader.limit = 1.0
+        assert "stopped after 1 s" in grader.grade(str(endless)).fault
+        grader.limit = 20.0
+        assert grader.grade(str(right))
+
+
+def test_progress_is_whole_when_the_process_is_killed_while_it_writes(here):
+    progress.note("linear", print, solved=["fused"])
+    before = (here / "progress.json").read_text()
+    code = (
+        "import os\n"
+        "from jaxnn.learn import progress\n"
+        "write = progress.Path.write_text\n"
+        "def half(path, text, **settings):\n"
+        "    write(path, text[:9], **settings)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "progress.Path.write_text = half\n"
+        "progress.note('softmax', print, solved=['fused'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -9
+    assert (here / "progress.json").read_text() == before
+    progress.note("softmax", print, begun=["easy"])
+    assert set(progress.load(print)) == {"linear", "softmax"}
+
+
 def test_the_site_is_built_by_the_same_command(here, monkeypatch):
     built = []
     monkeypatch.setattr(site, "build", lambda out: built.append(out) or 0)
@@ -59,9 +153,14 @@ def test_a_damaged_progress_is_kept_aside(here, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("def softmax_bwd(", "def softmax_bwd((", "line"),
-        ("softmax_bwd", "softmax_backward", "softmax_bwd"),
-        ("import jax", "import jaxx\nimport jax", "jaxx"),
+        ("def softmax_bwd(", "def softmax_bwd((", "softmax.py, line .* is no Python"),
+        ("def softmax_bwd(", "def other(", "has no function softmax_bwd; write def"),
+        (
+            "softmax_bwd",
+            "softmax_backward",
+            "no function softmax_bwd; did you mean softmax_backward",
+        ),
+        ("import jax", "import jaxx\nimport jax", "line .*there is no module 'jaxx'"),
     ],
 )
 def test_a_file_that_cannot_be_graded_is_refused_in_a_sentence(tmp_path, old, new, said):
@@ -82,6 +181,12 @@ def test_a_file_that_cannot_be_graded_is_refused_in_a_sentence(tmp_path, old, ne
         ("p[0] = 0\n    return (dp,)", "in place"),
         ("print('here')\n    raise SystemExit(3)", "exit"),
         ("return (p * float('nan'),)", "NaN|nan"),
+        ("import torch\n    return (torch.tensor(p),)", "asks torch for the derivative"),
+        ("import jax as j\n    return j.vjp(j.nn.softmax, p)[1](dp)", "asks jax.vjp"),
+        ("import numpy as np\n    p[0] = 0\n    return (dp,)", "in place"),
+        ("return (p * dp_typo,)", "line 8.*'dp_typo' has no value"),
+        ("return (p[:, :2] * dp,)", "line 8.*shapes do not fit"),
+        ("print('mine')\n    return (p * dp,)", r"your code printed:\n  \| mine"),
     ],
 )
 def test_a_backward_that_does_something_else_is_told(tmp_path, body, said):
@@ -89,7 +194,7 @@ def test_a_backward_that_does_something_else_is_told(tmp_path, body, said):
     head = 'import jax\nimport jax.numpy as jnp\nEXERCISE, GRADE = "softmax", "fused"\n'
     forward = "def softmax_fwd(x):\n    p = jax.nn.softmax(x)\n    return p, p\n"
     file.write_text(f"{head}{forward}def softmax_bwd(p, dp):\n    {body}\n")
-    with student.limited(20):
+    with guard.limited(20):
         result = grade.graded(read(str(file)), 2.0)
     assert not result
-    assert re.search(said, str(result)), str(result)
+    assert re.search(said, str(result)) or re.search(said, result.fault), str(result)

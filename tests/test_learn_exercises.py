@@ -93,6 +93,48 @@ def test_a_right_and_a_wrong_backward_are_told_apart(tmp_path):
         assert "likely cause" in said
 
 
+def test_float32_is_asked_where_it_can_hold_the_truth():
+    """Softplus of 1000 overflows in the exercise's own formula: nothing is known there."""
+    assert check(lambda x, dy: (dy * jax.nn.sigmoid(x),), exercise="softplus")
+    overflows = check(lambda x, dy: (dy / (1 + jnp.exp(-x)),), exercise="softplus")
+    assert overflows
+    lost = check(lambda x, dy: (dy * jnp.exp(x) / (1 + jnp.exp(x)),), exercise="softplus")
+    assert [row.kind for row in lost.rows] == ["precision"]
+    assert "overflows" in str(lost)
+
+
+def numpy_bwd(saved, dy):
+    x, w = saved
+    return np.matmul(dy, w.T), np.matmul(x.T, dy), np.sum(dy, axis=0)
+
+
+def numpy_damage(saved, dy):
+    x, w = saved
+    dx = np.matmul(dy, w.T)
+    np.multiply(dy, 2, out=dy)
+    return dx, np.matmul(x.T, dy) / 2, np.sum(dy, axis=0) / 2
+
+
+def test_a_backward_in_numpy_is_accepted_and_its_damage_said():
+    assert check(numpy_bwd, exercise="linear")
+    assert "changes its argument dy in place" in check(numpy_damage, exercise="linear").fault
+
+
+def test_line_by_line_what_only_follows_is_told_from_what_is_wrong_by_itself(tmp_path):
+    found = exercise.find("layer_norm")
+    file = tmp_path / "layer_norm_easy.py"
+    source = start.solution(found, "easy", file.name)
+    two = source.replace("dvar = -0.5 * drstd", "dvar = 0.5 * drstd").replace(
+        "dx = dcentred + dmu / x.shape[-1]", "dx = dcentred + dmu"
+    )
+    file.write_text(two)
+    rows = {row.name: row for row in grade.graded(read(str(file))).rows}
+    assert {name for name, row in rows.items() if row.status == "wrong"} == {"dvar", "dx"}
+    assert {name for name, row in rows.items() if row.status == "after"} == {"dcentred"}
+    assert rows["dvar"].kind == "sign"
+    assert "3 times" in rows["dx"].cause
+
+
 def softmax_bwd(p, dp):
     return (p * (dp - (dp * p).sum(-1, keepdims=True)),)
 

@@ -11,6 +11,7 @@ Exit status: 0 right, 1 wrong or not done, 2 usage.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _seconds(text: str) -> float:
@@ -85,11 +89,14 @@ def _list(options: Any) -> int:
     known = progress.load(_say)
     everything = exercise.in_order()
     width = max((len(e.name) for e in everything), default=0)
-    following = ""
+    following = lesson = ""
     for e in everything:
+        if e.lesson != lesson:
+            lesson = e.lesson
+            print(exercise.title_of(lesson))
         mine = known.get(e.name, {})
         marks = [f"{g} {_state(mine, g)}" for g in e.grades]
-        print(f"  {e.name:<{width}}  {'  '.join(f'{m:<18}' for m in marks)}".rstrip())
+        print(f"  {e.name:<{width}}  {'  '.join(f'{m:<12}' for m in marks)}".rstrip())
         if not following and not mine.get("solved"):
             following = e.name
     solved = sum(bool(known.get(e.name, {}).get("solved")) for e in everything)
@@ -144,7 +151,7 @@ def _check(options: Any) -> int:
     """Grade a file, once or whenever it is saved."""
     from jaxnn.learn.worker import Worker
 
-    with Worker(options.limit) as worker:
+    with Worker(options.limit, fresh=__name__ == "__main__") as worker:
         while True:
             seen = _stamp(options.file)
             status = _checked(worker, options.file)

@@ -1,58 +1,21 @@
 """Why one cotangent is wrong: the usual mistakes, each of which must explain every entry."""
 
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from jaxnn.learn.points import Leaf, Point, close
-
-
-class Cause(NamedTuple):
-    """A likely cause: its kind, in words a student understands, and what to look at next."""
-
-    kind: str
-    text: str
-    look: str
-
-
-class Case(NamedTuple):
-    """One wrong cotangent: its name, what was given and what is right, at every point."""
-
-    name: str
-    given: list[Leaf]
-    right: list[Leaf]
-    points: list[Point]
-    sizes: Mapping[str, int]
-    returned: list[dict[str, Any]]
-
-    def fits(self, guesses: Iterable[Any]) -> bool:
-        """Whether predictions, one for each point, are what was given."""
-        for guess, given in zip(guesses, self.given, strict=True):
-            if guess is None or not close(np.asarray(guess, np.float64), given):
-                return False
-        return True
-
-
-def sizes_of(shapes: Mapping[str, str], inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes of letters, from shapes in words as "(N, C)" and the arrays."""
-    found: dict[str, int] = {}
-    for name, text in shapes.items():
-        match = re.search(r"\(([^()]*)\)", text)
-        letters = [s.strip() for s in match[1].split(",") if s.strip()] if match else []
-        shape = getattr(inputs.get(name), "shape", ())
-        if len(letters) == len(shape):
-            found |= {a: n for a, n in zip(letters, shape, strict=True) if a.isidentifier()}
-    return found
+from jaxnn.learn.case import Case, Cause
+from jaxnn.learn.points import Leaf, close
+from jaxnn.learn.shapes import of_shape
 
 
 def of_one(case: Case) -> Iterator[Cause]:
     """Yield what explains one cotangent by itself, the plainest first."""
     name, given, right = case.name, case.given, case.right
     if given[0].shape != right[0].shape:
-        yield from _of_shape(case)
+        yield from of_shape(case)
         return
     if not all(np.isfinite(m).all() for m in given):
         yield _not_finite(case)
@@ -69,6 +32,7 @@ def of_one(case: Case) -> Iterator[Cause]:
         yield cause
     yield from _given_back(case)
     yield from _reordered(case)
+    yield from _masked(case)
     if case.fits(np.float64(np.float32(r)) for r in right) or _single(case):
         yield Cause(
             "dtype",
@@ -212,6 +176,26 @@ def _reordered(case: Case) -> Iterator[Cause]:
             )
 
 
+def _masked(case: Case) -> Iterator[Cause]:
+    """Every entry is right, or zero where it must not be, or not zero where it must be."""
+    lost = kept = same = 0
+    for given, right in zip(case.given, case.right, strict=True):
+        gap = np.abs(given - right) > 1e-9 * np.abs(right).max()
+        if (gap & (given != 0) & (right != 0)).any():
+            return
+        lost += int((gap & (given == 0)).sum())
+        kept += int((gap & (right == 0)).sum())
+        same += int((~gap & (right != 0)).sum())
+    if same and kept:
+        yield Cause(
+            "mask",
+            f"{case.name} is right where it has a value and must have one; {kept} entries have one "
+            f"that must be zero" + (f", and {lost} are zero that must not be" if lost else ""),
+            "Is it the very mask of the forward? One that is drawn anew is another one. Which "
+            "entries reached the output, and which get nothing back?",
+        )
+
+
 def _moved(array: Leaf, shift: int, axis: int) -> Leaf:
     moved = np.roll(array, shift, axis)
     edge = [slice(None)] * array.ndim
@@ -242,54 +226,3 @@ def _not_finite(case: Case) -> Cause:
         "negative number; infinity from a division by 0, log 0 or an exp that overflows. Print "
         "what you divide by, and what goes into log, sqrt and exp.",
     )
-
-
-def _of_shape(case: Case) -> Iterator[Cause]:
-    """A cotangent of another shape than its input's."""
-    name, given, right = case.name, case.given, case.right
-    has, must = given[0].shape, right[0].shape
-    start = f"{name} has shape {has}; it must have that of its input, {must}"
-    for n in range(1, len(has) + 1):
-        for axes in itertools.combinations(range(len(has)), n):
-            summed = [m.sum(axes) for m in given]
-            if summed[0].size == right[0].size and all(
-                close(s.reshape(must), a) for s, a in zip(summed, right, strict=True)
-            ):
-                over = f"axis {axes[0]}" if n == 1 else f"axes {axes}"
-                if all(has[a] == 1 for a in axes):
-                    yield Cause(
-                        "shape",
-                        f"{start}; the values are right",
-                        "Was an axis of length 1 kept (keepdims) that the input has not?",
-                    )
-                else:
-                    yield Cause(
-                        "broadcast",
-                        f"{start}: summed over {over} it would be right",
-                        "What was broadcast on the way forward is summed on the way back.",
-                    )
-                return
-    if given[0].ndim and has == must[::-1] and close(given[0].T, right[0]):
-        yield Cause(
-            "transpose", f"{start}: it is the transpose", "Write the shapes beside each name."
-        )
-    elif given[0].size == right[0].size and close(given[0].reshape(must), right[0]):
-        yield Cause("shape", f"{start}; the values are right", "Give it the shape of its input.")
-    elif _spread(given[0], must) is not None and close(_spread(given[0], must), right[0]):
-        yield Cause(
-            "shape", f"{start}; broadcast, it would be right", "Give it the shape of its input."
-        )
-    else:
-        kind = "transpose" if has == must[::-1] and has != must else "shape"
-        yield Cause(
-            kind,
-            start + (": are two axes exchanged?" if kind == "transpose" else ""),
-            "Write the shapes beside each name, and see where the axes change.",
-        )
-
-
-def _spread(array: Leaf, shape: tuple[int, ...]) -> Any:
-    try:
-        return np.broadcast_to(array, shape)
-    except ValueError:
-        return None

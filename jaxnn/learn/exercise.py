@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from jaxnn.learn import exercises
+from jaxnn.learn.lines import Written
 
 GRADES = ("easy", "fused", "memory", "bug")
 ABOUT = {
@@ -71,33 +72,33 @@ class Exercise(NamedTuple):
 
     def blanks(self) -> list[tuple[str, str]]:
         """Return what the grade "easy" asks for: names, each with the line of the forward."""
-        from jaxnn.learn.lines import Lines
-
         keys = list(_returned_keys(self.module.steps))
-        try:
-            lines = _lines(Lines, self)
-        except (TypeError, ValueError):
+        written = self.written
+        if written is None:
             return [(key, "") for key in keys]
-        last_use = {
-            name: max((i for i, line in enumerate(lines.lines) if name in line.uses), default=-1)
-            for name in lines.names
-        }
-        first_use = {
-            name: min((i for i, line in enumerate(lines.lines) if name in line.uses), default=-1)
-            for name in lines.names
+        uses = {
+            name: [i for i, line in enumerate(written.lines) if name in line.uses] or [-1]
+            for name in written.names
         }
         # Known once all the lines that use a name were gone through, last to first.
-        keys.sort(key=lambda k: (-first_use.get(k, -1), -last_use.get(k, -1), k in lines.inputs))
+        keys.sort(key=lambda k: (-min(uses[k]), -max(uses[k]), k in written.inputs))
         return [
-            (k, "; ".join(line.text for line in reversed(lines.lines) if k in line.uses))
+            (k, "; ".join(line.text for line in reversed(written.lines) if k in line.uses))
             for k in keys
         ]
 
+    @property
+    def written(self) -> Written | None:
+        """The lines of its forward; None for a whole model, whose forward is no list of lines."""
+        return _written(self.module, self.inputs)
 
-def _lines(kind: Any, exercise: Exercise) -> Any:
-    import jax
 
-    return kind(exercise.module.forward, *exercise.module.example(jax.random.key(0)))
+@functools.cache
+def _written(module: ModuleType, inputs: tuple[str, ...]) -> Written | None:
+    try:
+        return Written(module.forward, inputs)
+    except ValueError:
+        return None
 
 
 def _returned_keys(function: Any) -> list[str]:
@@ -116,6 +117,17 @@ def lessons() -> tuple[str, ...]:
     found = sorted(p.stem for p in folder.glob("*.md") if re.fullmatch(r"\d+_\w+", p.stem))
     named = [stem.split("_", 1)[1] for stem in found]
     return (*named, *(name for name in ORDER if name not in named))
+
+
+def title_of(lesson: str) -> str:
+    """Return a lesson's number and title; its name in words where its page is not there."""
+    folder = Path(__file__).parent / "site" / "lessons"
+    for path in folder.glob(f"[0-9]*_{lesson}.md"):
+        number = path.stem.split("_")[0].lstrip("0")
+        match = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if match and path.stem.split("_", 1)[1] == lesson:
+            return f"{number}. {match[1].strip()}"
+    return lesson.replace("_", " ").capitalize()
 
 
 @functools.cache

@@ -1,31 +1,25 @@
 """Grade a student's functions: which cotangents are right, and why the others may be wrong."""
 
-import inspect
 import time
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.learn import explain, misuse, precise
-from jaxnn.learn.causes import Case, Cause, sizes_of
+from jaxnn.learn.calls import as_leaf, by_name, call
+from jaxnn.learn.case import Case, Cause, sizes_of
+from jaxnn.learn.guard import LIMIT, Fault, limited, printing, said, shown
 from jaxnn.learn.points import (
     SEEDS,
     Leaf,
     Point,
     close,
     in_float64,
-    is_floating,
-    named,
     point_of,
 )
 from jaxnn.learn.result import Result, Row
-from jaxnn.learn.student import LIMIT, Fault, Work, limited, printing, said, shown
+from jaxnn.learn.student import Work
 from jaxnn.verify.findings import slice_filled
-
-Function = Callable[..., Any]
 
 
 def graded(work: Work, limit: float = LIMIT) -> Result:
@@ -56,37 +50,28 @@ def _graded(work: Work) -> dict[str, Any]:
         found = _easy(work, points) if work.grade == "easy" else _pair(work, points)
     if work.grade != "easy" and all(row.status == "right" for row in found):
         found = precise.rows(work) or found
-    return {"rows": tuple(found)}
+    notes: tuple[str, ...] = ()
+    if work.grade == "bug" and all(row.status == "right" for row in found):
+        said = work.exercise.module.BUGS[0][2]
+        notes = (f"The mistake that was planted: {said}",)
+    return {"rows": tuple(found), "notes": notes}
 
 
 def _easy(work: Work, points: list[Point]) -> list[Row]:
-    """Grade the backward one line at a time: the first wrong one first."""
+    """Grade the backward one line at a time."""
     (name,) = work.functions
+    written = work.exercise.written
+    assert written is not None
     returned = []
     for point in points:
-        values = [point.values[n] for n in (point.lines.names if point.lines else ())]
-        _check_arity(work, name, len(values) + 1)
+        values = [point.values[n] for n in written.names]
         given = call(work, name, *values, point.dout)
         if not isinstance(given, dict):
             raise Fault(f"{name} must return a dictionary of cotangents, as `start` wrote it")
-        returned.append({f"d{k}": _array(v) for k, v in given.items()})
+        returned.append({f"d{k}": as_leaf(v) for k, v in given.items()})
     wanted = [blank for blank, _ in work.exercise.blanks()]
-    right = [{f"d{k}": np.asarray(p.lines.cotangent(k)) for k in wanted} for p in points if p.lines]
-    rows = _rows(work, points, returned, right)
-    wrong = [row.name for row in rows if row.status == "wrong"]
-    if wrong:
-        first = wrong[0]
-        rows = [
-            Row(
-                row.name,
-                "after",
-                f"it differs too, and may follow from {first} above: look at it after that",
-            )
-            if row.status == "wrong" and row.name != first
-            else row
-            for row in rows
-        ]
-    return rows
+    right = [{f"d{k}": {**p.right, **p.inner}[k] for k in wanted} for p in points]
+    return _rows(work, points, returned, right)
 
 
 def _pair(work: Work, points: list[Point]) -> list[Row]:
@@ -96,7 +81,6 @@ def _pair(work: Work, points: list[Point]) -> list[Row]:
     saved_all: list[Any] = []
     for point in points:
         if fwd_name in work.functions:
-            _check_arity(work, fwd_name, len(point.inputs))
             both = call(work, fwd_name, *point.inputs)
             if both is None:
                 raise Fault(f"{fwd_name} is not written yet: it returns nothing")
@@ -112,128 +96,17 @@ def _pair(work: Work, points: list[Point]) -> list[Row]:
             _, saved = work.exercise.function("fwd")(*point.inputs)
         saved_all.append(saved)
     for point, saved in zip(points, saved_all, strict=True):
-        _check_arity(work, bwd_name, 2)
         given = call(work, bwd_name, saved, point.dout)
-        returned.append(_by_name(work, bwd_name, given, point))
+        returned.append(by_name(work, bwd_name, given, point.inputs))
     right = [{f"d{k}": v for k, v in p.right.items()} for p in points]
     return _rows(work, points, returned, right, saved_all)
-
-
-def call(work: Work, name: str, *args: Any) -> Any:
-    """Call a student's function; one written in NumPy is given arrays of NumPy's, to see damage.
-
-    Raises:
-        Fault: it changes what it is given.
-    """
-    function = work.functions[name]
-    if not takes_numpy(function):
-        return function(*args)
-    copies = jax.tree.map(np.array, args)
-    kept = jax.tree.map(np.array, args)
-    result = function(*copies)
-    pairs = zip(jax.tree.leaves(copies), jax.tree.leaves(kept), strict=True)
-    if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
-        changed = [
-            parameter
-            for parameter, a, b in zip(
-                inspect.signature(function).parameters, copies, kept, strict=False
-            )
-            if any(
-                not np.array_equal(x, y)
-                for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-            )
-        ]
-        raise Fault(
-            f"{name} changes its argument {changed[0] if changed else ''} in place, so that its "
-            "caller's array is damaged: write x = x * 2 for x *= 2, or copy it first"
-        )
-    return result
-
-
-def takes_numpy(function: Function) -> bool:
-    """Whether a function is written in NumPy and not in JAX."""
-    scope = getattr(function, "__globals__", {})
-    used = {scope.get(name) for name in _names(getattr(function, "__code__", None))}
-    return np in used and not {jnp, jax, jax.lax} & used
-
-
-def _names(code: Any) -> set[str]:
-    return set(code.co_names) if code is not None else set()
-
-
-def _check_arity(work: Work, name: str, number: int) -> None:
-    function = work.functions[name]
-    try:
-        inspect.signature(function).bind(*range(number))
-    except TypeError:
-        takes = list(inspect.signature(function).parameters)
-        code = getattr(function, "__code__", None)
-        line = f"{work.path}, line {code.co_firstlineno}: " if code and work.path else ""
-        wanted = list(inspect.signature(_solution(work, name)).parameters)[:number]
-        raise Fault(
-            f"{line}{name} takes {', '.join(takes) or 'nothing'}; it must take {number} arguments: "
-            f"{', '.join(wanted)}"
-        ) from None
-
-
-def _solution(work: Work, name: str) -> Function:
-    role = name.rsplit("_", 1)[1]
-    return work.exercise.function(role)  # type: ignore[no-any-return]
-
-
-def _array(value: Any) -> Any:
-    """A leaf as NumPy's array; None stays, and so does what is no array."""
-    if value is None:
-        return None
-    array = np.asarray(value)
-    return array if array.dtype.kind in "fiubV" else None
-
-
-def _by_name(work: Work, name: str, given: Any, point: Point) -> dict[str, Any]:
-    """What a backward returned, by the names of the cotangents.
-
-    Raises:
-        Fault: it has not the form of the inputs.
-    """
-    inputs = work.exercise.inputs
-    if given is None:
-        raise Fault(f"{name} is not written yet: it returns nothing")
-    if not isinstance(given, tuple | list):
-        given = (given,)
-    if len(given) != len(inputs):
-        flat = jax.tree.leaves(given, is_leaf=lambda x: x is None)
-        if len(flat) != len(inputs):
-            wanted = ", ".join(
-                f"d{i}" if _floats(x) else f"None for {i}"
-                for i, x in zip(inputs, point.inputs, strict=True)
-            )
-            raise Fault(
-                f"{name} returns {len(given)} cotangents; it must return {len(inputs)}, one for "
-                f"each input: {wanted}"
-            )
-        given = flat
-    found: dict[str, Any] = {}
-    for i, value, x in zip(inputs, given, point.inputs, strict=True):
-        if not _floats(x):
-            continue
-        if isinstance(x, dict) and value is not None:
-            if not isinstance(value, dict):
-                raise Fault(f"{name}: d{i} must be a dictionary like {i}, with a cotangent each")
-            if missing := [k for k in x if k not in value]:
-                raise Fault(f"{name}: d{i} has no {missing[0]!r}; it must have what {i} has")
-        found |= {k: _array(v) for k, v in named(f"d{i}", value).items()}
-    return found
-
-
-def _floats(x: Any) -> bool:
-    return all(map(is_floating, jax.tree.leaves(x)))
 
 
 def _forward_row(work: Work, out: Any, point: Point) -> Row | None:
     """What is wrong with the value of a student's own forward, if anything is."""
     name, right = work.exercise.output, np.asarray(point.out, np.float64)
     look = "Get the forward right first: compare it with the lines of the exercise by numbers."
-    given = _array(out)
+    given = as_leaf(out)
     if given is None:
         return Row(name, "not yet", "the forward returns None for it")
     if given.shape != right.shape:
@@ -288,7 +161,17 @@ def _rows(
             rows[name] = Row(name, "right")
             continue
         cases.append(Case(name, wide, truth, points, sizes, returned))
-    for case, cause in explain.explained(work, cases, saved) if cases else []:
+    if cases and work.grade == "easy":
+        explained, after = explain.line_by_line(work, cases, points, returned)
+        rows |= {
+            name: Row(
+                name, "after", f"it differs, as {first} does that it is made of; right if that were"
+            )
+            for name, first in after.items()
+        }
+    else:
+        explained = explain.explained(work, cases, saved) if cases else []
+    for case, cause in explained:
         at = 0 if not close(case.given[0], case.right[0]) else 1
         same_shape = case.given[at].shape == case.right[at].shape
         where = difference(case.given[at], case.right[at]) if same_shape else ""

@@ -27,13 +27,53 @@ class Line(NamedTuple):
     uses: tuple[str, ...]
 
 
-class Lines:
-    """A forward taken line by line, at a point, with a random cotangent of its output.
+class Written:
+    """A forward as it is written, without values.
 
     Attributes:
         inputs: the names of its inputs, in order.
         lines: its lines, each a `Line`, in order.
         names: all names, inputs first, in the order in which they get a value.
+        result: the name that it returns.
+    """
+
+    def __init__(self, forward: Callable[..., Any], inputs: tuple[str, ...]) -> None:
+        """Read its source.
+
+        Args:
+            forward: a function whose body is a docstring, then assignments of names that have no
+                value yet, then `return` of one of these names.
+            inputs: the names of its arguments.
+
+        Raises:
+            TypeError: it has no source.
+            ValueError: its body is something else.
+        """
+        self.inputs = inputs
+        self.lines, self.result = _parsed(forward, inputs)
+        self.names = (*inputs, *(name for line in self.lines for name in line.gives))
+        self._outside = inspect.getclosurevars(forward).nonlocals
+        self._globals = getattr(forward, "__globals__", {})
+        self._code = [compile(line.text, "<line of a forward>", "exec") for line in self.lines]
+
+    def run_line(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Run one line on values by name, and return what it gives, by name."""
+        scope = {**self._globals, **self._outside, **values}
+        exec(self._code[number], scope)
+        return {name: scope[name] for name in self.lines[number].gives}
+
+    def run(self, start: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Run the lines from one on, and return all values."""
+        values = dict(values)
+        for number in range(start, len(self.lines)):
+            values |= self.run_line(number, values)
+        return values
+
+
+class Lines(Written):
+    """A forward taken line by line, at a point, with a random cotangent of its output.
+
+    Attributes:
         out: the value it returns; `result` is its name.
         dout: the cotangent of that value.
     """
@@ -59,13 +99,8 @@ class Lines:
             ValueError: its body is something else.
         """
         call = _bound(forward, inputs)
-        self.inputs = tuple(call)
-        self.lines, self.result = _parsed(forward, self.inputs)
-        self.names = (*self.inputs, *(name for line in self.lines for name in line.gives))
-        self._outside = inspect.getclosurevars(forward).nonlocals
-        self._globals = getattr(forward, "__globals__", {})
-        self._code = [compile(line.text, "<line of a forward>", "exec") for line in self.lines]
-        self._values = self._run(0, {k: _as_array(v) for k, v in call.items()})
+        super().__init__(forward, tuple(call))
+        self._values = self.run(0, {k: _as_array(v) for k, v in call.items()})
         self.out = self._values[self.result]
         self.dout = _drawn(self.out, seed) if dout is None else jnp.asarray(dout)
         if self.dout.shape != jnp.shape(self.out):
@@ -107,12 +142,6 @@ class Lines:
         if name not in self._cotangents:
             self._cotangents[name] = self._differentiated(name)
         return self._cotangents[name]
-
-    def run_line(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        """Run one line on values by name, and return what it gives, by name."""
-        scope = {**self._globals, **self._outside, **values}
-        exec(self._code[number], scope)
-        return {name: scope[name] for name in self.lines[number].gives}
 
     def check(self, *, zero: str = "", **cotangents: Any) -> "Checked":
         """Hold cotangents, given by name, to autodiff's: value to rounding, shape and dtype.
@@ -158,20 +187,13 @@ class Lines:
         if name not in self._values:
             raise KeyError(f"the forward gives no {name!r}; its names are {', '.join(self.names)}")
 
-    def _run(self, start: int, values: dict[str, Any]) -> dict[str, Any]:
-        """Run the lines from one on, and return all values."""
-        values = dict(values)
-        for number in range(start, len(self.lines)):
-            values |= self.run_line(number, values)
-        return values
-
     def _loss(self, name: str, value: Any) -> Any:
         """<dout, out> where a name has another value, and what was before it the one it had."""
         given = [i for i, line in enumerate(self.lines) if name in line.gives]
         start = given[0] + 1 if given else 0
         known = (*self.inputs, *(n for line in self.lines[:start] for n in line.gives))
         values = {n: self._values[n] for n in known}
-        out = self._run(start, {**values, name: value})[self.result]
+        out = self.run(start, {**values, name: value})[self.result]
         return (out * self.dout).sum()
 
     def _differentiated(self, name: str) -> Any:

@@ -3,6 +3,7 @@
 import ast
 import functools
 import inspect
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ def _found(function: Any, seen: set[int]) -> Iterator[str]:
         values = [scope[name] for name in names if name in scope]
     else:
         yield from _imported(tree)
+        scope |= _bound_inside(tree)
         values = [v for node in ast.walk(tree) if (v := _value(node, scope)) is not None]
     for value in values:
         if name := forbidden(value):
@@ -143,6 +145,21 @@ def _imported(tree: ast.AST) -> Iterator[str]:
                 owner = owner.value
             if isinstance(owner, ast.Call):
                 yield node.attr
+
+
+def _bound_inside(tree: ast.AST) -> dict[str, Any]:
+    """What names stand for that are imported inside a function."""
+    found: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                name = alias.name if alias.asname else alias.name.split(".")[0]
+                found[alias.asname or name] = sys.modules.get(name)
+        elif isinstance(node, ast.ImportFrom):
+            module = sys.modules.get(node.module or "")
+            for alias in node.names:
+                found[alias.asname or alias.name] = getattr(module, alias.name, None)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _value(node: ast.AST, scope: dict[str, Any]) -> Any:

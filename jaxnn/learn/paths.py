@@ -8,18 +8,31 @@ times what that path brings.
 import ast
 import functools
 import itertools
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.learn.causes import Case, Cause, number_in_words
+from jaxnn.learn.case import Case, Cause
+from jaxnn.learn.causes import number_in_words
 from jaxnn.learn.exercise import Exercise
-from jaxnn.learn.lines import Lines
-from jaxnn.learn.points import SEEDS, Leaf, close, is_floating, point_of
+from jaxnn.learn.lines import Written
+from jaxnn.learn.points import SEEDS, Leaf, close, floats, point_of
 
 MOST_PAIRS = 100
+# Other derivatives of a line y = f(x) of one shape, in words.
+SLOPES: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
+    ("1, as if it were handed on", lambda x, y: 1),
+    ("y (1 - y), that of a sigmoid", lambda x, y: y * (1 - y)),
+    ("1 - y**2, that of a tanh", lambda x, y: 1 - y**2),
+    ("y, that of an exponential", lambda x, y: y),
+    ("1 - y", lambda x, y: 1 - y),
+    ("1 where x is positive, that of a ramp", lambda x, y: x > 0),
+)
 
 
 class Path(NamedTuple):
@@ -35,17 +48,18 @@ class Cut(NamedTuple):
 
     paths: tuple[Path, ...]
     pairs: tuple[tuple[int, int], ...]
-    without: list[dict[str, Leaf]]  # for each point, one row for each path, then for each pair
+    slopes: tuple[tuple[int, int], ...]  # a path, and which of SLOPES
+    without: list[dict[str, Leaf]]  # for each point, a row for each path, pair and slope
 
 
 @functools.cache
 def cut(exercise: Exercise) -> Cut | None:
     """Compute, once, the cotangents without each path. Call in `in_float64`."""
     points = [point_of(exercise, seed) for seed in SEEDS]
-    lines = points[0].lines
+    lines = exercise.written
     if lines is None:
         return None
-    floating = {n for n in lines.names if all(is_floating(x) for x in jax.tree.leaves(lines[n]))}
+    floating = {n for n, value in points[0].values.items() if floats(value)}
     paths = [
         Path(i, name, sum(name in other.uses for other in lines.lines))
         for i, line in reversed(list(enumerate(lines.lines)))
@@ -54,36 +68,49 @@ def cut(exercise: Exercise) -> Cut | None:
     ]
     n = len(paths)
     pairs = list(itertools.combinations(range(n), 2))[:MOST_PAIRS]
-    keep = np.ones((n + len(pairs), n))
-    for row, held in enumerate([*((i,) for i in range(n)), *pairs]):
+    values = points[0].values
+    slopes = [
+        (i, j)
+        for i, path in enumerate(paths)
+        if len(given := lines.lines[path.line].gives) == 1
+        and floating & set(lines.lines[path.line].uses) == {path.name}
+        and getattr(values[given[0]], "shape", None) == getattr(values[path.name], "shape", ())
+        for j in range(len(SLOPES))
+    ]
+    keep = np.ones((n + len(pairs) + len(slopes), n))
+    for row, held in enumerate([*((i,) for i in range(n)), *pairs, *((i,) for i, _ in slopes)]):
         keep[row, list(held)] = 0
+    bent = np.zeros((len(keep), n, len(SLOPES)))
+    for row, (i, j) in enumerate(slopes, n + len(pairs)):
+        bent[row, i, j] = 1
     inputs = [i for i, name in enumerate(lines.inputs) if name in floating]
     run = jax.jit(
         jax.vmap(
             jax.grad(functools.partial(_loss, lines, tuple(paths), tuple(inputs)), argnums=0),
-            in_axes=(None, None, None, 0),
+            in_axes=(None, None, None, 0, 0),
         )
     )
     without = []
     for point in points:
-        given = tuple(point.inputs[i] for i in inputs)
-        found = run(given, point.inputs, point.dout, keep)
+        floating_inputs = tuple(point.inputs[i] for i in inputs)
+        found = run(floating_inputs, point.inputs, point.dout, keep, bent)
         without.append(
             {f"d{lines.inputs[i]}": np.asarray(v) for i, v in zip(inputs, found, strict=True)}
         )
-    return Cut(tuple(paths), tuple(pairs), without)
+    return Cut(tuple(paths), tuple(pairs), tuple(slopes), without)
 
 
 def _loss(
-    lines: Lines,
+    lines: Written,
     paths: tuple[Path, ...],
     places: tuple[int, ...],
     given: tuple[Any, ...],
     inputs: tuple[Any, ...],
     dout: Any,
     keep: Any,
+    bent: Any,
 ) -> Any:
-    """<dout, out>, where what comes back along each path is multiplied by a number."""
+    """<dout, out>, where what comes back along each path has a factor, or another slope."""
     values = dict(zip(lines.inputs, inputs, strict=True))
     values |= {lines.inputs[i]: v for i, v in zip(places, given, strict=True)}
     numbers = {(path.line, path.name): k for k, path in enumerate(paths)}
@@ -93,11 +120,29 @@ def _loss(
             if (i, name) in numbers:
                 k = keep[numbers[i, name]]
                 seen[name] = jax.tree.map(
-                    lambda v, k=k: lax.stop_gradient(v) + k * (v - lax.stop_gradient(v)),
+                    functools.partial(_times, k),
                     values[name],
                 )
-        values |= lines.run_line(i, seen)
+        found = lines.run_line(i, seen)
+        for name in line.uses:
+            (y, *others) = found.values()
+            if (i, name) in numbers and not others and jnp.shape(y) == jnp.shape(values[name]):
+                x, stopped = values[name], lax.stop_gradient(values[name])
+                held = jnp.where(jnp.isfinite(y), lax.stop_gradient(y), 0)
+                slopes = [f(stopped, held) for _, f in SLOPES]
+                slope = sum(k * v for k, v in zip(bent[numbers[i, name]], slopes, strict=True))
+                found = {
+                    n: v + slope * jnp.where(jnp.isfinite(x), x - stopped, 0)
+                    for n, v in found.items()
+                }
+        values |= found
     return (values[lines.result] * dout).sum()
+
+
+def _times(number: Any, value: Any) -> Any:
+    """A value, where what comes back to it is multiplied by a number."""
+    still = lax.stop_gradient(value)
+    return jnp.where(jnp.isfinite(still), still + number * (value - still), value)
 
 
 def of_one(exercise: Exercise, case: Case) -> Cause | None:
@@ -107,7 +152,7 @@ def of_one(exercise: Exercise, case: Case) -> Cause | None:
         return None
     if case.given[0].shape != case.right[0].shape:
         return None
-    lines = case.points[0].lines
+    lines = exercise.written
     assert lines is not None
     singles = []
     for number, path in enumerate(found.paths):
@@ -122,6 +167,9 @@ def of_one(exercise: Exercise, case: Case) -> Cause | None:
         _, path, factor = min(singles, key=lambda s: s[0])
         return _told(case, path, factor, lines)
     n = len(found.paths)
+    for row, (i, j) in enumerate(found.slopes, n + len(found.pairs)):
+        if case.fits(w[case.name][row] for w in found.without):
+            return _other_slope(case, found.paths[i], SLOPES[j][0], lines)
     for row, (a, b) in enumerate(found.pairs):
         if all(
             close(without[case.name][n + row], given)
@@ -136,6 +184,23 @@ def of_one(exercise: Exercise, case: Case) -> Cause | None:
                 "Every line that uses a value sends something back to it: count the lines.",
             )
     return None
+
+
+def _other_slope(case: Case, path: Path, words: str, lines: Written) -> Cause:
+    line = lines.lines[path.line]
+    names = {"x": path.name, "y": line.gives[0]}
+    if "where(" in line.text and words == SLOPES[0][0]:
+        return Cause(
+            "mask",
+            f"{case.name}: what comes back through `{line.text}` is not masked",
+            "Follow the mask: which entries reached the output, and which get nothing back?",
+        )
+    return Cause(
+        "slope",
+        f"{case.name}: in `{line.text}` the derivative with respect to {path.name} is taken as "
+        + re.sub(r"\b[xy]\b", lambda match: names[match[0]], words),
+        f"Differentiate `{line.text}` by itself, on paper.",
+    )
 
 
 def _factor(case: Case, brought: list[Leaf]) -> float | None:
@@ -158,7 +223,7 @@ def _rank(path: Path, factor: float) -> tuple[int, int]:
     return (0 if path.uses > 1 else 1, -path.line)
 
 
-def _told(case: Case, path: Path, factor: float, lines: Lines) -> Cause | None:
+def _told(case: Case, path: Path, factor: float, lines: Written) -> Cause | None:
     line = f"`{lines.lines[path.line].text}`"
     start = f"{case.name}: what comes back to {path.name} through {line}"
     if abs(factor) < 1e-7:

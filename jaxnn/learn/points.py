@@ -1,6 +1,7 @@
 """Points at which a student's functions are asked: inputs in float64, and what is right there."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.learn import draw
 from jaxnn.learn.exercise import Exercise
-from jaxnn.learn.lines import Lines
 
 Leaf = np.ndarray[Any, Any]
 # A right answer in float64 is within so much of its scale; an explanation too.
@@ -25,7 +26,7 @@ class Point(NamedTuple):
         out: what the forward gives.
         dout: a random cotangent of it.
         right: autodiff's cotangents by name (for a dict of parameters as params['w']), in float64.
-        lines: the forward line by line, where it is written so.
+        inner: the same of the names that lines of the forward give.
         values: all that has a name there: inputs, lines, the cotangent of the output.
     """
 
@@ -33,7 +34,7 @@ class Point(NamedTuple):
     out: Any
     dout: Any
     right: dict[str, Leaf]
-    lines: Lines | None
+    inner: dict[str, Leaf]
     values: dict[str, Any]
 
 
@@ -46,7 +47,7 @@ def in_float64() -> Iterator[None]:
 
 def lifted(tree: Any, dtype: Any = np.float64) -> Any:
     """Return floating arrays in a dtype, the others as they are."""
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if is_floating(x) else jnp.asarray(x), tree)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype) if is_floating(x) else x), tree)
 
 
 def is_floating(x: Any) -> bool:
@@ -54,53 +55,91 @@ def is_floating(x: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(x), jnp.floating))
 
 
-_points: dict[tuple[str, int], Point] = {}
+def floats(tree: Any) -> bool:
+    """Whether all leaves of an input have a cotangent."""
+    return all(map(is_floating, jax.tree.leaves(tree)))
 
 
+@functools.cache
+def drawn(exercise: Exercise, seed: int) -> tuple[Any, ...]:
+    """Return an exercise's example of a seed, in float32."""
+    with jax.enable_x64(False):
+        return draw.example(exercise.module.example, seed)
+
+
+@functools.cache
+def cotangent(exercise: Exercise, seed: int) -> Leaf:
+    """Return a random cotangent of an exercise's output, in float64."""
+    shape = jax.eval_shape(exercise.module.forward, *drawn(exercise, 0)).shape
+    return np.asarray(np.random.default_rng((seed, 7)).standard_normal(shape))
+
+
+@functools.cache
 def point_of(exercise: Exercise, seed: int) -> Point:
     """Return an exercise's point of a seed, computed once. Call in `in_float64`."""
-    key = exercise.name, seed
-    if key not in _points:
-        _points[key] = _made(exercise, seed)
-    return _points[key]
+    return point_at(exercise, lifted(drawn(exercise, seed)), seed)
 
 
-def _made(exercise: Exercise, seed: int) -> Point:
-    forward = exercise.module.forward
-    inputs = lifted(exercise.module.example(jax.random.key(seed)))
-    lines: Lines | None
-    try:
-        lines = Lines(forward, *inputs, seed=seed + 7)
-        out, dout = lines.out, lines.dout
-        values = dict(zip(lines.names, lines, strict=True))
-    except (TypeError, ValueError):  # a whole model, written as one likes
-        lines, out, values = None, forward(*inputs), {}
-        dout = jax.random.normal(jax.random.key(seed + 7), jnp.shape(out), jnp.float64)
+def point_at(exercise: Exercise, inputs: tuple[Any, ...], seed: int, dout: Any = None) -> Point:
+    """Return what is right at given inputs; a cotangent is drawn. Call in `in_float64`."""
+    if dout is None:
+        dout = jnp.asarray(cotangent(exercise, seed))
+    out, values, cotangents = _compiled(exercise)(inputs, dout)
+    right: dict[str, Leaf] = {}
+    for name in exercise.inputs:
+        if name in cotangents:
+            right |= named(name, cotangents.pop(name))
     return Point(
         inputs,
         out,
         dout,
-        right_of(exercise, inputs, dout),
-        lines,
+        right,
+        {name: np.asarray(value) for name, value in cotangents.items()},
         {**values, f"d{exercise.output}": dout},
     )
 
 
-def right_of(exercise: Exercise, inputs: tuple[Any, ...], dout: Any) -> dict[str, Leaf]:
-    """Return autodiff's cotangents of the exercise's own forward, by name."""
-    places = [i for i, x in enumerate(inputs) if all(map(is_floating, jax.tree.leaves(x)))]
+@functools.cache
+def _compiled(exercise: Exercise) -> Any:
+    """The forward and autodiff's cotangents of all that has a name, as one program."""
+    written, names = exercise.written, exercise.inputs
 
-    def of_floating(*floating: Any) -> Any:
-        given = list(inputs)
-        for place, value in zip(places, floating, strict=True):
-            given[place] = value
-        return exercise.module.forward(*given)
+    def run(values: dict[str, Any], moves: dict[str, Any]) -> dict[str, Any]:
+        """Values by name, each moved as it is given: a move's gradient is that cotangent."""
 
-    _, pull = jax.vjp(of_floating, *(inputs[i] for i in places))
-    found: dict[str, Leaf] = {}
-    for place, value in zip(places, pull(dout), strict=True):
-        found |= named(exercise.inputs[place], value)
-    return found
+        def moved(given: dict[str, Any]) -> dict[str, Any]:
+            return {
+                k: jax.tree.map(jnp.add, v, moves[k]) if k in moves else v for k, v in given.items()
+            }
+
+        values = moved(values)
+        if written is None:
+            return {exercise.output: exercise.module.forward(*(values[n] for n in names))}
+        for number in range(len(written.lines)):
+            values |= moved(written.run_line(number, values))
+        return values
+
+    @jax.jit
+    def everything(inputs: tuple[Any, ...], dout: Any) -> tuple[Any, Any, Any]:
+        given = dict(zip(names, inputs, strict=True))
+        result = exercise.output if written is None else written.result
+        known = {**given, **jax.eval_shape(lambda g: run(g, {}), given)}
+        if written is None:
+            known = given
+        still = {
+            k: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), v)
+            for k, v in known.items()
+            if all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(v))
+        }
+
+        def weighted(moves: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            values = run(given, moves)
+            return (values[result] * dout).sum(), values
+
+        cotangents, values = jax.grad(weighted, has_aux=True)(still)
+        return values[result], {} if written is None else values, cotangents
+
+    return everything
 
 
 def named(name: str, tree: Any) -> dict[str, Any]:

@@ -1,130 +1,141 @@
-"""What is right in float64 is asked again as it is used: in float32, and of large inputs."""
+"""What is right in float64 is asked again as it is used: in float32, and of large inputs.
 
-import functools
-import inspect
+The truth is autodiff's in float64. How much of it float32 can hold is seen by moving every input by
+its last digit: a rule may lose a few times as much, and no more.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.learn.points import is_floating, lifted, named, right_of
+from jaxnn.learn.calls import by_name, call
+from jaxnn.learn.points import (
+    Leaf,
+    cotangent,
+    drawn,
+    in_float64,
+    is_floating,
+    lifted,
+    point_at,
+)
 from jaxnn.learn.result import Row
 from jaxnn.learn.student import Work
-from jaxnn.op import Op
-from jaxnn.verify import op as verify_op
+
+EPS = float(np.finfo(np.float32).eps)
+# So many times what a move of the inputs by their last digit does, and so much of the scale.
+SLACK, SHARE = 64.0, 2e-4
+MOVES = 3
+# The first input as the exercise draws it, and larger.
+CHANGES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("", lambda x: x),
+    (" times 100", lambda x: x * 100),
+    (" plus 1000", lambda x: x + 1000),
+)
 
 
 def rows(work: Work) -> list[Row]:
-    """Return what is wrong with the work in float32: rows for what is, or none."""
-    inputs = work.exercise.module.example(jax.random.key(0))
-    return _of_large_inputs(work, inputs) or _by_verifier(work, inputs)
-
-
-def pair_of(work: Work) -> Op[..., Any]:
-    """Return the exercise's forward with the student's backward as an op."""
-    exercise = work.exercise
-    forward = exercise.module.forward
-
-    def fwd(*inputs: Any) -> Any:
-        name = f"{exercise.name}_fwd"
-        own = work.functions.get(name) or exercise.function("fwd")
-        return forward(*inputs), own(*inputs)[1]
-
-    def bwd(saved: Any, dout: Any) -> Any:
-        given = work.functions[f"{exercise.name}_bwd"](saved, dout)
-        return tuple(given) if isinstance(given, tuple | list) else (given,)
-
-    fwd.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
-    fwd.__name__ = exercise.name
-    return Op(fwd, bwd)
-
-
-def _by_verifier(work: Work, inputs: Any) -> list[Row]:
-    report = verify_op(pair_of(work), *inputs)
-    found = []
-    for leaf in report.leaves:
-        if leaf.status == "fail":
-            name = f"d{leaf.path}"
-            text = "right in float64, but not in float32: " + (
-                "; ".join(leaf.messages) or "digits are lost"
-            )
-            found.append(
-                Row(
-                    name,
-                    "wrong",
-                    text,
-                    "precision",
-                    f"{name} is right as a formula, but loses digits",
-                    "Which two large numbers are subtracted from each other, or what overflows?",
-                )
-            )
-    return found
-
-
-def _changed(change: Callable[[Any], Any], value: Any) -> Any:
-    """Return a floating array changed, and any other as it is."""
-    return change(value) if is_floating(value) else value
-
-
-def _of_large_inputs(work: Work, inputs: Any) -> list[Row]:
-    """Whether both stay finite, and exact, where the exercise's own forward does."""
-    exercise = work.exercise
-    changes: tuple[tuple[str, Callable[[Any], Any]], ...] = (
-        ("times 100", lambda x: x * 100),
-        ("plus 100", lambda x: x + 100),
-    )
-    for text, change in changes:
-        moved = tuple(
-            jax.tree.map(functools.partial(_changed, change), x) if i == 0 else x
-            for i, x in enumerate(inputs)
-        )
-        out = exercise.module.forward(*moved)
-        dout = jax.random.normal(jax.random.key(3), np.shape(out))
-        right32 = right_of(exercise, moved, dout)
-        with jax.enable_x64(True):
-            right = right_of(exercise, lifted(moved), lifted(dout))
-        own = work.functions.get(f"{exercise.name}_fwd") or exercise.function("fwd")
-        got, saved = own(*moved)
-        first = exercise.inputs[0]
-        if np.isfinite(out).all() and not np.isfinite(got).all():
-            return [_overflow(exercise.output, f"the forward, with {first} {text}")]
-        given = work.functions[f"{exercise.name}_bwd"](saved, dout)
-        given = given if isinstance(given, tuple | list) else (given,)
-        values: dict[str, Any] = {}
-        for i, value in zip(exercise.inputs, given, strict=False):
-            values |= named(i, value)
-        for name, truth in right.items():
-            mine = values.get(name)
-            if mine is None or not np.isfinite(right32[name]).all():
-                continue
-            if not np.isfinite(mine).all():
-                return [_overflow(f"d{name}", f"d{name}, with {first} {text}")]
-            scale = float(np.abs(truth).max(initial=0.0))
-            theirs = float(np.abs(right32[name] - truth).max(initial=0.0))
-            error = float(np.abs(mine - truth).max(initial=0.0))
-            if error > 64 * theirs + 1e-3 * scale:
-                return [
-                    Row(
-                        f"d{name}",
-                        "wrong",
-                        f"right in float64; in float32, with {first} {text}, off by {error:.1e} "
-                        f"where autodiff is off by {theirs:.1e}",
-                        "precision",
-                        f"d{name} is right as a formula, but loses digits in float32",
-                        "Which two large numbers are subtracted from each other? In a variance, "
-                        "take the mean off before you square.",
-                    )
-                ]
+    """Return a row for what is wrong with the work in float32, or none."""
+    for number, (text, change) in enumerate(CHANGES):
+        first, *rest = (jax.tree.map(np.asarray, value) for value in drawn(work.exercise, number))
+        moved = jax.tree.map(lambda x, c=change: _float32(c(x)) if is_floating(x) else x, first)
+        where = f"with {work.exercise.inputs[0]}{text}" if text else ""
+        if found := _at(work, (moved, *rest), where):
+            return [found]
     return []
+
+
+def _float32(x: Any) -> Any:
+    return np.asarray(x, np.float32)
+
+
+def _at(work: Work, inputs: tuple[Any, ...], where: str) -> Row | None:
+    """What is wrong at one point."""
+    exercise = work.exercise
+    dout = np.asarray(cotangent(exercise, 3), np.float32)
+    with in_float64():
+        point = point_at(exercise, lifted(inputs), 3, jnp.asarray(dout, jnp.float64))
+        spread = _spread(work, inputs, dout, point.right)
+    held, out = point.right, np.asarray(point.out)
+    given = jax.tree.map(jnp.asarray, inputs)
+    fwd, bwd = (f"{exercise.name}_{role}" for role in ("fwd", "bwd"))
+    own = fwd in work.functions
+    got, saved = call(work, fwd, *given) if own else exercise.function("fwd")(*given)
+    if _fits(out) and not np.isfinite(got).all():
+        return _overflow(exercise.output, f"the forward {where}".rstrip())
+    mine = by_name(work, bwd, call(work, bwd, saved, jnp.asarray(dout)), inputs)
+    for name, truth in held.items():
+        value = mine.get(f"d{name}")
+        if value is None or not _fits(truth):
+            continue
+        if not np.isfinite(value).all():
+            return _overflow(f"d{name}", f"d{name} {where}".rstrip())
+        error = float(np.abs(value - truth).max(initial=0.0))
+        scale = float(np.abs(truth).max(initial=0.0))
+        if error > SLACK * spread[name] + SHARE * scale + _rounding(held, dout, inputs):
+            return _lost(f"d{name}", where, error, scale)
+    return None
+
+
+def _fits(value: Leaf) -> bool:
+    """Whether float32 can hold it."""
+    return bool((np.abs(value) < np.finfo(np.float32).max).all())
+
+
+def _rounding(held: dict[str, Leaf], dout: Leaf, inputs: tuple[Any, ...]) -> float:
+    """What may be left where a small cotangent is a difference of large values."""
+    sizes = [_most(v) for v in (dout, *held.values()) if _fits(v)]
+    large = [_most(x) for x in jax.tree.leaves(inputs) if is_floating(x)]
+    return 8 * EPS * max(sizes) * max(1.0, *large)
+
+
+def _most(value: Any) -> float:
+    return float(np.abs(value).max(initial=0.0))
+
+
+def _spread(
+    work: Work, inputs: tuple[Any, ...], dout: Leaf, held: dict[str, Leaf]
+) -> dict[str, float]:
+    """How far each cotangent goes where the inputs are moved by their last digit in float32."""
+    most = dict.fromkeys(held, 0.0)
+    for seed in range(MOVES):
+        generator = np.random.default_rng(seed)
+
+        def move(x: Any, generator: Any = generator) -> Any:
+            if not is_floating(x):
+                return x
+            return np.asarray(x, np.float64) * (1 + EPS * generator.uniform(-1, 1, np.shape(x)))
+
+        moved = lifted(jax.tree.map(move, inputs))
+        there = point_at(work.exercise, moved, 3, jnp.asarray(dout, jnp.float64)).right
+        for name, value in there.items():
+            with np.errstate(all="ignore"):
+                gap = float(np.abs(value - held[name]).max(initial=0.0))
+            most[name] = max(most[name], gap) if np.isfinite(gap) else np.inf
+    return most
+
+
+def _lost(name: str, where: str, error: float, scale: float) -> Row:
+    return Row(
+        name,
+        "wrong",
+        f"right in float64; in float32{where and f', {where},'} off by {error:.1e} where the "
+        f"largest is {scale:.1e}",
+        "precision",
+        f"{name} is right as a formula, but loses digits in float32",
+        "Which two large numbers are subtracted from each other? In a variance, take the mean off "
+        "before you square.",
+    )
 
 
 def _overflow(name: str, what: str) -> Row:
     return Row(
         name,
         "wrong",
-        f"{what}: NaN or infinite in float32, where the exercise's own is finite",
+        f"{what}: NaN or infinite in float32, where the true value is finite",
         "precision",
-        "a formula that is right, but overflows",
+        f"{name} is right as a formula, but overflows",
         "What goes into exp, or is squared? Take the largest off first, or rearrange.",
     )

@@ -5,76 +5,23 @@ What is said is where it is and of what kind, never what to write.
 """
 
 import ast
-import itertools
 import time
 import types
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.learn.causes import Case, Cause
+from jaxnn.learn.case import Case, Cause
+from jaxnn.learn.changes import changes
+from jaxnn.learn.influence import locals_of, outputs
+from jaxnn.learn.kinds import KINDS
 from jaxnn.learn.misuse import tree_of
 from jaxnn.learn.points import close, named
+from jaxnn.learn.stand_in import as_array, as_numpy
 from jaxnn.learn.student import Work
 
-BUDGET = 0.6  # seconds
-# What is said of a change of each kind, in the order in which they are tried.
-KINDS = {
-    "mean": ("takes a sum where a mean must be, or a mean where a sum must be",
-             "What is broadcast forward is summed backward; what is averaged is divided by its "
-             "number."),
-    "axis": ("goes over the wrong axis",
-             "Write the shapes down: over which axis was it broadcast, or reduced, in the "
-             "forward?"),
-    "sign": ("has a wrong sign", "Which line of the forward has a minus in it?"),
-    "transpose": ("has a matrix that must be transposed, or a product in the wrong order",
-                  "Write the shapes beside each name."),
-    "mask": ("has its condition the wrong way round",
-             "Follow the mask: which entries reached the output?"),
-    "time": ("takes its steps off by one, or in the wrong order",
-             "Write down which value each step used: the one before it, or its own?"),
-    "swapped": ("returns two cotangents in each other's place",
-                "Return the cotangents in the order of the forward's inputs."),
-    "constant": ("has a wrong number in it",
-                 "Factors and exponents come from squares, roots and means of the forward."),
-    "too much": ("multiplies or divides by something too much",
-                 "Differentiate that line of the forward by itself: which factors stay?"),
-    "extra term": ("has a term too much", "Which lines of the forward does each term come from?"),
-    "missing factor": ("lacks a factor", "Differentiate that line of the forward by itself."),
-    "wrong value": ("uses one value where another belongs",
-                    "Does the derivative need what goes into the line, or what comes out of it?"),
-    "slope": ("has another function's derivative",
-              "Differentiate the function by itself, on paper."),
-    "broadcast": ("does not sum over an axis that was broadcast",
-                  "What was broadcast on the way forward is summed on the way back."),
-}  # fmt: skip
-_ORDER = {kind: number for number, kind in enumerate(KINDS)}
-_REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
-_AXES: tuple[Any, ...] = (0, 1, -1, 2, -2, None, (0, 1), (0, 2), (1, 2), (0, 1, 2))
-_NUMBERS = (0, 1, 2, 3, 4, -1, -2, 0.5, 1.5, -0.5)
-
-
-class Slot(NamedTuple):
-    """A place in a tree that holds an expression: the node above, its field, where in a list."""
-
-    above: ast.AST
-    field: str
-    at: int | None
-
-    def get(self) -> Any:
-        """Return the expression."""
-        held = getattr(self.above, self.field)
-        return held if self.at is None else held[self.at]
-
-    def put(self, node: Any) -> None:
-        """Put another in its place."""
-        if self.at is None:
-            setattr(self.above, self.field, node)
-        else:
-            getattr(self.above, self.field)[self.at] = node
+BUDGET = 0.8  # seconds of the processor
 
 
 class Repair(NamedTuple):
@@ -94,9 +41,12 @@ def repairs(work: Work, cases: list[Case], saved: Any) -> dict[str, Repair]:
     if not trial.usable:
         return {}
     found: dict[str, Repair] = {}
-    deadline = time.perf_counter() + BUDGET
-    for kind, slot, new in _changes(tree):
-        if time.perf_counter() > deadline or len(found) == len(cases):
+    wrong = {case.name[1:] for case in cases}
+    parts = outputs(tree, work.exercise.inputs)
+    possible = changes(tree, trial.values(), parts, wrong)
+    deadline = time.process_time() + BUDGET
+    for kind, slot, new in possible:
+        if time.process_time() > deadline or len(found) == len(cases):
             break
         old = slot.get()
         line = getattr(old, "lineno", tree.lineno)
@@ -134,26 +84,22 @@ class _Trial:
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
             scope[name] = cell.cell_contents
-        self.scope = {k: np if v is jnp else v for k, v in scope.items()}
+        self.scope = {k: as_numpy(v) for k, v in scope.items()}
         self.args = [
-            jax.tree.map(np.asarray, (s, p.dout)) for s, p in zip(saved, self.points, strict=True)
+            jax.tree.map(as_array, (s, p.dout)) for s, p in zip(saved, self.points, strict=True)
         ]
         self.before = self._run(0)
         self.usable = self._as_given()
-        if not self.usable:  # in NumPy it is another function
-            self.scope = scope
-            self.args = [
-                jax.tree.map(jnp.asarray, (s, p.dout))
-                for s, p in zip(saved, self.points, strict=True)
-            ]
-            self.before = self._run(0)
-            self.usable = self._as_given()
 
     def _as_given(self) -> bool:
         return self.before is not None and all(
             case.name in self.before and _alike(self.before[case.name], case.given[0])
             for case in self.cases
         )
+
+    def values(self) -> dict[str, Any]:
+        """What the names of the backward are when it returns."""
+        return locals_of(lambda: self._run(0), self.tree.name)
 
     def _run(self, i: int) -> dict[str, Any] | None:
         scope = dict(self.scope)
@@ -194,136 +140,3 @@ def _alike(a: Any, b: Any) -> bool:
         return a is b
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return a.shape == b.shape and bool(np.allclose(a, b, 1e-9, 1e-12, equal_nan=True))
-
-
-def _changes(tree: ast.FunctionDef) -> list[tuple[str, Slot, ast.expr]]:
-    """All small changes, the likeliest kinds first."""
-    names = [a.arg for a in tree.args.args]
-    names += [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _stored(n)]
-    names = list(dict.fromkeys(n for n in names if n not in ("saved", "residuals", "res")))
-    found = [
-        (kind, slot, new)
-        for slot in _slots(tree)
-        for kind, new in _changed(slot, slot.get(), names)
-    ]
-    return sorted(found, key=lambda change: _ORDER[change[0]])
-
-
-def _stored(node: ast.Name) -> bool:
-    return isinstance(node.ctx, ast.Store)
-
-
-def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
-    for statement in tree.body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Constant | ast.FunctionDef | ast.arguments):
-                continue
-            for field, value in ast.iter_fields(node):
-                if field in ("targets", "target", "func", "annotation", "decorator_list"):
-                    continue
-                if isinstance(value, ast.expr):
-                    yield Slot(node, field, None)
-                elif isinstance(value, list):
-                    yield from (
-                        Slot(node, field, i) for i, v in enumerate(value) if isinstance(v, ast.expr)
-                    )
-
-
-def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.expr]]:
-    whole = isinstance(slot.above, ast.Assign | ast.Return | ast.Tuple)
-    match e:
-        case ast.Call(func=ast.Attribute(value=owner, attr="sum" | "mean" as attr)):
-            other = "mean" if attr == "sum" else "sum"
-            yield "mean", ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords)
-    if isinstance(e, ast.Call):
-        yield from _other_axes(e)
-    match e:
-        case ast.BinOp(left=a, op=ast.Add(), right=b):
-            yield "sign", ast.BinOp(a, ast.Sub(), b)
-            yield from (("extra term", a), ("extra term", b))
-        case ast.BinOp(left=a, op=ast.Sub(), right=b):
-            yield "sign", ast.BinOp(a, ast.Add(), b)
-            yield "sign", ast.BinOp(b, ast.Sub(), a)
-            yield from (("extra term", a), ("extra term", b))
-        case ast.BinOp(left=a, op=ast.Mult(), right=b):
-            yield from (("too much", a), ("too much", b))
-            yield "too much", ast.BinOp(a, ast.Div(), b)
-        case ast.BinOp(left=a, op=ast.Div(), right=b):
-            yield "too much", a
-            yield "too much", ast.BinOp(a, ast.Mult(), b)
-        case ast.BinOp(left=a, op=ast.MatMult(), right=b):
-            yield "transpose", ast.BinOp(b, ast.MatMult(), a)
-            for left, right in ((_t(a), b), (a, _t(b)), (_t(a), _t(b)), (b, _t(a)), (_t(b), a)):
-                yield "transpose", ast.BinOp(left, ast.MatMult(), right)
-        case ast.UnaryOp(op=ast.USub() | ast.Invert() as op, operand=a):
-            yield ("sign" if isinstance(op, ast.USub) else "mask"), a
-        case ast.Attribute(attr="T", value=a):
-            yield "transpose", a
-        case ast.Compare(left=a, ops=[op], comparators=[b]):
-            for other_op in (ast.Gt(), ast.Lt(), ast.GtE(), ast.LtE(), ast.Eq(), ast.NotEq()):
-                if type(other_op) is not type(op):
-                    yield "mask", ast.Compare(a, [other_op], [b])
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            if not isinstance(slot.above, ast.keyword | ast.Slice | ast.Subscript):
-                for n in (*_NUMBERS, number + 1, number - 1, number * 2, number / 2):
-                    if n != number:
-                        yield "constant", ast.Constant(n)
-        case ast.Slice():
-            yield from (("time", new) for new in _other_slices())
-        case ast.Call(func=ast.Attribute(attr="where"), args=[c, a, b]):
-            yield "mask", ast.Call(e.func, [c, b, a], e.keywords)
-        case ast.Tuple() if isinstance(slot.above, ast.Return):
-            for i, j in itertools.combinations(range(len(e.elts)), 2):
-                parts = list(e.elts)
-                parts[i], parts[j] = parts[j], parts[i]
-                yield "swapped", ast.Tuple(parts, ast.Load())
-        case ast.Name(ctx=ast.Load(), id=used) if used in names:
-            for name in names:
-                if name != used:
-                    yield "wrong value", ast.Name(name, ast.Load())
-            yield "slope", ast.BinOp(e, ast.Mult(), e)
-            yield "slope", ast.BinOp(ast.Constant(1), ast.Sub(), e)
-            yield "mask", ast.UnaryOp(ast.Invert(), e)
-    if isinstance(e, ast.BinOp | ast.Name | ast.Call) and not _is_index(slot):
-        if whole and not isinstance(e, ast.Tuple):
-            yield "sign", ast.UnaryOp(ast.USub(), e)
-        if whole or isinstance(e, ast.Name):
-            for name in names:
-                yield "missing factor", ast.BinOp(e, ast.Mult(), ast.Name(name, ast.Load()))
-        if whole or isinstance(e, ast.BinOp):
-            for axis in (0, -1, 1):
-                summed = ast.Attribute(e, "sum", ast.Load())
-                keep = ast.keyword("keepdims", ast.Constant(True))
-                yield "broadcast", ast.Call(summed, [ast.Constant(axis)], [keep])
-
-
-def _is_index(slot: Slot) -> bool:
-    return isinstance(slot.above, ast.Subscript) and slot.field == "slice"
-
-
-def _t(node: ast.expr) -> ast.expr:
-    return ast.Attribute(node, "T", ast.Load())
-
-
-def _other_axes(e: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-    """The same call over other axes."""
-    attr = getattr(e.func, "attr", "")
-    if attr not in _REDUCTIONS:
-        return
-    owner = getattr(e.func, "value", None)
-    is_module = isinstance(owner, ast.Name) and owner.id in ("jnp", "np", "numpy", "nn")
-    at = 1 if is_module else 0
-    for axis in _AXES:
-        new = ast.parse(repr(axis), mode="eval").body
-        keywords = [k for k in e.keywords if k.arg != "axis"]
-        if len(e.args) > at:
-            args = [*e.args[:at], new, *e.args[at + 1 :]]
-            yield "axis", ast.Call(e.func, args, keywords)
-        else:
-            yield "axis", ast.Call(e.func, e.args, [*keywords, ast.keyword("axis", new)])
-
-
-def _other_slices() -> Iterator[ast.expr]:
-    for lower, upper, step in ((None, -1, None), (1, None, None), (None, None, -1), (None,) * 3):
-        parts = [None if p is None else ast.Constant(p) for p in (lower, upper, step)]
-        yield ast.Slice(*parts)

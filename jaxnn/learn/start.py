@@ -140,14 +140,11 @@ def _parameter(p: Any) -> str:
 
 
 def _cotangents(exercise: Exercise) -> list[tuple[str, str]]:
-    import jax
+    from jaxnn.learn.points import drawn, floats
 
-    from jaxnn.learn.points import is_floating
-
-    inputs = exercise.module.example(jax.random.key(0))
     return [
-        (f"d{name}", shape) if all(map(is_floating, jax.tree.leaves(x))) else ("None", "")
-        for (name, shape), x in zip(exercise.module.INPUTS.items(), inputs, strict=True)
+        (f"d{name}", shape) if floats(x) else ("None", "")
+        for (name, shape), x in zip(exercise.module.INPUTS.items(), drawn(exercise, 0), strict=True)
     ]
 
 

@@ -1,33 +1,18 @@
 """Read and run a student's file: every fault becomes a sentence with the line."""
 
 import ast
-import builtins
-import contextlib
 import difflib
-import io
-import signal
 import sys
-import threading
-import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnn import files
 from jaxnn.learn import exercise
+from jaxnn.learn.guard import Fault, printing, said, shown
 
-LIMIT = 20.0  # seconds
 MOST_BYTES = 2**20
-MOST_PRINTED = 4000
-
-
-class Fault(Exception):  # noqa: N818
-    """What a student must repair before anything can be graded: one sentence."""
-
-
-class TimeUp(BaseException):
-    """The time is over."""
 
 
 class Work(NamedTuple):
@@ -62,9 +47,19 @@ def read(path: str) -> Work:
         raise Fault(f"{path} is no text; name the Python file that `start` wrote")
     try:
         text = content.decode("utf-8-sig")
-        tree = ast.parse(text, path)
     except UnicodeDecodeError:
         raise Fault(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    return parsed(path, text)
+
+
+def parsed(path: str, text: str) -> Work:
+    """Run a student's file, given its text.
+
+    Raises:
+        Fault: it cannot be run, or it cannot be told which exercise it is.
+    """
+    try:
+        tree = ast.parse(text, path)
     except SyntaxError as error:
         raise Fault(_syntax(path, error)) from None
     except (RecursionError, MemoryError, ValueError):
@@ -82,7 +77,7 @@ def read(path: str) -> Work:
         exec(compile(tree, path, "exec"), module.__dict__)
     functions = {}
     for name in found.wanted(grade):
-        functions[name] = _function(path, name, vars(module), tree)
+        functions[name] = _function(path, name, vars(module), tree, found.wanted(grade))
     return Work(path, found, grade, functions, shown(printed))
 
 
@@ -133,135 +128,16 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
     return told
 
 
-def _function(path: str, name: str, scope: dict[str, Any], tree: ast.Module) -> Callable[..., Any]:
+def _function(
+    path: str, name: str, scope: dict[str, Any], tree: ast.Module, wanted: tuple[str, ...]
+) -> Callable[..., Any]:
     value = scope.get(name)
     if callable(value):
         return value  # type: ignore[no-any-return]
     if value is not None:
         raise Fault(f"{path}: {name} is {type(value).__name__}, no function; write def {name}(...)")
-    lines = {n.name: n.lineno for n in tree.body if isinstance(n, ast.FunctionDef)}
+    defined = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    lines = {n.name: n.lineno for n in defined if n.name not in wanted}
     near = difflib.get_close_matches(name, lines, 1, 0.6)
     renamed = f"; did you mean {near[0]} in line {lines[near[0]]}? Call it {name}" if near else ""
     raise Fault(f"{path} has no function {name}" + (renamed or f"; write def {name}(...)"))
-
-
-class _Printed(io.StringIO):
-    """What was printed, up to a length."""
-
-    def write(self, text: str) -> int:
-        if self.tell() <= MOST_PRINTED:
-            super().write(text[: MOST_PRINTED + 1])
-        return len(text)
-
-
-@contextlib.contextmanager
-def printing() -> Iterator[io.StringIO]:
-    """Catch what is printed inside, and let nothing be asked for."""
-    printed, kept, asked = _Printed(), sys.stdin, builtins.input
-    sys.stdin = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            yield printed
-    finally:
-        sys.stdin, builtins.input = kept, asked
-
-
-def shown(printed: io.StringIO) -> str:
-    """What was printed, cut."""
-    text = printed.getvalue()
-    return text if len(text) <= MOST_PRINTED else text[:MOST_PRINTED] + "\n... (and more)"
-
-
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise TimeUp inside once the time is over, where the system has such a timer."""
-    usable = hasattr(signal, "setitimer") and (
-        threading.current_thread() is threading.main_thread()
-    )
-    if not usable:
-        yield
-        return
-
-    def over(number: int, frame: Any) -> None:
-        raise TimeUp
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
-def said(path: str, limit: float = LIMIT) -> Iterator[None]:
-    """Say whatever a student's code raises inside, with their line.
-
-    Raises:
-        Fault: it raised.
-    """
-    try:
-        yield
-    except Fault:
-        raise
-    except TimeUp as error:
-        raise Fault(
-            f"{where(path, error)}: stopped after {limit:g} s, while this line was running; does a "
-            "loop never end?"
-        ) from None
-    except SystemExit as error:
-        raise Fault(f"{where(path, error)}: the code ends Python (exit); take that out") from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise Fault(f"{where(path, error)}: {in_words(error)}") from None
-
-
-def where(path: str, error: BaseException) -> str:
-    """The student's own last line that an error came through."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-    if not frames:
-        return path or "your code"
-    text = f" `{frames[-1].line}`" if frames[-1].line else ""
-    return f"{path}, line {frames[-1].lineno}{text}"
-
-
-def in_words(error: BaseException) -> str:
-    """An error in a student's words."""
-    text = " ".join(str(error).split())
-    if isinstance(error, NotImplementedError):
-        return "it is not written yet"
-    if isinstance(error, ModuleNotFoundError):
-        return f"there is no module {error.name!r} here; jax and numpy are all that is needed"
-    if isinstance(error, RecursionError):
-        return "a function calls itself without end"
-    if isinstance(error, NameError):
-        name = getattr(error, "name", None) or text
-        near = text.split("Did you mean: ")
-        more = f"; did you mean {near[1]}" if len(near) > 1 else ""
-        return f"the name {name!r} has no value there{more}"
-    if "immutable" in text and "item assignment" in text:
-        return "JAX arrays cannot be assigned to in place; use x = x.at[...].set(...) or .add(...)"
-    if "read-only" in text:
-        return "this array may not be written to: copy it first (np.array(x)), or use x.at[...].set"
-    if isinstance(error, AttributeError) and getattr(error, "name", None):
-        return f"{type(error.obj).__name__} has no {error.name!r}"
-    if any(
-        word in text
-        for word in (
-            "ncompatible shapes",
-            "could not be broadcast",
-            "dot_general",
-            "not broadcast",
-            "mismatch in its core dimension",
-        )
-    ):
-        return f"the shapes do not fit: {text:.200}"
-    if isinstance(error, (OSError, PermissionError)):
-        return f"it reads or writes a file that is not there ({text:.100}); nothing here needs one"
-    if "Tracer" in text or "traced array" in text:
-        return "a Python decision on an array's values; use jnp.where"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory for it"
-    return f"{type(error).__name__}: {text:.200}" if text else type(error).__name__

@@ -1,0 +1,254 @@
+"""Small changes of a function's syntax tree: each undoes a mistake of one kind."""
+
+import ast
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxnn.learn.kinds import KINDS
+
+_ORDER = {kind: number for number, kind in enumerate(KINDS)}
+_REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
+_AXES: tuple[Any, ...] = (0, 1, -1, 2, -2, None, (0, 1), (0, 2), (1, 2), (0, 1, 2))
+_EXTREMES = {"argmax": "argmin", "argmin": "argmax", "max": "min", "min": "max"}
+_NUMBERS = (0, 1, 2, 3, 4, -1, -2, 0.5, 1.5, -0.5)
+
+
+class Slot(NamedTuple):
+    """A place in a tree that holds an expression: the node above, its field, where in a list."""
+
+    above: ast.AST
+    field: str
+    at: int | None
+
+    def get(self) -> Any:
+        """Return the expression."""
+        held = getattr(self.above, self.field)
+        return held if self.at is None else held[self.at]
+
+    def put(self, node: Any) -> None:
+        """Put another in its place."""
+        if self.at is None:
+            setattr(self.above, self.field, node)
+        else:
+            getattr(self.above, self.field)[self.at] = node
+
+
+def changes(
+    tree: ast.FunctionDef, values: dict[str, Any], parts: dict[int, set[str]], wrong: set[str]
+) -> list[tuple[str, Slot, ast.expr]]:
+    """Return small changes, the likeliest first.
+
+    Args:
+        tree: of the backward.
+        values: what its names were when it returned; one is put in another's place only if it has
+            the same shape.
+        parts: which cotangents each expression has a part in, by its node's id.
+        wrong: the cotangents that are wrong; what has no part in them is left as it is, and what
+            has a part in no right one is tried first.
+    """
+    values = {n: v for n, v in values.items() if isinstance(v, np.ndarray | int | float)}
+    names = list(values)
+    found = []
+    for slot in _slots(tree):
+        mine = parts.get(id(slot.get()), set())
+        some = {w for w in wrong for m in mine if w == m or w.startswith(f"{m}[")}
+        if mine and not some:
+            continue
+        rank = (some != wrong) + any(not any(w.startswith(m) for w in wrong) for m in mine)
+        found += [
+            (rank, _masks(kind, new, values), slot, new)
+            for kind, new in _changed(slot, slot.get(), names)
+            if _fits(slot.get(), new, values)
+        ]
+    found.sort(key=lambda change: (change[0], _ORDER[change[1]]))
+    return [(kind, slot, new) for _, kind, slot, new in found]
+
+
+def _masks(kind: str, new: Any, values: dict[str, Any]) -> str:
+    """The kind of a change; a factor that is a mask has its own."""
+    other = values.get(new.right.id) if kind == "missing factor" else None
+    return "unmasked" if getattr(other, "dtype", np.dtype(float)).kind == "b" else kind
+
+
+def _fits(old: ast.expr, new: ast.expr, values: dict[str, Any]) -> bool:
+    """Whether what stands for a name, or by which it is multiplied, leaves its shape."""
+    if not isinstance(old, ast.Name) or old.id not in values:
+        return not isinstance(new, ast.Name) or isinstance(values.get(new.id), np.ndarray)
+    mine = values[old.id]
+    others = {n.id for n in ast.walk(new) if isinstance(n, ast.Name)} - {old.id}
+    for other in others & set(values):
+        theirs = values[other]
+        if isinstance(mine, np.ndarray) != isinstance(theirs, np.ndarray):
+            return False
+        if isinstance(new, ast.Name) and np.shape(mine) != np.shape(theirs):
+            return False
+        if not _joins(np.shape(mine), np.shape(theirs)):
+            return False
+    return True
+
+
+@functools.cache
+def _joins(mine: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
+    """Whether the second is broadcast to the first."""
+    try:
+        return np.broadcast_shapes(mine, theirs) == mine
+    except ValueError:
+        return False
+
+
+def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
+    for statement in tree.body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Constant | ast.FunctionDef | ast.arguments):
+                continue
+            for field, value in ast.iter_fields(node):
+                if field in ("targets", "target", "func", "annotation", "decorator_list"):
+                    continue
+                if isinstance(value, ast.expr):
+                    yield Slot(node, field, None)
+                elif isinstance(value, list):
+                    yield from (
+                        Slot(node, field, i) for i, v in enumerate(value) if isinstance(v, ast.expr)
+                    )
+
+
+def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.expr]]:
+    whole = isinstance(slot.above, ast.Assign | ast.Return | ast.Tuple)
+    match e:
+        case ast.Call(func=ast.Attribute(value=owner, attr="sum" | "mean" as attr)):
+            other = "mean" if attr == "sum" else "sum"
+            yield "mean", ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords)
+            for name in names if attr == "mean" else ():
+                weighted = ast.BinOp(ast.Name(name, ast.Load()), ast.Mult(), owner)
+                yield (
+                    "weights",
+                    ast.Call(ast.Attribute(weighted, other, ast.Load()), e.args, e.keywords),
+                )
+        case ast.Call(func=ast.Attribute(value=owner, attr=str() as attr)) if attr in _EXTREMES:
+            other = _EXTREMES[attr]
+            yield (
+                "extreme",
+                ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords),
+            )
+        case ast.Subscript(value=owner, slice=ast.Constant(value=int())):
+            summed = ast.Attribute(owner, "sum", ast.Load())
+            yield "one of many", ast.Call(summed, [ast.Constant(0)], [])
+        case ast.Call(func=ast.Attribute(value=owner, attr="set" | "add" as attr)):
+            other = "add" if attr == "set" else "set"
+            yield (
+                "overwritten",
+                ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords),
+            )
+    if isinstance(e, ast.Call):
+        yield from _other_axes(e)
+    match e:
+        case ast.BinOp(left=a, op=ast.Add(), right=b):
+            yield "sign", ast.BinOp(a, ast.Sub(), b)
+            yield from (("extra term", a), ("extra term", b))
+        case ast.BinOp(left=a, op=ast.Sub(), right=b):
+            yield "sign", ast.BinOp(a, ast.Add(), b)
+            yield "sign", ast.BinOp(b, ast.Sub(), a)
+            yield from (("extra term", a), ("extra term", b))
+        case ast.BinOp(left=a, op=ast.Mult(), right=b):
+            yield from (("too much", a), ("too much", b))
+            yield "too much", ast.BinOp(a, ast.Div(), b)
+        case ast.BinOp(left=a, op=ast.Div(), right=b):
+            yield "too much", a
+            yield "too much", ast.BinOp(a, ast.Mult(), b)
+        case ast.BinOp(left=a, op=ast.MatMult(), right=b):
+            yield "transpose", ast.BinOp(b, ast.MatMult(), a)
+            for left, right in ((_t(a), b), (a, _t(b)), (_t(a), _t(b)), (b, _t(a)), (_t(b), a)):
+                yield "transpose", ast.BinOp(left, ast.MatMult(), right)
+        case ast.UnaryOp(op=ast.USub() | ast.Invert() as op, operand=a):
+            yield ("sign" if isinstance(op, ast.USub) else "mask"), a
+        case ast.Attribute(attr="T", value=a):
+            yield "transpose", a
+        case ast.Compare(left=a, ops=[op], comparators=[b]):
+            for other_op in (ast.Gt(), ast.Lt(), ast.GtE(), ast.LtE(), ast.Eq(), ast.NotEq()):
+                if type(other_op) is not type(op):
+                    yield "mask", ast.Compare(a, [other_op], [b])
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            if not isinstance(slot.above, ast.keyword | ast.Slice | ast.Subscript):
+                for n in (*_NUMBERS, number + 1, number - 1, number * 2, number / 2):
+                    if n != number:
+                        yield "constant", ast.Constant(n)
+        case ast.Slice():
+            yield from (("time", new) for new in _other_slices())
+        case ast.Call(func=ast.Attribute(attr="where"), args=[c, a, b]):
+            yield "mask", ast.Call(e.func, [c, b, a], e.keywords)
+        case ast.Tuple() if isinstance(slot.above, ast.Return):
+            yield from (("swapped", ast.Tuple(parts, ast.Load())) for parts in _exchanged(e.elts))
+        case ast.List():
+            yield from (("exchanged", ast.List(parts, ast.Load())) for parts in _exchanged(e.elts))
+        case ast.Subscript(value=a):
+            yield "time", a
+        case ast.Name(ctx=ast.Load(), id=used) if used in names:
+            for name in names:
+                if name != used:
+                    yield "wrong value", ast.Name(name, ast.Load())
+                    yield "missing factor", ast.BinOp(e, ast.Mult(), ast.Name(name, ast.Load()))
+            yield "slope", ast.BinOp(e, ast.Mult(), e)
+            yield "slope", ast.BinOp(ast.Constant(1), ast.Sub(), e)
+            yield "mask", ast.UnaryOp(ast.Invert(), e)
+    if isinstance(e, ast.BinOp | ast.Name | ast.Call | ast.Subscript) and not _is_index(slot):
+        if whole and not isinstance(e, ast.Tuple):
+            yield "sign", ast.UnaryOp(ast.USub(), e)
+        for name in names:
+            given = ast.Name(name, ast.Load())
+            if whole and not isinstance(e, ast.Name):
+                yield "missing factor", ast.BinOp(e, ast.Mult(), given)
+            if whole or isinstance(e, ast.Call):
+                yield "missing term", ast.BinOp(given, ast.Add(), e)
+            if isinstance(e, ast.BinOp):
+                yield "wrong value", given
+            if whole:
+                positive = ast.Compare(given, [ast.Gt()], [ast.Constant(0)])
+                yield "unmasked", ast.BinOp(e, ast.Mult(), positive)
+        if whole or isinstance(e, ast.BinOp):
+            for axis in (0, -1, 1):
+                summed = ast.Attribute(e, "sum", ast.Load())
+                keep = ast.keyword("keepdims", ast.Constant(True))
+                yield "broadcast", ast.Call(summed, [ast.Constant(axis)], [keep])
+
+
+def _exchanged(parts: list[Any]) -> Iterator[list[Any]]:
+    for i, j in itertools.combinations(range(len(parts)), 2):
+        other = list(parts)
+        other[i], other[j] = other[j], other[i]
+        yield other
+
+
+def _is_index(slot: Slot) -> bool:
+    return isinstance(slot.above, ast.Subscript) and slot.field == "slice"
+
+
+def _t(node: ast.expr) -> ast.expr:
+    return ast.Attribute(node, "T", ast.Load())
+
+
+def _other_axes(e: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+    """The same call over other axes."""
+    attr = getattr(e.func, "attr", "")
+    if attr not in _REDUCTIONS:
+        return
+    owner = getattr(e.func, "value", None)
+    is_module = isinstance(owner, ast.Name) and owner.id in ("jnp", "np", "numpy", "nn")
+    at = 1 if is_module else 0
+    for axis in _AXES:
+        new = ast.parse(repr(axis), mode="eval").body
+        keywords = [k for k in e.keywords if k.arg != "axis"]
+        if len(e.args) > at:
+            args = [*e.args[:at], new, *e.args[at + 1 :]]
+            yield "axis", ast.Call(e.func, args, keywords)
+        else:
+            yield "axis", ast.Call(e.func, e.args, [*keywords, ast.keyword("axis", new)])
+
+
+def _other_slices() -> Iterator[ast.expr]:
+    for lower, upper, step in ((None, -1, None), (1, None, None), (None, None, -1), (None,) * 3):
+        parts = [None if p is None else ast.Constant(p) for p in (lower, upper, step)]
+        yield ast.Slice(*parts)
