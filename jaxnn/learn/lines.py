@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.learn.compare import Checked, Row, WrongStep, compared
-from jaxnn.numerics import cotangent_rng, draw_cotangent
+from jaxnn.verify.draws import cotangent_rng, draw_cotangent
 
 
 class Line(NamedTuple):

@@ -142,7 +142,7 @@ def ctc_bwd(
 
     steps = jnp.arange(len(log_alphas), dtype=jnp.int32)
     earlier = jnp.concatenate([log_alphas[:1], log_alphas[:-1]])  # before the first is not used
-    _, gammas = lax.scan(step, vary_with(gamma, residuals), (steps, earlier), reverse=True)
+    _, gammas = lax.scan(step, gamma, (steps, earlier), reverse=True)
     dl = reduce_bwd(dloss, len(counts), reduction) * (share if reduction == "mean" else 1) * counts
     n = jnp.arange(len(counts), dtype=jnp.int32)[:, None]
     expected = jnp.zeros_like(widen(log_probabilities))

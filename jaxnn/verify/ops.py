@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.calls import call_bwd, call_fwd
-from jaxnn.numerics import cotangent_rng, draw_cotangent
 from jaxnn.op import Op
 from jaxnn.verify.arguments import Call, argument_names
 from jaxnn.verify.door import entrance
+from jaxnn.verify.draws import cotangent_rng, draw_cotangent
 from jaxnn.verify.findings import described
 from jaxnn.verify.judge import judge
 from jaxnn.verify.other_ways import precise_enough_at, run_op_in_other_ways

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
-from jaxnn.numerics import cotangent_rng, draw_cotangent
 from jaxnn.verify.arguments import is_array
+from jaxnn.verify.draws import cotangent_rng, draw_cotangent
 from jaxnn.verify.findings import first_line
 from jaxnn.verify.problem import is_floating
 
