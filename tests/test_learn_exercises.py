@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxnn.learn import Lines, check, exercise, grade, start
+from jaxnn.learn.causes import number_in_words
 from jaxnn.learn.points import lifted
 from jaxnn.learn.student import read
 
@@ -162,3 +163,11 @@ def test_what_is_no_work_is_refused_in_a_notebook(given, error, said):
         check(*given)
     with pytest.raises(ValueError, match="layer_nom"):
         check(softmax_bwd, exercise="layer_nom")
+
+
+def test_a_factor_of_2_may_be_a_size_or_a_square():
+    both = number_in_words(2.0, {"N": 2, "C": 3})
+    assert "N = 2" in both.text
+    assert "square" in both.look
+    assert "square" not in number_in_words(3.0, {"N": 2, "C": 3}).look
+    assert "twice" in number_in_words(2.0, {"C": 3}).text

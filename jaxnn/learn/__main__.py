@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = commands.add_parser("check", help="grade a file")
     check.add_argument("file", metavar="FILE")
     check.add_argument("--watch", action="store_true", help="again whenever it is saved")
-    check.add_argument("--limit", type=_seconds, default=20.0, help="seconds, at most")
+    check.add_argument("--limit", type=_seconds, default=20.0, help="seconds of computing, at most")
     hint = commands.add_parser("hint", help="open one more hint")
     hint.add_argument("name", metavar="NAME")
     solved = commands.add_parser("solution", help="print the solution")

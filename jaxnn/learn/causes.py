@@ -69,27 +69,30 @@ def number_in_words(c: float, sizes: Mapping[str, int], other: float | None = No
             product = float(np.prod([sizes[s] for s in letters]))
             if product > 1:
                 found.append((product, " ".join(letters)))
+    of_square = min(abs(size - 2), abs(size - 0.5)) < 1e-9
+    or_square = " Or is it the 2 of a square, or the 1/2 of a root?" if of_square else ""
     for product, named in found:
         if abs(size * product - 1) < 1e-9:
             return Cause(
                 "factor",
                 f"is {minus}1/{product:g} of the right one, and {named} = {product:g}",
-                f"Is there a mean over {named} where there must be a sum, or a 1/{named} too much?",
+                f"Is there a mean over {named} where there must be a sum, or a 1/{named} too much?"
+                + or_square,
             )
         if abs(size / product - 1) < 1e-9:
             return Cause(
                 "factor",
                 f"is {minus}{product:g} times the right one, and {named} = {product:g}",
-                f"Is a 1/{named} forgotten: a mean in the forward, a sum without it here?",
+                f"Is a 1/{named} forgotten: a mean in the forward, a sum without it here?"
+                + or_square,
             )
-    for number, words in ((2.0, "twice"), (0.5, "half")):
-        if abs(size - number) < 1e-9:
-            return Cause(
-                "factor",
-                f"is {minus}{words} the right one",
-                "A factor of 2 comes from a square, one of 1/2 from a square root or a mean of "
-                "two: which line has one?",
-            )
+    if of_square:
+        return Cause(
+            "factor",
+            f"is {minus}{'twice' if size > 1 else 'half'} the right one",
+            "A factor of 2 comes from a square, one of 1/2 from a square root or a mean of two: "
+            "which line has one?",
+        )
     return Cause(
         "factor",
         f"is the right one times {c:.6g}, in every entry",

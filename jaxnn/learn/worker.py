@@ -8,10 +8,10 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+from jaxnn.learn.guard import LIMIT, PATIENCE
 from jaxnn.learn.result import Result
 
-LIMIT = 20.0
-GRACE = 10.0  # seconds beyond the limit, for what cannot be stopped from inside
+GRACE = 10.0  # seconds of the clock beyond all, for what cannot be stopped from inside
 
 
 class Worker:
@@ -21,7 +21,7 @@ class Worker:
         """Grade with a time limit in seconds.
 
         Args:
-            limit: of one file.
+            limit: of one file, in seconds of computing.
             fresh: nothing was computed with JAX in this process yet, so that on Linux it can be
                 split in two; else, and elsewhere, another is started, which imports all again.
         """
@@ -34,7 +34,7 @@ class Worker:
         """Grade a file."""
         ours = self._started()
         ours.send((path, self.limit))
-        late = not ours.poll(self.limit + GRACE)
+        late = not ours.poll(PATIENCE * self.limit + GRACE)
         if not late:
             with contextlib.suppress(EOFError, OSError):
                 answer: Result = ours.recv()
