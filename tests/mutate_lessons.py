@@ -42,6 +42,8 @@ SHOWS = ("show_source", "saved", "flow", "memory", "ladder", "verify")
 STUB = MagicMock()
 # Mutants that are equal to what they come from: by lesson, what is replaced by what, and why.
 HIDDEN = "where a logit is -inf: no point of the lesson has one, tests/test_ops_labels.py has"
+SIGN = "1 and -1 are their own inverses, and 0 does not occur"
+POINT = "the point, which is chosen"
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "05_softmax_cross_entropy",
@@ -54,6 +56,17 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "((1 - label_smoothing) * w_label + label_smoothing * mean_w) / jnp.ones_like(counts)",
     ): "a factor of ones, for its shape",
     ("20_linear_cross_entropy", "-jnp.inf -> +jnp.inf"): HIDDEN,
+    ("04_losses", "delta * jnp.sign(d) -> delta / jnp.sign(d)"): SIGN,
+    ("06_regularisation", "l1 * jnp.sign(w) -> l1 / jnp.sign(w)"): SIGN,
+    ("04_losses", "x @ w - t -> x @ w + t"): "what a mean and a sum do, whatever the loss",
+    ("06_regularisation", "-2.0 -> +2.0"): POINT,
+    ("06_regularisation", "-1e-09 -> +1e-09"): POINT,
+    (
+        "07_initialisation",
+        "s * jnp.asarray(list(itertools.product((-1.0, 1.0), repeat=4))).T -> "
+        "s / jnp.asarray(list(itertools.product((-1.0, 1.0), repeat=4))).T",
+    ): SIGN,
+    ("07_initialisation", "-1 -> +1"): "the letter of an axis",
 }
 
 
