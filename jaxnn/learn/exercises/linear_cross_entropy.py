@@ -111,6 +111,11 @@ def library(x: Array, w: Array, labels: Array) -> Array:
 
 BUGS = (
     (
+        "* dloss / x.shape[0]",
+        "* dloss / w.shape[1]",
+        "The mean is over the N rows, and the rule divided by the number of classes.",
+    ),
+    (
         "== first + jnp.arange(part.shape[1])",
         "== jnp.arange(part.shape[1])",
         "The classes of a chunk begin at `first`: without it every chunk looked for the labels "

@@ -105,6 +105,11 @@ def library(x: Array, scale: Array, w: Array, b: Array) -> Array:
 
 BUGS = (
     (
+        "(scale * x_hat).T @ dy",
+        "x_hat.T @ dy",
+        "w was multiplied by the scaled features, and the rule had them without their scale.",
+    ),
+    (
         "return dy + dbranch,",
         "return dbranch,",
         "x goes to y on two ways: through the branch, and past it. The rule had only what comes "
