@@ -88,6 +88,7 @@ def assert_leaves_close(ours, theirs, rtol, floor=0.0):
     for a, b in zip(ours, theirs, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         assert a.shape == b.shape
+        assert np.isfinite(b).all()  # of an infinite scale every difference is a small part
         scale = np.abs(b).max(initial=0.0)
         difference = np.abs(a - b).max(initial=0.0)
         assert difference <= rtol * scale + floor, (difference, scale)

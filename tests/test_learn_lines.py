@@ -205,6 +205,16 @@ def test_the_power_of_a_power_has_brackets():
     assert latex == r"\left(\sigma^{-1}\right)^{3} \, d\sigma^{-1}"
 
 
+@pytest.mark.parametrize("wrong", [[1.0, jnp.inf], [jnp.nan, 2.0], [-jnp.inf, 2.0]])
+def test_what_is_not_finite_is_equal_to_itself_alone(wrong):
+    """And gives no scale, of which every difference would be a small part."""
+    wrong, right = jnp.asarray(wrong), jnp.asarray([1.0, 2.0])
+    for pair in ((wrong, right), (right, wrong)):
+        with pytest.raises(WrongStep):
+            same(*pair)
+    same(jnp.asarray([1.0, jnp.inf]), jnp.asarray([1.0, jnp.inf]))
+
+
 def test_what_cannot_be_typeset_is_refused():
     with pytest.raises(ValueError, match="cannot be typeset"):
         Symbols({}, {}, {}, False).latex(ast.parse("[a for a in b]", mode="eval").body)

@@ -61,8 +61,11 @@ def compared(label: str, got: Any, wanted: Any) -> tuple[str, float]:
         if not a.size:
             continue
         x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        allowed = UNITS * _unit(a.dtype) * max(float(np.abs(y).max()), np.finfo(np.float64).tiny)
-        difference = np.abs(x - y)
+        # Infinities are equal or not, and no measure of rounding.
+        largest_of_y = float(np.abs(y[np.isfinite(y)]).max(initial=np.finfo(np.float64).tiny))
+        allowed = UNITS * _unit(a.dtype) * largest_of_y
+        with np.errstate(invalid="ignore"):
+            difference = np.where(x == y, 0, np.abs(x - y))
         if not (difference <= allowed).all():  # NaN is not
             at = np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), x.shape)
             where = f" at {list(map(int, at))}" if at else ""
