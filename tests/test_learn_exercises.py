@@ -136,6 +136,22 @@ def test_line_by_line_what_only_follows_is_told_from_what_is_wrong_by_itself(tmp
     assert "3 times" in rows["dx"].cause
 
 
+ASKS = jax.grad(lambda x, d: (jax.nn.softmax(x) * d).sum())
+
+
+def asking_fwd(x):
+    return jax.nn.softmax(x), x
+
+
+def asking_bwd(x, dp):
+    return (jax.vmap(ASKS)(x, dp),)
+
+
+def test_a_gradient_function_of_a_notebook_is_told():
+    result = check(asking_fwd, asking_bwd, exercise="softmax")
+    assert "softmax_bwd asks jax.grad" in result.fault
+
+
 def softmax_bwd(p, dp):
     return (p * (dp - (dp * p).sum(-1, keepdims=True)),)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.learn import misuse
 from jaxnn.learn.guard import Fault
 from jaxnn.learn.points import floats, named
 from jaxnn.learn.student import Work
@@ -24,10 +25,10 @@ def call(work: Work, name: str, *args: Any) -> Any:
     function = work.functions[name]
     _check_arity(work, name, len(args))
     if not takes_numpy(function):
-        return function(*args)
+        return _watched(name, function, args)
     copies = jax.tree.map(np.array, args)
     kept = jax.tree.map(np.array, args)
-    result = function(*copies)
+    result = _watched(name, function, copies)
     for parameter, now, before in zip(_parameters(function), copies, kept, strict=False):
         pairs = zip(jax.tree.leaves(now), jax.tree.leaves(before), strict=True)
         if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
@@ -35,6 +36,14 @@ def call(work: Work, name: str, *args: Any) -> Any:
                 f"{name} changes its argument {parameter} in place, so that its caller's array is "
                 "damaged: write x = x * 2 for x *= 2, or copy it first"
             )
+    return result
+
+
+def _watched(name: str, function: Function, args: Any) -> Any:
+    with misuse.watched() as asked:
+        result = function(*args)
+    if asked:
+        raise misuse.NotByHand(name, asked[0])
     return result
 
 

@@ -28,11 +28,11 @@ def graded(work: Work, limit: float = LIMIT) -> Result:
     about: dict[str, Any] = {"exercise": work.exercise.name, "grade": work.grade}
     with printing() as printed:
         try:
-            with limited(limit), said(work.path, limit):
+            with limited(limit), said(work.path):
                 about |= _graded(work)
         except Fault as fault:
             unwritten = "not written yet" in str(fault)
-            about |= {"fault": str(fault), "kind": "not yet" if unwritten else "fault"}
+            about |= {"fault": str(fault), "kind": "not yet" if unwritten else fault.kind}
     text = work.printed + shown(printed)
     return Result(**about, printed=text, seconds=time.perf_counter() - started)
 
@@ -40,11 +40,7 @@ def graded(work: Work, limit: float = LIMIT) -> Result:
 def _graded(work: Work) -> dict[str, Any]:
     for name, function in work.functions.items():
         if asked := misuse.found(function):
-            text = (
-                f"{name} asks {asked} for the derivative; that gives the right numbers, but the "
-                "exercise is to write the derivative yourself: use arithmetic alone"
-            )
-            return {"fault": text, "kind": "autodiff"}
+            raise misuse.NotByHand(name, asked)
     with in_float64():
         points = [point_of(work.exercise, seed) for seed in SEEDS]
         found = _easy(work, points) if work.grade == "easy" else _pair(work, points)
