@@ -136,6 +136,41 @@ def test_progress_is_whole_when_the_process_is_killed_while_it_writes(here):
     assert set(progress.load(print)) == {"linear", "softmax"}
 
 
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"layer_norm": {"solved": None}},
+        {"matmul": {"begun": True}},
+        {"matmul": {"solved": "fused"}},
+        {"matmul": {"begun": [["fused"]]}},
+        {"matmul": {"hints": "2"}},
+        {"matmul": {"file": 3}},
+        {"matmul": []},
+    ],
+)
+def test_a_progress_of_another_form_is_damaged(here, capsys, known):
+    (here / "progress.json").write_text(json.dumps(known))
+    assert run("list") == 0
+    said = capsys.readouterr()
+    assert "damaged-1" in said.err
+    assert re.search("^0 of .* solved", said.out, re.MULTILINE)
+
+
+def test_the_file_to_go_on_with_is_named_from_any_folder(here, capsys, monkeypatch):
+    first = exercise.in_order()[0].name
+    assert run("start", first) == 0
+    capsys.readouterr()
+    assert run() == 0
+    assert f"Next: python -m jaxnn.learn check {first}.py\n" in capsys.readouterr().out
+    (here / "other").mkdir()
+    monkeypatch.chdir(here / "other")
+    assert run() == 0
+    assert f"learn check {here.resolve() / first}.py\n" in capsys.readouterr().out
+    (here / f"{first}.py").unlink()
+    assert run() == 0
+    assert f"Next: python -m jaxnn.learn start {first}\n" in capsys.readouterr().out
+
+
 def test_the_site_is_built_by_the_same_command(here, monkeypatch):
     built = []
     monkeypatch.setattr(site, "build", lambda out: built.append(out) or 0)
@@ -190,7 +225,7 @@ def test_a_file_that_cannot_be_graded_is_refused_in_a_sentence(tmp_path, old, ne
             "class E(Exception):\n        __str__ = None\n    raise E",
             "line 10 .*: E, whose text cannot be had",
         ),
-        ("breakpoint()\n    return (p * dp,)", r"line [89].*take breakpoint\(\) .* out"),
+        ("import bdb\n    raise bdb.BdbQuit", r"line 9.*take breakpoint\(\) .* out"),
         ("import torch\n    return (torch.tensor(p),)", "asks torch for the derivative"),
         ("import jax as j\n    return j.vjp(j.nn.softmax, p)[1](dp)", "asks jax.vjp"),
         ("import numpy as np\n    p[0] = 0\n    return (dp,)", "in place"),
@@ -199,8 +234,7 @@ def test_a_file_that_cannot_be_graded_is_refused_in_a_sentence(tmp_path, old, ne
         ("print('mine')\n    return (p * dp,)", r"your code printed:\n  \| mine"),
     ],
 )
-def test_a_backward_that_does_something_else_is_told(tmp_path, monkeypatch, body, said):
-    monkeypatch.setattr(sys, "breakpointhook", sys.__breakpointhook__)  # not pytest's own
+def test_a_backward_that_does_something_else_is_told(tmp_path, body, said):
     ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the worker
     file = tmp_path / "softmax.py"
     head = 'import jax\nimport jax.numpy as jnp\nEXERCISE, GRADE = "softmax", "fused"\n'
