@@ -20,11 +20,6 @@ _NAMES = (
 )  # fmt: skip
 FORBIDDEN = {id(getattr(jax, name)): f"jax.{name}" for name in _NAMES if hasattr(jax, name)}
 _GIVERS = {n: getattr(jax, n) for n in _NAMES if hasattr(jax, n) and not n.startswith("custom")}
-# The code of the functions that these give: of jax.grad(f), which no name tells.
-_GIVEN = {
-    _GIVERS[name](abs).__code__: f"jax.{name}"
-    for name in ("value_and_grad", "grad", "jacfwd", "jacrev")
-}
 _ROOTS = ("torch", "tensorflow", "autograd", "flax", "equinox", "optax", "keras", "mlx", "tinygrad")
 _OURS = ("jaxnn.ops", "jaxnn.models", "jaxnn.verify", "jaxnn.learn", "jaxnn.op", "jaxnn")
 _IMPORTERS = ("__import__", "import_module", "exec", "eval", "compile")
@@ -94,7 +89,8 @@ def _found(function: Any, seen: set[int]) -> Iterator[str]:
             yield from _found(value, seen)
     tree = tree_of(function)
     if tree is None:
-        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        codes = _codes(function.__code__)
+        names = {name for code in codes for name in (*code.co_names, *code.co_freevars)}
         values = [scope[name] for name in names if name in scope]
     else:
         yield from _imported(tree)
@@ -112,9 +108,11 @@ def _found(function: Any, seen: set[int]) -> Iterator[str]:
 def forbidden(value: Any) -> str:
     """Return the name of what gives derivatives; "" if it does not."""
     for inner in _inward(value):
-        name = FORBIDDEN.get(id(inner)) or _GIVEN.get(getattr(inner, "__code__", None))
-        if name:
-            return name
+        if id(inner) in FORBIDDEN:
+            return FORBIDDEN[id(inner)]
+        for code in _inside(inner):
+            if code in _given():
+                return _given()[code]
     module = (
         value.__name__
         if isinstance(value, types.ModuleType)
@@ -145,6 +143,26 @@ def _inward(function: Any) -> Iterator[Any]:
             function = function.__wrapped__
         else:
             return
+
+
+@functools.cache
+def _given() -> dict[types.CodeType, str]:
+    """The code of the functions that jax.grad and others give, which have no name to be found."""
+    harmless = {code for f in (jax.vmap(abs), jax.checkpoint(abs)) for code in _inside(f)}
+    return {
+        code: f"jax.{name}"
+        for name in ("value_and_grad", "grad", "jacfwd", "jacrev")
+        for code in _inside(_GIVERS[name](abs))
+        if code not in harmless
+    }
+
+
+def _inside(function: Any) -> list[types.CodeType]:
+    """The code of a function, and of the functions that it is made of."""
+    if not isinstance(function, types.FunctionType):
+        return []
+    parts = (function, *_closed_over(function).values())
+    return [f.__code__ for f in parts if isinstance(f, types.FunctionType)]
 
 
 def _closed_over(function: types.FunctionType) -> dict[str, Any]:
