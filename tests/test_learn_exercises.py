@@ -1,6 +1,7 @@
 """Every exercise: its forward is the library's op, its solutions are right, its bugs are wrong."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,83 @@ def test_line_by_line_what_only_follows_is_told_from_what_is_wrong_by_itself(tmp
     assert "3 times" in rows["dx"].cause
 
 
+def linear_returns(change):
+    """A right backward of `linear`, and what is made of its three cotangents."""
+    return check(lambda saved, dy: change(*numpy_bwd(saved, dy)), exercise="linear")
+
+
+def test_right_cotangents_as_lists_are_accepted():
+    assert linear_returns(lambda *all_three: [np.asarray(d).tolist() for d in all_three])
+    assert check(lambda p, dp: np.asarray(softmax_bwd(p, dp)[0]).tolist(), exercise="softmax")
+
+
+async def later(*all_three):
+    return all_three
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda dx, dw, db: (dx, dw, "sum"), "db is a str; it must be an array of real"),
+        (lambda dx, dw, db: (dx, dw * 1j, db), "dw is an array of complex128; it must be"),
+        (lambda dx, dw, db: (dx, [[1.0], [1.0, 2.0]], db), "dw is a list that makes no array"),
+        (
+            lambda dx, dw, db: {"x": dx, "w": dw, "b": db},
+            "returns a dict; .* in a tuple: dx, dw, db",
+        ),
+        (lambda *d: (value for value in d), "returns a generator; it must return 3 cotangents"),
+        (later, "returns a coroutine; it must return 3 cotangents"),
+        (lambda *d: {1, 2, 3}, "returns a set; it must return 3 cotangents"),
+        (lambda dx, dw, db: (dx,), "returns 1 cotangent; it must return 3 cotangents"),
+    ],
+)
+def test_what_is_no_cotangent_is_named(change, said):
+    assert re.search(said, linear_returns(change).fault)
+
+
+def test_three_dots_are_not_written_yet():
+    rows = linear_returns(lambda dx, dw, db: (dx, dw, ...)).rows
+    assert [row.status for row in rows] == ["right", "right", "not yet"]
+
+
+def test_line_by_line_names_may_have_their_d_and_others_are_named(tmp_path):
+    file = tmp_path / "mse_easy.py"
+    source = start.solution(exercise.find("mse"), "easy", file.name)
+    file.write_text(source.replace('"square":', '"dsquare":').replace('"d":', '"dd":'))
+    assert grade.graded(read(str(file)))
+    file.write_text(source.replace('"square":', '"squared":'))
+    assert "returns 'squared'; its names are square, d," in grade.graded(read(str(file))).fault
+
+
+def loss(x, d):
+    return (jax.nn.softmax(x) * d).sum()
+
+
+def row_by_row(p, d):
+    return p * (d - (d * p).sum())
+
+
+ROWS = jax.jit(jax.vmap(row_by_row))
+ASKS = {
+    "asks jax.grad": jax.grad(loss),
+    "asks jax.jacrev": jax.jit(jax.jacrev(loss)),
+    "": jax.vmap(lambda x, d: row_by_row(jax.nn.softmax(x), d)),
+}
+
+
+def own_fwd(x):
+    return jax.nn.softmax(x), x
+
+
+@pytest.mark.parametrize("said", ASKS)
+def test_a_gradient_function_made_before_is_told_from_what_jax_repeats_or_compiles(said):
+    asks = ASKS[said]
+    result = check(own_fwd, lambda x, dp: (asks(x, dp),), exercise="softmax")
+    assert said in result.fault
+    assert bool(result) == (not said)
+    assert check(lambda p, dp: (ROWS(p, dp),), exercise="softmax")
+
+
 def softmax_bwd(p, dp):
     return (p * (dp - (dp * p).sum(-1, keepdims=True)),)
 
@@ -156,6 +234,7 @@ def test_functions_are_graded_as_they_stand_in_a_notebook():
         ((), TypeError, "give it your backward"),
         ((3,), TypeError, "give it your backward"),
         ((point,), ValueError, "do not tell the exercise"),
+        ((exercise.find("linear").function("fwd"),), ValueError, "give it linear_bwd too"),
     ],
 )
 def test_what_is_no_work_is_refused_in_a_notebook(given, error, said):

@@ -102,9 +102,11 @@ def _list(options: Any) -> int:
     solved = sum(bool(known.get(e.name, {}).get("solved")) for e in everything)
     print(f"{solved} of {len(everything)} exercises solved.")
     if following:
-        begun = known.get(following, {}).get("begun")
-        said = f"check {known[following]['file']}" if begun and known[following].get("file") else ""
-        print(f"Next: python -m jaxnn.learn {said or f'start {following}'}")
+        begun = Path(known.get(following, {}).get("file", ""))
+        if begun.is_relative_to(Path.cwd()):
+            begun = begun.relative_to(Path.cwd())
+        said = f"check {begun}" if begun.is_file() else f"start {following}"
+        print(f"Next: python -m jaxnn.learn {said}")
     return 0
 
 
@@ -140,7 +142,7 @@ def _start(options: Any) -> int:
         raise ValueError(
             f"{path} cannot be written ({error.strerror}); name another with --file"
         ) from None
-    progress.note(e.name, _say, begun=[grade], file=str(path))
+    progress.note(e.name, _say, begun=[grade], file=str(path.resolve()))
     print(f"{path}: {e.title} ({grade}: {exercise.ABOUT[grade]})")
     print(f"Fill it in, then: python -m jaxnn.learn check {path}")
     print(f"A hint: python -m jaxnn.learn hint {e.name}")
@@ -172,7 +174,7 @@ def _checked(worker: Any, file: str) -> int:
     print(result, flush=True)
     if result.exercise:
         grades = {"begun": [result.grade]} | ({"solved": [result.grade]} if result else {})
-        progress.note(result.exercise, _say, file=file, **grades)
+        progress.note(result.exercise, _say, file=str(path.resolve()), **grades)
     return 0 if result else 1
 
 
@@ -189,7 +191,7 @@ def _hint(options: Any) -> int:
     e = exercise.find(options.name)
     hints = e.module.HINTS
     opened = progress.load(_say).get(e.name, {}).get("hints", 0)
-    number = min(opened + 1 if isinstance(opened, int) else 1, len(hints))
+    number = min(opened + 1, len(hints))
     progress.note(e.name, _say, hints=number)
     for i, text in enumerate(hints[:number], 1):
         print(f"{i} of {len(hints)}: {text}")

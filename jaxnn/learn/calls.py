@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.learn import misuse
 from jaxnn.learn.guard import Fault
-from jaxnn.learn.points import floats, named
+from jaxnn.learn.points import floats
 from jaxnn.learn.student import Work
 
 Function = Callable[..., Any]
@@ -24,10 +25,10 @@ def call(work: Work, name: str, *args: Any) -> Any:
     function = work.functions[name]
     _check_arity(work, name, len(args))
     if not takes_numpy(function):
-        return function(*args)
+        return _watched(name, function, args)
     copies = jax.tree.map(np.array, args)
     kept = jax.tree.map(np.array, args)
-    result = function(*copies)
+    result = _watched(name, function, copies)
     for parameter, now, before in zip(_parameters(function), copies, kept, strict=False):
         pairs = zip(jax.tree.leaves(now), jax.tree.leaves(before), strict=True)
         if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
@@ -35,6 +36,14 @@ def call(work: Work, name: str, *args: Any) -> Any:
                 f"{name} changes its argument {parameter} in place, so that its caller's array is "
                 "damaged: write x = x * 2 for x *= 2, or copy it first"
             )
+    return result
+
+
+def _watched(name: str, function: Function, args: Any) -> Any:
+    with misuse.watched() as asked:
+        result = function(*args)
+    if asked:
+        raise misuse.NotByHand(name, asked[0])
     return result
 
 
@@ -65,12 +74,23 @@ def _check_arity(work: Work, name: str, number: int) -> None:
         ) from None
 
 
-def as_leaf(value: Any) -> Any:
-    """Return an array as NumPy's; None for what is none."""
-    if value is None:
+def as_leaf(name: str, value: Any) -> Any:
+    """Return what was given for a name as NumPy's array; None for what is not written yet.
+
+    Raises:
+        Fault: it is no array of real numbers.
+    """
+    if value is None or value is ...:
         return None
-    array = np.asarray(value)
-    return array if array.dtype.kind in "fiubV" else None
+    kind = f"a {type(value).__name__}"
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise Fault(f"{name} is {kind} that makes no array ({error!s:.100})") from None
+    if array.dtype.kind in "fiub" or jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    kind = f"an array of {array.dtype}" if hasattr(value, "dtype") else kind
+    raise Fault(f"{name} is {kind}; it must be an array of real numbers")
 
 
 def by_name(work: Work, name: str, given: Any, inputs: tuple[Any, ...]) -> dict[str, Any]:
@@ -82,28 +102,38 @@ def by_name(work: Work, name: str, given: Any, inputs: tuple[Any, ...]) -> dict[
     names = work.exercise.inputs
     if given is None:
         raise Fault(f"{name} is not written yet: it returns nothing")
-    if not isinstance(given, tuple | list):
-        given = (given,)
-    if len(given) != len(names):
-        flat = jax.tree.leaves(given, is_leaf=lambda x: x is None)
-        if len(flat) != len(names):
-            wanted = ", ".join(
-                f"d{i}" if floats(x) else f"None for {i}"
-                for i, x in zip(names, inputs, strict=True)
-            )
-            raise Fault(
-                f"{name} returns {len(given)} cotangents; it must return {len(names)}, one for "
-                f"each input: {wanted}"
-            )
-        given = flat
+    one = len(names) == 1 and isinstance(given, list) and len(given) != 1  # its rows
+    parts = given if isinstance(given, tuple | list) and not one else (given,)
+    if len(parts) != len(names) and not isinstance(given, dict):
+        parts = jax.tree.leaves(parts, is_leaf=lambda x: x is None)
+    if len(parts) != len(names):
+        wanted = [
+            f"d{i}" if floats(x) else f"None for {i}" for i, x in zip(names, inputs, strict=True)
+        ]
+        if isinstance(given, tuple | list):
+            what = f"{len(given)} cotangent" + "s" * (len(given) != 1)
+        else:
+            what = f"a {type(given).__name__}"
+        must = f"{len(names)} cotangents, one for each input, in a tuple" if len(names) > 1 else ""
+        raise Fault(
+            f"{name} returns {what}; it must return {must or '1 cotangent'}: {', '.join(wanted)}"
+        )
     found: dict[str, Any] = {}
-    for i, value, x in zip(names, given, inputs, strict=True):
-        if not floats(x):
-            continue
-        if isinstance(x, dict) and value is not None:
-            if not isinstance(value, dict):
-                raise Fault(f"{name}: d{i} must be a dictionary like {i}, with a cotangent each")
-            if missing := [k for k in x if k not in value]:
-                raise Fault(f"{name}: d{i} has no {missing[0]!r}; it must have what {i} has")
-        found |= {k: as_leaf(v) for k, v in named(f"d{i}", value).items()}
+    for i, value, x in zip(names, parts, inputs, strict=True):
+        if floats(x):
+            found |= _leaves(f"d{i}", value, x)
+    return found
+
+
+def _leaves(name: str, value: Any, like: Any) -> dict[str, Any]:
+    """The arrays of a cotangent, by name; those that a dictionary of parameters has."""
+    if value is None or not isinstance(like, dict):
+        return {name: as_leaf(name, value)}
+    if not isinstance(value, dict):
+        raise Fault(f"{name} must be a dictionary like {name[1:]}, with a cotangent each")
+    found: dict[str, Any] = {}
+    for key, inner in like.items():
+        if key not in value:
+            raise Fault(f"{name} has no {key!r}; it must have what {name[1:]} has")
+        found |= _leaves(f"{name}[{key!r}]", value[key], inner)
     return found

@@ -28,11 +28,11 @@ def graded(work: Work, limit: float = LIMIT) -> Result:
     about: dict[str, Any] = {"exercise": work.exercise.name, "grade": work.grade}
     with printing() as printed:
         try:
-            with limited(limit), said(work.path, limit):
+            with limited(limit), said(work.path):
                 about |= _graded(work)
         except Fault as fault:
             unwritten = "not written yet" in str(fault)
-            about |= {"fault": str(fault), "kind": "not yet" if unwritten else "fault"}
+            about |= {"fault": str(fault), "kind": "not yet" if unwritten else fault.kind}
     text = work.printed + shown(printed)
     return Result(**about, printed=text, seconds=time.perf_counter() - started)
 
@@ -40,11 +40,7 @@ def graded(work: Work, limit: float = LIMIT) -> Result:
 def _graded(work: Work) -> dict[str, Any]:
     for name, function in work.functions.items():
         if asked := misuse.found(function):
-            text = (
-                f"{name} asks {asked} for the derivative; that gives the right numbers, but the "
-                "exercise is to write the derivative yourself: use arithmetic alone"
-            )
-            return {"fault": text, "kind": "autodiff"}
+            raise misuse.NotByHand(name, asked)
     with in_float64():
         points = [point_of(work.exercise, seed) for seed in SEEDS]
         found = _easy(work, points) if work.grade == "easy" else _pair(work, points)
@@ -62,14 +58,21 @@ def _easy(work: Work, points: list[Point]) -> list[Row]:
     (name,) = work.functions
     written = work.exercise.written
     assert written is not None
+    wanted = [blank for blank, _ in work.exercise.blanks()]
+    known = {*wanted, *written.names, work.exercise.output}
     returned = []
     for point in points:
         values = [point.values[n] for n in written.names]
         given = call(work, name, *values, point.dout)
         if not isinstance(given, dict):
             raise Fault(f"{name} must return a dictionary of cotangents, as `start` wrote it")
-        returned.append({f"d{k}": as_leaf(v) for k, v in given.items()})
-    wanted = [blank for blank, _ in work.exercise.blanks()]
+        mine = {}
+        for key, value in given.items():
+            if key not in known and str(key)[1:] not in known:
+                raise Fault(f"{name} returns {key!r:.40}; its names are {', '.join(wanted)}")
+            label = f"d{key}" if key in known else key  # "dx" is taken for "x"
+            mine[label] = as_leaf(label, value)
+        returned.append(mine)
     right = [{f"d{k}": {**p.right, **p.inner}[k] for k in wanted} for p in points]
     return _rows(work, points, returned, right)
 
@@ -106,7 +109,7 @@ def _forward_row(work: Work, out: Any, point: Point) -> Row | None:
     """What is wrong with the value of a student's own forward, if anything is."""
     name, right = work.exercise.output, np.asarray(point.out, np.float64)
     look = "Get the forward right first: compare it with the lines of the exercise by numbers."
-    given = as_leaf(out)
+    given = as_leaf(name, out)
     if given is None:
         return Row(name, "not yet", "the forward returns None for it")
     if given.shape != right.shape:

@@ -1,5 +1,6 @@
 """Run a student's code: within a time, what it prints kept, whatever it raises said in words."""
 
+import bdb
 import builtins
 import contextlib
 import io
@@ -19,9 +20,11 @@ MOST_PRINTED = 4000
 class Fault(Exception):  # noqa: N818
     """What a student must repair before anything can be graded: one sentence."""
 
+    kind = "fault"
+
 
 class TimeUp(BaseException):
-    """The time is over."""
+    """The time is over: so many seconds."""
 
 
 class _Printed(io.StringIO):
@@ -71,7 +74,7 @@ def limited(seconds: float) -> Iterator[None]:
         return
 
     def over(number: int, frame: Any) -> None:
-        raise TimeUp
+        raise TimeUp(seconds)
 
     timers = (
         (signal.ITIMER_PROF, signal.SIGPROF, seconds),
@@ -89,7 +92,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def said(path: str, limit: float = LIMIT) -> Iterator[None]:
+def said(path: str) -> Iterator[None]:
     """Say whatever a student's code raises inside, with their line.
 
     Raises:
@@ -101,13 +104,17 @@ def said(path: str, limit: float = LIMIT) -> Iterator[None]:
         raise
     except TimeUp as error:
         raise Fault(
-            f"{where(path, error)}: stopped after {limit:g} s, while this line was running; does a "
-            "loop never end?"
+            f"{where(path, error)}: stopped after {error.args[0]:g} s, while this line was "
+            "running; does a loop never end?"
         ) from None
     except SystemExit as error:
         raise Fault(f"{where(path, error)}: the code ends Python (exit); take that out") from None
-    except KeyboardInterrupt:
-        raise
+    except KeyboardInterrupt as error:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it may be Ctrl-C
+            raise
+        raise Fault(
+            f"{where(path, error)}: the code raises KeyboardInterrupt; take that out"
+        ) from None
     except BaseException as error:
         raise Fault(f"{where(path, error)}: {in_words(error)}") from None
 
@@ -123,11 +130,16 @@ def where(path: str, error: BaseException) -> str:
 
 def in_words(error: BaseException) -> str:
     """An error in a student's words."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception as second:
+        return f"{type(error).__name__}, whose text cannot be had ({type(second).__name__})"
     if isinstance(error, NotImplementedError):
         return "it is not written yet"
     if isinstance(error, ModuleNotFoundError):
         return f"there is no module {error.name!r} here; jax and numpy are all that is needed"
+    if isinstance(error, bdb.BdbQuit):
+        return "a debugger was asked for here, or just above; take breakpoint() or set_trace() out"
     if isinstance(error, RecursionError):
         return "a function calls itself without end"
     if isinstance(error, NameError):

@@ -1,6 +1,7 @@
 """Find out whether a student's function asks something else for the derivative."""
 
 import ast
+import contextlib
 import functools
 import inspect
 import sys
@@ -11,14 +12,59 @@ from typing import Any
 
 import jax
 
+from jaxnn.learn.guard import Fault
+
 _NAMES = (
     "grad", "value_and_grad", "vjp", "jvp", "linearize", "jacobian", "jacrev", "jacfwd", "hessian",
     "linear_transpose", "custom_vjp", "custom_jvp", "custom_gradient",
 )  # fmt: skip
 FORBIDDEN = {id(getattr(jax, name)): f"jax.{name}" for name in _NAMES if hasattr(jax, name)}
+_GIVERS = {n: getattr(jax, n) for n in _NAMES if hasattr(jax, n) and not n.startswith("custom")}
 _ROOTS = ("torch", "tensorflow", "autograd", "flax", "equinox", "optax", "keras", "mlx", "tinygrad")
 _OURS = ("jaxnn.ops", "jaxnn.models", "jaxnn.verify", "jaxnn.learn", "jaxnn.op", "jaxnn")
 _IMPORTERS = ("__import__", "import_module", "exec", "eval", "compile")
+_asked: list[str] = []
+
+
+class NotByHand(Fault):
+    """Something else was asked for the derivative."""
+
+    kind = "autodiff"
+
+    def __init__(self, name: str, asked: str) -> None:
+        """Say which function asks what."""
+        super().__init__(
+            f"{name} asks {asked} for the derivative; that gives the right numbers, but the "
+            "exercise is to write the derivative yourself: use arithmetic alone"
+        )
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[str]]:
+    """Give the names of what is called inside for a derivative, in whatever way it came there.
+
+    What JAX gives derivatives with is exchanged inside, so that a student's modules may keep it.
+    """
+    _asked.clear()
+    for name, function in _GIVERS.items():
+        setattr(jax, name, _recorded(f"jax.{name}", function))
+    try:
+        yield _asked
+    finally:
+        for name, function in _GIVERS.items():
+            setattr(jax, name, function)
+
+
+def _recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is recorded whenever it is called, and what it gives is too."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **settings: Any) -> Any:
+        _asked.append(name)
+        result = function(*args, **settings)
+        return _recorded(name, result) if callable(result) else result
+
+    return run
 
 
 def found(function: Callable[..., Any]) -> str:
@@ -43,7 +89,8 @@ def _found(function: Any, seen: set[int]) -> Iterator[str]:
             yield from _found(value, seen)
     tree = tree_of(function)
     if tree is None:
-        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        codes = _codes(function.__code__)
+        names = {name for code in codes for name in (*code.co_names, *code.co_freevars)}
         values = [scope[name] for name in names if name in scope]
     else:
         yield from _imported(tree)
@@ -60,8 +107,12 @@ def _found(function: Any, seen: set[int]) -> Iterator[str]:
 
 def forbidden(value: Any) -> str:
     """Return the name of what gives derivatives; "" if it does not."""
-    if id(value) in FORBIDDEN:
-        return FORBIDDEN[id(value)]
+    for inner in _inward(value):
+        if id(inner) in FORBIDDEN:
+            return FORBIDDEN[id(inner)]
+        for code in _inside(inner):
+            if code in _given():
+                return _given()[code]
     module = (
         value.__name__
         if isinstance(value, types.ModuleType)
@@ -73,18 +124,45 @@ def forbidden(value: Any) -> str:
     if isinstance(value, types.ModuleType) and module == "jaxnn":
         return ""
     ours = any(module == root or module.startswith(f"{root}.") for root in _OURS)
-    harmless = module in ("jaxnn.numerics", "jaxnn.checks")
+    harmless = module in ("jaxnn.numerics", "jaxnn.checks", Fault.__module__)  # it holds sys.stdout
     return f"{module} (the library's own)" if ours and not harmless else ""
 
 
 def _plain(function: Any) -> Any:
+    *_, last = _inward(function)
+    return last
+
+
+def _inward(function: Any) -> Iterator[Any]:
+    """A function, what it wraps, what that wraps, and so on."""
     while True:
+        yield function
         if isinstance(function, functools.partial):
             function = function.func
         elif hasattr(function, "__wrapped__"):
             function = function.__wrapped__
         else:
-            return function
+            return
+
+
+@functools.cache
+def _given() -> dict[types.CodeType, str]:
+    """The code of the functions that jax.grad and others give, which have no name to be found."""
+    harmless = {code for f in (jax.vmap(abs), jax.checkpoint(abs)) for code in _inside(f)}
+    return {
+        code: f"jax.{name}"
+        for name in ("value_and_grad", "grad", "jacfwd", "jacrev")
+        for code in _inside(_GIVERS[name](abs))
+        if code not in harmless
+    }
+
+
+def _inside(function: Any) -> list[types.CodeType]:
+    """The code of a function, and of the functions that it is made of."""
+    if not isinstance(function, types.FunctionType):
+        return []
+    parts = (function, *_closed_over(function).values())
+    return [f.__code__ for f in parts if isinstance(f, types.FunctionType)]
 
 
 def _closed_over(function: types.FunctionType) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def check(*functions: Callable[..., Any], exercise: str | None = None) -> Result
 
     Raises:
         TypeError: what is given is no function, or there are none or too many.
-        ValueError: there is no such exercise, or the names do not tell which it is.
+        ValueError: there is no such exercise, or the names do not tell which it is, or the
+            backward is missing.
     """
     if not functions or len(functions) > 2 or not all(map(callable, functions)):
         raise TypeError(
@@ -48,4 +49,9 @@ def check(*functions: Callable[..., Any], exercise: str | None = None) -> Result
         wanted = dict(zip(names, functions, strict=True))
     else:
         wanted = {f"{exercise}{role}": f for role, f in zip(roles, functions, strict=True)}
+    if not {f"{exercise}_bwd", f"{exercise}_steps"} & set(wanted):
+        raise ValueError(
+            f"check is given {', '.join(names)} alone; give it {exercise}_bwd too: it is the "
+            "backward that is graded"
+        )
     return graded(Work("", found, "easy" if easy else "fused", wanted, ""), LIMIT)

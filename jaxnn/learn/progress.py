@@ -38,7 +38,7 @@ def load(say: Callable[[str], Any]) -> dict[str, dict[str, Any]]:
             raise ValueError(
                 f"{path} is a folder; the progress is kept in a file: name one in JAXNN_LEARN"
             ) from None
-    if isinstance(known, dict) and all(isinstance(v, dict) for v in known.values()):
+    if isinstance(known, dict) and all(map(_whole, known.values())):
         return known
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
@@ -49,6 +49,18 @@ def load(say: Callable[[str], Any]) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path} is damaged and cannot be moved ({error.strerror})") from error
     say(f"The progress in {path} could not be read; it was moved to {aside}, and a new one begun.")
     return {}
+
+
+def _whole(mine: Any) -> bool:
+    """Whether what is known of an exercise has the form in which `note` writes it."""
+    if not isinstance(mine, dict):
+        return False
+    lists = [mine.get(key, []) for key in ("begun", "solved", "seen")]
+    return (
+        all(isinstance(v, list) and all(isinstance(g, str) for g in v) for v in lists)
+        and isinstance(mine.get("hints", 0), int)
+        and isinstance(mine.get("file", ""), str)
+    )
 
 
 def note(name: str, say: Callable[[str], Any], **changes: Any) -> dict[str, Any]:
@@ -66,11 +78,10 @@ def note(name: str, say: Callable[[str], Any], **changes: Any) -> dict[str, Any]
         mine = known.setdefault(name, {})
         for key, value in changes.items():
             if isinstance(value, list):
-                before = mine.get(key)
-                old = before if isinstance(before, list) else []
+                old = mine.get(key, [])
                 value = [*old, *(item for item in value if item not in old)]
-            elif isinstance(value, int) and isinstance(mine.get(key), int):
-                value = max(value, mine[key])
+            elif isinstance(value, int):
+                value = max(value, mine.get(key, 0))
             mine[key] = value
         with files.replaced(path) as new:
             new.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxnn import files
-from jaxnn.learn import exercise
+from jaxnn.learn import exercise, misuse
 from jaxnn.learn.guard import Fault, printing, said, shown
 
 MOST_BYTES = 2**20
@@ -73,7 +73,7 @@ def parsed(path: str, text: str) -> Work:
 
     linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
     sys.modules["student"] = module
-    with printing() as printed, said(path):
+    with printing() as printed, said(path), misuse.watched():
         exec(compile(tree, path, "exec"), module.__dict__)
     functions = {}
     for name in found.wanted(grade):

@@ -89,7 +89,7 @@ def answer(path: str, limit: float = LIMIT) -> Result:
     from jaxnn.learn import grade, guard, student
 
     try:
-        with guard.limited(limit), guard.said(path, limit):
+        with guard.limited(limit), guard.said(path):
             work = student.read(path)
     except guard.Fault as fault:
         return Result("", "", fault=str(fault), kind="fault")
