@@ -46,7 +46,10 @@ def test_a_found_bug_is_explained_and_exercises_are_listed_by_lesson(here, capsy
     assert run("start", "softmax", "--grade", "bug") == 0
     assert run("check", "softmax_bug.py") == 1
     said = exercise.find("softmax").module.BUGS[0][2]
-    assert said not in " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert said not in " ".join(out.split())
+    assert "as it was handed out" in out
+    assert "dx" not in out  # nothing of the cause
     (here / "softmax_bug.py").write_text(
         start.solution(exercise.find("softmax"), "bug", "softmax_bug.py")
     )
@@ -59,6 +62,19 @@ def test_a_found_bug_is_explained_and_exercises_are_listed_by_lesson(here, capsy
         "softmax",
         "softmax_cross_entropy",
     }
+
+
+def test_what_cannot_be_noted_is_said_and_all_else_done(here, capsys, monkeypatch):
+    (here / "full").write_text("")
+    monkeypatch.setenv("JAXNN_LEARN", str(here / "full" / "progress.json"))
+    (here / "softmax.py").write_text(SOFTMAX)
+    assert run("check", "softmax.py") == 0
+    assert run("hint", "softmax") == 0
+    said = capsys.readouterr()
+    assert "Next: python -m jaxnn.learn start softmax --grade" in said.out
+    assert "1 of " in said.out
+    assert "progress is not kept" in said.err
+    assert "JAXNN_LEARN" in said.err
 
 
 def test_a_file_is_graded_again_whenever_it_is_saved(here, capsys, monkeypatch):

@@ -84,6 +84,14 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def _note(name: str, **changes: Any) -> None:
+    """Note progress; what cannot be noted is said, and takes nothing from what was asked for."""
+    try:
+        progress.note(name, _say, **changes)
+    except ValueError as error:
+        _say(f"Your progress is not kept: {error}; or name a file that can be in JAXNN_LEARN")
+
+
 def _list(options: Any) -> int:
     """Print lessons in order with their exercises and one's progress."""
     known = progress.load(_say)
@@ -142,9 +150,10 @@ def _start(options: Any) -> int:
         raise ValueError(
             f"{path} cannot be written ({error.strerror}); name another with --file"
         ) from None
-    progress.note(e.name, _say, begun=[grade], file=str(path.resolve()))
+    _note(e.name, begun=[grade], file=str(path.resolve()))
     print(f"{path}: {e.title} ({grade}: {exercise.ABOUT[grade]})")
-    print(f"Fill it in, then: python -m jaxnn.learn check {path}")
+    told = "Find the line that is wrong and change it" if grade == "bug" else "Fill it in"
+    print(f"{told}, then: python -m jaxnn.learn check {path}")
     print(f"A hint: python -m jaxnn.learn hint {e.name}")
     return 0
 
@@ -171,10 +180,20 @@ def _checked(worker: Any, file: str) -> int:
     if not path.is_file():
         files.read_bytes(path, 2**20)
     result = worker.grade(file)
+    if result.grade == "bug" and not result and not result.fault:
+        e = exercise.find(result.exercise)
+        if start.is_as_begun(e, "bug", path.read_text(encoding="utf-8")):
+            print(f"{file} is as it was handed out: find the line that is wrong, and change it.")
+            return 1
     print(result, flush=True)
+    if result:
+        grades = exercise.find(result.exercise).grades
+        later = grades[grades.index(result.grade) + 1 :]
+        more = f"start {result.exercise} --grade {later[0]}" if later else "list"
+        print(f"Next: python -m jaxnn.learn {more}", flush=True)
     if result.exercise:
         grades = {"begun": [result.grade]} | ({"solved": [result.grade]} if result else {})
-        progress.note(result.exercise, _say, file=str(path.resolve()), **grades)
+        _note(result.exercise, file=str(path.resolve()), **grades)
     return 0 if result else 1
 
 
@@ -192,7 +211,7 @@ def _hint(options: Any) -> int:
     hints = e.module.HINTS
     opened = progress.load(_say).get(e.name, {}).get("hints", 0)
     number = min(opened + 1, len(hints))
-    progress.note(e.name, _say, hints=number)
+    _note(e.name, hints=number)
     for i, text in enumerate(hints[:number], 1):
         print(f"{i} of {len(hints)}: {text}")
     if number == len(hints):
@@ -204,7 +223,7 @@ def _solution(options: Any) -> int:
     """Print the solution, and note that it was seen."""
     e = exercise.find(options.name)
     grade = _grade_of(e, options.grade)
-    progress.note(e.name, _say, seen=[grade])
+    _note(e.name, seen=[grade])
     print(start.solution(e, grade, start.file_name(e, grade)), end="")
     return 0
 

@@ -31,7 +31,8 @@ def check(*functions: Callable[..., Any], exercise: str | None = None) -> Result
     """
     if not functions or len(functions) > 2 or not all(map(callable, functions)):
         raise TypeError(
-            f"check is given {functions!r}; give it your backward, or your forward and backward"
+            f"check is given {functions!r}; give it your backward, or your forward and backward, "
+            "and the exercise by its name if need be: check(my_bwd, exercise='layer_norm')"
         )
     names = [getattr(function, "__name__", "") for function in functions]
     if exercise is None:

@@ -31,6 +31,14 @@ def text(exercise: Exercise, grade: str, file: str) -> str:
     return _file(exercise, grade, file, parts)
 
 
+def is_as_begun(exercise: Exercise, grade: str, code: str) -> bool:
+    """Whether the code of a file is what it began with; its name and its comments are not asked."""
+    begun = ast.parse(text(exercise, grade, ""))
+    return [ast.dump(node) for node in ast.parse(code).body[1:]] == [
+        ast.dump(node) for node in begun.body[1:]
+    ]
+
+
 def solution(exercise: Exercise, grade: str, file: str) -> str:
     """Return the file of a grade, solved."""
     roles = ("steps",) if grade == "easy" else ("fwd", "bwd")
