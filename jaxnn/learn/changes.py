@@ -4,37 +4,18 @@ import ast
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxnn.learn.kinds import KINDS
+from jaxnn.learn.slots import Slot, indices, slots, starts
 
 _ORDER = {kind: number for number, kind in enumerate(KINDS)}
 _REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
 _AXES: tuple[Any, ...] = (0, 1, -1, 2, -2, None, (0, 1), (0, 2), (1, 2), (0, 1, 2))
 _EXTREMES = {"argmax": "argmin", "argmin": "argmax", "max": "min", "min": "max"}
 _NUMBERS = (0, 1, 2, 3, 4, -1, -2, 0.5, 1.5, -0.5)
-
-
-class Slot(NamedTuple):
-    """A place in a tree that holds an expression: the node above, its field, where in a list."""
-
-    above: ast.AST
-    field: str
-    at: int | None
-
-    def get(self) -> Any:
-        """Return the expression."""
-        held = getattr(self.above, self.field)
-        return held if self.at is None else held[self.at]
-
-    def put(self, node: Any) -> None:
-        """Put another in its place."""
-        if self.at is None:
-            setattr(self.above, self.field, node)
-        else:
-            getattr(self.above, self.field)[self.at] = node
 
 
 def changes(
@@ -53,23 +34,34 @@ def changes(
     values = {n: v for n, v in values.items() if isinstance(v, np.ndarray | int | float)}
     names = list(values)
     found = []
-    for slot in _slots(tree):
+    of_places, of_starts = indices(tree), starts(tree)
+    for slot in slots(tree):
         mine = parts.get(id(slot.get()), set())
         some = {w for w in wrong for m in mine if w == m or w.startswith(f"{m}[")}
         if mine and not some:
             continue
         rank = (some != wrong) + any(not any(w.startswith(m) for w in wrong) for m in mine)
         found += [
-            (rank, _masks(kind, new, values), slot, new)
-            for kind, new in _changed(slot, slot.get(), names)
-            if _fits(slot.get(), new, values)
+            (rank, _kind(kind, new, values, id(slot.get()) in of_places), slot, new)
+            for kind, new in _changed(slot, slot.get(), names, id(slot.above) in of_starts)
+            if _fits(slot.get(), new, values) and _is_mask(kind, new, values)
         ]
     found.sort(key=lambda change: (change[0], _ORDER[change[1]]))
     return [(kind, slot, new) for _, kind, slot, new in found]
 
 
-def _masks(kind: str, new: Any, values: dict[str, Any]) -> str:
-    """The kind of a change; a factor that is a mask has its own."""
+def _is_mask(kind: str, new: Any, values: dict[str, Any]) -> bool:
+    """Whether what is put to zero by a condition on a value is a part of it, and not the whole."""
+    if kind != "unmasked":
+        return True
+    positive = np.asarray(values[new.right.left.id]) > 0
+    return bool(positive.any() and not positive.all())
+
+
+def _kind(kind: str, new: Any, values: dict[str, Any], is_index: bool) -> str:
+    """The kind of a change; a factor that is a mask has its own, and so has what is in an index."""
+    if is_index and kind in ("constant", "extra term", "sign"):
+        return "index"
     other = values.get(new.right.id) if kind == "missing factor" else None
     return "unmasked" if getattr(other, "dtype", np.dtype(float)).kind == "b" else kind
 
@@ -100,24 +92,12 @@ def _joins(mine: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
         return False
 
 
-def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
-    for statement in tree.body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Constant | ast.FunctionDef | ast.arguments):
-                continue
-            for field, value in ast.iter_fields(node):
-                if field in ("targets", "target", "func", "annotation", "decorator_list"):
-                    continue
-                if isinstance(value, ast.expr):
-                    yield Slot(node, field, None)
-                elif isinstance(value, list):
-                    yield from (
-                        Slot(node, field, i) for i, v in enumerate(value) if isinstance(v, ast.expr)
-                    )
-
-
-def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.expr]]:
+def _changed(
+    slot: Slot, e: Any, names: list[str], is_start: bool
+) -> Iterator[tuple[str, ast.expr]]:
     whole = isinstance(slot.above, ast.Assign | ast.Return | ast.Tuple)
+    if is_start:
+        yield "start", ast.BinOp(e, ast.Mult(), ast.Constant(0))
     match e:
         case ast.Call(func=ast.Attribute(value=owner, attr="sum" | "mean" as attr)):
             other = "mean" if attr == "sum" else "sum"

@@ -156,3 +156,12 @@ def close(a: Leaf, b: Leaf, exact: float = EXACT) -> bool:
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return False
     return float(np.abs(a - b).max(initial=0.0)) <= exact * float(np.abs(b).max(initial=0.0))
+
+
+def apart(a: float, b: float) -> tuple[str, str]:
+    """Write two numbers with six digits, or as many as it takes to tell them apart."""
+    for digits in range(6, 18):
+        first, second = f"{a:.{digits}g}", f"{b:.{digits}g}"
+        if first != second:
+            break
+    return first, second
