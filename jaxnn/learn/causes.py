@@ -141,9 +141,7 @@ def _masked(case: Case) -> Iterator[Cause]:
             "mask",
             f"{case.name} is right where it has a value and must have one; "
             + f"{kept} {'entry has' if kept == 1 else 'entries have'} one that must be zero"
-            + (
-                f", and {lost} {'is' if lost == 1 else 'are'} zero that must not be" if lost else ""
-            ),
+            + (f", and {lost} are zero that must not be" if lost else ""),
             "Is it the very mask of the forward? One that is drawn anew is another one. Which "
             "entries reached the output, and which get nothing back?",
         )

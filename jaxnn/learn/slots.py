@@ -45,7 +45,7 @@ def slots(tree: ast.FunctionDef) -> Iterator[Slot]:
 
 
 def indices(tree: ast.FunctionDef) -> set[int]:
-    """Return all that says which places are meant: in an index, a slice or a range, by its node's id."""
+    """Return all that is in an index, a slice or a range, by its node's id."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript):
