@@ -63,6 +63,10 @@ ALL_MISTAKES = (
       "forward value", "db"),
     M("linear", "handed on", "return dy @ w.T, x.T @ dy, dy.sum(0)",
       "return dy @ w.T, x.T @ dy, dy[0]", "one", "db"),
+    M("linear", "a finite difference", "return dy @ w.T",
+      "def f(x):\n        return (x @ w * dy).sum()\n\n    e = 1e-5 * jnp.eye(x.size, dtype="
+      "x.dtype).reshape(-1, *x.shape)\n    return jnp.stack([f(x + d) - f(x - d) for d in e])"
+      ".reshape(x.shape) / 2e-5", "precision", "dx"),
     M("linear", "jax.grad itself", "return dy @ w.T, x.T @ dy, dy.sum(0)",
       "import jax\n    f = lambda x, w, b: ((x @ w + b) * dy).sum()\n"
       "    return jax.grad(f, (0, 1, 2))(x, w, dy[0])", "asks jax.grad", ""),
@@ -113,6 +117,8 @@ ALL_MISTAKES = (
       "too much", "dz"),
     M("softmax_cross_entropy", "the next label", "one_hot(labels,", "one_hot((labels + 1) % 3,",
       "index", "dz"),
+    M("softmax_cross_entropy", "N as a number", "/ len(labels)", "/ 4", "size", "dz"),
+    M("softmax_cross_entropy", "K as a number", "z.shape[-1]", "3", "right where N = 4", ""),
     # Norms.
     M("layer_norm", "the mean's path", "dx_hat - through_mean - through_variance",
       "dx_hat - through_variance", "path", "dx"),
@@ -236,6 +242,8 @@ ALL_MISTAKES = (
     M("conv", "one place too few", "    return dx, jnp",
       "    dx = jnp.zeros_like(x)\n    for k in range(len(w) - 1):\n"
       "        dx = dx.at[:, k : k + places].add(dy @ w[k].T)\n    return dx, jnp", "index", "dx"),
+    M("conv", "channels for places", "places = dy.shape[1]", "places = w.shape[2]",
+      "right where N = 2", ""),
     M("conv", "the bias over one axis", "dy.sum((0, 1))", "dy.sum(0)", "broadcast", "db"),
     M("conv", "the kernel flipped", "dy @ w[k].T", "dy @ w[::-1][k].T", "time", "dx"),
     M("conv", "one place late", "dx.at[:, k : k + places]",
@@ -367,6 +375,10 @@ ALL_MISTAKES = (
     M("max_pool", "a third of each", "jnp.where(taken, dy[:, :, None], 0)",
       "taken * dy[:, :, None] / 3", "factor", "dx"),
     M("max_pool", "the smallest", "windows.argmax(2", "windows.argmin(2", "extreme", "dx"),
+    M("max_pool", "channels for windows",
+      "windows = x.reshape(len(x), -1, 3, x.shape[-1])\n    taken",
+      "windows = x.reshape(len(x), x.shape[-1], 3, x.shape[-1])\n    taken", "right where N = 2",
+      ""),
     M("max_pool", "all of a window", "jnp.where(taken, dy[:, :, None], 0)",
       "jnp.where(taken | True, dy[:, :, None], 0)", "mask", "dx"),
     M("avg_pool", "forgotten 1/K", "share = dy / 3", "share = dy", "factor", "dx"),
@@ -394,6 +406,8 @@ ALL_MISTAKES = (
     M("layer_norm", "sum for mean, line by line", "dx = dcentred + dmu / x.shape[-1]",
       "dx = dcentred + dmu", "factor path", "dx", "easy",
       same="C times what comes back through the mean"),
+    M("layer_norm", "C as a number, line by line", "dmu / x.shape[-1]", "dmu / 3", "size", "dx",
+      "easy"),
     M("layer_norm", "a sum forgotten, line by line",
       "drstd = (dx_hat * centred).sum(-1, keepdims=True)", "drstd = dx_hat * centred",
       "broadcast", "drstd", "easy"),

@@ -61,5 +61,11 @@ def test_what_is_said_beside_a_cause_is_true():
     (row,) = [row for row in catalogue.graded(almost)[0].rows if row.status == "wrong"]
     given, must = row.where.split(": ")[-1].split(", where it must be ")
     assert given != must
+    lost = catalogue.graded(found["a finite difference"])[0].rows
+    assert [(row.name, row.status) for row in lost] == [
+        ("dx", "wrong"),
+        ("dw", "right"),
+        ("db", "right"),
+    ]
     rows = catalogue.graded(found["a sum forgotten, line by line"])[0].rows
     assert [row.name for row in rows if row.status == "wrong"] == ["drstd"]

@@ -70,7 +70,12 @@ def drawn(exercise: Exercise, seed: int) -> tuple[Any, ...]:
 @functools.cache
 def cotangent(exercise: Exercise, seed: int) -> Leaf:
     """Return a random cotangent of an exercise's output, in float64."""
-    shape = jax.eval_shape(exercise.module.forward, *drawn(exercise, 0)).shape
+    return cotangent_at(exercise, drawn(exercise, 0), seed)
+
+
+def cotangent_at(exercise: Exercise, inputs: tuple[Any, ...], seed: int) -> Leaf:
+    """Return a random cotangent of the output at given inputs, in float64."""
+    shape = jax.eval_shape(exercise.module.forward, *inputs).shape
     return np.asarray(np.random.default_rng((seed, 7)).standard_normal(shape))
 
 
