@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxnn.learn.kinds import KINDS
-from jaxnn.learn.slots import Slot, indices, slots, starts
+from jaxnn.learn.slots import Slot, indices, recovering, slots, starts
+from jaxnn.learn.statements import of_statements
 
 _ORDER = {kind: number for number, kind in enumerate(KINDS)}
 _REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
@@ -19,7 +20,11 @@ _NUMBERS = (0, 1, 2, 3, 4, -1, -2, 0.5, 1.5, -0.5)
 
 
 def changes(
-    tree: ast.FunctionDef, values: dict[str, Any], parts: dict[int, set[str]], wrong: set[str]
+    tree: ast.FunctionDef,
+    values: dict[str, Any],
+    parts: dict[int, set[str]],
+    wrong: set[str],
+    forward: list[Any],
 ) -> list[tuple[str, Slot, ast.expr]]:
     """Return small changes, the likeliest first.
 
@@ -30,12 +35,16 @@ def changes(
         parts: which cotangents each expression has a part in, by its node's id.
         wrong: the cotangents that are wrong; what has no part in them is left as it is, and what
             has a part in no right one is tried first.
+        forward: values of the forward; a line that gives one of them again is right.
     """
     values = {n: v for n, v in values.items() if isinstance(v, np.ndarray | int | float)}
     names = list(values)
     found = []
     of_places, of_starts = indices(tree), starts(tree)
+    right = recovering(tree, values, forward)
     for slot in slots(tree):
+        if id(slot.get()) in right:
+            continue
         mine = parts.get(id(slot.get()), set())
         some = {w for w in wrong for m in mine if w == m or w.startswith(f"{m}[")}
         if mine and not some:
@@ -46,6 +55,10 @@ def changes(
             for kind, new in _changed(slot, slot.get(), names, id(slot.above) in of_starts)
             if _fits(slot.get(), new, values) and _is_mask(kind, new, values)
         ]
+    for kind, slot, new in of_statements(tree):
+        mine = parts.get(id(slot.get().value), wrong)
+        if mine & {w.split("[")[0] for w in wrong} | mine & wrong:
+            found.append((0, kind, slot, new))
     found.sort(key=lambda change: (change[0], _ORDER[change[1]]))
     return [(kind, slot, new) for _, kind, slot, new in found]
 
@@ -62,7 +75,7 @@ def _kind(kind: str, new: Any, values: dict[str, Any], is_index: bool) -> str:
     """The kind of a change; a factor that is a mask has its own, and so has what is in an index."""
     if is_index and kind in ("constant", "extra term", "sign"):
         return "index"
-    other = values.get(new.right.id) if kind == "missing factor" else None
+    other = values.get(getattr(new.right, "id", "")) if kind == "missing factor" else None
     return "unmasked" if getattr(other, "dtype", np.dtype(float)).kind == "b" else kind
 
 
@@ -117,6 +130,17 @@ def _changed(
         case ast.Subscript(value=owner, slice=ast.Constant(value=int())):
             summed = ast.Attribute(owner, "sum", ast.Load())
             yield "one of many", ast.Call(summed, [ast.Constant(0)], [])
+        case ast.Call(func=ast.Name(id="reversed"), args=[steps]):
+            yield "time", steps
+        case ast.Call(func=ast.Name(id="len"), args=[array]):
+            for axis in (-1, 1):
+                shape = ast.Attribute(array, "shape", ast.Load())
+                yield "size", ast.Subscript(shape, ast.Constant(axis), ast.Load())
+        case ast.Subscript(value=ast.Attribute(attr="shape") as shape):
+            for axis in (0, -1, 1):
+                yield "size", ast.Subscript(shape, ast.Constant(axis), ast.Load())
+        case ast.Call(func=ast.Attribute(attr="exp" | "log" | "sign" | "abs" | "tanh"), args=[x]):
+            yield "function", x
         case ast.Call(func=ast.Attribute(value=owner, attr="set" | "add" as attr)):
             other = "add" if attr == "set" else "set"
             yield (
@@ -167,11 +191,15 @@ def _changed(
         case ast.Subscript(value=a):
             yield "time", a
         case ast.Name(ctx=ast.Load(), id=used) if used in names:
+            rest = ast.BinOp(ast.Constant(1), ast.Sub(), e)
+            yield "missing factor", ast.BinOp(e, ast.Mult(), rest)
             for name in names:
                 if name != used:
                     yield "wrong value", ast.Name(name, ast.Load())
                     yield "missing factor", ast.BinOp(e, ast.Mult(), ast.Name(name, ast.Load()))
             yield "slope", ast.BinOp(e, ast.Mult(), e)
+            exp = ast.Attribute(ast.Name("jnp", ast.Load()), "exp", ast.Load())
+            yield "function", ast.Call(exp, [e], [])
             yield "slope", ast.BinOp(ast.Constant(1), ast.Sub(), e)
             yield "mask", ast.UnaryOp(ast.Invert(), e)
     if isinstance(e, ast.BinOp | ast.Name | ast.Call | ast.Subscript) and not _is_index(slot):

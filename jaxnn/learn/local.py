@@ -16,7 +16,7 @@ from jaxnn.learn.case import Case, Cause
 from jaxnn.learn.causes import of_one
 from jaxnn.learn.exercise import Exercise
 from jaxnn.learn.factors import number_in_words
-from jaxnn.learn.points import Leaf, Point, close
+from jaxnn.learn.points import QUICK, Leaf, Point, close
 
 Parts = dict[str, dict[int, Leaf]]  # of each name, what comes back through each line
 
@@ -26,7 +26,7 @@ def _compiled(exercise: Exercise) -> Any:
     written = exercise.written
     assert written is not None
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def parts(values: dict[str, Any], cotangents: dict[str, Any]) -> dict[str, dict[int, Any]]:
         found: dict[str, dict[int, Any]] = {}
         for i, line in enumerate(written.lines):

@@ -21,7 +21,7 @@ from jaxnn.learn.case import Case, Cause
 from jaxnn.learn.exercise import Exercise
 from jaxnn.learn.factors import number_in_words
 from jaxnn.learn.lines import Written
-from jaxnn.learn.points import SEEDS, Leaf, close, floats, point_of
+from jaxnn.learn.points import QUICK, SEEDS, Leaf, close, floats, point_of
 
 MOST_PAIRS = 100
 # Other derivatives of a line y = f(x) of one shape, in words.
@@ -88,7 +88,8 @@ def cut(exercise: Exercise) -> Cut | None:
         jax.vmap(
             jax.grad(functools.partial(_loss, lines, tuple(paths), tuple(inputs)), argnums=0),
             in_axes=(None, None, None, 0, 0),
-        )
+        ),
+        compiler_options=QUICK,
     )
     without = []
     for point in points:

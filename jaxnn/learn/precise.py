@@ -15,14 +15,13 @@ from jaxnn.learn import sizes
 from jaxnn.learn.calls import by_name, call
 from jaxnn.learn.points import (
     Leaf,
-    cotangent_at,
     in_float64,
     is_floating,
     lifted,
     point_at,
 )
 from jaxnn.learn.result import Row
-from jaxnn.learn.sizes import grown
+from jaxnn.learn.sizes import cotangent, grown
 from jaxnn.learn.student import Work
 
 EPS = float(np.finfo(np.float32).eps)
@@ -70,7 +69,7 @@ def _float32(x: Any) -> Any:
 def _at(work: Work, inputs: tuple[Any, ...], where: str) -> Row | None:
     """What is wrong at one point."""
     exercise = work.exercise
-    dout = np.asarray(cotangent_at(exercise, inputs, 3), np.float32)
+    dout = np.asarray(cotangent(exercise, 3), np.float32)
     with in_float64():
         point = point_at(exercise, lifted(inputs), 3, jnp.asarray(dout, jnp.float64))
         spread = _spread(work, inputs, dout, point.right)

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 _OF_PLACES = ("range", "arange", "one_hot", "roll", "tril", "triu")
 
 
@@ -71,3 +73,29 @@ def starts(tree: ast.FunctionDef) -> set[int]:
         if isinstance(line, ast.Assign)
         and all(isinstance(t, ast.Name) and t.id in carried for t in line.targets)
     }
+
+
+def recovering(tree: ast.FunctionDef, values: dict[str, Any], forward: list[Any]) -> set[int]:
+    """Return all, by id, in the lines that give a name, once, a value that the forward had."""
+    stored = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _is_stored(n)]
+    found: set[int] = set()
+    for line in tree.body:
+        match line:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                if (
+                    not isinstance(value, ast.Name | ast.Constant)
+                    and stored.count(name) == 1
+                    and any(_equal(values.get(name), v) for v in forward)
+                ):
+                    found |= {id(inner) for inner in ast.walk(value)}
+    return found
+
+
+def _is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if np.ndim(a) == 0 or np.shape(a) != np.shape(b) or np.asarray(a).dtype.kind != "f":
+        return False
+    return bool(np.allclose(a, b, 1e-9, 1e-12))

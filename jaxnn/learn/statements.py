@@ -1,0 +1,59 @@
+"""Changes of a whole line: what must be changed in several places of it, or is written in place."""
+
+import ast
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from jaxnn.learn.slots import Slot
+
+_REDUCED = ("sum", "mean")
+
+
+def of_statements(tree: ast.FunctionDef) -> Iterator[tuple[str, Slot, Any]]:
+    """Yield changes of lines: their kind, the line's place, what stands there instead."""
+    for above in ast.walk(tree):
+        for at, line in enumerate(getattr(above, "body", ())):
+            slot = Slot(above, "body", at)
+            match line:
+                case ast.Assign(targets=[ast.Subscript() as target], value=value):
+                    yield "overwritten", slot, ast.AugAssign(target, ast.Add(), value)
+                case ast.AugAssign(target=ast.Subscript(value=array, slice=index), op=ast.Add()):
+                    index = copy.deepcopy(index)
+                    at_once = ast.parse("np.add.at(0, 0, 0)").body[0]
+                    at_once.value.args = [_read(array), index, line.value]  # type: ignore[attr-defined]
+                    yield "overwritten", slot, at_once
+                case ast.Assign() | ast.Return():
+                    yield from (("axis", slot, new) for new in _other_axes(line))
+
+
+def _read(array: ast.expr) -> ast.expr:
+    found = copy.deepcopy(array)
+    for node in ast.walk(found):
+        if isinstance(node, ast.Name | ast.Subscript | ast.Attribute):
+            node.ctx = ast.Load()
+    return found
+
+
+def _other_axes(line: Any) -> Iterator[Any]:
+    """All the sums and means of a line over another axis."""
+    if sum(map(_is_reduced, ast.walk(line))) < 2:
+        return
+    for axis in (0, -1, None):
+        new = copy.deepcopy(line)
+        for node in [n for n in ast.walk(new) if isinstance(n, ast.Call) and _is_reduced(n)]:
+            over = ast.parse(repr(axis), mode="eval").body
+            node.keywords = [k for k in node.keywords if k.arg not in ("axis", "keepdims")]
+            node.keywords.append(ast.keyword("keepdims", ast.Constant(True)))
+            node.args = [over]
+        yield new
+
+
+def _is_reduced(node: Any) -> bool:
+    """Whether it is x.sum(...) or x.mean(...) of an array."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in _REDUCED
+        and not (isinstance(node.func.value, ast.Name) and node.func.value.id in ("jnp", "np"))
+    )
