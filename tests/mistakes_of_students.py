@@ -187,7 +187,7 @@ ALL_MISTAKES = (
       "        for t in range(tokens.shape[1]):\n            d[tokens[n, t]] = dy[n, t]\n"
       "    return d", "overwritten", "dtable"),
     M("lstm", "the slope of the forget gate", "dc * c_before * f * (1 - f)", "dc * c_before * f",
-      "missing factor", "dx dparams"),
+      "own factor", "dx dparams"),
     M("mse", "the sign alone", "2 * d", "2 * jnp.sign(d)", "function", "dpredictions dtargets"),
     M("rms_norm", "scale of x_hat", "(dy * x_hat).sum(0)", "(dx_hat * x_hat).sum(0)",
       "wrong value", "dscale"),

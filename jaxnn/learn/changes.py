@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.learn.axes import other_axes, other_slices
 from jaxnn.learn.kinds import KINDS
 from jaxnn.learn.slots import Slot, indices, recovering, slots, starts
 from jaxnn.learn.statements import of_statements
 
 _ORDER = {kind: number for number, kind in enumerate(KINDS)}
-_REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
-_AXES: tuple[Any, ...] = (0, 1, -1, 2, -2, None, (0, 1), (0, 2), (1, 2), (0, 1, 2))
 _EXTREMES = {"argmax": "argmin", "argmin": "argmax", "max": "min", "min": "max"}
 _NUMBERS = (0, 1, 2, 3, 4, -1, -2, 0.5, 1.5, -0.5)
 
@@ -148,7 +147,7 @@ def _changed(
                 ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords),
             )
     if isinstance(e, ast.Call):
-        yield from _other_axes(e)
+        yield from other_axes(e)
     match e:
         case ast.BinOp(left=a, op=ast.Add(), right=b):
             yield "sign", ast.BinOp(a, ast.Sub(), b)
@@ -181,7 +180,7 @@ def _changed(
                     if n != number:
                         yield "constant", ast.Constant(n)
         case ast.Slice():
-            yield from (("time", new) for new in _other_slices())
+            yield from (("time", new) for new in other_slices())
         case ast.Call(func=ast.Attribute(attr="where"), args=[c, a, b]):
             yield "mask", ast.Call(e.func, [c, b, a], e.keywords)
         case ast.Tuple() if isinstance(slot.above, ast.Return):
@@ -192,7 +191,7 @@ def _changed(
             yield "time", a
         case ast.Name(ctx=ast.Load(), id=used) if used in names:
             rest = ast.BinOp(ast.Constant(1), ast.Sub(), e)
-            yield "missing factor", ast.BinOp(e, ast.Mult(), rest)
+            yield "own factor", ast.BinOp(e, ast.Mult(), rest)
             for name in names:
                 if name != used:
                     yield "wrong value", ast.Name(name, ast.Load())
@@ -236,27 +235,3 @@ def _is_index(slot: Slot) -> bool:
 
 def _t(node: ast.expr) -> ast.expr:
     return ast.Attribute(node, "T", ast.Load())
-
-
-def _other_axes(e: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-    """The same call over other axes."""
-    attr = getattr(e.func, "attr", "")
-    if attr not in _REDUCTIONS:
-        return
-    owner = getattr(e.func, "value", None)
-    is_module = isinstance(owner, ast.Name) and owner.id in ("jnp", "np", "numpy", "nn")
-    at = 1 if is_module else 0
-    for axis in _AXES:
-        new = ast.parse(repr(axis), mode="eval").body
-        keywords = [k for k in e.keywords if k.arg != "axis"]
-        if len(e.args) > at:
-            args = [*e.args[:at], new, *e.args[at + 1 :]]
-            yield "axis", ast.Call(e.func, args, keywords)
-        else:
-            yield "axis", ast.Call(e.func, e.args, [*keywords, ast.keyword("axis", new)])
-
-
-def _other_slices() -> Iterator[ast.expr]:
-    for lower, upper, step in ((None, -1, None), (1, None, None), (None, None, -1), (None,) * 3):
-        parts = [None if p is None else ast.Constant(p) for p in (lower, upper, step)]
-        yield ast.Slice(*parts)

@@ -15,6 +15,8 @@ KINDS = {
     "size": ("takes the size of one axis where that of another must be",
              "Over how many is the mean of the forward? Write the letters of shapes beside."),
     "sign": ("has a wrong sign", "Which line of the forward has a minus in it?"),
+    "own factor": ("lacks a factor that is one minus what is there",
+                   "The slope of a sigmoid with the value s is s (1 - s)."),
     "transpose": ("has a matrix that must be transposed, or a product in the wrong order",
                   "Write the shapes beside each name."),
     "mask": ("has its condition the wrong way round",
