@@ -186,6 +186,12 @@ ALL_MISTAKES = (
       "d = np.zeros(table.shape)\n    for n in range(len(tokens)):\n"
       "        for t in range(tokens.shape[1]):\n            d[tokens[n, t]] = dy[n, t]\n"
       "    return d", "overwritten", "dtable"),
+    M("layer_norm", "means over all", "dx = rstd * (dx_hat - through_mean - through_variance)",
+      "dx = rstd * (dx_hat - dx_hat.mean() - x_hat * (dx_hat * x_hat).mean())", "axis", "dx"),
+    M("huber", "another threshold", "jnp.clip(d, -0.8, 0.8)", "jnp.clip(d, -1, 1)", "constant",
+      "dpredictions dtargets"),
+    M("lstm", "from first to last", "for t in reversed(range(len(steps))):",
+      "for t in range(len(steps)):", "time", "dparams dx"),
     M("lstm", "the slope of the forget gate", "dc * c_before * f * (1 - f)", "dc * c_before * f",
       "own factor", "dx dparams"),
     M("mse", "the sign alone", "2 * d", "2 * jnp.sign(d)", "function", "dpredictions dtargets"),

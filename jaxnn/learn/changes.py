@@ -24,6 +24,7 @@ def changes(
     parts: dict[int, set[str]],
     wrong: set[str],
     forward: list[Any],
+    numbers: tuple[float, ...],
 ) -> list[tuple[str, Slot, ast.expr]]:
     """Return small changes, the likeliest first.
 
@@ -35,6 +36,7 @@ def changes(
         wrong: the cotangents that are wrong; what has no part in them is left as it is, and what
             has a part in no right one is tried first.
         forward: values of the forward; a line that gives one of them again is right.
+        numbers: factors and exponents of the forward.
     """
     values = {n: v for n, v in values.items() if isinstance(v, np.ndarray | int | float)}
     names = list(values)
@@ -54,7 +56,7 @@ def changes(
             for kind, new in _changed(slot, slot.get(), names, id(slot.above) in of_starts)
             if _fits(slot.get(), new, values) and _is_mask(kind, new, values)
         ]
-    for kind, slot, new in of_statements(tree):
+    for kind, slot, new in of_statements(tree, numbers):
         mine = parts.get(id(slot.get().value), wrong)
         if mine & {w.split("[")[0] for w in wrong} | mine & wrong:
             found.append((0, kind, slot, new))
@@ -131,6 +133,8 @@ def _changed(
             yield "one of many", ast.Call(summed, [ast.Constant(0)], [])
         case ast.Call(func=ast.Name(id="reversed"), args=[steps]):
             yield "time", steps
+        case ast.Call(func=ast.Name(id="range")) if isinstance(slot.above, ast.For):
+            yield "time", ast.Call(ast.Name("reversed", ast.Load()), [e], [])
         case ast.Call(func=ast.Name(id="len"), args=[array]):
             for axis in (-1, 1):
                 shape = ast.Attribute(array, "shape", ast.Load())

@@ -10,7 +10,9 @@ from jaxnn.learn.slots import Slot
 _REDUCED = ("sum", "mean")
 
 
-def of_statements(tree: ast.FunctionDef) -> Iterator[tuple[str, Slot, Any]]:
+def of_statements(
+    tree: ast.FunctionDef, numbers: tuple[float, ...]
+) -> Iterator[tuple[str, Slot, Any]]:
     """Yield changes of lines: their kind, the line's place, what stands there instead."""
     for above in ast.walk(tree):
         for at, line in enumerate(getattr(above, "body", ())):
@@ -25,6 +27,7 @@ def of_statements(tree: ast.FunctionDef) -> Iterator[tuple[str, Slot, Any]]:
                     yield "overwritten", slot, at_once
                 case ast.Assign() | ast.Return():
                     yield from (("axis", slot, new) for new in _other_axes(line))
+                    yield from (("constant", slot, new) for new in _other_numbers(line, numbers))
 
 
 def _read(array: ast.expr) -> ast.expr:
@@ -47,6 +50,19 @@ def _other_axes(line: Any) -> Iterator[Any]:
             node.keywords.append(ast.keyword("keepdims", ast.Constant(True)))
             node.args = [over]
         yield new
+
+
+def _other_numbers(line: Any, numbers: tuple[float, ...]) -> Iterator[Any]:
+    """A number that a line has several times, as one of the forward's."""
+    constants = [n.value for n in ast.walk(line) if isinstance(n, ast.Constant)]
+    held = [n for n in constants if isinstance(n, int | float) and not isinstance(n, bool)]
+    for number in sorted({n for n in held if held.count(n) > 1}):
+        for other in numbers:
+            new = copy.deepcopy(line)
+            for node in ast.walk(new):
+                if isinstance(node, ast.Constant) and node.value == number:
+                    node.value = other
+            yield new
 
 
 def _is_reduced(node: Any) -> bool:
