@@ -74,7 +74,7 @@ def _is_mask(kind: str, new: Any, values: dict[str, Any]) -> bool:
 
 def _kind(kind: str, new: Any, values: dict[str, Any], is_index: bool) -> str:
     """The kind of a change; a factor that is a mask has its own, and so has what is in an index."""
-    if is_index and kind in ("constant", "extra term", "sign"):
+    if is_index and kind in ("constant", "extra term", "sign", "size"):
         return "index"
     other = values.get(getattr(new.right, "id", "")) if kind == "missing factor" else None
     return "unmasked" if getattr(other, "dtype", np.dtype(float)).kind == "b" else kind

@@ -31,7 +31,7 @@ KINDS = {
                   "Put the parts together in the order in which the forward took them apart."),
     "start": ("begins with something that is not zero",
               "What comes back before the first step, from nowhere, is zero."),
-    "index": ("is off by one, in a range or an index",
+    "index": ("is off, by one or in its axis, in a range or an index",
               "Write down which places are read and written: the first of them, and the last."),
     "constant": ("has a wrong number in it",
                  "Factors and exponents come from squares, roots and means of the forward."),

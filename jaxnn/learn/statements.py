@@ -15,7 +15,8 @@ def of_statements(
 ) -> Iterator[tuple[str, Slot, Any]]:
     """Yield changes of lines: their kind, the line's place, what stands there instead."""
     for above in ast.walk(tree):
-        for at, line in enumerate(getattr(above, "body", ())):
+        lines = getattr(above, "body", ())
+        for at, line in enumerate(lines if isinstance(lines, list) else ()):
             slot = Slot(above, "body", at)
             match line:
                 case ast.Assign(targets=[ast.Subscript() as target], value=value):
