@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxnn.learn import Lines, check, exercise, grade, start
-from jaxnn.learn.causes import number_in_words
+from jaxnn.learn.case import Case
+from jaxnn.learn.factors import number_in_words
 from jaxnn.learn.points import lifted
 from jaxnn.learn.student import read
 
@@ -245,8 +246,12 @@ def test_what_is_no_work_is_refused_in_a_notebook(given, error, said):
 
 
 def test_a_factor_of_2_may_be_a_size_or_a_square():
-    both = number_in_words(2.0, {"N": 2, "C": 3})
+    both = number_in_words(2.0, Case("dx", [], [], [], {"N": 2, "C": 3}, []))
     assert "N = 2" in both.text
     assert "square" in both.look
-    assert "square" not in number_in_words(3.0, {"N": 2, "C": 3}).look
-    assert "twice" in number_in_words(2.0, {"C": 3}).text
+    assert "square" not in number_in_words(3.0, Case("dx", [], [], [], {"N": 2, "C": 3}, [])).look
+    cubed = Case("dx", [], [], [], {"N": 4, "C": 3}, [], (3.0,))
+    assert "the 3 that the forward has" in number_in_words(1 / 3, cubed).look
+    assert "1/3 of" in number_in_words(1 / 3, cubed._replace(sizes={})).text
+    assert "times 1.0000003," in number_in_words(1 + 3e-7, cubed).text
+    assert "twice" in number_in_words(2.0, Case("dx", [], [], [], {"C": 3}, [])).text

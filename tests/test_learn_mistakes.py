@@ -50,3 +50,22 @@ def test_what_is_no_mistake_is_not_counted_as_caught():
     assert other.caught
     assert other.wrongly
     assert not other.named
+
+
+def test_what_is_said_beside_a_cause_is_true():
+    """Counts are of one point; different numbers are written differently; a shape comes first."""
+    found = {(case.exercise, case.what): case for case in catalogue.MISTAKES}
+    dropped = str(catalogue.graded(found["dropout", "the mask forgotten"])[0])
+    assert dropped.count("8 of 24 entries") == dropped.count("8 entries have") == 1
+    almost = found["linear", "mean for sum"]._replace(new="dy.sum(0) * (1 + 3e-7)")
+    (row,) = [row for row in catalogue.graded(almost)[0].rows if row.status == "wrong"]
+    given, must = row.where.split(": ")[-1].split(", where it must be ")
+    assert given != must
+    lost = catalogue.graded(found["linear", "a finite difference"])[0].rows
+    assert [(row.name, row.status) for row in lost] == [
+        ("dx", "wrong"),
+        ("dw", "right"),
+        ("db", "right"),
+    ]
+    rows = catalogue.graded(found["layer_norm", "a sum forgotten, line by line"])[0].rows
+    assert [row.name for row in rows if row.status == "wrong"] == ["drstd"]

@@ -26,6 +26,7 @@ class Case(NamedTuple):
     points: list[Point]
     sizes: Mapping[str, int]
     returned: list[dict[str, Any]]
+    numbers: tuple[float, ...] = ()  # factors and exponents that the forward has in it
 
     def fits(self, guesses: Iterable[Any]) -> bool:
         """Whether predictions, one for each point, are what was given."""

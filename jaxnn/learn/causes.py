@@ -1,12 +1,13 @@
 """Why one cotangent is wrong: the usual mistakes, each of which must explain every entry."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from jaxnn.learn.case import Case, Cause
+from jaxnn.learn.factors import few_digits, number_in_words
 from jaxnn.learn.points import Leaf, close
 from jaxnn.learn.shapes import of_shape
 
@@ -33,17 +34,7 @@ def of_one(case: Case) -> Iterator[Cause]:
     yield from _given_back(case)
     yield from _reordered(case)
     yield from _masked(case)
-    if case.fits(np.float64(np.float32(r)) for r in right) or _single(case):
-        yield Cause(
-            "dtype",
-            f"{name} has only the digits of float32",
-            "Compute in the dtype of what comes in: look for float32 in your code.",
-        )
-
-
-def _single(case: Case) -> bool:
-    """Whether it is right to float32's rounding, but not to float64's."""
-    return all(close(m, a, 2e-6) for m, a in zip(case.given, case.right, strict=True))
+    yield from few_digits(case)
 
 
 def ratio(m: Leaf, a: Leaf) -> float | None:
@@ -55,57 +46,12 @@ def ratio(m: Leaf, a: Leaf) -> float | None:
     return c if c and close(m, c * a) else None
 
 
-def number_in_words(c: float, sizes: Mapping[str, int], other: float | None = None) -> Cause | None:
-    """Say which number a cotangent is wrongly multiplied by; None where it is not one number."""
-    if other is not None and abs(other - c) > 1e-9 * abs(c):
-        return None
-    if abs(c + 1) < 1e-9:
-        return Cause("sign", "has the wrong sign", "Which line of the forward has a minus in it?")
-    minus = "minus " if c < 0 else ""
-    size = abs(c)
-    found: list[tuple[float, str]] = []
-    for n in (1, 2, 3):
-        for letters in itertools.combinations(sizes, n):
-            product = float(np.prod([sizes[s] for s in letters]))
-            if product > 1:
-                found.append((product, " ".join(letters)))
-    of_square = min(abs(size - 2), abs(size - 0.5)) < 1e-9
-    or_square = " Or is it the 2 of a square, or the 1/2 of a root?" if of_square else ""
-    for product, named in found:
-        if abs(size * product - 1) < 1e-9:
-            return Cause(
-                "factor",
-                f"is {minus}1/{product:g} of the right one, and {named} = {product:g}",
-                f"Is there a mean over {named} where there must be a sum, or a 1/{named} too much?"
-                + or_square,
-            )
-        if abs(size / product - 1) < 1e-9:
-            return Cause(
-                "factor",
-                f"is {minus}{product:g} times the right one, and {named} = {product:g}",
-                f"Is a 1/{named} forgotten: a mean in the forward, a sum without it here?"
-                + or_square,
-            )
-    if of_square:
-        return Cause(
-            "factor",
-            f"is {minus}{'twice' if size > 1 else 'half'} the right one",
-            "A factor of 2 comes from a square, one of 1/2 from a square root or a mean of two: "
-            "which line has one?",
-        )
-    return Cause(
-        "factor",
-        f"is the right one times {c:.6g}, in every entry",
-        "One number is left out or too much: look for the constants of the forward.",
-    )
-
-
 def _factor(case: Case) -> Cause | None:
     found = [ratio(m, a) for m, a in zip(case.given, case.right, strict=True)]
     if None in found or case.right[0].size == 0:
         return None
     first, second = found[0], found[-1]
-    cause = number_in_words(first or 0.0, case.sizes, second)
+    cause = number_in_words(first or 0.0, case, second)
     return cause and cause._replace(text=f"{case.name} {cause.text}")
 
 
@@ -182,18 +128,20 @@ def _reordered(case: Case) -> Iterator[Cause]:
 def _masked(case: Case) -> Iterator[Cause]:
     """Every entry is right, or zero where it must not be, or not zero where it must be."""
     lost = kept = same = 0
-    for given, right in zip(case.given, case.right, strict=True):
+    for given, right in reversed(list(zip(case.given, case.right, strict=True))):
         gap = np.abs(given - right) > 1e-9 * np.abs(right).max()
         if (gap & (given != 0) & (right != 0)).any():
             return
-        lost += int((gap & (given == 0)).sum())
-        kept += int((gap & (right == 0)).sum())
-        same += int((~gap & (right != 0)).sum())
+        if gap.any():  # what is counted is of the first point that differs, as shown beside it
+            lost = int((gap & (given == 0)).sum())
+            kept = int((gap & (right == 0)).sum())
+            same = int((~gap & (right != 0)).sum())
     if same and kept:
         yield Cause(
             "mask",
-            f"{case.name} is right where it has a value and must have one; {kept} entries have one "
-            f"that must be zero" + (f", and {lost} are zero that must not be" if lost else ""),
+            f"{case.name} is right where it has a value and must have one; "
+            + f"{kept} {'entry has' if kept == 1 else 'entries have'} one that must be zero"
+            + (f", and {lost} are zero that must not be" if lost else ""),
             "Is it the very mask of the forward? One that is drawn anew is another one. Which "
             "entries reached the output, and which get nothing back?",
         )

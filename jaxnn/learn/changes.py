@@ -4,41 +4,27 @@ import ast
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from jaxnn.learn.axes import other_axes, other_slices
 from jaxnn.learn.kinds import KINDS
+from jaxnn.learn.slots import Slot, indices, recovering, slots, starts
+from jaxnn.learn.statements import of_statements
 
 _ORDER = {kind: number for number, kind in enumerate(KINDS)}
-_REDUCTIONS = ("sum", "mean", "max", "min", "prod", "flip", "cumsum", "softmax", "concatenate")
-_AXES: tuple[Any, ...] = (0, 1, -1, 2, -2, None, (0, 1), (0, 2), (1, 2), (0, 1, 2))
 _EXTREMES = {"argmax": "argmin", "argmin": "argmax", "max": "min", "min": "max"}
 _NUMBERS = (0, 1, 2, 3, 4, -1, -2, 0.5, 1.5, -0.5)
 
 
-class Slot(NamedTuple):
-    """A place in a tree that holds an expression: the node above, its field, where in a list."""
-
-    above: ast.AST
-    field: str
-    at: int | None
-
-    def get(self) -> Any:
-        """Return the expression."""
-        held = getattr(self.above, self.field)
-        return held if self.at is None else held[self.at]
-
-    def put(self, node: Any) -> None:
-        """Put another in its place."""
-        if self.at is None:
-            setattr(self.above, self.field, node)
-        else:
-            getattr(self.above, self.field)[self.at] = node
-
-
 def changes(
-    tree: ast.FunctionDef, values: dict[str, Any], parts: dict[int, set[str]], wrong: set[str]
+    tree: ast.FunctionDef,
+    values: dict[str, Any],
+    parts: dict[int, set[str]],
+    wrong: set[str],
+    forward: list[Any],
+    numbers: tuple[float, ...],
 ) -> list[tuple[str, Slot, ast.expr]]:
     """Return small changes, the likeliest first.
 
@@ -49,28 +35,48 @@ def changes(
         parts: which cotangents each expression has a part in, by its node's id.
         wrong: the cotangents that are wrong; what has no part in them is left as it is, and what
             has a part in no right one is tried first.
+        forward: values of the forward; a line that gives one of them again is right.
+        numbers: factors and exponents of the forward.
     """
     values = {n: v for n, v in values.items() if isinstance(v, np.ndarray | int | float)}
     names = list(values)
     found = []
-    for slot in _slots(tree):
+    of_places, of_starts = indices(tree), starts(tree)
+    right = recovering(tree, values, forward)
+    for slot in slots(tree):
+        if id(slot.get()) in right:
+            continue
         mine = parts.get(id(slot.get()), set())
         some = {w for w in wrong for m in mine if w == m or w.startswith(f"{m}[")}
         if mine and not some:
             continue
         rank = (some != wrong) + any(not any(w.startswith(m) for w in wrong) for m in mine)
         found += [
-            (rank, _masks(kind, new, values), slot, new)
-            for kind, new in _changed(slot, slot.get(), names)
-            if _fits(slot.get(), new, values)
+            (rank, _kind(kind, new, values, id(slot.get()) in of_places), slot, new)
+            for kind, new in _changed(slot, slot.get(), names, id(slot.above) in of_starts)
+            if _fits(slot.get(), new, values) and _is_mask(kind, new, values)
         ]
+    for kind, slot, new in of_statements(tree, numbers):
+        mine = parts.get(id(slot.get().value), wrong)
+        if mine & {w.split("[")[0] for w in wrong} | mine & wrong:
+            found.append((0, kind, slot, new))
     found.sort(key=lambda change: (change[0], _ORDER[change[1]]))
     return [(kind, slot, new) for _, kind, slot, new in found]
 
 
-def _masks(kind: str, new: Any, values: dict[str, Any]) -> str:
-    """The kind of a change; a factor that is a mask has its own."""
-    other = values.get(new.right.id) if kind == "missing factor" else None
+def _is_mask(kind: str, new: Any, values: dict[str, Any]) -> bool:
+    """Whether what is put to zero by a condition on a value is a part of it, and not the whole."""
+    if kind != "unmasked":
+        return True
+    positive = np.asarray(values[new.right.left.id]) > 0
+    return bool(positive.any() and not positive.all())
+
+
+def _kind(kind: str, new: Any, values: dict[str, Any], is_index: bool) -> str:
+    """The kind of a change; a factor that is a mask has its own, and so has what is in an index."""
+    if is_index and kind in ("constant", "extra term", "sign", "size"):
+        return "index"
+    other = values.get(getattr(new.right, "id", "")) if kind == "missing factor" else None
     return "unmasked" if getattr(other, "dtype", np.dtype(float)).kind == "b" else kind
 
 
@@ -100,24 +106,12 @@ def _joins(mine: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
         return False
 
 
-def _slots(tree: ast.FunctionDef) -> Iterator[Slot]:
-    for statement in tree.body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Constant | ast.FunctionDef | ast.arguments):
-                continue
-            for field, value in ast.iter_fields(node):
-                if field in ("targets", "target", "func", "annotation", "decorator_list"):
-                    continue
-                if isinstance(value, ast.expr):
-                    yield Slot(node, field, None)
-                elif isinstance(value, list):
-                    yield from (
-                        Slot(node, field, i) for i, v in enumerate(value) if isinstance(v, ast.expr)
-                    )
-
-
-def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.expr]]:
+def _changed(
+    slot: Slot, e: Any, names: list[str], is_start: bool
+) -> Iterator[tuple[str, ast.expr]]:
     whole = isinstance(slot.above, ast.Assign | ast.Return | ast.Tuple)
+    if is_start:
+        yield "start", ast.BinOp(e, ast.Mult(), ast.Constant(0))
     match e:
         case ast.Call(func=ast.Attribute(value=owner, attr="sum" | "mean" as attr)):
             other = "mean" if attr == "sum" else "sum"
@@ -137,6 +131,19 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
         case ast.Subscript(value=owner, slice=ast.Constant(value=int())):
             summed = ast.Attribute(owner, "sum", ast.Load())
             yield "one of many", ast.Call(summed, [ast.Constant(0)], [])
+        case ast.Call(func=ast.Name(id="reversed"), args=[steps]):
+            yield "time", steps
+        case ast.Call(func=ast.Name(id="range")) if isinstance(slot.above, ast.For):
+            yield "time", ast.Call(ast.Name("reversed", ast.Load()), [e], [])
+        case ast.Call(func=ast.Name(id="len"), args=[array]):
+            for axis in (-1, 1):
+                shape = ast.Attribute(array, "shape", ast.Load())
+                yield "size", ast.Subscript(shape, ast.Constant(axis), ast.Load())
+        case ast.Subscript(value=ast.Attribute(attr="shape") as shape):
+            for axis in (0, -1, 1):
+                yield "size", ast.Subscript(shape, ast.Constant(axis), ast.Load())
+        case ast.Call(func=ast.Attribute(attr="exp" | "log" | "sign" | "abs" | "tanh"), args=[x]):
+            yield "function", x
         case ast.Call(func=ast.Attribute(value=owner, attr="set" | "add" as attr)):
             other = "add" if attr == "set" else "set"
             yield (
@@ -144,7 +151,7 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
                 ast.Call(ast.Attribute(owner, other, ast.Load()), e.args, e.keywords),
             )
     if isinstance(e, ast.Call):
-        yield from _other_axes(e)
+        yield from other_axes(e)
     match e:
         case ast.BinOp(left=a, op=ast.Add(), right=b):
             yield "sign", ast.BinOp(a, ast.Sub(), b)
@@ -177,7 +184,7 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
                     if n != number:
                         yield "constant", ast.Constant(n)
         case ast.Slice():
-            yield from (("time", new) for new in _other_slices())
+            yield from (("time", new) for new in other_slices())
         case ast.Call(func=ast.Attribute(attr="where"), args=[c, a, b]):
             yield "mask", ast.Call(e.func, [c, b, a], e.keywords)
         case ast.Tuple() if isinstance(slot.above, ast.Return):
@@ -187,11 +194,15 @@ def _changed(slot: Slot, e: Any, names: list[str]) -> Iterator[tuple[str, ast.ex
         case ast.Subscript(value=a):
             yield "time", a
         case ast.Name(ctx=ast.Load(), id=used) if used in names:
+            rest = ast.BinOp(ast.Constant(1), ast.Sub(), e)
+            yield "own factor", ast.BinOp(e, ast.Mult(), rest)
             for name in names:
                 if name != used:
                     yield "wrong value", ast.Name(name, ast.Load())
                     yield "missing factor", ast.BinOp(e, ast.Mult(), ast.Name(name, ast.Load()))
             yield "slope", ast.BinOp(e, ast.Mult(), e)
+            exp = ast.Attribute(ast.Name("jnp", ast.Load()), "exp", ast.Load())
+            yield "function", ast.Call(exp, [e], [])
             yield "slope", ast.BinOp(ast.Constant(1), ast.Sub(), e)
             yield "mask", ast.UnaryOp(ast.Invert(), e)
     if isinstance(e, ast.BinOp | ast.Name | ast.Call | ast.Subscript) and not _is_index(slot):
@@ -228,27 +239,3 @@ def _is_index(slot: Slot) -> bool:
 
 def _t(node: ast.expr) -> ast.expr:
     return ast.Attribute(node, "T", ast.Load())
-
-
-def _other_axes(e: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-    """The same call over other axes."""
-    attr = getattr(e.func, "attr", "")
-    if attr not in _REDUCTIONS:
-        return
-    owner = getattr(e.func, "value", None)
-    is_module = isinstance(owner, ast.Name) and owner.id in ("jnp", "np", "numpy", "nn")
-    at = 1 if is_module else 0
-    for axis in _AXES:
-        new = ast.parse(repr(axis), mode="eval").body
-        keywords = [k for k in e.keywords if k.arg != "axis"]
-        if len(e.args) > at:
-            args = [*e.args[:at], new, *e.args[at + 1 :]]
-            yield "axis", ast.Call(e.func, args, keywords)
-        else:
-            yield "axis", ast.Call(e.func, e.args, [*keywords, ast.keyword("axis", new)])
-
-
-def _other_slices() -> Iterator[ast.expr]:
-    for lower, upper, step in ((None, -1, None), (1, None, None), (None, None, -1), (None,) * 3):
-        parts = [None if p is None else ast.Constant(p) for p in (lower, upper, step)]
-        yield ast.Slice(*parts)

@@ -83,15 +83,24 @@ def _not_linear(work: Work, case: Case, saved: Any) -> Cause | None:
 def line_by_line(
     work: Work, cases: list[Case], points: list[Point], returned: list[dict[str, Any]]
 ) -> tuple[list[tuple[Case, Cause | None]], dict[str, str]]:
-    """Return the lines that are wrong by themselves, and those that only follow, from which."""
+    """Return the cotangents whose lines are wrong, and of the others why nothing is said yet."""
     parts = [
         local.parts_of(work.exercise, point, given)
         for point, given in zip(points, returned, strict=True)
     ]
-    wrong = [case for case in cases if not local.follows(case, parts)]
+    misshapen = {c.name[1:] for c in cases if c.given[0].shape != c.right[0].shape}
+    after: dict[str, str] = {}
+    for case in cases:
+        if made_of := local.successors(work.exercise, case.name[1:]) & misshapen:
+            first = min(made_of, key=[c.name[1:] for c in cases].index)
+            after[case.name] = f"it is made of d{first}, which has a wrong shape"
+    wrong = [c for c in cases if c.name not in after and not local.follows(c, parts)]
     wrong = wrong or cases
-    first = wrong[0].name
-    after = {case.name: first for case in cases if not any(case is w for w in wrong)}
+    for case in cases:
+        if not any(case is w for w in wrong):
+            also = f"it differs, as {wrong[0].name} does that it is made of; right if that were"
+            after.setdefault(case.name, also)
+    after = {name: why for name, why in after.items() if all(name != w.name for w in wrong)}
     return [(case, local.cause_of(work.exercise, case, parts)) for case in wrong], after
 
 

@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.learn import explain, misuse, precise
+from jaxnn.learn import explain, misuse, precise, sizes
 from jaxnn.learn.calls import as_leaf, by_name, call
 from jaxnn.learn.case import Case, Cause, sizes_of
+from jaxnn.learn.factors import numbers_of
 from jaxnn.learn.guard import LIMIT, Fault, limited, printing, said, shown
 from jaxnn.learn.points import (
     SEEDS,
     Leaf,
     Point,
+    apart,
     close,
     in_float64,
     point_of,
@@ -44,8 +46,8 @@ def _graded(work: Work) -> dict[str, Any]:
     with in_float64():
         points = [point_of(work.exercise, seed) for seed in SEEDS]
         found = _easy(work, points) if work.grade == "easy" else _pair(work, points)
-    if work.grade != "easy" and all(row.status == "right" for row in found):
-        found = precise.rows(work) or found
+    if all(row.status == "right" for row in found):
+        found = (sizes if work.grade == "easy" else precise).rows(work, found)
     notes: tuple[str, ...] = ()
     if work.grade == "bug" and all(row.status == "right" for row in found):
         said = work.exercise.module.BUGS[0][2]
@@ -131,7 +133,8 @@ def difference(given: Leaf, right: Leaf) -> str:
     at = np.unravel_index(int(gap.argmax()), gap.shape)
     where = slice_filled(mask) or f"{int(mask.sum())} of {mask.size} entries"
     place = f" at {[int(i) for i in at]}" if at else ""
-    return f"{where}; most{place}: {given[at]:.6g}, where it must be {right[at]:.6g}"
+    has, must = apart(float(given[at]), float(right[at]))
+    return f"{where}; most{place}: {has}, where it must be {must}"
 
 
 def _rows(
@@ -142,13 +145,14 @@ def _rows(
     saved: Any = None,
 ) -> list[Row]:
     rows: dict[str, Row] = {}
-    sizes = sizes_of(
+    letters = sizes_of(
         {**work.exercise.module.INPUTS, **work.exercise.module.OUTPUT},
         {
             **dict(zip(work.exercise.inputs, points[0].inputs, strict=True)),
             work.exercise.output: points[0].out,
         },
     )
+    numbers = numbers_of(work.exercise.module.forward)
     cases: list[Case] = []
     for name in right[0]:
         given = [r.get(name) for r in returned]
@@ -163,15 +167,10 @@ def _rows(
         ):
             rows[name] = Row(name, "right")
             continue
-        cases.append(Case(name, wide, truth, points, sizes, returned))
+        cases.append(Case(name, wide, truth, points, letters, returned, numbers))
     if cases and work.grade == "easy":
         explained, after = explain.line_by_line(work, cases, points, returned)
-        rows |= {
-            name: Row(
-                name, "after", f"it differs, as {first} does that it is made of; right if that were"
-            )
-            for name, first in after.items()
-        }
+        rows |= {name: Row(name, "after", why) for name, why in after.items()}
     else:
         explained = explain.explained(work, cases, saved) if cases else []
     for case, cause in explained:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.learn.case import Case, Cause
-from jaxnn.learn.causes import number_in_words, of_one
+from jaxnn.learn.causes import of_one
 from jaxnn.learn.exercise import Exercise
-from jaxnn.learn.points import Leaf, Point, close
+from jaxnn.learn.factors import number_in_words
+from jaxnn.learn.points import QUICK, Leaf, Point, close
 
 Parts = dict[str, dict[int, Leaf]]  # of each name, what comes back through each line
 
@@ -25,7 +26,7 @@ def _compiled(exercise: Exercise) -> Any:
     written = exercise.written
     assert written is not None
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def parts(values: dict[str, Any], cotangents: dict[str, Any]) -> dict[str, dict[int, Any]]:
         found: dict[str, dict[int, Any]] = {}
         for i, line in enumerate(written.lines):
@@ -63,6 +64,13 @@ def parts_of(exercise: Exercise, point: Point, given: dict[str, Any]) -> Parts:
     }
 
 
+def successors(exercise: Exercise, name: str) -> set[str]:
+    """Return the names that are made of one in a line of the forward."""
+    written = exercise.written
+    assert written is not None
+    return {given for line in written.lines if name in line.uses for given in line.gives}
+
+
 def follows(case: Case, parts: list[Parts]) -> bool:
     """Whether a cotangent is right, given what the student has after it."""
     wanted = [_sum(p, case.name[1:]) for p in parts]
@@ -96,7 +104,7 @@ def cause_of(exercise: Exercise, case: Case, parts: list[Parts]) -> Cause | None
                 f"{case.name}: nothing flows back to {name} through {line}",
                 f"Which lines of the forward use {name}? Each of them adds a term.",
             )
-        told = number_in_words(factor, case.sizes)
+        told = number_in_words(factor, case)
         if told is not None:
             start = f"{case.name}: what comes back to {name} through {line} "
             text = told.text.replace("the right one", "what it must be")

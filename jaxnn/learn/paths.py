@@ -18,10 +18,10 @@ import numpy as np
 from jax import lax
 
 from jaxnn.learn.case import Case, Cause
-from jaxnn.learn.causes import number_in_words
 from jaxnn.learn.exercise import Exercise
+from jaxnn.learn.factors import number_in_words
 from jaxnn.learn.lines import Written
-from jaxnn.learn.points import SEEDS, Leaf, close, floats, point_of
+from jaxnn.learn.points import QUICK, SEEDS, Leaf, close, floats, point_of
 
 MOST_PAIRS = 100
 # Other derivatives of a line y = f(x) of one shape, in words.
@@ -88,7 +88,8 @@ def cut(exercise: Exercise) -> Cut | None:
         jax.vmap(
             jax.grad(functools.partial(_loss, lines, tuple(paths), tuple(inputs)), argnums=0),
             in_axes=(None, None, None, 0, 0),
-        )
+        ),
+        compiler_options=QUICK,
     )
     without = []
     for point in points:
@@ -240,7 +241,7 @@ def _told(case: Case, path: Path, factor: float, lines: Written) -> Cause | None
         return Cause("twice", f"{start} counts twice", "Is its term in two places of your code?")
     if abs(factor + 1) < 1e-7:
         return Cause("sign", f"{start} has the wrong sign", f"Differentiate {line} on paper.")
-    cause = number_in_words(factor, case.sizes)
+    cause = number_in_words(factor, case)
     return cause and cause._replace(
         text=f"{start} {cause.text}".replace("the right one", "what it must be")
     )

@@ -16,6 +16,8 @@ Leaf = np.ndarray[Any, Any]
 # A right answer in float64 is within so much of its scale; an explanation too.
 EXACT = 1e-9
 SEEDS = (0, 1)
+# Each of these programs is run a few times: what counts is how long it takes to compile.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Point(NamedTuple):
@@ -70,7 +72,12 @@ def drawn(exercise: Exercise, seed: int) -> tuple[Any, ...]:
 @functools.cache
 def cotangent(exercise: Exercise, seed: int) -> Leaf:
     """Return a random cotangent of an exercise's output, in float64."""
-    shape = jax.eval_shape(exercise.module.forward, *drawn(exercise, 0)).shape
+    return cotangent_at(exercise, drawn(exercise, 0), seed)
+
+
+def cotangent_at(exercise: Exercise, inputs: tuple[Any, ...], seed: int) -> Leaf:
+    """Return a random cotangent of the output at given inputs, in float64."""
+    shape = jax.eval_shape(exercise.module.forward, *inputs).shape
     return np.asarray(np.random.default_rng((seed, 7)).standard_normal(shape))
 
 
@@ -119,7 +126,7 @@ def _compiled(exercise: Exercise) -> Any:
             values |= moved(written.run_line(number, values))
         return values
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def everything(inputs: tuple[Any, ...], dout: Any) -> tuple[Any, Any, Any]:
         given = dict(zip(names, inputs, strict=True))
         result = exercise.output if written is None else written.result
@@ -156,3 +163,12 @@ def close(a: Leaf, b: Leaf, exact: float = EXACT) -> bool:
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return False
     return float(np.abs(a - b).max(initial=0.0)) <= exact * float(np.abs(b).max(initial=0.0))
+
+
+def apart(a: float, b: float) -> tuple[str, str]:
+    """Write two numbers with six digits, or as many as it takes to tell them apart."""
+    for digits in range(6, 18):
+        first, second = f"{a:.{digits}g}", f"{b:.{digits}g}"
+        if first != second:
+            break
+    return first, second

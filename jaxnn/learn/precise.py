@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.learn import sizes
 from jaxnn.learn.calls import by_name, call
 from jaxnn.learn.points import (
     Leaf,
-    cotangent,
-    drawn,
     in_float64,
     is_floating,
     lifted,
     point_at,
 )
 from jaxnn.learn.result import Row
+from jaxnn.learn.sizes import cotangent, grown
 from jaxnn.learn.student import Work
 
 EPS = float(np.finfo(np.float32).eps)
@@ -36,15 +36,30 @@ CHANGES: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 )
 
 
-def rows(work: Work) -> list[Row]:
-    """Return a row for what is wrong with the work in float32, or none."""
+def rows(work: Work, found: list[Row]) -> list[Row]:
+    """Return the rows of a work that is right in float64, with what is wrong in float32.
+
+    The sizes are not those of the example, so that what holds for these alone is seen too.
+    """
     for number, (text, change) in enumerate(CHANGES):
-        first, *rest = (jax.tree.map(np.asarray, value) for value in drawn(work.exercise, number))
+        first, *rest = (jax.tree.map(np.asarray, value) for value in grown(work.exercise, number))
         moved = jax.tree.map(lambda x, c=change: _float32(c(x)) if is_floating(x) else x, first)
         where = f"with {work.exercise.inputs[0]}{text}" if text else ""
-        if found := _at(work, (moved, *rest), where):
-            return [found]
-    return []
+        try:
+            lost, failed = _at(work, (moved, *rest), where), None
+        except Exception as error:
+            lost, failed = None, error
+        if lost or failed:
+            of_sizes = sizes.rows(work, found)
+            if any(row.status == "wrong" for row in of_sizes):
+                return of_sizes
+        if failed:
+            raise failed
+        if lost:
+            others = [row for row in found if row.name != lost.name]
+            place = [row.name for row in found].index(lost.name) if len(others) < len(found) else 0
+            return [*others[:place], lost, *others[place:]]
+    return found
 
 
 def _float32(x: Any) -> Any:
@@ -86,9 +101,9 @@ def _fits(value: Leaf) -> bool:
 
 def _rounding(held: dict[str, Leaf], dout: Leaf, inputs: tuple[Any, ...]) -> float:
     """What may be left where a small cotangent is a difference of large values."""
-    sizes = [_most(v) for v in (dout, *held.values()) if _fits(v)]
+    amounts = [_most(v) for v in (dout, *held.values()) if _fits(v)]
     large = [_most(x) for x in jax.tree.leaves(inputs) if is_floating(x)]
-    return 8 * EPS * max(sizes) * max(1.0, *large)
+    return 8 * EPS * max(amounts) * max(1.0, *large)
 
 
 def _most(value: Any) -> float:
@@ -124,9 +139,10 @@ def _lost(name: str, where: str, error: float, scale: float) -> Row:
         f"right in float64; in float32{where and f', {where},'} off by {error:.1e} where the "
         f"largest is {scale:.1e}",
         "precision",
-        f"{name} is right as a formula, but loses digits in float32",
-        "Which two large numbers are subtracted from each other? In a variance, take the mean off "
-        "before you square.",
+        f"{name} is right in float64, but loses digits in float32",
+        "Which two numbers that are nearly alike are subtracted from each other? In a variance, "
+        "take the mean off before you square; a difference of two values of the forward, divided "
+        "by a small step, is no derivative.",
     )
 
 
@@ -136,6 +152,6 @@ def _overflow(name: str, what: str) -> Row:
         "wrong",
         f"{what}: NaN or infinite in float32, where the true value is finite",
         "precision",
-        f"{name} is right as a formula, but overflows",
+        f"{name} is right in float64, but overflows in float32",
         "What goes into exp, or is squared? Take the largest off first, or rearrange.",
     )

@@ -43,7 +43,9 @@ def repairs(work: Work, cases: list[Case], saved: Any) -> dict[str, Repair]:
     found: dict[str, Repair] = {}
     wrong = {case.name[1:] for case in cases}
     parts = outputs(tree, work.exercise.inputs)
-    possible = changes(tree, trial.values(), parts, wrong)
+    point, dout = cases[0].points[0], f"d{work.exercise.output}"
+    forward = [v for n, v in point.values.items() if n != dout and not isinstance(v, dict)]
+    possible = changes(tree, trial.values(), parts, wrong, forward, cases[0].numbers)
     deadline = time.process_time() + BUDGET
     for kind, slot, new in possible:
         if time.process_time() > deadline or len(found) == len(cases):

@@ -59,8 +59,8 @@ def library(x: Array) -> Array:
 
 
 def example(key: Array) -> tuple[Array]:
-    """Draw x (4, 3)."""
-    return (1.5 * jax.random.normal(key, (4, 3)),)
+    """Draw x (4, 5)."""
+    return (1.5 * jax.random.normal(key, (4, 5)),)
 
 
 BUGS = (
