@@ -187,8 +187,8 @@ def _checked(worker: Any, file: str) -> int:
             return 1
     print(result, flush=True)
     if result:
-        grades = exercise.find(result.exercise).grades
-        later = grades[grades.index(result.grade) + 1 :]
+        all_grades = exercise.find(result.exercise).grades
+        later = all_grades[all_grades.index(result.grade) + 1 :]
         more = f"start {result.exercise} --grade {later[0]}" if later else "list"
         print(f"Next: python -m jaxnn.learn {more}", flush=True)
     if result.exercise:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxnn.learn.calls import as_leaf, by_name, call
 from jaxnn.learn.case import sizes_of
 from jaxnn.learn.exercise import Exercise
-from jaxnn.learn.guard import LIMIT, Fault, said
+from jaxnn.learn.guard import Fault, said
 from jaxnn.learn.points import (
     Leaf,
     close,
@@ -101,7 +101,7 @@ def rows(work: Work, found: list[Row]) -> list[Row]:
         dout = jnp.asarray(cotangent(exercise, 5))
         point = point_at(exercise, lifted(large), 5, dout)
         try:
-            with said(work.path, LIMIT):
+            with said(work.path):
                 given = _returned(work, point)
         except Fault as fault:
             where = f"right where {_in_words(exercise, small)}"
