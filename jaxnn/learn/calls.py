@@ -74,6 +74,25 @@ def _check_arity(work: Work, name: str, number: int) -> None:
         ) from None
 
 
+def by_line(work: Work, name: str, given: Any) -> dict[str, Any]:
+    """Return what the lines of a backward gave, by the names of the cotangents.
+
+    Raises:
+        Fault: it is no dictionary, or has a name that is none of the exercise's.
+    """
+    if not isinstance(given, dict):
+        raise Fault(f"{name} must return a dictionary of cotangents, as `start` wrote it")
+    wanted, written = [blank for blank, _ in work.exercise.blanks()], work.exercise.written
+    known = {*wanted, *(written.names if written else ()), work.exercise.output}
+    found = {}
+    for key, value in given.items():
+        if key not in known and str(key)[1:] not in known:
+            raise Fault(f"{name} returns {key!r:.40}; its names are {', '.join(wanted)}")
+        label = f"d{key}" if key in known else key  # "dx" is taken for "x"
+        found[label] = as_leaf(label, value)
+    return found
+
+
 def as_leaf(name: str, value: Any) -> Any:
     """Return what was given for a name as NumPy's array; None for what is not written yet.
 

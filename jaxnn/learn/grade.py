@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.learn import explain, misuse, precise, sizes
-from jaxnn.learn.calls import as_leaf, by_name, call
+from jaxnn.learn.calls import as_leaf, by_line, by_name, call
 from jaxnn.learn.case import Case, Cause, sizes_of
 from jaxnn.learn.factors import numbers_of
 from jaxnn.learn.guard import LIMIT, Fault, limited, printing, said, shown
@@ -61,20 +61,10 @@ def _easy(work: Work, points: list[Point]) -> list[Row]:
     written = work.exercise.written
     assert written is not None
     wanted = [blank for blank, _ in work.exercise.blanks()]
-    known = {*wanted, *written.names, work.exercise.output}
     returned = []
     for point in points:
         values = [point.values[n] for n in written.names]
-        given = call(work, name, *values, point.dout)
-        if not isinstance(given, dict):
-            raise Fault(f"{name} must return a dictionary of cotangents, as `start` wrote it")
-        mine = {}
-        for key, value in given.items():
-            if key not in known and str(key)[1:] not in known:
-                raise Fault(f"{name} returns {key!r:.40}; its names are {', '.join(wanted)}")
-            label = f"d{key}" if key in known else key  # "dx" is taken for "x"
-            mine[label] = as_leaf(label, value)
-        returned.append(mine)
+        returned.append(by_line(work, name, call(work, name, *values, point.dout)))
     right = [{f"d{k}": {**p.right, **p.inner}[k] for k in wanted} for p in points]
     return _rows(work, points, returned, right)
 
