@@ -1,9 +1,9 @@
-"""What was found of a student's work: one row for each cotangent, as text, HTML and JSON."""
+"""What was found of a student's work: one row for each cotangent, as text and HTML."""
 
 import html
 import textwrap
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 Status = Literal["right", "wrong", "not yet", "after"]
 WIDTH = 96
@@ -102,16 +102,6 @@ class Result:
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         printed = f"<pre>{html.escape(self.printed)}</pre>" if self.printed else ""
         return f"<p><strong>{html.escape(self.summary)}</strong></p>{table}{notes}{printed}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as what JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, known: dict[str, Any]) -> "Result":
-        """Return what `to_json` was made of."""
-        rows = tuple(Row(**row) for row in known.pop("rows"))
-        return cls(rows=rows, notes=tuple(known.pop("notes")), **known)
 
 
 def _cell(row: Row) -> str:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxnn import ops
-from jaxnn.learn.exercises import normals
 
 LESSON = "convolution"
 INPUTS = {
@@ -104,10 +103,11 @@ def cnn_bwd(saved: Saved, dloss: Array) -> tuple[dict[str, Array], Array, None]:
 def example(key: Array) -> tuple[dict[str, Array], Array, Array]:
     """Draw a network and three images of six by five places and two channels."""
     shapes = {"kernel": (3, 2, 2, 5), "shift": (5,), "w": (20, 4), "b": (4,), "x": (3, 6, 5, 2)}
-    drawn = normals(key, shapes)
+    keys = jax.random.split(key, len(shapes))
+    drawn = {n: jax.random.normal(k, shapes[n]) for n, k in zip(shapes, keys, strict=True)}
     x = drawn.pop("x")
-    params = {name: jnp.asarray(array / 2) for name, array in drawn.items()}
-    return params, jnp.asarray(x), jnp.asarray([2, 0, 3])
+    params = {name: array / 2 for name, array in drawn.items()}
+    return params, x, jnp.asarray([2, 0, 3])
 
 
 def library(params: dict[str, Array], x: Array, labels: Array) -> Array:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.learn.exercises import normals
 from jaxnn.models import mlp
 from jaxnn.ops.linear import Linear
 
@@ -85,12 +84,14 @@ def deep_relu_bwd(
 def example(key: Array) -> tuple[dict[str, Array], Array]:
     """Draw three layers of small weights, biases around 0.5, and seven examples."""
     weights = {"w_1": (5, 6), "w_2": (6, 4), "w_3": (4, 3)}
-    drawn = normals(key, {"x": (7, 5), **weights, "b_1": (6,), "b_2": (4,), "b_3": (3,)})
+    shapes = {"x": (7, 5), **weights, "b_1": (6,), "b_2": (4,), "b_3": (3,)}
+    keys = jax.random.split(key, len(shapes))
+    drawn = {n: jax.random.normal(k, shapes[n]) for n, k in zip(shapes, keys, strict=True)}
     x = drawn.pop("x")
     for name, array in drawn.items():
         weight = name in weights
         drawn[name] = 0.7 * len(array) ** -0.5 * array if weight else 0.3 * array + 0.5
-    return jax.tree.map(jnp.asarray, drawn), jnp.asarray(x)
+    return drawn, x
 
 
 def library(params: dict[str, Array], x: Array) -> Array:

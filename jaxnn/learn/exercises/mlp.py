@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxnn.learn.exercises import normals
 from jaxnn.models import mlp
 from jaxnn.ops.linear import Linear
 
@@ -85,10 +84,11 @@ def mlp_bwd(saved: Saved, dloss: Array) -> tuple[dict[str, Array], Array, None]:
 def example(key: Array) -> tuple[dict[str, Array], Array, Array]:
     """Draw a network of five features, six hidden units and three classes, and seven examples."""
     shapes = {"w_1": (5, 6), "b_1": (6,), "w_2": (6, 3), "b_2": (3,), "x": (7, 5)}
-    drawn = normals(key, shapes)
+    keys = jax.random.split(key, len(shapes))
+    drawn = {n: jax.random.normal(k, shapes[n]) for n, k in zip(shapes, keys, strict=True)}
     x = drawn.pop("x")
-    params = {name: jnp.asarray(array / 2) for name, array in drawn.items()}
-    return params, jnp.asarray(x), jnp.asarray([2, 0, 1, 2, 1, 0, 2])
+    params = {name: array / 2 for name, array in drawn.items()}
+    return params, x, jnp.asarray([2, 0, 1, 2, 1, 0, 2])
 
 
 def library(params: dict[str, Array], x: Array, labels: Array) -> Array:
