@@ -20,6 +20,7 @@ pairs of chunks are seen, whole: the later queries see the earlier keys; and of 
 earlier queries too, while of a device after it is the later queries that see the later keys too.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ from jaxnn.varying import vary_with
 
 
 class RingResiduals(NamedTuple):
-    """What this device was given, its y (N, T, H, E) and L (N, T, H, 1), in float32 or wider."""
+    """What this device was given, and its y (N, T, H, E) and L (N, T, H, 1)."""
 
     q: Array
     k: Array
@@ -48,16 +49,24 @@ class RingResiduals(NamedTuple):
 
 
 def ring_attention_fwd(
-    q: Array, k: Array, v: Array, *, axis: Axis, causal: bool = False, scale: float | None = None
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    axis: Axis,
+    causal: bool = False,
+    scale: float | None = None,
+    block: int | None = None,
 ) -> tuple[Array, RingResiduals]:
     """Average the values of all devices that each query of this one sees: y (N, T, H, E).
 
     To be called inside `jax.shard_map`. Each device has T tokens of the sequence: q (N, T, H, D),
     k (N, T, G, D) and v (N, T, G, E), where query head h uses head h // (H / G) of these. Without
     `causal` a query sees all keys; with it, those at no later position, and the tokens are in the
-    order of `ring_order`. `scale` is 1 / sqrt(D) unless given.
+    order of `ring_order`. `scale` is 1 / sqrt(D) unless given. A turn holds N H T^2 scores; in the
+    fast form, with a `block`, N H block T.
 
-    k and v are sent p - 1 times. Saves its inputs, y and L: nothing of what came by.
+    k and v are sent p - 1 times. Saves its inputs, its result and L: nothing of what came by.
 
     Args:
         q: queries.
@@ -66,27 +75,30 @@ def ring_attention_fwd(
         axis: the names of the axes of the mesh that the sequence is spread over; () for none.
         causal: whether later positions are hidden.
         scale: what q . k is multiplied by.
+        block: how many queries the fast form computes at a time; None for many.
 
     Raises:
         TypeError: q, k and v are not floating of one dtype, or a setting is mistyped.
         ValueError: the shapes do not fit, T is odd where two chunks are asked for, there is no such
-            axis here, or the scale is not finite.
+            axis here, the scale is not finite, or the block below 1.
     """
-    y, own = attention.fwd(q, k, v, causal=causal, scale=scale)
+    attend = partial(attention.fwd, scale=scale, block=block)
+    y, own = attend(q, k, v, causal=causal)
 
     def turn(carry: tuple[Array, ...], r: Array) -> tuple[tuple[Array, ...], None]:
         k, v, y, log = carry
         k, v = (ring_shift.fwd(x, axis=axis)[0] for x in (k, v))
         for i, j in _seen(r, q.shape[1], axis, causal):
-            yr, part = attention.fwd(i.of(q), j.of(k), j.of(v), scale=scale)
+            yr, part = attend(i.of(q), j.of(k), j.of(v))
             total = jnp.logaddexp(i.of(log), part.log_normaliser)
             before, now = jnp.exp(i.of(log) - total), jnp.exp(part.log_normaliser - total)
-            y, log = i.put(y, before * i.of(y) + now * yr), i.put(log, total)
+            y, log = i.put(y, before * i.of(y) + now * widen(yr)), i.put(log, total)
         return (k, v, y, log), None
 
     carry = vary_with((k, v, widen(y), own.log_normaliser), q, k, v, lax.axis_index(axis))
     (_, _, y, log), _ = lax.scan(turn, carry, jnp.arange(1, lax.axis_size(axis)))
-    return y.astype(v.dtype), RingResiduals(q, k, v, y, log)
+    y = y.astype(v.dtype)
+    return y, RingResiduals(q, k, v, y, log)
 
 
 def ring_attention_bwd(
@@ -96,21 +108,23 @@ def ring_attention_bwd(
     axis: Axis,
     causal: bool = False,
     scale: float | None = None,
+    block: int | None = None,
 ) -> tuple[Array, Array, Array]:
     """Return dq, dk and dv of this device's tokens: from the last turn back to the first.
 
     k and v are sent p - 1 times, and so are dk and dv, in float32 or wider.
     """
     q, k, v, y, log = saved
-    dy = widen(dy)
+    dy, y = widen(dy), widen(y)
+    attend = partial(attention.bwd, scale=scale, block=block)
 
     def turn(carry: tuple[Array, ...], r: Array) -> tuple[tuple[Array, ...], None]:
         k, v, dq, dk, dv = carry
         k, v = (ring_shift.bwd((), x, axis=axis)[0] for x in (k, v))
         for i, j in _seen(r, q.shape[1], axis, causal):
-            of_keys = j.of(k), j.of(v), None, None, None
-            part = AttentionResiduals(i.of(q), *of_keys, i.of(y), i.of(log))
-            dqr, dkr, dvr = attention.bwd(part, i.of(dy), scale=scale)[:3]
+            seen = i.of(q), j.of(k), j.of(v), None, None, None
+            part = AttentionResiduals(*seen, i.of(y), i.of(log))
+            dqr, dkr, dvr = attend(part, i.of(dy))[:3]
             dq = i.put(dq, i.of(dq) + dqr)
             dk, dv = j.put(dk, j.of(dk) + dkr), j.put(dv, j.of(dv) + dvr)
         dk, dv = (ring_shift.bwd((), x, axis=axis)[0] for x in (dk, dv))
@@ -121,7 +135,7 @@ def ring_attention_bwd(
     turns = jnp.arange(1, lax.axis_size(axis))
     (_, _, *sums), _ = lax.scan(turn, carry, turns, reverse=True)
     part = AttentionResiduals(q, k, v, None, None, None, y, log)
-    own = attention.bwd(part, dy, causal=causal, scale=scale)[:3]
+    own = attend(part, dy, causal=causal)[:3]
     dq, dk, dv = (a + b for a, b in zip(sums, own, strict=True))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
@@ -200,10 +214,10 @@ def _check_halves(name: str, t: int, p: int, causal: bool) -> None:
         )
 
 
-def _check(q: Any, k: Any, v: Any, *, axis: Any, causal: Any, scale: Any) -> None:
+def _check(q: Any, k: Any, v: Any, *, axis: Any, causal: Any, scale: Any, block: Any) -> None:
     fix = "each device has as many queries as keys, of the same tokens"
     check_shapes("ring_attention", fix, q=(q, "NTHD"), k=(k, "NTGD"), v=(v, "NTGE"))
-    check_attention(q, k, v, None, causal=causal, window=None, scale=scale, block=None)
+    check_attention(q, k, v, None, causal=causal, window=None, scale=scale, block=block)
     p = check_axis("ring_attention: axis", axis)
     _check_halves("ring_attention", q.shape[1], p, causal)
 
