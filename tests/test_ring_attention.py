@@ -1,4 +1,4 @@
-"""Ring attention on eight devices: one device's result and gradients, and only what must be sent."""
+"""Ring attention: the result and gradients of one device, and nothing sent but what must be."""
 
 from functools import partial
 

@@ -96,7 +96,7 @@ def ring_attention_fwd(
         return (k, v, y, log), None
 
     carry = vary_with((k, v, widen(y), own.log_normaliser), q, k, v, lax.axis_index(axis))
-    (_, _, y, log), _ = lax.scan(turn, carry, jnp.arange(1, lax.axis_size(axis)))
+    (_, _, y, log), _ = lax.scan(turn, carry, _turns(axis))
     y = y.astype(v.dtype)
     return y, RingResiduals(q, k, v, y, log)
 
@@ -132,8 +132,7 @@ def ring_attention_bwd(
 
     zeros = (jnp.zeros_like(widen(x)) for x in (q, k, v))
     carry = vary_with((k, v, *zeros), q, k, v, dy, lax.axis_index(axis))
-    turns = jnp.arange(1, lax.axis_size(axis))
-    (_, _, *sums), _ = lax.scan(turn, carry, turns, reverse=True)
+    (_, _, *sums), _ = lax.scan(turn, carry, _turns(axis), reverse=True)
     part = AttentionResiduals(q, k, v, None, None, None, y, log)
     own = attend(part, dy, causal=causal)[:3]
     dq, dk, dv = (a + b for a, b in zip(sums, own, strict=True))
@@ -153,6 +152,11 @@ class _Chunk(NamedTuple):
     def put(self, x: Array, part: Array) -> Array:
         """The tokens x (N, T, ...), in the place of these the part."""
         return lax.dynamic_update_slice_in_dim(x, part, self.start, axis=1)
+
+
+def _turns(axis: Axis) -> Array:
+    """The turns after the first, at which a device has its own keys."""
+    return jnp.arange(1, lax.axis_size(axis), dtype=jnp.int32)
 
 
 def _seen(r: Array, t: int, axis: Axis, causal: bool) -> list[tuple[_Chunk, _Chunk]]:
@@ -201,8 +205,8 @@ def ring_positions(t: int, *, axis: Axis, causal: bool) -> Array:
     p, i = check_axis("ring_positions: axis", axis), lax.axis_index(axis)
     _check_halves("ring_positions", t, p, causal)
     if not causal or p == 1:
-        return i * t + jnp.arange(t)
-    half = jnp.arange(t // 2)
+        return i * t + jnp.arange(t, dtype=jnp.int32)
+    half = jnp.arange(t // 2, dtype=jnp.int32)
     return jnp.concatenate([i * (t // 2) + half, (2 * p - 1 - i) * (t // 2) + half])
 
 
