@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_leaves_close
+from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from test_mesh import sent
 
-from jaxnn.ops.ring_attention import ring_attention, ring_order
+from jaxnn.ops.attention import attention
+from jaxnn.ops.ring_attention import ring_attention, ring_order, ring_positions
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_dtypes")
 
@@ -86,3 +89,114 @@ def test_the_result_and_gradients_are_one_device_s(axes, kind, axis, settings):
     wanted = expected(*arrays, settings.get("causal", False), settings.get("scale"))
     for ours, theirs in zip(found, wanted, strict=True):
         assert_leaves_close(ours, theirs, 1e-13)
+
+
+def test_two_layers_in_a_scan_are_differentiated_by_the_rule():
+    mesh, (order, back) = mesh_of({"sequence": 4}), in_order(16, 4, True)
+    x, _, _, dy = draw(16, n=1, heads=2, size=3, of_value=3)
+
+    def layers(attend, x, dy, total=lambda loss: loss):
+        def layer(h, _):
+            return attend(h, 0.9 * h[:, :, :1], jnp.sin(h[:, :, :1])), None
+
+        return jax.grad(lambda x: total((lax.scan(layer, x, length=2)[0] * dy).sum()))(x)
+
+    ring = partial(ring_attention, axis=("sequence",), causal=True)
+    local = partial(layers, ring, total=lambda loss: lax.psum(loss, "sequence"))
+    run, placed = spread(local, mesh, P(None, "sequence"), [x[:, order], dy[:, order]])
+    wanted = layers(partial(softmax_attention, causal=True), x, dy)
+    assert_leaves_close(np.asarray(run(*placed))[:, back], wanted, 1e-13)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_16_bits_are_as_exact_as_a_peer_s(causal):
+    arrays, (order, back) = draw(64, dtype="float32", of_value=3), in_order(64, 4, causal)
+    arrays = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
+    wanted = expected(*(x.astype("float64") for x in arrays), causal)
+    local = partial(by_hand, axis=("sequence",), causal=causal)
+    run, placed = spread(
+        local, mesh_of({"sequence": 4}), P(None, "sequence"), [x[:, order] for x in arrays]
+    )
+    q, k, v, dy = arrays
+    with jax.numpy_dtype_promotion("standard"):
+        y, pull = jax.vjp(partial(jax.nn.dot_product_attention, is_causal=causal), q, k, v)
+        of_peer = y, *pull(dy)
+    for ours, theirs, exact in zip(run(*placed), of_peer, wanted, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        off, by = (np.abs(np.asarray(x, float) - exact).max() for x in (ours[:, back], theirs))
+        assert off <= 3 * by
+
+
+def test_only_keys_values_and_their_gradients_are_sent_and_hidden_scores_are_not_computed():
+    t, p = 512, 8
+    arrays = draw(t, n=1, heads=2, groups=1, size=16, of_value=8)
+    _, k, v, _ = arrays
+    alone = jax.jit(lambda *a: attention.bwd(attention.fwd(*a[:3])[1], a[3])[:3])
+    of_one = alone.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+    flops = {}
+    for causal in (False, True):
+        local = partial(by_hand, axis=("sequence",), causal=causal)
+        run, placed = spread(local, mesh_of({"sequence": p}), P(None, "sequence"), arrays)
+        compiled = run.lower(*placed).compile()
+        counts, size = sent(compiled)
+        # Forward k and v; backward these again, and dk and dv: each p - 1 times.
+        assert counts == {"collective-permute": 6 * (p - 1)}
+        assert size == 3 * (p - 1) * (k.nbytes + v.nbytes) // p
+        assert compiled.memory_analysis().temp_size_in_bytes < of_one / p
+        flops[causal] = compiled.cost_analysis()["flops"]
+    # The program has the first turn, of T^2 scores in both, and a loop over the others, counted
+    # once: of these T^2 without causal, and half as many with it.
+    assert 0.7 < flops[True] / flops[False] < 0.77
+
+
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_zigzag_order_gives_each_device_an_early_and_a_late_chunk(p):
+    t = 24
+    order, chunk = ring_order(t, p), t // (2 * p)
+    for i, own in enumerate(order.reshape(p, -1)):
+        late = (2 * p - 1 - i) * chunk
+        early = i * chunk
+        assert own.tolist() == [*range(early, early + chunk), *range(late, late + chunk)]
+    mesh = mesh_of({"sequence": p})
+    for causal, places in ((True, order), (False, np.arange(t))):
+        local = partial(ring_positions, t // p, axis=("sequence",), causal=causal)
+        run = jax.shard_map(local, mesh=mesh, in_specs=(), out_specs=P("sequence"))
+        assert jax.jit(run)().tolist() == places.tolist()
+
+
+X = np.zeros((2, 3, 4, 5), "float32")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "settings", "error", "message"),
+    [
+        ((X, X, X), {"axis": "sequence"}, TypeError, "axis is 'sequence'; it must be a tuple"),
+        ((X, X, X), {"axis": ("rows",)}, ValueError, "no axis 'rows' here"),
+        ((X, X[:, :2], X[:, :2]), {"axis": ()}, ValueError, "as many queries as keys"),
+        ((X, X[:, :, :3], X[:, :, :3]), {"axis": ()}, ValueError, "the second must divide"),
+        ((X, X, X), {"axis": ("sequence",), "causal": True}, ValueError, "3 tokens.*pad the"),
+        ((X, X, X), {"axis": (), "causal": 1}, TypeError, "causal is 1; it must be True or"),
+        ((X, X, X), {"axis": (), "scale": "big"}, TypeError, "scale is 'big'"),
+        ((X, X, X.astype("float64")), {"axis": ()}, TypeError, "must be one: cast"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(arrays, settings, error, message):
+    def local():
+        return ring_attention(*map(jnp.asarray, arrays), **settings)
+
+    spec = P(None, "sequence")
+    run = jax.shard_map(local, mesh=mesh_of({"sequence": 2}), in_specs=(), out_specs=spec)
+    with pytest.raises(error, match=message):
+        jax.eval_shape(run)
+
+
+def test_orders_and_positions_that_do_not_divide_are_refused_in_words():
+    with pytest.raises(ValueError, match="t is 20 for 4 devices; it must be divisible by 8"):
+        ring_order(20, 4)
+    with pytest.raises(TypeError, match=r"devices is 2\.5"):
+        ring_order(20, 2.5)
+    with pytest.raises(ValueError, match="no axis 'sequence' here"):
+        ring_positions(4, axis=("sequence",), causal=True)
+    with pytest.raises(TypeError, match="causal is None"):
+        ring_positions(4, axis=(), causal=None)
+    assert ring_positions(3, axis=(), causal=True).tolist() == [0, 1, 2]
