@@ -60,7 +60,7 @@ LLAMA = transformer.llama(**SIZES, kv_heads=4, chunk=4)
 # A few heads of keys serve several of queries; norms of queries and keys; biases of some layers.
 GROUPED = transformer.llama(
     **SIZES, kv_heads=2, qk_norm=True, attention_biases="qkv", feed_forward_biases=True, tied=True,
-    recompute=True, block=4,
+    recompute=True,
 )  # fmt: skip
 MIXTURE = transformer.llama(**SIZES, kv_heads=2, experts=4)
 PERCEPTRON = mlp.Config(sizes=(16, 32, 24, 8), l2=0.1)

@@ -22,7 +22,6 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
-# Not a sum's own addition: a computation without collectives has nothing to be counted.
 Groups = list[tuple[int, ...]]
 
 
@@ -106,9 +105,7 @@ def _arrays(
         # Of what is returned, a part: what takes part is as many times larger.
         whole_shape = (devices, *shape) if kind == "reduce-scatter" else shape
         assert loop.times is not None
-        yield Sent(
-            kind, axes, devices, dtype, whole_shape, loop.times, loop.inside, where.of(line)
-        )
+        yield Sent(kind, axes, devices, dtype, whole_shape, loop.times, loop.inside, where.of(line))
 
 
 def _devices(kind: str, line: str, mesh: dict[str, int]) -> tuple[tuple[str, ...], int]:
@@ -122,15 +119,15 @@ def _devices(kind: str, line: str, mesh: dict[str, int]) -> tuple[tuple[str, ...
         names = re.findall(r"'([^']*)'", named[1])
         axes = tuple(axis for axis in mesh if axis in names)
         return axes, math.prod(mesh[axis] for axis in axes)
-    if listed := re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line
-    ):
+    if listed := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
         groups = _iota(*listed.groups())
     else:
         braced = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", line)
         groups = [] if braced is None else _braced(braced[1])
     groups = groups or [tuple(range(math.prod(mesh.values())))]  # none are all
-    return _axes(groups, mesh), len(groups[0])
+    axes = _axes(groups, mesh)
+    whole = math.prod(mesh[axis] for axis in axes) == len(groups[0])
+    return axes if whole else (), len(groups[0])
 
 
 def _braced(text: str) -> Groups:
@@ -151,7 +148,7 @@ def _iota(shape: str, counted: str, order: str | None) -> Groups:
 
 
 def _axes(groups: Groups, mesh: dict[str, int]) -> tuple[str, ...]:
-    """Return the axes along which the devices of a group lie, each at all its places; else ()."""
+    """Return the axes of the mesh along which the devices of a group differ."""
     sizes = list(mesh.values())
 
     def place(number: int) -> tuple[int, ...]:
