@@ -104,5 +104,5 @@ CASES = {
     "gpt cube": Case(transformer, GPT, CUBE, FSDP | RING | TENSOR | VOCABULARY),
     "llama cube": Case(transformer, LLAMA, CUBE, FSDP | RING | TENSOR | VOCABULARY),
     "grouped heads cube": Case(transformer, GROUPED, CUBE, FSDP | RING | TENSOR | VOCABULARY),
-    "mixture cube": Case(transformer, MIXTURE, CUBE, FSDP | RING | TENSOR | EXPERTS),
+    "mixture cube": Case(transformer, MIXTURE, CUBE, FSDP | RING | EXPERTS | {"heads": "model"}),
 }

@@ -21,7 +21,7 @@ links of each, both ways round. Delay: 1 us for each of the n / 2 links to the f
 import itertools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from jaxnn.ledger.sent import Sent
 
@@ -31,18 +31,6 @@ class Link(NamedTuple):
 
     bandwidth: float
     delay: float
-
-
-class Machine(Protocol):
-    """Devices and how they are connected."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def flops(self) -> float: ...
-    @property
-    def memory(self) -> float: ...
-    def link(self, group: list[int], neighbours: bool) -> Link: ...
 
 
 class Nodes(NamedTuple):
@@ -115,6 +103,7 @@ class Torus(NamedTuple):
         return Link(2 * dimensions * self.inside, dimensions * long / 2 * self.delay_inside)
 
 
+Machine = Nodes | Torus
 MACHINES: dict[str, Machine] = {"h200": Nodes(), "v5p": Torus()}
 
 

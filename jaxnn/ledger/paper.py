@@ -1,206 +1,212 @@
-"""What a layout must send, on paper: from configuration, batch, rules and sizes, with no program.
+"""What a layout must send, on paper: from configuration, batch and layout, with no program.
 
 N examples of T tokens are spread over the devices of "batch" and "sequence": each has n of t.
 x is (n, t, D), what enters and leaves a layer. A loop's terms are per layer, L of them.
 
-    parameters    each gradient's sum over the devices that see other tokens, once; where a
+    parameters    each gradient's sum over the devices that have other tokens, once; where a
                   parameter is kept in parts ("embed"), the whole is gathered where it is used, and
                   the gradient is summed into the parts: in each layer's turn, forward and back
     tensor        x summed after attention and feed-forward, dx before them
     vocabulary    x summed after the table; of each token largest logit, sum of exponentials and
                   label's logit; dx summed
-    sequence      k and v go round the ring, forward and back, and on the way back dk and dv, home
-    experts       as tensor; of each expert two sums over all tokens, for the balance
+    sequence      k and v go round the ring, forward and back, and dk and dv on the way back
+    experts       as tensor, and the router's gradient; two sums over all tokens of each expert
+    batch norm    four sums over all examples of each channel
     loss          one number
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxnn.ledger.layout import Layout, Rules, refuse_unknown
+from jaxnn.calls import path_name
 from jaxnn.ledger.sent import Sent
-from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
+from jaxnn.mesh import Layout
+from jaxnn.models import cnn, transformer
 
+NAMES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 WIDE = {"bf16": "f32", "f16": "f32"}  # what sums and exponentials are computed in
+Axis = tuple[str, ...]
 
 
-class Parameter(NamedTuple):
-    """Of one array of a model's parameters: its path, shape, and the logical axes of that."""
+class Pen(NamedTuple):
+    """Writes lines of a ledger for a layout, in a dtype."""
 
-    path: str
-    shape: tuple[int, ...]
-    axes: tuple[str | None, ...]
+    layout: Layout
+    dtype: str
+    lines: list[Sent]
+
+    def send(
+        self,
+        kind: str,
+        axes: Axis,
+        shape: tuple[int, ...],
+        why: str,
+        *,
+        times: int = 1,
+        in_loop: bool = False,
+        wide: bool = False,
+    ) -> None:
+        """Write a line; none where there is nobody to send to, or nothing is sent."""
+        mesh = self.layout.mesh.shape
+        axes = tuple(axis for axis in mesh if axis in axes)
+        if axes and times:
+            dtype = WIDE.get(self.dtype, self.dtype) if wide else self.dtype
+            devices = self.layout.devices(axes)
+            self.lines.append(Sent(kind, axes, devices, dtype, shape, times, in_loop, why))
 
 
 def predicted(
-    model: ModuleType,
-    config: Any,
-    batch: tuple[int, ...],
-    mesh: dict[str, int],
-    rules: Rules,
-    *,
-    dtype: str = "f32",
+    model: ModuleType, layout: Layout, batch: tuple[int, ...], *, dtype: str = "f32"
 ) -> list[Sent]:
-    """Return what one value and gradient of a model's loss sends, in a layout.
+    """Return what one value and gradient of a model's loss sends.
 
     Args:
         model: a module of `jaxnn.models`.
-        config: its configuration.
+        layout: of `jaxnn.mesh.lay_out`; the mesh may be an abstract one.
         batch: (N, T) of tokens, (N,) of a model without a sequence.
-        mesh: the sizes of the mesh's axes, in order.
-        rules: from logical axes to the mesh's.
         dtype: of the parameters, as XLA writes it.
 
     Raises:
-        ValueError: a rule has a name that is unknown, or sizes do not divide.
+        ValueError: the devices do not divide the batch.
     """
-    layout = Layout(mesh, rules)
-    refuse_unknown(layout)
-    send = partial(_send, layout, dtype)
-    lines = [*_of_parameters(parameters(model, config), layout, send, _loops(config))]
-    lines += _MODELS[model](config, batch, layout, send)
-    lines += send("all-reduce", layout.tokens, (), 1, False, "the loss")
-    return lines
+    pen = Pen(layout, dtype, [])
+    local = local_batch(layout, batch)
+    for parameter in parameters(layout):
+        _of_parameter(parameter, pen)
+    if isinstance(layout.config, cnn.Config):
+        _of_batch_norm(layout.config, pen)
+    if isinstance(layout.config, transformer.Config):
+        _of_transformer(layout.config, local[0], local[1], pen)
+    pen.send("all-reduce", layout.tokens, (), "the loss")
+    return pen.lines
 
 
-Send = Callable[..., list[Sent]]
+def local_batch(layout: Layout, batch: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the part of a batch's sizes that one device has.
+
+    Raises:
+        ValueError: the devices do not divide them.
+    """
+    parts = []
+    for name, size in zip(("batch", "sequence"), batch, strict=False):
+        devices = layout.devices(getattr(layout.axes, name))
+        if size % devices:
+            raise ValueError(
+                f"{name} is {size} for {devices} devices; they must divide it: change the batch or "
+                "the mesh"
+            )
+        parts.append(size // devices)
+    return tuple(parts)
 
 
-def _send(
-    layout: Layout,
-    dtype: str,
-    kind: str,
-    axes: tuple[str, ...],
-    shape: tuple[int, ...],
-    times: int,
-    in_loop: bool,
-    why: str,
-    *,
-    wide: bool = False,
-) -> list[Sent]:
-    """A line, or none where it is one device that would send, or nothing that is sent."""
-    devices = 1
-    for axis in axes:
-        devices *= layout.mesh[axis]
-    if not axes or not times:
-        return []
-    kept = WIDE.get(dtype, dtype) if wide else dtype
-    return [Sent(kind, axes, devices, kept, shape, times, in_loop, why)]
+class Parameter(NamedTuple):
+    """Of one array of a model's parameters: its path, its shape, and the logical axes of that."""
+
+    path: str
+    shape: tuple[int, ...]
+    names: tuple[str | None, ...]
+
+    def part(self, layout: Layout, *, whole: bool = False) -> tuple[int, ...]:
+        """Return the shape of what one device has, or uses: `whole` along "embed"."""
+        return tuple(
+            size // layout.devices(getattr(layout.axes, name or "", ()))
+            if not (whole and name == "embed")
+            else size
+            for size, name in zip(self.shape, self.names, strict=True)
+        )
 
 
-def parameters(model: ModuleType, config: Any) -> list[Parameter]:
-    """Return a model's parameters, shapes from `init_params`, which is not run."""
-    shapes = jax.eval_shape(lambda: model.init_params(jax.random.key(0), config))
-    table = model.axes(config)
+def parameters(layout: Layout) -> list[Parameter]:
+    """Return a model's parameters."""
+    shapes = jax.tree.leaves_with_path(layout.shapes)
+    names = jax.tree.leaves(layout.names)
     return [
-        Parameter(name, leaf.shape, table[name])
-        for path, leaf in jax.tree.leaves_with_path(shapes)
-        for name in [jax.tree_util.keystr(path, simple=True, separator=".")]
+        Parameter(path_name(path), leaf.shape, tuple(axes))
+        for (path, leaf), axes in zip(shapes, names, strict=True)
     ]
 
 
-def _loops(config: Any) -> int:
-    """How often the scan over layers turns; a loop of one turn is none when compiled."""
-    layers: int = getattr(config, "layers", 1)
-    return layers if isinstance(config, transformer.Config) else 1
+def _of_parameter(parameter: Parameter, pen: Pen) -> None:
+    """Gather what is kept in parts, and sum the gradient."""
+    layout, (path, _, names) = pen.layout, parameter
+    last = path.rpartition(".")[2]
+    rest, embed = layout.tokens, layout.axes.embed
+    if embed and "embed" in names:
+        shape, again, layers = parameter.part(layout, whole=True), 1, 1
+        if names[0] == "layers":
+            layers, *shape = shape
+            # The bias of what is added to x has no part in the way back: only where the layer is
+            # computed again, x in its middle needs attention's.
+            again += last != "bdown" and (last != "bo" or layout.config.recompute)
+        gather = {"times": again * layers, "in_loop": layers > 1}
+        scatter = {"times": layers, "in_loop": layers > 1}
+        pen.send("all-gather", embed, tuple(shape), f"{path}, whole", **gather)
+        pen.send("reduce-scatter", embed, tuple(shape), f"d {path}", **scatter)
+        rest = tuple(axis for axis in rest if axis not in embed)
+    if last in ("q_norm", "k_norm"):
+        layers, *shape = parameter.part(layout)
+        each = {"times": layers, "in_loop": layers > 1}
+        why = f"d {path}: one for all heads, of which each device has its own"
+        pen.send("all-reduce", layout.axes.heads, tuple(shape), why, **each)
+    if not _is_of_batch_norm(parameter, layout.config):  # which has summed them already, for dx
+        pen.send("all-reduce", rest, parameter.part(layout), f"d {path}")
 
 
-def _of_parameters(of: list[Parameter], layout: Layout, send: Send, layers: int) -> Iterator[Sent]:
-    """Gather what is kept in parts, and sum the gradients."""
-    over = layout.axes("embed")
-    for name, shape, axes in of:
-        in_layer = axes[0] == "layers"
-        times, kept, whole = 1, [], []
-        for size, logical in zip(shape, axes, strict=True):
-            if logical == "layers":
-                continue
-            part = size if logical is None else layout.share(size, logical)
-            kept.append(part)
-            whole.append(size if logical == "embed" else part)
-        rest = layout.tokens
-        if over and "embed" in axes:
-            times = layers if in_layer else 1
-            loop = in_layer and layers > 1
-            again = 2 if in_layer else 1
-            yield from send("all-gather", over, tuple(whole), again * times, loop, f"{name}, whole")
-            yield from send("reduce-scatter", over, tuple(whole), times, loop, f"d {name}")
-            rest = tuple(axis for axis in rest if axis not in over)
-        if in_layer:
-            kept.insert(0, layers)
-        yield from send("all-reduce", rest, tuple(kept), 1, False, f"d {name}")
+def _is_of_batch_norm(parameter: Parameter, config: Any) -> bool:
+    """Whether a parameter is a scale, a shift or a statistic of batch normalisation."""
+    last = parameter.path.rpartition(".")[2]
+    is_norm = last in ("scale", "shift", "mean", "variance")
+    return isinstance(config, cnn.Config) and config.norm == "batch" and is_norm
 
 
-def _perceptron(config: Any, batch: tuple[int, ...], layout: Layout, send: Send) -> list[Sent]:
-    """Nothing but parameters' gradients and the loss."""
-    layout.share(batch[0], "batch")
-    return []
-
-
-def _cnn(config: cnn.Config, batch: tuple[int, ...], layout: Layout, send: Send) -> list[Sent]:
-    """With batch normalisation: sums of each channel over all examples, forward and back."""
-    layout.share(batch[0], "batch")
+def _of_batch_norm(config: cnn.Config, pen: Pen) -> None:
+    """Sums of each channel over all examples, forward and back, of all norms."""
     if config.norm != "batch":
-        return []
-    lines = []
-    widths = [config.channels[0]]
-    widths += [c for c in config.channels for _ in range(2 * config.blocks)]
-    for width in widths:
+        return
+    inner = [width for width in config.channels for _ in range(2 * config.blocks)]
+    for width in (config.channels[0], *inner):
         for why in ("mean", "variance", "sum of dy", "sum of dy x_hat"):
-            lines += send("all-reduce", layout.tokens, (width,), 1, False, why, wide=True)
-    return lines
+            pen.send("all-reduce", config.axes.batch, (width,), why, wide=True)
 
 
-def _transformer(
-    config: transformer.Config, batch: tuple[int, ...], layout: Layout, send: Send
-) -> list[Sent]:
-    n, t = (layout.share(*each) for each in zip(batch, ("batch", "sequence"), strict=True))
-    layers, x = config.layers, (n, t, config.width)
-    loop = layers > 1
-    again = 1 if config.recompute else 0  # the layer's forward, a second time
-    lines: list[Sent] = []
+def _of_transformer(config: transformer.Config, n: int, t: int, pen: Pen) -> None:
+    axes, x, layers = config.axes, (n, t, config.width), config.layers
+    # A layer's forward a second time; its last sum is then of no use, and XLA leaves it out.
+    again = int(config.recompute)
 
     def layer(
-        kind: str,
-        axes: tuple[str, ...],
-        shape: tuple[int, ...],
-        times: int,
-        why: str,
-        wide: bool = False,
-    ) -> None:  # noqa: E501
-        lines.extend(send(kind, axes, shape, times * layers, loop, why, wide=wide))
+        kind: str, over: Axis, shape: tuple[int, ...], times: int, why: str, wide: bool = False
+    ) -> None:
+        pen.send(
+            kind, over, shape, why, times=times * layers, in_loop=layers > 1, wide=wide
+        )
 
-    heads = layout.axes("heads")
-    units = layout.axes("experts" if config.experts else "hidden")
-    # Computed again, the last sum of a layer is of no use to its backward, and XLA leaves it out.
-    layer("all-reduce", heads, x, 1 + again, "attention's heads, summed")
-    layer("all-reduce", heads, x, 1, "dx of q, k and v")
-    layer("all-reduce", units, x, 1, "feed-forward's units, summed")
-    layer("all-reduce", units, x, 1, "dx of feed-forward")
+    layer("all-reduce", axes.heads, x, 1 + again, "the heads' z")
+    layer("all-reduce", axes.heads, x, 1, "dx of q, k and v")
     if config.experts:
-        # Of those who chose and of the probabilities, for the means over all tokens.
-        layer("all-reduce", layout.tokens, (config.experts,), 2 + again, "balance", True)
-    ring, steps = layout.axes("sequence"), layout.parts("sequence")
-    if ring:
-        kv = (n, t, layout.share(config.kv_heads or config.heads, "heads"), config.per_head)
-        layer("collective-permute", ring, kv, 2 * (steps - 1) * (1 + again), "k and v, forward")
-        layer("collective-permute", ring, kv, 2 * (steps - 1), "k and v, back")
-        layer("collective-permute", ring, kv, 2 * steps, "dk and dv", True)
-    vocabulary = layout.axes("vocab")
-    lines += send("all-reduce", vocabulary, x, 1, False, "rows of the table, summed")
+        tokens, each = pen.layout.tokens, (config.experts,)
+        layer("all-reduce", axes.experts, x, 1, "the experts' y")
+        layer("all-reduce", axes.experts, x, 1, "dx of the experts")
+        layer("all-reduce", axes.experts, (config.width, *each), 1, "d router")
+        layer("all-reduce", tokens, each, 1 + again, "who is chosen", True)
+        layer("all-reduce", tokens, each, 1, "mean probability", True)
+        pen.send("all-reduce", tokens, (), "d balance")
+    else:
+        layer("all-reduce", axes.hidden, x, 1, "the units' y")
+        layer("all-reduce", axes.hidden, x, 1, "dx of the units")
+    ring, turns = axes.sequence, pen.layout.devices(axes.sequence) - 1
+    pairs = (config.kv_heads or config.heads) // pen.layout.devices(axes.heads)
+    kv = (n, t, pairs, config.per_head)
+    layer("collective-permute", ring, kv, 2 * turns * (1 + again), "k and v, forward")
+    # Of two devices each is before and after the other: what was computed again has just come.
+    back = 0 if again and turns == 1 else 2 * turns
+    layer("collective-permute", ring, kv, back, "k and v, back")
+    layer("collective-permute", ring, kv, 2 * turns, "dk and dv", True)
+    pen.send("all-reduce", axes.vocab, x, "rows of the table")
     for why in ("largest logit", "sum of exponentials", "label's logit"):
-        lines += send("all-reduce", vocabulary, x[:2], 1, False, why, wide=True)
-    lines += send("all-reduce", vocabulary, x, 1, False, "dx of the logits")
-    return lines
+        pen.send("all-reduce", axes.vocab, (n, t), why, wide=True)
+    pen.send("all-reduce", axes.vocab, x, "dx of the logits")
 
 
-_MODELS: dict[ModuleType, Callable[..., list[Sent]]] = {
-    mlp: _perceptron,
-    autoencoder: _perceptron,
-    rnn: _perceptron,
-    cnn: _cnn,
-    transformer: _transformer,
-}

@@ -15,11 +15,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxnn.ledger.layout import Layout, Rules
+from jax.sharding import AbstractMesh
+
 from jaxnn.ledger.machines import Machine, seconds
 from jaxnn.ledger.memory import memory
-from jaxnn.ledger.paper import predicted
+from jaxnn.ledger.paper import local_batch, predicted
 from jaxnn.ledger.sent import Sent
+from jaxnn.mesh import Layout, Rules, lay_out
 from jaxnn.models import transformer
 from jaxnn.models.transformer_params import GATED
 
@@ -42,18 +44,20 @@ class Plan(NamedTuple):
     inner: Mapping[str, int]
     rules: Rules
 
-    def mesh(self, devices: int) -> dict[str, int]:
-        """Return the mesh; all devices that the inner axes leave lie along "data".
+    def layout(self, config: transformer.Config, devices: int) -> Layout:
+        """Return it for so many devices; all that the inner axes leave lie along "data".
 
         Raises:
-            ValueError: the inner axes do not divide the devices.
+            ValueError: the inner axes do not divide the devices, or those the model.
         """
         inner = math.prod(self.inner.values())
         if devices % inner:
             raise ValueError(
                 f"{self.name}: {devices} devices over {inner}; they must be a multiple: take more"
             )
-        return {"data": devices // inner, **self.inner}
+        sizes = {"data": devices // inner, **self.inner}
+        mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+        return lay_out(transformer, config, mesh, self.rules)
 
 
 class Step(NamedTuple):
@@ -72,27 +76,29 @@ class Step(NamedTuple):
         return max(self.compute, self.overlapped) + self.exposed
 
 
-def flops(config: transformer.Config, batch: tuple[int, int], layout: Layout) -> float:
+def flops(layout: Layout, batch: tuple[int, int]) -> float:
     """Return what one device multiplies and adds in a step: forward once, backward twice that.
 
     Two for each element of a matrix and token; of attention's products half, for it is causal.
+
+    Raises:
+        ValueError: the devices do not divide the batch.
     """
-    (n, t), length = (
-        (layout.share(*b) for b in zip(batch, ("batch", "sequence"), strict=True)),
-        batch[1],
-    )  # noqa: E501
-    heads = layout.share(config.heads, "heads")
-    pairs = layout.share(config.kv_heads or config.heads, "heads")
-    d, size, units = config.width, config.per_head, config.hidden or 4 * config.width
+    config, axes = layout.config, layout.axes
+    n, t = local_batch(layout, batch)
+    heads = config.heads // layout.devices(axes.heads)
+    pairs = (config.kv_heads or config.heads) // layout.devices(axes.heads)
+    d, size = config.width, config.per_head
+    units = (config.hidden or 4 * d) // layout.devices(axes.hidden)
     matrices = 2 * d * (heads + pairs) * size
     if config.experts:
-        matrices += d * config.experts + 3 * layout.share(config.experts, "experts") * d * units
+        here = config.experts // layout.devices(axes.experts)
+        matrices += d * config.experts + 3 * here * d * units
     else:
-        many = 3 if config.feed_forward in GATED else 2
-        matrices += many * d * layout.share(units, "hidden")
-    attention = length * heads * size  # q k and p v, (t + 1) / 2 of t keys each
-    layers = config.layers * (matrices + attention) * (4 if config.recompute else 3)
-    return 2 * n * t * (layers + 3 * d * layout.share(config.vocabulary, "vocab"))
+        matrices += (3 if config.feed_forward in GATED else 2) * d * units
+    attention = batch[1] * heads * size  # q k and p v, with half of the keys each
+    layers: int = config.layers * (matrices + attention) * (4 if config.recompute else 3)
+    return 2.0 * n * t * (layers + 3 * d * config.vocabulary // layout.devices(axes.vocab))
 
 
 def step(job: Job, plan: Plan, devices: int, machine: Machine, *, dtype: str = "bf16") -> Step:
@@ -101,16 +107,17 @@ def step(job: Job, plan: Plan, devices: int, machine: Machine, *, dtype: str = "
     Raises:
         ValueError: the layout does not divide the model, the batch or the devices.
     """
-    mesh = plan.mesh(devices)
-    layout = Layout(mesh, plan.rules)
+    layout = plan.layout(job.config, devices)
     rate = SHARE_OF_PEAK * machine.flops
-    compute = flops(job.config, job.batch, layout) / rate
-    ledger = predicted(transformer, job.config, job.batch, mesh, plan.rules, dtype=dtype)
+    ledger = predicted(transformer, layout, job.batch, dtype=dtype)
+    mesh = layout.mesh.shape
     overlapped = sum(seconds(sent, mesh, machine) for sent in ledger if overlaps(sent))
     exposed = sum(seconds(sent, mesh, machine) for sent in ledger if not overlaps(sent))
-    alone = flops(job.config, job.batch, Layout({}, {})) / rate
+    compute = flops(layout, job.batch) / rate
+    one = Plan("one device", {}, {}).layout(job.config, 1)
+    alone = flops(one, job.batch) / rate
     taken = max(compute, overlapped) + exposed
-    held = memory(transformer, job.config, job.batch, layout, dtype=dtype).total
+    held = memory(layout, job.batch, dtype=dtype).total
     return Step(devices, compute, overlapped, exposed, alone / (devices * taken), held)
 
 
@@ -157,7 +164,9 @@ TENSOR = {"heads": "model", "hidden": "model", "vocab": "model"}
 PLANS = (
     Plan("data", {}, DATA),
     Plan("FSDP", {}, FSDP),
+    # Parameters in parts over each eight devices, whole over all: less to gather across nodes.
+    Plan("FSDP 8 x data", {"shard": 8}, {"batch": ("data", "shard"), "embed": "shard"}),
     Plan("FSDP x tensor 4", {"model": 4}, FSDP | TENSOR),
     Plan("FSDP x tensor 8", {"model": 8}, FSDP | TENSOR),
-    Plan("FSDP x ring 8", {"sequence": 8}, FSDP | {"sequence": "sequence"}),
+    Plan("ring 8 x data", {"ring": 8}, DATA | {"sequence": "ring", "embed": "ring"}),
 )

@@ -72,6 +72,11 @@ class Group(NamedTuple):
     axes: tuple[str, ...]
     in_loop: bool
 
+    @classmethod
+    def of(cls, sent: Sent) -> "Group":
+        """Return the group of a line."""
+        return cls(sent.kind, sent.axes, sent.in_loop)
+
 
 class Total(NamedTuple):
     """Of a group: how many arrays, each as often as it is sent, and their bytes."""
@@ -85,7 +90,7 @@ def totals(ledger: Iterable[Sent]) -> dict[Group, Total]:
     times: Counter[Group] = Counter()
     size: Counter[Group] = Counter()
     for sent in ledger:
-        group = Group(sent.kind, sent.axes, sent.in_loop)
+        group = Group.of(sent)
         times[group] += sent.times
         size[group] += sent.bytes
     order = sorted(times, key=lambda g: (not g.in_loop, KINDS.index(g.kind), g.axes))
