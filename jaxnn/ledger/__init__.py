@@ -1,10 +1,10 @@
 """The ledger: what the devices of a mesh send each other, predicted on paper and found in programs.
 
-    predicted(model, config, batch, mesh, rules)    what a layout must send, by formulas
-    found(compiled, mesh)                           what a compiled program sends, read from it
-    differences(predicted, found)                   where the two differ, in words
+predicted(layout, batch)                        what a layout must send, by formulas
+found(compiled, mesh)                           what a compiled program sends, read from it
+differences(predicted, found)                   where the two differ, in words
 
-    python -m jaxnn.ledger gpt --mesh data=2,model=4    both side by side, and how long it takes
+python -m jaxnn.ledger gpt --mesh data=2,model=4    both side by side, and how long it takes
 """
 
 from jaxnn.ledger.found import found as found

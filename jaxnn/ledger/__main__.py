@@ -22,14 +22,16 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from jaxnn.ledger.compiled import compiled_step
+from jax.sharding import AbstractMesh
+
 from jaxnn.ledger.found import found
-from jaxnn.ledger.layout import Layout
 from jaxnn.ledger.machines import MACHINES, Machine, Nodes, seconds
 from jaxnn.ledger.memory import memory
 from jaxnn.ledger.paper import predicted
+from jaxnn.ledger.program import compiled_step, processors
 from jaxnn.ledger.sent import Sent, differences
 from jaxnn.ledger.tables import human, ledger_table
+from jaxnn.mesh import lay_out
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
 
 MOST = 64  # devices to compile for
@@ -75,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--batch", type=int, metavar="N", help="examples of a step; 2 for each device")
     for name in NUMBERS:
         add(f"--{name.replace('_', '-')}", type=int, metavar="N", help="of the configuration")
-    add("--recompute", action="store_true", default=None, help="compute layers again on the way back")
+    add(
+        "--recompute",
+        action="store_true",
+        default=None,
+        help="compute layers again on the way back",
+    )
     add("--sizes", type=_sizes, metavar="N,N,...", help="widths of a perceptron")
     add("--channels", type=_sizes, metavar="N,...", help="of each stage of the cnn")
     add("--norm", choices=("batch", "group"), help="of the cnn")
@@ -92,36 +99,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ledger(options: argparse.Namespace) -> int:
-    known, mesh = KNOWN[options.model], _mesh(options.mesh)
+    known, sizes = KNOWN[options.model], _mesh(options.mesh)
     config = _config(options, known)
-    rules = _default_rules(mesh, config) if options.rules is None else _rules(options.rules)
-    layout = Layout(mesh, rules)
-    batch: tuple[int, ...] = (options.batch or 2 * layout.devices,)
+    rules = _default_rules(sizes, config) if options.rules is None else _rules(options.rules)
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    compiles = mesh.size <= MOST and not options.paper
+    if compiles:
+        processors(mesh.size)  # before JAX computes a key
+    layout = lay_out(known.model, config, mesh, rules)
+    batch: tuple[int, ...] = (options.batch or 2 * mesh.size,)
     if known.model in (transformer, rnn):
         batch += (options.sequence or SIZES["positions"],)
     machine = _machine(options)
-    paper = predicted(known.model, config, batch, mesh, rules)
+    paper = predicted(layout, batch)
     program: list[Sent] | None = None
-    compiled = None
-    if layout.devices <= MOST and not options.paper:
-        compiled = compiled_step(known.model, config, batch, mesh, rules)
-        program = found(compiled, mesh)
+    if compiles:
+        compiled = compiled_step(known.model, config, layout, batch)
+        program = found(compiled, sizes)
     print(f"{options.model}: {config}")
     rule = ", ".join(f"{k}={v if isinstance(v, str) else '+'.join(v)}" for k, v in rules.items())
     print(f"batch {batch}, mesh {options.mesh}, rules {rule or 'none'}; {machine.name}\n")
-    print(ledger_table(paper, program, mesh, machine))
-    total = sum(seconds(sent, mesh, machine) for sent in paper)
+    print(ledger_table(paper, program, sizes, machine))
+    total = sum(seconds(sent, sizes, machine) for sent in paper)
     print(f"\n{total:.3g} s of sending in a step, were nothing computed meanwhile")
-    held = memory(known.model, config, batch, layout)
+    held = memory(layout, batch)
     said = ", ".join(f"{name} {human(size)}" for name, size in held._asdict().items() if size)
     print(f"on each device, for an optimizer of two moments: {said}")
-    if program is None or compiled is None:
+    if program is None:
         return 0
     temporary = compiled.memory_analysis().temp_size_in_bytes
     print(f"compiled: {human(temporary)} beside parameters, batch and results")
-    for sentence in differences(paper, program):
-        print(f"! {sentence}")
-    return int(bool(differences(paper, program)))
+    different = differences(paper, program)
+    print("\n".join(f"! {sentence}" for sentence in different) or "found as predicted")
+    return int(bool(different))
 
 
 def _mesh(text: str) -> dict[str, int]:

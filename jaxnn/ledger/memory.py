@@ -15,6 +15,7 @@ parts are whole for as long as it takes, and its gradients.
 """
 
 import math
+from typing import NamedTuple
 
 from jaxnn.ledger.paper import local_batch, parameters
 from jaxnn.ledger.sent import BYTES

@@ -15,7 +15,6 @@ x is (n, t, D), what enters and leaves a layer. A loop's terms are per layer, L 
     loss          one number
 """
 
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -57,13 +56,10 @@ class Pen(NamedTuple):
             self.lines.append(Sent(kind, axes, devices, dtype, shape, times, in_loop, why))
 
 
-def predicted(
-    model: ModuleType, layout: Layout, batch: tuple[int, ...], *, dtype: str = "f32"
-) -> list[Sent]:
+def predicted(layout: Layout, batch: tuple[int, ...], *, dtype: str = "f32") -> list[Sent]:
     """Return what one value and gradient of a model's loss sends.
 
     Args:
-        model: a module of `jaxnn.models`.
         layout: of `jaxnn.mesh.lay_out`; the mesh may be an abstract one.
         batch: (N, T) of tokens, (N,) of a model without a sequence.
         dtype: of the parameters, as XLA writes it.
@@ -179,9 +175,7 @@ def _of_transformer(config: transformer.Config, n: int, t: int, pen: Pen) -> Non
     def layer(
         kind: str, over: Axis, shape: tuple[int, ...], times: int, why: str, wide: bool = False
     ) -> None:
-        pen.send(
-            kind, over, shape, why, times=times * layers, in_loop=layers > 1, wide=wide
-        )
+        pen.send(kind, over, shape, why, times=times * layers, in_loop=layers > 1, wide=wide)
 
     layer("all-reduce", axes.heads, x, 1 + again, "the heads' z")
     layer("all-reduce", axes.heads, x, 1, "dx of q, k and v")
@@ -208,5 +202,3 @@ def _of_transformer(config: transformer.Config, n: int, t: int, pen: Pen) -> Non
     for why in ("largest logit", "sum of exponentials", "label's logit"):
         pen.send("all-reduce", axes.vocab, (n, t), why, wide=True)
     pen.send("all-reduce", axes.vocab, x, "dx of the logits")
-
-

@@ -109,7 +109,7 @@ def step(job: Job, plan: Plan, devices: int, machine: Machine, *, dtype: str = "
     """
     layout = plan.layout(job.config, devices)
     rate = SHARE_OF_PEAK * machine.flops
-    ledger = predicted(transformer, layout, job.batch, dtype=dtype)
+    ledger = predicted(layout, job.batch, dtype=dtype)
     mesh = layout.mesh.shape
     overlapped = sum(seconds(sent, mesh, machine) for sent in ledger if overlaps(sent))
     exposed = sum(seconds(sent, mesh, machine) for sent in ledger if not overlaps(sent))

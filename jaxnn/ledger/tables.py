@@ -54,7 +54,9 @@ def _why(predicted: Sequence[Sent], found: Sequence[Sent] | None, group: Group) 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Set rows in columns: words to the left, what starts with a digit to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    numbers = [all(row[i][:1].isdigit() or row[i] == "-" for row in rows[1:]) for i in range(len(widths))]  # noqa: E501
+    numbers = [
+        all(row[i][:1].isdigit() or row[i] == "-" for row in rows[1:]) for i in range(len(widths))
+    ]  # noqa: E501
     lines = [
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)
