@@ -1,4 +1,4 @@
-"""The ledger: what the devices of a mesh send each other, predicted on paper and found in programs.
+"""What the devices of a mesh send each other: predicted on paper, and found in programs.
 
 predicted(layout, batch)                        what a layout must send, by formulas
 found(compiled, mesh)                           what a compiled program sends, read from it

@@ -2,7 +2,7 @@
 
     python -m jaxnn.ledger gpt --mesh data=2,model=4
     python -m jaxnn.ledger llama --mesh data=8 --rules batch=data,embed=data --width 64
-    python -m jaxnn.ledger gpt --mesh data=512,model=8 --layers 48 --width 1600 --heads 40 --batch 512
+    python -m jaxnn.ledger gpt --mesh data=512,model=8 --width 1600 --heads 40 --batch 512
 
 Without --rules an axis "data" takes the batch, "model" heads, hidden units and vocabulary, or
 experts where there are some, and "sequence" the tokens of each example. A rule to several axes is
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recompute",
         action="store_true",
         default=None,
-        help="compute layers again on the way back",
+        help="layers are computed again",
     )
     add("--sizes", type=_sizes, metavar="N,N,...", help="widths of a perceptron")
     add("--channels", type=_sizes, metavar="N,...", help="of each stage of the cnn")
@@ -116,7 +116,7 @@ def _ledger(options: argparse.Namespace) -> int:
     if compiles:
         compiled = compiled_step(known.model, config, layout, batch)
         program = found(compiled, sizes)
-    print(f"{options.model}: {config}")
+    print(f"{options.model}: {_settings(config)}")
     rule = ", ".join(f"{k}={v if isinstance(v, str) else '+'.join(v)}" for k, v in rules.items())
     print(f"batch {batch}, mesh {options.mesh}, rules {rule or 'none'}; {machine.name}\n")
     print(ledger_table(paper, program, sizes, machine))
@@ -155,8 +155,8 @@ def _rules(text: str) -> dict[str, str | tuple[str, ...]]:
         logical, _, along = part.partition("=")
         if not along or logical in rules:
             raise ValueError(
-                f"--rules is {text!r}; it must name each logical axis once, and an axis of the mesh "
-                "or several: batch=data,embed=data+model, say"
+                f"--rules is {text!r}; it must name each logical axis once, and an axis of the "
+                "mesh or several: batch=data,embed=data+model, say"
             )
         axes = tuple(along.split("+"))
         rules[logical] = axes[0] if len(axes) == 1 else axes
@@ -194,6 +194,14 @@ def _config(options: argparse.Namespace, known: Known) -> Any:
     if length is not None and known.model is transformer:
         changed["positions"] = length
     return dataclasses.replace(known.config, **changed)
+
+
+def _settings(config: Any) -> str:
+    """What a configuration has that its kind has not by default."""
+    usual = type(config)()
+    fields = [field.name for field in dataclasses.fields(config)]
+    other = [name for name in fields if getattr(config, name) != getattr(usual, name)]
+    return ", ".join(f"{name} {getattr(config, name)}" for name in other) or "as by default"
 
 
 def _machine(options: argparse.Namespace) -> Machine:

@@ -91,4 +91,5 @@ def layer_residuals(layout: Layout, tokens: int, size: int) -> int:
         saves = 2 if config.feed_forward in GATED else 1
         feed = saves * units // layout.devices(axes.hidden) * size
     kept = 0 if is_zero(config.dropout) else 2 * config.width
-    return tokens * (norms + attention + feed + kept)
+    every: int = norms + attention + feed + kept
+    return tokens * every

@@ -15,6 +15,7 @@ x is (n, t, D), what enters and leaves a layer. A loop's terms are per layer, L 
     loss          one number
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,6 @@ from jaxnn.ledger.sent import Sent
 from jaxnn.mesh import Layout
 from jaxnn.models import cnn, transformer
 
-NAMES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 WIDE = {"bf16": "f32", "f16": "f32"}  # what sums and exponentials are computed in
 Axis = tuple[str, ...]
 
@@ -42,16 +42,26 @@ class Pen(NamedTuple):
         axes: Axis,
         shape: tuple[int, ...],
         why: str,
+        turns: int | None = None,
+        each: int = 1,
         *,
-        times: int = 1,
-        in_loop: bool = False,
         wide: bool = False,
     ) -> None:
-        """Write a line; none where there is nobody to send to, or nothing is sent."""
-        mesh = self.layout.mesh.shape
-        axes = tuple(axis for axis in mesh if axis in axes)
-        if axes and times:
+        """Write a line, or none where there is nobody to send to, or nothing.
+
+        Args:
+            kind: of the collective.
+            axes: over which axes of the mesh, in any order.
+            shape: of the array.
+            why: it is sent.
+            turns: of the loop that it is in; None for no loop. Compiled, one turn is no loop.
+            each: how often, or how often in each turn.
+            wide: whether in float32 or wider.
+        """
+        axes = tuple(axis for axis in self.layout.mesh.shape if axis in axes)
+        if axes and each:
             dtype = WIDE.get(self.dtype, self.dtype) if wide else self.dtype
+            in_loop, times = turns is not None and turns > 1, each * (turns or 1)
             devices = self.layout.devices(axes)
             self.lines.append(Sent(kind, axes, devices, dtype, shape, times, in_loop, why))
 
@@ -130,22 +140,19 @@ def _of_parameter(parameter: Parameter, pen: Pen) -> None:
     last = path.rpartition(".")[2]
     rest, embed = layout.tokens, layout.axes.embed
     if embed and "embed" in names:
-        shape, again, layers = parameter.part(layout, whole=True), 1, 1
+        shape, again, turns = parameter.part(layout, whole=True), 1, None
         if names[0] == "layers":
-            layers, *shape = shape
+            turns, shape = shape[0], shape[1:]
             # The bias of what is added to x has no part in the way back: only where the layer is
             # computed again, x in its middle needs attention's.
             again += last != "bdown" and (last != "bo" or layout.config.recompute)
-        gather = {"times": again * layers, "in_loop": layers > 1}
-        scatter = {"times": layers, "in_loop": layers > 1}
-        pen.send("all-gather", embed, tuple(shape), f"{path}, whole", **gather)
-        pen.send("reduce-scatter", embed, tuple(shape), f"d {path}", **scatter)
+        pen.send("all-gather", embed, shape, f"{path}, whole", turns, again)
+        pen.send("reduce-scatter", embed, shape, f"d {path}", turns)
         rest = tuple(axis for axis in rest if axis not in embed)
     if last in ("q_norm", "k_norm"):
-        layers, *shape = parameter.part(layout)
-        each = {"times": layers, "in_loop": layers > 1}
+        layers, *each = parameter.part(layout)
         why = f"d {path}: one for all heads, of which each device has its own"
-        pen.send("all-reduce", layout.axes.heads, tuple(shape), why, **each)
+        pen.send("all-reduce", layout.axes.heads, tuple(each), why, layers)
     if not _is_of_batch_norm(parameter, layout.config):  # which has summed them already, for dx
         pen.send("all-reduce", rest, parameter.part(layout), f"d {path}")
 
@@ -168,36 +175,32 @@ def _of_batch_norm(config: cnn.Config, pen: Pen) -> None:
 
 
 def _of_transformer(config: transformer.Config, n: int, t: int, pen: Pen) -> None:
-    axes, x, layers = config.axes, (n, t, config.width), config.layers
+    axes, x = config.axes, (n, t, config.width)
     # A layer's forward a second time; its last sum is then of no use, and XLA leaves it out.
     again = int(config.recompute)
 
-    def layer(
-        kind: str, over: Axis, shape: tuple[int, ...], times: int, why: str, wide: bool = False
-    ) -> None:
-        pen.send(kind, over, shape, why, times=times * layers, in_loop=layers > 1, wide=wide)
-
-    layer("all-reduce", axes.heads, x, 1 + again, "the heads' z")
-    layer("all-reduce", axes.heads, x, 1, "dx of q, k and v")
+    layer = partial(pen.send, turns=config.layers)
+    layer("all-reduce", axes.heads, x, "the heads' z", each=1 + again)
+    layer("all-reduce", axes.heads, x, "dx of q, k and v")
     if config.experts:
         tokens, each = pen.layout.tokens, (config.experts,)
-        layer("all-reduce", axes.experts, x, 1, "the experts' y")
-        layer("all-reduce", axes.experts, x, 1, "dx of the experts")
-        layer("all-reduce", axes.experts, (config.width, *each), 1, "d router")
-        layer("all-reduce", tokens, each, 1 + again, "who is chosen", True)
-        layer("all-reduce", tokens, each, 1, "mean probability", True)
+        layer("all-reduce", axes.experts, x, "the experts' y")
+        layer("all-reduce", axes.experts, x, "dx of the experts")
+        layer("all-reduce", axes.experts, (config.width, *each), "d router")
+        layer("all-reduce", tokens, each, "who is chosen", each=1 + again, wide=True)
+        layer("all-reduce", tokens, each, "mean probability", wide=True)
         pen.send("all-reduce", tokens, (), "d balance")
     else:
-        layer("all-reduce", axes.hidden, x, 1, "the units' y")
-        layer("all-reduce", axes.hidden, x, 1, "dx of the units")
+        layer("all-reduce", axes.hidden, x, "the units' y")
+        layer("all-reduce", axes.hidden, x, "dx of the units")
     ring, turns = axes.sequence, pen.layout.devices(axes.sequence) - 1
     pairs = (config.kv_heads or config.heads) // pen.layout.devices(axes.heads)
     kv = (n, t, pairs, config.per_head)
-    layer("collective-permute", ring, kv, 2 * turns * (1 + again), "k and v, forward")
+    layer("collective-permute", ring, kv, "k and v, forward", each=2 * turns * (1 + again))
     # Of two devices each is before and after the other: what was computed again has just come.
     back = 0 if again and turns == 1 else 2 * turns
-    layer("collective-permute", ring, kv, back, "k and v, back")
-    layer("collective-permute", ring, kv, 2 * turns, "dk and dv", True)
+    layer("collective-permute", ring, kv, "k and v, back", each=back)
+    layer("collective-permute", ring, kv, "dk and dv", each=2 * turns, wide=True)
     pen.send("all-reduce", axes.vocab, x, "rows of the table")
     for why in ("largest logit", "sum of exponentials", "label's logit"):
         pen.send("all-reduce", axes.vocab, (n, t), why, wide=True)

@@ -1,5 +1,6 @@
 """The value and gradient of a model's loss, compiled for a layout on this machine's processor."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -56,10 +57,8 @@ def processors(number: int) -> list[jax.Device]:
     Raises:
         ValueError: it has, and has fewer.
     """
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX has begun, with as many as it was told
         jax.config.update("jax_num_cpu_devices", number)
-    except RuntimeError:  # JAX has begun, with as many as it was told
-        pass
     devices = jax.devices("cpu")
     if len(devices) < number:
         raise ValueError(

@@ -98,7 +98,8 @@ def flops(layout: Layout, batch: tuple[int, int]) -> float:
         matrices += (3 if config.feed_forward in GATED else 2) * d * units
     attention = batch[1] * heads * size  # q k and p v, with half of the keys each
     layers: int = config.layers * (matrices + attention) * (4 if config.recompute else 3)
-    return 2.0 * n * t * (layers + 3 * d * config.vocabulary // layout.devices(axes.vocab))
+    logits: int = 3 * d * (config.vocabulary // layout.devices(axes.vocab))
+    return 2.0 * n * t * (layers + logits)
 
 
 def step(job: Job, plan: Plan, devices: int, machine: Machine, *, dtype: str = "bf16") -> Step:

@@ -1,4 +1,4 @@
-"""The ledger as text: a line per kind, axes and place, predicted and found, and how long it takes."""
+"""The ledger as text: a line per kind, axes and place, predicted and found, and seconds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -56,7 +56,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     numbers = [
         all(row[i][:1].isdigit() or row[i] == "-" for row in rows[1:]) for i in range(len(widths))
-    ]  # noqa: E501
+    ]
     lines = [
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)
