@@ -4,12 +4,14 @@ Sizes differ from each other where they can, and are divided by what shards them
 and no parameter and activation, have as many bytes by chance.
 """
 
+import functools
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxnn import data
+from jaxnn.mesh import Layout, lay_out, place, shardings, value_and_grad
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
 
 DATA = {"batch": "data"}
@@ -46,6 +48,28 @@ class Case(NamedTuple):
     def params(self):
         """Drawn for the configuration, the same for each layout of it."""
         return self.model.init_params(jax.random.key(0), self.config)
+
+
+class Compiled(NamedTuple):
+    """A case's layout, its parameters and batch on the mesh, and the program of its gradient."""
+
+    layout: Layout
+    params: Any
+    batch: Any
+    program: Any
+
+
+@functools.cache
+def compiled(name):
+    """A case, compiled once for all tests of a process, in float64."""
+    case = CASES[name]
+    with jax.enable_x64(True):
+        mesh = jax.make_mesh(tuple(case.mesh.values()), tuple(case.mesh))
+        layout = lay_out(case.model, case.config, mesh, case.rules)
+        params = jax.device_put(case.params(), shardings(layout))
+        batch = place(layout, case.batch)
+        program = jax.jit(value_and_grad(case.model, layout)).lower(params, batch).compile()
+    return Compiled(layout, params, batch, program)
 
 
 def tokens(n, t, vocabulary):
