@@ -35,6 +35,7 @@ from jaxnn.checks import (
     check_not_empty,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.explicit import automatic_gradient
 from jaxnn.numerics import is_zero
 from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
@@ -400,6 +401,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     return value
 
 
+@automatic_gradient
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)
