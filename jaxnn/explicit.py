@@ -55,9 +55,8 @@ def _entered(function: Function, gradient: bool) -> Function:
             return function(*args, **kwargs)
 
         arrays = [_placed(leaves[place], mesh) for place in places]
-        alike = args[:1] if gradient else ()
-        first = sum(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(alike))
-        specs = _specs(of_arrays, arrays, mesh.abstract_mesh, first)
+        first = sum(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(args[:1]))
+        specs = _specs(of_arrays, arrays, mesh.abstract_mesh, first, gradient)
         shardings = jax.tree.map(functools.partial(NamedSharding, mesh), specs)
         axes = mesh.abstract_mesh.explicit_axes
         return auto_axes(of_arrays, axes=axes, out_sharding=shardings)(*arrays)
@@ -90,29 +89,35 @@ def _spec(array: Any) -> list[Any]:
 
 
 def _specs(
-    function: Callable[..., Any], arrays: Sequence[Any], mesh: AbstractMesh, first: int
+    function: Callable[..., Any],
+    arrays: Sequence[Any],
+    mesh: AbstractMesh,
+    first: int,
+    gradient: bool,
 ) -> Any:
     """How each of the results is to be split: as an input that it is, or as its sizes tell.
 
     A dimension that doubles when those do that are split over an axis is split over it, too.
-    The last results are split as the first inputs, `first` of them, if they have their shapes.
+    The last cotangents are split as the first inputs, `first` of them, if they have their shapes.
     """
     types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+    given = [*map(_spec, arrays)]
     inside = mesh.update_axis_types(dict.fromkeys(mesh.explicit_axes, AxisType.Auto))
     with use_abstract_mesh(inside):
         program, results = jax.make_jaxpr(function, return_shape=True)(*types)
-        found: list[list[Any]] = [[None] * len(aval.shape) for aval in program.out_avals]
-        for entry in dict.fromkeys(entry for x in arrays for entry in _spec(x) if entry):
-            for grown in _grown(function, types, [*map(_spec, arrays)], entry):
-                for spec, aval, larger in zip(found, program.out_avals, grown, strict=True):
-                    _note(spec, entry, aval.shape, larger.shape, mesh)
-    inputs = dict(zip(map(id, program.jaxpr.invars), map(_spec, arrays), strict=True))
-    outputs = map(id, program.jaxpr.outvars)
-    found = [inputs.get(out, spec) for out, spec in zip(outputs, found, strict=True)]
-    shapes = [aval.shape for aval in program.out_avals]
-    if first and shapes[-first:] == [x.shape for x in arrays[:first]]:
-        found[-first:] = map(_spec, arrays[:first])
-    return jax.tree.unflatten(jax.tree.structure(results), [P(*spec) for spec in found])
+        shapes = [aval.shape for aval in program.out_avals]
+        inputs = dict(zip(map(id, program.jaxpr.invars), given, strict=True))
+        known = [inputs.get(id(out)) for out in program.jaxpr.outvars]
+        if gradient and first and shapes[-first:] == [x.shape for x in arrays[:first]]:
+            known[-first:] = given[:first]
+        found: list[list[Any]] = [[None] * len(shape) for shape in shapes]
+        if any(spec is None and shape for spec, shape in zip(known, shapes, strict=True)):
+            for entry in dict.fromkeys(entry for spec in given for entry in spec if entry):
+                for grown in _grown(function, types, given, entry, first):
+                    for spec, shape, larger in zip(found, shapes, grown, strict=True):
+                        _note(spec, entry, shape, larger.shape, mesh)
+    specs = [b if a is None else a for a, b in zip(known, found, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(results), [P(*spec) for spec in specs])
 
 
 def _grown(
@@ -120,20 +125,24 @@ def _grown(
     types: Sequence[jax.ShapeDtypeStruct],
     specs: Sequence[Sequence[Any]],
     entry: Any,
+    first: int,
 ) -> Iterator[Sequence[Any]]:
     """The results' types where the dimensions that are split over these axes are twice as large.
 
-    If they do not go together, where those of one size are; or else all that have this size.
+    If they do not go together, where those of one size are, in the inputs after the first or in
+    all; or else where all that have this size are. What comes last, as the batch, has the say.
     """
     everywhere = {(i, d): n for i, t in enumerate(types) for d, n in enumerate(t.shape)}
     split = {(i, d): n for (i, d), n in everywhere.items() if specs[i][d] == entry}
+    later = {(i, d): n for (i, d), n in split.items() if i >= first}
     whole = _outputs(function, types, split)
     if whole is not None:
         yield whole
         return
-    for size in dict.fromkeys(split.values()):
-        for among in (split, everywhere):
-            part = _outputs(function, types, {at for at, n in among.items() if n == size})
+    for size in dict.fromkeys(reversed(split.values())):
+        for among in (later, split, everywhere):
+            doubled = {at for at, n in among.items() if n == size}
+            part = _outputs(function, types, doubled) if doubled else None
             if part is not None:
                 yield part
                 break

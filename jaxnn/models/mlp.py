@@ -27,7 +27,7 @@ from jaxnn.checks import (
 )
 from jaxnn.data import Batch as KeylessBatch
 from jaxnn.data import KeyedBatch
-from jaxnn.explicit import automatic_gradient
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu, sigmoid, tanh
@@ -256,6 +256,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return Params(tuple(Linear(dlayer.w + dweight, dlayer.b) for dlayer, dweight in pairs))
 
 
+@automatic
 def loss(params: Params, batch: Batches, config: Config) -> Array:
     """Return the data loss over the batch (nats, or squared target units) plus the penalty.
 

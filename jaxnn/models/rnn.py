@@ -28,7 +28,7 @@ from jaxnn.checks import (
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
-from jaxnn.explicit import automatic_gradient
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.models.sampling import draw_settings, sample, token_dtype
 from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
@@ -273,6 +273,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return dparams
 
 
+@automatic
 def loss(params: Params, batch: Batch, config: Config) -> Array:
     """Return the cross-entropy in nats per token, the mean over the batch; a scalar.
 

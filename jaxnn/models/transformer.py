@@ -33,7 +33,7 @@ from jaxnn.checks import (
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
-from jaxnn.explicit import automatic_gradient
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.models.transformer_params import Block, FeedForward
 from jaxnn.models.transformer_params import Config as Config
 from jaxnn.models.transformer_params import Params as Params
@@ -459,6 +459,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return grads._replace(output=dw)
 
 
+@automatic
 def loss(params: Params, batch: Batch, config: Config) -> Array:
     """Return the cross-entropy in nats per token plus the balance of the experts; a scalar.
 
