@@ -94,6 +94,7 @@ class KeyedInputs(NamedTuple):
 
 
 Batch = KeyedInputs
+AXES = mlp.AXES
 
 
 class Latent(NamedTuple):
