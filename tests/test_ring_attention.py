@@ -12,7 +12,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_mesh import sent
 
+from jaxnn.models import transformer
 from jaxnn.ops.attention import attention
+from jaxnn.ops.collectives import Axes
 from jaxnn.ops.ring_attention import ring_attention, ring_order, ring_positions
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_dtypes")
@@ -200,3 +202,8 @@ def test_orders_and_positions_that_do_not_divide_are_refused_in_words():
     with pytest.raises(TypeError, match="causal is None"):
         ring_positions(4, axis=(), causal=None)
     assert ring_positions(3, axis=(), causal=True).tolist() == [0, 1, 2]
+
+
+def test_a_model_with_a_window_is_refused_where_tokens_are_spread():
+    with pytest.raises(ValueError, match="window is 3 with tokens spread along seq; it must be"):
+        transformer.llama(window=3, axes=Axes(sequence=("seq",)))
