@@ -174,10 +174,11 @@ class Config:
                 "must divide those of queries, so that each serves as many: change one"
             )
         if self.window is not None and self.axes.sequence:
+            along = ", ".join(self.axes.sequence)
             raise ValueError(
-                f"window is {self.window} with tokens spread along {', '.join(self.axes.sequence)}; "
-                "it must be None, for attention that goes round devices has no window: leave the "
-                "rule for 'sequence' out, or choose None"
+                f"window is {self.window} with tokens spread along {along}; it must be None, for "
+                "attention that goes round devices has no window: leave the rule for 'sequence' "
+                "out, or choose None"
             )
         if self.position == "rotary" and self.per_head % 2:
             made = "" if self.head_size else f"width {self.width} and {self.heads} heads make "
