@@ -93,6 +93,12 @@ def test_the_result_and_gradients_are_one_device_s(axes, kind, axis, settings):
         assert_leaves_close(ours, theirs, 1e-13)
 
 
+def test_a_single_token_on_one_device_sees_itself():
+    q, k, v, _ = (jnp.asarray(x) for x in draw(1))
+    y = ring_attention(q, k, v, axis=(), causal=True)
+    assert y.tolist() == jnp.repeat(v, 2, 2).tolist()
+
+
 def test_two_layers_in_a_scan_are_differentiated_by_the_rule():
     mesh, (order, back) = mesh_of({"sequence": 4}), in_order(16, 4, True)
     x, _, _, dy = draw(16, n=1, heads=2, size=3, of_value=3)

@@ -162,6 +162,8 @@ def _turns(axis: Axis) -> Array:
 
 def _seen(r: Array, t: int, axis: Axis, causal: bool) -> list[tuple[_Chunk, _Chunk]]:
     """Which queries of this device see which keys of the device r before it, all of them."""
+    if lax.axis_size(axis) == 1:
+        return []  # there is no other
     if not causal:
         return [(_Chunk(0, t), _Chunk(0, t))]
     half = t // 2
