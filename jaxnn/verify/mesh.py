@@ -42,17 +42,20 @@ class OnMesh(NamedTuple):
     Attributes:
         spread: the mesh, and the rules given.
         specs: of each floating parameter, by name.
+        placed: of every array of the problem, in order.
         local: `local(floats, rest)`: the gradient on one device, of its parts.
-        of: `of(function, check_vma)`: a function of such parts as one of whole arrays; what every
-            device returned comes back along a first axis, in order of the devices.
+        of: `of(function, check_vma)`: a function of such parts, and of what is the same on all
+            devices, as one of whole arrays; what every device returned comes back along a first
+            axis, in order of the devices.
         copies: what every device returned, of numbers: NumPy's arrays, again along a first axis.
         refused: why JAX's types do not let it run with `check_vma=True`; empty where they do.
     """
 
     spread: Spread
     specs: dict[str, P]
+    placed: list[P]
     local: Callable[[list[Any], list[Any]], Returned]
-    of: Callable[[Callable[..., Any], bool], Callable[[list[Any], list[Any]], Any]]
+    of: Callable[[Callable[..., Any], bool], Callable[..., Any]]
     copies: Callable[[list[Any], list[Any]], Returned]
     refused: str
 
@@ -68,15 +71,7 @@ class OnMesh(NamedTuple):
         for path, leaf in self.copies(floats, rest).leaves.items():
             if path not in self.specs:
                 continue
-            x = on_axes(np.asarray(leaf, np.float64), self.spread.mesh)
-            scale = np.abs(x[np.isfinite(x)]).max(initial=0.0)
-            axes = tuple(
-                name
-                for i, name in enumerate(self.spread.mesh.axis_names)
-                if name not in axes_in(self.specs[path])
-                and not np.allclose(x, x.take([0], i), 0, exact * scale, equal_nan=True)
-            )
-            if axes:
+            if axes := disagreeing(leaf, self.specs[path], self.spread.mesh, exact):
                 found.setdefault(axes, []).append(path)
         return tuple(
             f"along {_quoted(axes)} devices have different gradients of {', '.join(paths)}, of "
@@ -162,7 +157,10 @@ def on_mesh(problem: Problem, manual_grad: Callable[..., Any], spread: Spread) -
     ours = len(problem.floats)
     placed = specs[:ours], specs[ours:]
     shapes = {
-        path: tuple(n // _devices(axes, mesh) for n, axes in zip(x.shape, _entries(spec, x.ndim)))
+        path: tuple(
+            n // _devices(axes, mesh)
+            for n, axes in zip(x.shape, _entries(spec, x.ndim), strict=True)
+        )
         for path, x, spec in zip(problem.paths, problem.floats, specs[:ours], strict=True)
     }
 
@@ -174,16 +172,20 @@ def on_mesh(problem: Problem, manual_grad: Callable[..., Any], spread: Spread) -
     local = problem.call(on_parts)
 
     def of(function: Callable[..., Any], check_vma: bool) -> Callable[..., Any]:
-        def stacked(floats: list[Any], rest: list[Any]) -> Any:
-            return jax.tree.map(lambda x: jnp.asarray(x)[None], function(floats, rest))
+        def stacked(*args: Any) -> Any:
+            return jax.tree.map(lambda x: jnp.asarray(x)[None], function(*args))
 
-        return jax.shard_map(
-            stacked,
-            mesh=mesh,
-            in_specs=placed,
-            out_specs=P(mesh.axis_names),
-            check_vma=check_vma,
-        )
+        def spread_out(floats: list[Any], rest: list[Any], *further: Any) -> Any:
+            on_devices = jax.shard_map(
+                stacked,
+                mesh=mesh,
+                in_specs=(*placed, *[P() for _ in further]),
+                out_specs=P(mesh.axis_names),
+                check_vma=check_vma,
+            )
+            return on_devices(floats, rest, *further)
+
+        return spread_out
 
     refused = ""
     try:
@@ -197,8 +199,9 @@ def on_mesh(problem: Problem, manual_grad: Callable[..., Any], spread: Spread) -
     by_path = dict(zip(problem.paths, specs[:ours], strict=True))
 
     def copies(floats: list[Any], rest: list[Any]) -> Returned:
-        out: Returned = compiled(*jax.device_put((floats, rest), everywhere))
-        return jax.tree.map(np.asarray, out)
+        out = compiled(*jax.device_put((floats, rest), everywhere))
+        found: Returned = jax.tree.map(np.asarray, out)
+        return found
 
     def gradient(floats: list[Any], rest: list[Any]) -> Returned:
         abstract = any(isinstance(x, jax.core.Tracer) for x in (*floats, *rest))
@@ -209,7 +212,7 @@ def on_mesh(problem: Problem, manual_grad: Callable[..., Any], spread: Spread) -
         }
         return Returned(leaves, out.structure, out.form, out.unasked)
 
-    found = OnMesh(spread, by_path, local, of, copies, refused)
+    found = OnMesh(spread, by_path, specs, local, of, copies, refused)
     return problem._replace(manual_grad=gradient, as_it_is=True, on_mesh=found)
 
 
@@ -235,6 +238,25 @@ def put_together(leaf: Any, spec: P, mesh: Mesh) -> Any:
     return x.transpose(order).reshape(sizes)
 
 
+def disagreeing(leaf: Any, spec: P, mesh: Mesh, exact: float) -> tuple[str, ...]:
+    """Return the axes along which devices ought to have the same of a leaf, and have not.
+
+    Args:
+        leaf: (devices, ...), in NumPy.
+        spec: how it lies on the mesh.
+        mesh: the mesh.
+        exact: what may differ, as a part of the scale.
+    """
+    x = on_axes(np.asarray(leaf, np.float64), mesh)
+    scale = np.abs(x[np.isfinite(x)]).max(initial=0.0)
+    return tuple(
+        name
+        for i, name in enumerate(mesh.axis_names)
+        if name not in axes_in(spec)
+        and not np.allclose(x, x.take([0], i), 0, exact * scale, equal_nan=True)
+    )
+
+
 def on_axes(leaf: Any, mesh: Mesh) -> Any:
     """Return (devices, ...) as an array with an axis for each of the mesh, then its own."""
     return leaf.reshape((*mesh.devices.shape, *leaf.shape[1:]))
@@ -247,12 +269,9 @@ def axes_in(spec: P) -> tuple[str, ...]:
 
 def _specs_of(problem: Problem, spread: Spread) -> list[P]:
     """The rule of each array of a problem."""
-
     count = len(problem.floats)
     marks = [object() for _ in (*problem.floats, *problem.rest)]
-    args, kwargs = problem.call(lambda *args, **kwargs: (args, kwargs))(
-        marks[:count], marks[count:]
-    )
+    args = problem.call(lambda *args, **_: args)(marks[:count], marks[count:])
 
     def is_rule(x: Any) -> bool:
         return x is None or isinstance(x, P)
