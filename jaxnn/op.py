@@ -69,6 +69,9 @@ class Op(Generic[Inputs, Out]):
         example: `example(key) -> inputs`, small and awkward on purpose (odd sizes, no two
             dimensions alike, values at kinks): what the verifier and the tests draw.
         settings: settings to verify the op under.
+        varies: of an op with a setting `axis`, a tuple of names of axes of a mesh: which inputs,
+            and whether its result, differ among the devices along these, as in ((True,), False);
+            what does not is one value, with one cotangent. Each may be a pytree of such.
         inputs: the names of its inputs, with their defaults (`inspect.Parameter.empty` for none):
             what `fwd` takes by position, unless `bwd` takes it by name, for then it is a setting.
     """
@@ -82,6 +85,7 @@ class Op(Generic[Inputs, Out]):
         *,
         check: Callable[..., None] | None = None,
         fast: str | None = None,
+        varies: tuple[tuple[Any, ...], Any] | None = None,
     ) -> None:
         """Bind the two.
 
@@ -93,9 +97,11 @@ class Op(Generic[Inputs, Out]):
             check: see there.
             fast: the module that has the fast form, under the same two names. It is imported when
                 first used.
+            varies: as the attribute.
         """
         self.plain = Pair(fwd, bwd)
         self.example, self.settings, self.check = example, settings, check
+        self.varies = varies
         self.inputs = calls.inputs(fwd, bwd)
         self._fast_module = fast
         self._entrances = Pair(*(_entrance(self, role) for role in Pair._fields))
@@ -152,7 +158,7 @@ class Op(Generic[Inputs, Out]):
         return Op(**kept | changes)
 
     def _arguments(self) -> dict[str, Any]:
-        rest = {"example": self.example, "settings": self.settings, "check": self.check}
+        rest = {name: getattr(self, name) for name in ("example", "settings", "check", "varies")}
         return self.plain._asdict() | rest | {"fast": self._fast_module}
 
     def __reduce__(self) -> Any:

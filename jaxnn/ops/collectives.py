@@ -24,6 +24,7 @@ axes is one device: every op is then the identity.
 
 from typing import NamedTuple
 
+import jax
 from jax import Array, lax
 
 from jaxnn.op import Op
@@ -197,10 +198,68 @@ def _shifted(x: Array, axis: Axis, steps: int) -> Array:
     return lax.ppermute(x, axis, [(i, (i + steps) % n) for i in range(n)]) if axis else x
 
 
-all_copy = Op(all_copy_fwd, all_copy_bwd, check=check_collective)
-all_sum = Op(all_sum_fwd, all_sum_bwd, check=check_collective)
-all_mean = Op(all_mean_fwd, all_mean_bwd, check=check_collective)
-all_gather = Op(all_gather_fwd, all_gather_bwd, check=check_gather)
-reduce_scatter = Op(reduce_scatter_fwd, reduce_scatter_bwd, check=check_scatter)
-ring_shift = Op(ring_shift_fwd, ring_shift_bwd, check=check_shift)
-all_to_all = Op(all_to_all_fwd, all_to_all_bwd, check=check_exchange)
+def _example(key: Array) -> tuple[Array]:
+    """The x of one device."""
+    return (jax.random.normal(key, (6, 5, 12)),)
+
+
+_AXIS = {"axis": ("devices",)}
+_BOTH = {"axis": ("rows", "columns")}
+_OTHERS = ((True,), True)  # x and y are others on each device
+
+all_copy = Op(
+    all_copy_fwd,
+    all_copy_bwd,
+    _example,
+    (_AXIS, _BOTH),
+    check=check_collective,
+    varies=((False,), True),
+)
+all_sum = Op(
+    all_sum_fwd,
+    all_sum_bwd,
+    _example,
+    (_AXIS, _BOTH),
+    check=check_collective,
+    varies=((True,), False),
+)
+all_mean = Op(
+    all_mean_fwd,
+    all_mean_bwd,
+    _example,
+    (_AXIS, _BOTH),
+    check=check_collective,
+    varies=((True,), False),
+)
+all_gather = Op(
+    all_gather_fwd,
+    all_gather_bwd,
+    _example,
+    tuple(_AXIS | {"dimension": d} for d in (0, 1)),
+    check=check_gather,
+    varies=_OTHERS,
+)
+reduce_scatter = Op(
+    reduce_scatter_fwd,
+    reduce_scatter_bwd,
+    _example,
+    tuple(_AXIS | {"dimension": d} for d in (0, 2)),
+    check=check_scatter,
+    varies=_OTHERS,
+)
+ring_shift = Op(
+    ring_shift_fwd,
+    ring_shift_bwd,
+    _example,
+    tuple(_AXIS | {"steps": n} for n in (1, -1)),
+    check=check_shift,
+    varies=_OTHERS,
+)
+all_to_all = Op(
+    all_to_all_fwd,
+    all_to_all_bwd,
+    _example,
+    tuple(_AXIS | {"split": s, "join": j} for s, j in ((0, 1), (2, 0))),
+    check=check_exchange,
+    varies=_OTHERS,
+)

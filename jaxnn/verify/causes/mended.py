@@ -10,10 +10,13 @@ Beside every value go the axes of the mesh along which it varies.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.extend.core import Literal as Constant
@@ -142,7 +145,7 @@ class Mended:
         if self.within:
             for over in subsets(sorted(found)):
                 repair = Repair("sum left out", over, where, place[:-1], place)
-                out = self.mend(out, repair, lambda out=out, over=over: lax.psum(out, over))
+                out = self.mend(out, repair, partial(lax.psum, out, over))
         elif name == "psum":
             out = self._other_sums(out, xs[0], axes, own[0], where, place)
         elif name == "reduce_scatter":
@@ -155,7 +158,7 @@ class Mended:
             for over in subsets(sorted(varies)):
                 alike = xs[0].shape, eqn.params["axes"]
                 repair = Repair("one shard", over, where, place[:-1], place, alike)
-                out = self.mend(out, repair, lambda out=out, over=over: lax.pmean(out, over))
+                out = self.mend(out, repair, partial(lax.pmean, out, over))
         return [out, *outs[1:]], [found] * len(outs)
 
     def _shared(
@@ -168,7 +171,7 @@ class Mended:
             return x
         for axes in subsets(over):
             repair = Repair("per shard", axes, words_of(eqn, ""), place[:-1], (place, i))
-            x = self.mend(x, repair, lambda axes=axes: xs[i] / self._devices(axes))
+            x = self.mend(x, repair, partial(lax.div, x, jnp.full_like(x, self._devices(axes))))
         return x
 
     def _other_sums(
@@ -191,7 +194,7 @@ class Mended:
                 (place, over),
                 "the same" if not {*axes} & own else "",
             )
-            out = self.mend(out, repair, lambda over=over: lax.psum(x, over) if over else x)
+            out = self.mend(out, repair, partial(lax.psum, x, over))
         return self._other_sizes(out, axes, where, place)
 
     def _other_sizes(self, out: Any, axes: Axes, where: str, place: tuple[int, ...]) -> Any:
@@ -203,10 +206,7 @@ class Mended:
         return out
 
     def _devices(self, axes: Axes) -> int:
-        n = 1
-        for axis in axes:
-            n *= self.sizes[axis]
-        return n
+        return math.prod(self.sizes[axis] for axis in axes)
 
 
 def subsets(axes: Any) -> Iterator[Axes]:
@@ -241,6 +241,6 @@ def run_mended(
     for path, (leaf, along) in leaves.leaves.items():
         for over in subsets(sorted(along)) if not mended.within and is_floating(leaf) else ():
             repair = Repair("sum left out", over, path, (), path, "leaf")
-            leaf = mended.mend(leaf, repair, lambda leaf=leaf, over=over: lax.psum(leaf, over))
+            leaf = mended.mend(leaf, repair, partial(lax.psum, leaf, over))
         done[path] = leaf
     return done
