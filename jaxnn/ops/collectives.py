@@ -24,16 +24,24 @@ axes is one device: every op is then the identity.
 
 from typing import NamedTuple
 
-import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.op import Op
 from jaxnn.ops.collectives_doors import (
+    AXES,
+    COPIED,
+    EXCHANGES,
+    OWN,
+    PARTS,
+    SUMMED,
+    TURNS,
     check_collective,
     check_exchange,
     check_gather,
     check_scatter,
     check_shift,
+    example,
 )
 from jaxnn.varying import vary_over
 
@@ -63,6 +71,9 @@ class Axes(NamedTuple):
     experts: Axis = ()
 
 
+ONE_DEVICE = Axes()
+
+
 def all_copy_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
     """Hand the x that all devices share to each of them: y = x.
 
@@ -89,7 +100,7 @@ def all_sum_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
 
 def all_sum_bwd(_: tuple[()], dy: Array, *, axis: Axis) -> tuple[Array]:
     """Return dx, which is dy on every device: each x_i went into the one sum once."""
-    return (vary_over(dy, axis),)
+    return (dy,)
 
 
 def all_mean_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
@@ -99,7 +110,7 @@ def all_mean_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
 
 def all_mean_bwd(_: tuple[()], dy: Array, *, axis: Axis) -> tuple[Array]:
     """Return dx = dy / n."""
-    return (vary_over(dy / lax.axis_size(axis), axis),)
+    return (dy / lax.axis_size(axis),)
 
 
 def all_gather_fwd(x: Array, *, axis: Axis, dimension: int) -> tuple[Array, tuple[()]]:
@@ -186,6 +197,15 @@ def all_to_all_bwd(_: tuple[()], dy: Array, *, axis: Axis, split: int, join: int
     return (lax.all_to_all(dy, axis, join, split, tiled=True) if axis else dy,)
 
 
+def on_first(x: Array | None, *, axis: Axis) -> Array | None:
+    """Return x on the first device along the axes and 0 on the others; None for None.
+
+    A bias of what is summed over devices is to be in the sum once. Its gradient is that of the one
+    device where it is, the cotangent of the sum: nothing is to be done on the way back.
+    """
+    return x if x is None or not axis else jnp.where(lax.axis_index(axis) == 0, x, 0)
+
+
 def _sum_part(x: Array, axis: Axis, dimension: int) -> Array:
     """This device's part, along a dimension, of the sum over all."""
     part: Array = lax.psum_scatter(x, axis, scatter_dimension=dimension, tiled=True) if axis else x
@@ -198,68 +218,14 @@ def _shifted(x: Array, axis: Axis, steps: int) -> Array:
     return lax.ppermute(x, axis, [(i, (i + steps) % n) for i in range(n)]) if axis else x
 
 
-def _example(key: Array) -> tuple[Array]:
-    """The x of one device."""
-    return (jax.random.normal(key, (6, 5, 12)),)
-
-
-_AXIS = {"axis": ("devices",)}
-_BOTH = {"axis": ("rows", "columns")}
-_OTHERS = ((True,), True)  # x and y are others on each device
-
-all_copy = Op(
-    all_copy_fwd,
-    all_copy_bwd,
-    _example,
-    (_AXIS, _BOTH),
-    check=check_collective,
-    varies=((False,), True),
-)
-all_sum = Op(
-    all_sum_fwd,
-    all_sum_bwd,
-    _example,
-    (_AXIS, _BOTH),
-    check=check_collective,
-    varies=((True,), False),
-)
-all_mean = Op(
-    all_mean_fwd,
-    all_mean_bwd,
-    _example,
-    (_AXIS, _BOTH),
-    check=check_collective,
-    varies=((True,), False),
-)
-all_gather = Op(
-    all_gather_fwd,
-    all_gather_bwd,
-    _example,
-    tuple(_AXIS | {"dimension": d} for d in (0, 1)),
-    check=check_gather,
-    varies=_OTHERS,
-)
+all_copy = Op(all_copy_fwd, all_copy_bwd, example, AXES, check=check_collective, varies=COPIED)
+all_sum = Op(all_sum_fwd, all_sum_bwd, example, AXES, check=check_collective, varies=SUMMED)
+all_mean = Op(all_mean_fwd, all_mean_bwd, example, AXES, check=check_collective, varies=SUMMED)
+all_gather = Op(all_gather_fwd, all_gather_bwd, example, PARTS, check=check_gather, varies=OWN)
 reduce_scatter = Op(
-    reduce_scatter_fwd,
-    reduce_scatter_bwd,
-    _example,
-    tuple(_AXIS | {"dimension": d} for d in (0, 2)),
-    check=check_scatter,
-    varies=_OTHERS,
+    reduce_scatter_fwd, reduce_scatter_bwd, example, PARTS, check=check_scatter, varies=OWN
 )
-ring_shift = Op(
-    ring_shift_fwd,
-    ring_shift_bwd,
-    _example,
-    tuple(_AXIS | {"steps": n} for n in (1, -1)),
-    check=check_shift,
-    varies=_OTHERS,
-)
+ring_shift = Op(ring_shift_fwd, ring_shift_bwd, example, TURNS, check=check_shift, varies=OWN)
 all_to_all = Op(
-    all_to_all_fwd,
-    all_to_all_bwd,
-    _example,
-    tuple(_AXIS | {"split": s, "join": j} for s, j in ((0, 1), (2, 0))),
-    check=check_exchange,
-    varies=_OTHERS,
+    all_to_all_fwd, all_to_all_bwd, example, EXCHANGES, check=check_exchange, varies=OWN
 )
