@@ -69,9 +69,9 @@ class Op(Generic[Inputs, Out]):
         example: `example(key) -> inputs`, small and awkward on purpose (odd sizes, no two
             dimensions alike, values at kinks): what the verifier and the tests draw.
         settings: settings to verify the op under.
-        varies: of an op with a setting `axis`, a tuple of names of axes of a mesh: which inputs,
-            and whether its result, differ among the devices along these, as in ((True,), False);
-            what does not is one value, with one cotangent. Each may be a pytree of such.
+        varies: of an op for the devices of a mesh, by the setting that names axes: which of its
+            inputs, and whether its result, differ from device to device, as in {"axis": ((True,),
+            False)}; what does not is one value, with one cotangent. Each may be a pytree of these.
         inputs: the names of its inputs, with their defaults (`inspect.Parameter.empty` for none):
             what `fwd` takes by position, unless `bwd` takes it by name, for then it is a setting.
     """
@@ -85,7 +85,7 @@ class Op(Generic[Inputs, Out]):
         *,
         check: Callable[..., None] | None = None,
         fast: str | None = None,
-        varies: tuple[tuple[Any, ...], Any] | None = None,
+        varies: Mapping[str, tuple[tuple[Any, ...], Any]] | None = None,
     ) -> None:
         """Bind the two.
 

@@ -91,7 +91,9 @@ def _check_dimension(x: Any, name: str, dimension: Any) -> None:
 
 
 # Which differ from device to device: of the inputs, and the result.
-COPIED, SUMMED, OWN = ((False,), True), ((True,), False), ((True,), True)
+COPIED = {"axis": ((False,), True)}
+SUMMED = {"axis": ((True,), False)}
+OWN = {"axis": ((True,), True)}
 _AXIS = {"axis": ("devices",)}
 AXES = (_AXIS, {"axis": ("rows", "columns")})
 PARTS = tuple(_AXIS | {"dimension": dimension} for dimension in (0, 2))

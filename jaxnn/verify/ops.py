@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.op import Op
@@ -29,8 +28,7 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
     Args:
         op: what to verify.
         *inputs: its inputs; none for `op.example(jax.random.key(0))`. Over devices (a setting
-            `axis`), what differs among them lies along further, first axes: 3 of the first name, 2
-            of any other.
+            `axis`), what differs among them lies along further, first axes of size 3.
         **static: its static settings; none for each of `op.settings` in turn. (What is called as
             an input of the op's is that input.)
 
@@ -134,8 +132,7 @@ def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str,
         return sum(jax.tree.leaves(jax.tree.map(lambda o, d: (o * d).sum(), out, dout)))
 
     def manual_grad(inputs: Any, dout: Any, settings: Any) -> Any:
-        cotangents = everywhere.backward(inputs, dout, vars(settings))
-        return tuple(map(_without_none, cotangents, inputs))
+        return everywhere.backward(inputs, dout, vars(settings))
 
     # Large and, where there is only one, negative, because a rule must be linear in it.
     rng = cotangent_rng(0)
@@ -145,11 +142,9 @@ def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str,
     report, point = judge(Call(loss, manual_grad, inputs, (dout, settings), names), {})
     called: tuple[str, ...] = ()
     apart = everywhere.disagreeing(inputs, dout, static, names)
-    axes = ", ".join(map(repr, everywhere.names))
+    axes = ", ".join(repr(axis.name) for axis in everywhere.axes)
     untried = (f"how it does under jax.grad: along {axes} only its two functions were run",)
-    if (
-        report.status != "fail" and not everywhere.names
-    ):  # a wrong rule need not be called in other ways
+    if report.status != "fail" and not axes:  # a wrong rule need not be called in other ways
         called = run_op_in_other_ways(
             op,
             inputs,
@@ -234,21 +229,3 @@ def combine(op: Op[..., Any], reports: Mapping[str, Report]) -> Report:
 
 def _lines(text: str | Iterable[str]) -> list[str]:
     return [text] * bool(text) if isinstance(text, str) else list(text)
-
-
-def _without_none(cotangent: Any, like: Any) -> Any:
-    """A cotangent with zeros for None, which means zero; None where there is no derivative."""
-
-    def zero(x: Any) -> Any:
-        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        return jnp.zeros_like(x) if real else None
-
-    def fill(d: Any, x: Any) -> Any:
-        if d is None:
-            return jax.tree.map(zero, x)
-        return None if jnp.result_type(d) == jax.dtypes.float0 else d
-
-    try:
-        return jax.tree.map(fill, cotangent, like, is_leaf=lambda d: d is None)
-    except (TypeError, ValueError):  # another structure, or no array: the comparison says so
-        return cotangent

@@ -12,135 +12,163 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxnn.calls import call_bwd, call_fwd
 from jaxnn.op import Op
 from jaxnn.verify.problem import is_floating, to_float64
-from jaxnn.verify.values import by_path
 
-# Along the first axis and the others. Of two devices, the next is also the one before.
-MOST, FEWER = 3, 2
+# Devices along an axis. Of two, the next is also the one before.
+DEVICES = 3
 # What devices have the same of may differ by so much of its scale.
 ROUNDING = 1e-12
 
 
-class OverDevices(NamedTuple):
-    """An op on all devices at once; one without axes, as it is.
+class Along(NamedTuple):
+    """An axis of devices: its name; which inputs and whether the result differ along it."""
 
-    Attributes:
-        op: what is run.
-        names: of the axes.
-        inputs: which inputs differ from device to device, each True, False or a pytree of these.
-        output: the same of the result.
-    """
+    name: str
+    inputs: tuple[Any, ...]
+    output: Any
+
+
+class OverDevices(NamedTuple):
+    """An op on all devices at once, along these axes from the outside in; without, as it is."""
 
     op: Op[..., Any]
-    names: tuple[str, ...] = ()
-    inputs: tuple[Any, ...] = ()
-    output: Any = False
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many devices there are along each axis."""
-        return tuple(FEWER if i else MOST for i in range(len(self.names)))
+    axes: tuple[Along, ...] = ()
 
     def drawn(self, draw: Callable[[int], tuple[Any, ...]], seed: int) -> tuple[Any, ...]:
-        """Return what all devices are given, of what one is by seed: another each, or one to all.
+        """Return what all devices are given, of what one is, by seed: another each, or one to all.
 
         Raises:
             TypeError: there are other inputs than the op says differ.
         """
-        first = draw(seed)
-        if not self.names:
-            return first
-        count = int(np.prod(self.sizes))
-        draws = [first, *(draw(seed + k) for k in range(1, count))]
-
-        def placed(differs: bool, *leaves: Any) -> Any:
-            whole = jnp.stack(leaves) if differs else leaves[0]
-            return whole.reshape(*self.sizes, *leaves[0].shape) if differs else whole
-
-        whole: tuple[Any, ...] = jax.tree.map(placed, self._each(self.inputs, first), *draws)
-        return whole
+        draws = [draw(seed + k) for k in range(DEVICES ** len(self.axes))]
+        for axis in reversed(self.axes):
+            try:
+                differs = jax.tree.broadcast(axis.inputs, draws[0])
+            except ValueError:
+                raise TypeError(
+                    f"op {self.op.name} says that of its inputs {axis.inputs!r} differ along "
+                    f"{axis.name!r}; `varies` must have a bool, or a pytree of them, for each of "
+                    f"{len(draws[0])} inputs"
+                ) from None
+            groups = [draws[i : i + DEVICES] for i in range(0, len(draws), DEVICES)]
+            draws = [jax.tree.map(_side_by_side, differs, *group) for group in groups]
+        return draws[0]
 
     def forward(self, inputs: tuple[Any, ...], static: Mapping[str, Any]) -> Any:
         """Return the result on all devices."""
-        return self._on_all(lambda *xs: self._fwd(xs, static)[0], self.inputs, self.output)(*inputs)
+
+        def local(*xs: Any) -> Any:
+            return call_fwd(self.op.name, self.op.fwd, xs, static)[0]
+
+        for axis in reversed(self.axes):
+            local = _on_all(local, axis.name, axis.inputs, axis.output)
+        return local(*inputs)
 
     def backward(self, inputs: tuple[Any, ...], dout: Any, static: Mapping[str, Any]) -> Any:
-        """Return the cotangents; of one that all devices have, the first device's."""
-        if not self.names:
-            return self._bwd(inputs, dout, static)
-        copies = self._copies(inputs, dout, static)
-        differs = self._each(self.inputs, inputs)
-        first = (0,) * len(self.names)
-        return jax.tree.map(lambda d, x: x if d or x is None else x[first], differs, copies)
+        """Return the cotangents; of one that devices have the same of, the first device's."""
+        return self._cotangents(inputs, dout, static)[0]
 
     def disagreeing(
         self, inputs: tuple[Any, ...], dout: Any, static: Mapping[str, Any], names: Any
     ) -> tuple[str, ...]:
-        """Say of which inputs that all have devices return different cotangents."""
-        if not self.names:
+        """Say along which axes devices return different cotangents that ought to be the same."""
+        if not self.axes:
             return ()
         with jax.enable_x64(True):
             leaves, tree = jax.tree.flatten((inputs, dout))
             given, douts = jax.tree.unflatten(tree, to_float64(leaves))
-            copies = self._copies(given, douts, static)
-        found = []
-        for name, differs, cotangent in zip(
-            names, self._each(self.inputs, inputs), copies, strict=True
-        ):
-            same = jax.tree.map(lambda d, x: None if d else x, differs, cotangent)
-            for path, leaf in by_path(same).items():
-                x = np.asarray(leaf).reshape(-1, *leaf.shape[len(self.names) :])
-                if is_floating(x) and np.abs(x - x[0]).max() > ROUNDING * np.abs(x).max():
-                    found.append(f"{name}{path}")
-        along = ", ".join(map(repr, self.names))
+            _, apart = self._cotangents(given, douts, static)
         return tuple(
-            f"devices along {along} return different cotangents of {name}, which all have the "
-            "same of: a sum over them left out?"
-            for name in found
+            f"along {axis.name!r} devices return different cotangents of {name}, which all have "
+            "the same of: a sum over them left out?"
+            for axis, of_inputs in zip(self.axes, apart, strict=True)
+            for name, found in zip(names, of_inputs, strict=True)
+            if any(float(x) > ROUNDING for x in jax.tree.leaves(found))
         )
 
-    def _fwd(self, inputs: tuple[Any, ...], static: Mapping[str, Any]) -> Any:
-        return call_fwd(self.op.name, self.op.fwd, inputs, static)
-
-    def _bwd(self, inputs: tuple[Any, ...], dout: Any, static: Mapping[str, Any]) -> Any:
-        _, residuals = self._fwd(inputs, static)
-        return call_bwd(self.op.name, self.op.bwd, residuals, dout, static, len(inputs))
-
-    def _copies(self, inputs: tuple[Any, ...], dout: Any, static: Mapping[str, Any]) -> Any:
-        """The cotangents of every device."""
+    def _cotangents(self, inputs: tuple[Any, ...], dout: Any, static: Mapping[str, Any]) -> Any:
+        """The cotangents; and along each axis how far apart the devices' are that ought not be."""
 
         def local(inputs: tuple[Any, ...], dout: Any) -> Any:
-            return self._bwd(inputs, dout, static)
+            _, residuals = call_fwd(self.op.name, self.op.fwd, inputs, static)
+            found = call_bwd(self.op.name, self.op.bwd, residuals, dout, static, len(inputs))
+            return tuple(map(_without_none, found, inputs)), ()
 
-        return self._on_all(local, (self.inputs, self.output), True)(inputs, dout)
+        for axis in reversed(self.axes):
+            local = self._along(axis, local)
+        return local(inputs, dout)
 
-    def _on_all(self, function: Callable[..., Any], given: Any, returned: Any) -> Any:
-        into, out = (jax.tree.map(lambda d: 0 if d else None, t) for t in (given, returned))
-        for name, size in zip(reversed(self.names), reversed(self.sizes), strict=True):
-            function = jax.vmap(function, into, out, axis_name=name, axis_size=size)
-        return function
+    def _along(self, axis: Along, function: Callable[..., Any]) -> Callable[..., Any]:
+        everywhere = _on_all(function, axis.name, (axis.inputs, axis.output), True)
 
-    def _each(self, prefix: Any, tree: Any) -> Any:
-        return jax.tree.broadcast(prefix, tree)
+        def one_of_each(inputs: tuple[Any, ...], dout: Any) -> Any:
+            copies, inner = everywhere(inputs, dout)
+            differs = jax.tree.broadcast(axis.inputs, inputs)
+            first = jax.tree.map(lambda d, x: x if d or x is None else x[0], differs, copies)
+            apart = jax.tree.map(
+                lambda d, x: None if d or x is None else _apart(x), differs, copies
+            )
+            return first, (apart, *jax.tree.map(jnp.max, inner))
+
+        return one_of_each
+
+
+def _side_by_side(differs: bool, *leaves: Any) -> Any:
+    return jnp.stack(leaves) if differs else leaves[0]
+
+
+def _apart(copies: Any) -> Any:
+    """How far from the first device's any other's are, as a part of the largest."""
+    if not is_floating(copies):
+        return jnp.zeros(())
+    scale = jnp.abs(copies).max(initial=0.0)
+    return jnp.abs(copies - copies[0]).max(initial=0.0) / jnp.where(scale > 0, scale, 1)
+
+
+def _on_all(function: Callable[..., Any], name: str, given: Any, returned: Any) -> Any:
+    into, out = (jax.tree.map(lambda d: 0 if d else None, tree) for tree in (given, returned))
+    return jax.vmap(function, into, out, axis_name=name, axis_size=DEVICES)
 
 
 def over_devices(op: Op[..., Any], static: Mapping[str, Any]) -> OverDevices:
-    """Return an op to be run on all devices, if a setting `axis` of it names axes of a mesh.
+    """Return an op to be run on all devices, if settings of it name axes of a mesh.
 
     Raises:
-        TypeError: it does, and the op does not say what differs from device to device.
+        TypeError: they do, and the op does not say what differs from device to device.
     """
-    names = static.get("axis", ())
-    if type(names) is not tuple or not names or not all(isinstance(n, str) for n in names):
-        return OverDevices(op)
-    if op.varies is None:
-        raise TypeError(
-            f"op {op.name} has the setting axis={names!r} and no `varies`; to be verified over "
-            "devices it must say what differs among them: Op(..., varies=((True,), False)) for "
-            "one input that does, and a result that does not"
-        )
-    return OverDevices(op, names, *op.varies)
+    axes = []
+    for setting, names in static.items():
+        if type(names) is not tuple or not names or not all(isinstance(n, str) for n in names):
+            continue
+        varies = op.varies or {}
+        if setting in varies:
+            axes += [Along(name, *varies[setting]) for name in names]
+        elif setting == "axis":
+            raise TypeError(
+                f"op {op.name} has the setting axis={names!r}, for which `varies` is missing; to "
+                "be verified over devices it must say what differs among them: Op(..., "
+                "varies={'axis': ((True,), False)}) for one input that does, and a result that "
+                "does not"
+            )
+    return OverDevices(op, tuple(axes))
+
+
+def _without_none(cotangent: Any, like: Any) -> Any:
+    """A cotangent with zeros for None, which means zero; None where there is no derivative."""
+
+    def zero(x: Any) -> Any:
+        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        return jnp.zeros_like(x) if real else None
+
+    def fill(d: Any, x: Any) -> Any:
+        if d is None:
+            return jax.tree.map(zero, x)
+        return None if jnp.result_type(d) == jax.dtypes.float0 else d
+
+    try:
+        return jax.tree.map(fill, cotangent, like, is_leaf=lambda d: d is None)
+    except (TypeError, ValueError):  # another structure, or no array: the comparison says so
+        return cotangent
