@@ -273,23 +273,20 @@ def _specs_of(problem: Problem, spread: Spread) -> list[P]:
     marks = [object() for _ in (*problem.floats, *problem.rest)]
     args = problem.call(lambda *args, **_: args)(marks[:count], marks[count:])
 
-    def is_rule(x: Any) -> bool:
-        return x is None or isinstance(x, P)
+    def whole_if_none(rule: Any) -> Any:
+        return P() if rule is None else rule
 
+    rules = jax.tree.map(whole_if_none, spread.rules, is_leaf=lambda x: x is None)
     try:
-        rules = jax.tree.broadcast(spread.rules, args, is_leaf=is_rule)
+        rules = jax.tree.broadcast(rules, args)
     except ValueError as error:
         raise TypeError(
             f"rules do not fit the arguments ({first_line(error)}); each must be a PartitionSpec, "
             "or a pytree of them with the containers of its argument"
         ) from None
-    found = {
-        id(mark): rule
-        for rule, mark in zip(
-            jax.tree.leaves(rules, is_leaf=is_rule), jax.tree.leaves(args), strict=True
-        )
-    }
-    return [P() if (rule := found.get(id(mark))) is None else rule for mark in marks]
+    pairs = zip(jax.tree.leaves(args), jax.tree.leaves(rules), strict=True)
+    found = {id(mark): rule for mark, rule in pairs}
+    return [found.get(id(mark), P()) for mark in marks]
 
 
 def _check_spec(name: str, shape: tuple[int, ...], spec: Any, mesh: Mesh) -> None:
