@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn import verify
 from jaxnn.models import mlp
-from jaxnn.verify.mesh import put_together
+from jaxnn.verify.mesh import axes_in, cut, put_together
 
 RNG = np.random.default_rng(0)
 
@@ -356,6 +356,11 @@ def test_parts_are_put_together_as_jax_puts_them(spec):
     of = {shard.device: np.asarray(shard.data) for shard in placed.addressable_shards}
     parts = np.stack([of[device] for device in mesh.devices.flat])
     assert np.array_equal(put_together(parts, spec, mesh), x)
+    along = [axis for axis in mesh.axis_names if axis in axes_in(spec)]
+    sizes = [mesh.shape[axis] if axis in along else 1 for axis in mesh.axis_names]
+    local = parts.shape[1:]
+    ours = np.broadcast_to(cut(x, spec, mesh).reshape(*sizes, *local), (2, 2, 2, *local))
+    assert np.array_equal(ours.reshape(parts.shape), parts)
 
 
 REFUSED = {

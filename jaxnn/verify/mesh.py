@@ -238,6 +238,26 @@ def put_together(leaf: Any, spec: P, mesh: Mesh) -> Any:
     return x.transpose(order).reshape(sizes)
 
 
+def cut(x: Any, spec: P, mesh: Mesh) -> Any:
+    """Return the parts of a whole array: first the axes of the mesh that it is cut along.
+
+    Args:
+        x: the whole.
+        spec: how it lies on the mesh.
+        mesh: the mesh.
+    """
+    shape: list[int] = []
+    entries, places = _entries(spec, x.ndim), dict[str, int]()
+    for axes, size in zip(entries, x.shape, strict=True):
+        for axis in axes:
+            places[axis] = len(shape)
+            shape.append(mesh.shape[axis])
+        shape.append(size // _devices(axes, mesh))
+    first = [places[axis] for axis in mesh.axis_names if axis in places]
+    order = [*first, *(i for i in range(len(shape)) if i not in first)]
+    return x.reshape(shape).transpose(order)
+
+
 def disagreeing(leaf: Any, spec: P, mesh: Mesh, exact: float) -> tuple[str, ...]:
     """Return the axes along which devices ought to have the same of a leaf, and have not.
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.causes.evidence import Gradients
 from jaxnn.verify.causes.mended import Kind, Mended, Repair, Varies, run_mended
 from jaxnn.verify.findings import Diagnosis
-from jaxnn.verify.mesh import axes_in, disagreeing, put_together
+from jaxnn.verify.mesh import axes_in, cut, disagreeing, put_together
 from jaxnn.verify.point import Point
 from jaxnn.verify.values import largest
 
@@ -65,21 +64,26 @@ class _Mending:
         mesh, specs = mesh_run.spread.mesh, mesh_run.placed
         sizes = dict(mesh.shape)
         varies: list[Varies] = [frozenset(axes_in(spec)) for spec in specs]
-        self._arrays = point.floats, point.rest
+        self._arrays = [*point.floats, *point.rest]
+        closed, names = _traced(point)
 
-        def mended(floats: Any, rest: Any, chosen: Any) -> Any:
-            return run_mended(mesh_run.local, Mended(sizes, within, chosen), floats, rest, varies)
+        def on_all(mended: Mended, arrays: list[Any]) -> Any:
+            """What all devices return, each axis of the mesh an ordinary one of one device."""
+
+            def local(*parts: Any) -> Any:
+                return run_mended(closed, names, mended, list(parts), varies)
+
+            for name, size in reversed(sizes.items()):
+                into = tuple(0 if name in axes else None for axes in varies)
+                local = jax.vmap(local, into, 0, axis_name=name, axis_size=size)
+            parts = [cut(x, spec, mesh) for x, spec in zip(arrays, specs, strict=True)]
+            leaves = local(*parts)
+            return {path: x.reshape(-1, *x.shape[len(sizes) :]) for path, x in leaves.items()}
 
         rehearsal = Mended(sizes, within)
-
-        def rehearsed(floats: Any, rest: Any) -> Any:
-            return run_mended(mesh_run.local, rehearsal, floats, rest, varies)
-
-        jax.eval_shape(mesh_run.of(rehearsed, False), *self._arrays)
+        jax.eval_shape(lambda arrays: on_all(rehearsal, arrays), self._arrays)
         self.repairs = rehearsal.repairs
-        everywhere = NamedSharding(mesh, P())
-        self._run = jax.jit(mesh_run.of(mended, False), out_shardings=everywhere)
-        self._placed = jax.device_put(self._arrays, everywhere)
+        self._run = jax.jit(lambda xs, chosen: on_all(Mended(sizes, within, chosen), xs))
 
     def first(self) -> list[Repair]:
         """Return what has to be mended, and no more; empty if nothing explains the gradient."""
@@ -97,11 +101,12 @@ class _Mending:
     def _with(self, chosen: Iterable[Repair]) -> dict[str, Any]:
         numbers = [self.repairs.index(r) for r in chosen]
         mask = np.isin(np.arange(len(self.repairs)), numbers)
-        return {path: np.asarray(x) for path, x in self._run(*self._placed, mask).items()}
+        return {path: np.asarray(x) for path, x in self._run(self._arrays, mask).items()}
 
     def _reproduces(self) -> bool:
         """Whether the gradient is what it was, evaluated here: JAX's types may change it."""
-        there = self._point.problem.on_mesh.copies(*self._arrays).leaves
+        point = self._point
+        there = point.problem.on_mesh.copies(point.floats, point.rest).leaves
         return all(
             np.allclose(x, there[path], 0, self._found.exact * (largest(x) or 1.0))
             for path, x in self._with(()).items()
@@ -122,6 +127,19 @@ class _Mending:
             if not (np.abs(got - right)[known] <= allowed).all():
                 return False
         return True
+
+
+def _traced(point: Point) -> tuple[ClosedJaxpr, list[str]]:
+    """What one device of the mesh does, and the names of what it returns."""
+    mesh_run, found = point.problem.on_mesh, []
+
+    def local(floats: list[Any], rest: list[Any]) -> Any:
+        closed, out = jax.make_jaxpr(mesh_run.local, return_shape=True)(floats, rest)
+        found.append((closed, [*out.leaves]))
+        return mesh_run.local(floats, rest)
+
+    jax.eval_shape(mesh_run.of(local, False), point.floats, point.rest)
+    return found[0]
 
 
 def _trials(repairs: list[Repair]) -> Iterator[list[Repair]]:

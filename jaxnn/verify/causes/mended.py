@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn
@@ -231,16 +230,21 @@ def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
 
 
 def run_mended(
-    local: Callable[..., Any], mended: Mended, floats: Any, rest: Any, varies: list[Varies]
-) -> Any:
-    """Return a local gradient's leaves, by name, with repairs made. Call inside `shard_map`."""
-    closed, shape = jax.make_jaxpr(local, return_shape=True)(floats, rest)
-    outs, found = mended.run(closed, [*floats, *rest], varies)
-    leaves = jax.tree.unflatten(jax.tree.structure(shape), list(zip(outs, found, strict=True)))
+    closed: ClosedJaxpr, names: list[str], mended: Mended, args: list[Any], varies: list[Varies]
+) -> dict[str, Any]:
+    """Return a traced gradient's leaves, by name, with repairs made.
+
+    Args:
+        closed: what one device does.
+        names: of the leaves.
+        mended: the repairs.
+        args: what the device has.
+        varies: along which axes each of these does.
+    """
     done = {}
-    for path, (leaf, along) in leaves.leaves.items():
+    for name, leaf, along in zip(names, *mended.run(closed, args, varies), strict=True):
+        done[name] = leaf
         for over in subsets(sorted(along)) if not mended.within and is_floating(leaf) else ():
-            repair = Repair("sum left out", over, path, (), path, "leaf")
-            leaf = mended.mend(leaf, repair, partial(lax.psum, leaf, over))
-        done[path] = leaf
+            repair = Repair("sum left out", over, name, (), name, "leaf")
+            done[name] = mended.mend(done[name], repair, partial(lax.psum, leaf, over))
     return done
