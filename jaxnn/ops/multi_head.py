@@ -11,7 +11,7 @@ x is handed to all of them, what their heads add to z is summed, and bo is added
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +193,8 @@ def _example(key: Array) -> tuple[MultiHead, Array, Array, Array, Array, Array]:
     return MultiHead(**drawn), x, jnp.array([0, 1, 2, 4, 7]), mask, bias, drops
 
 
+_kinds: Any = MultiHead  # of bools here: all are cut but bo, and the scales of q and k
+_CUT = _kinds(*[True] * 7, False, False, False)
 multi_head = Op(
     multi_head_fwd,
     multi_head_bwd,
@@ -205,5 +207,7 @@ multi_head = Op(
             "heads": 4, "kv_heads": 2, "causal": True, "window": 3, "rotary_base": 100.0,
             "rotary_scaling": Scaling(2.0), "norm_offset": 1.0,
         },
+        {"heads": 4, "kv_heads": 2, "norm_eps": 0.1, "rotary_base": 100.0, "axis": ("devices",)},
     ),
+    varies={"axis": ((_CUT, False, False, False, True, False), False)},
 )  # fmt: skip

@@ -24,6 +24,7 @@ device after it is the later queries that see the later keys too.
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -229,4 +230,18 @@ def _check(q: Any, k: Any, v: Any, *, axis: Any, causal: Any, scale: Any, block:
     _check_halves("ring_attention", q.shape[1], p, causal)
 
 
-ring_attention = Op(ring_attention_fwd, ring_attention_bwd, check=_check)
+def _example(key: Array) -> tuple[Array, Array, Array]:
+    """The tokens of one device: two query heads to a key head."""
+    kq, kk, kv = jax.random.split(key, 3)
+    q, k = jax.random.normal(kq, (2, 4, 4, 3)), jax.random.normal(kk, (2, 4, 2, 3))
+    return q, k, jax.random.normal(kv, (2, 4, 2, 5))
+
+
+ring_attention = Op(
+    ring_attention_fwd,
+    ring_attention_bwd,
+    _example,
+    tuple({"axis": ("devices",), "causal": causal} for causal in (False, True)),
+    check=_check,
+    varies={"axis": ((True, True, True), True)},
+)
