@@ -42,7 +42,7 @@ ROWS = (
     ("jaxnn.models",),
     ("jaxnn.train", "jaxnn.verify"),
     ("jaxnn",),
-    ("jaxnn.learn",),
+    ("jaxnn.learn", "jaxnn.ledger"),
     ("experiments",),
 )
 MAY_IMPORT = {
