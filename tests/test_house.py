@@ -40,15 +40,17 @@ ROWS = (
     ("jaxnn.ops.fast",),
     ("jaxnn.data", "jaxnn.text", "jaxnn.augment"),
     ("jaxnn.models",),
+    ("jaxnn.mesh",),
     ("jaxnn.train", "jaxnn.verify"),
     ("jaxnn",),
-    ("jaxnn.learn",),
+    ("jaxnn.learn", "jaxnn.ledger"),
     ("experiments",),
 )
 MAY_IMPORT = {
     "jaxnn.verify": ("jaxnn.verify", "jaxnn.op", "jaxnn.calls"),
     "jaxnn.train": (
         "jaxnn.train",
+        "jaxnn.mesh",
         "jaxnn.calls",
         "jaxnn.checks",
         "jaxnn.settings",
