@@ -17,7 +17,7 @@ import jax
 import tyro
 
 from experiments import recall
-from jaxnn import files, train, verify
+from jaxnn import files, processes, train, verify
 from jaxnn.settings import check_seed
 from jaxnn.train import folder as runs
 from jaxnn.verify.targets import UsageError
@@ -75,6 +75,10 @@ class Terminated(KeyboardInterrupt):
 def run(main: Callable[..., int]) -> None:
     """Call `main` with its arguments from the command line and exit with its status.
 
+    A script with the options --coordinator, --processes and --process joins the others that they,
+    or the environment, name: what ends one ends all, and process 0 alone prints. One without them
+    refuses to run beside others.
+
     A mistake in the input, or a file that cannot be read or written, is printed as one message and
     exits with 2; Ctrl-C outside training, where there is nothing to keep, exits with 130, SIGTERM
     with 143. A --seed is checked here, for every script. Options that name an earlier run, as
@@ -88,24 +92,42 @@ def run(main: Callable[..., int]) -> None:
         with _terminable():
             options = recall.completed(main, functools.partial(_parsed, main))
             check_seed("--seed", options.get("seed", 0))
+            _join(options)
             status = recall.settled(main)(**options)
     except (ValueError, OSError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = _ended(f"error: {error}", 2, error)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print("error: this takes more memory than there is; make it smaller", file=sys.stderr)
-        status = 2
+        status = _ended("error: this takes more memory than there is; make it smaller", 2)
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
         status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        _ended("interrupted", status)
         if vars(sys.modules["__main__"]).get("main") is main:
             # XLA may still compile in threads of its own: an ordinary exit is often a fault then.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
     sys.exit(status)
+
+
+def _join(options: Mapping[str, Any]) -> None:
+    """Start the processes that the options or the environment name; let the first one print."""
+    if "coordinator" not in options:
+        processes.check_started("this script has no --mesh: start it in one process")
+        return
+    processes.start(options["coordinator"], options["processes"], options["process"])
+    if not processes.is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+
+
+def _ended(sentence: str, status: int, error: BaseException | None = None) -> int:
+    """Print why the script ends, and return its status; of several processes end all."""
+    if processes.several():
+        lost = error and processes.lost_connection(error)
+        processes.end(f"error: {lost}" if lost else sentence, 1 if lost else status)
+    print(sentence, file=sys.stderr)
+    return status
 
 
 def _parsed(main: Callable[..., int], defaults: Mapping[str, Any]) -> dict[str, Any]:

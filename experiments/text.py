@@ -60,6 +60,10 @@ def main(
     verify: bool = True,
     resume: Path | None = None,
     sample: Path | None = None,
+    mesh: str | None = None,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
     out: Path = Path("out/text"),
 ) -> int:
     """Train a language model over characters with its hand-written gradient, or let one write.
@@ -90,6 +94,14 @@ def main(
             to where it would have ended; if it has ended, write and draw again.
         sample: A saved parameter file: write with it instead of training, with its own characters
             and options; --file is not read.
+        mesh: Axes and sizes of a mesh of devices, as data=2,model=2: data splits the batch, fsdp
+            the batch and the parameters, model the heads, hidden units and characters, sequence
+            the windows.
+        coordinator: Of several processes, the address and port of process 0; what is left out of
+            these three comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or
+            from SLURM, Open MPI, Kubernetes or a TPU pod.
+        processes: How many there are.
+        process: Which this one is, from 0.
         out: Folder for parameters, log, picture and sample. A run that it has moves to "previous"
             in it.
     """

@@ -27,12 +27,13 @@ _meetings = 0
 
 def several() -> bool:
     """Whether this run has several processes."""
-    return int(jax.process_count()) > 1
+    # Asked without waking the devices, which `start` must come before.
+    return jax.distributed.is_initialized() and int(jax.process_count()) > 1
 
 
 def is_first() -> bool:
     """Whether this is process 0, which prints and writes files; the only one is."""
-    return int(jax.process_index()) == 0
+    return not several() or int(jax.process_index()) == 0
 
 
 def end(sentence: str, status: int, *, said: bool = False) -> NoReturn:

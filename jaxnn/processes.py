@@ -124,16 +124,18 @@ _SEVERAL = (
 )
 
 
-def check_started() -> None:
+def check_started(
+    fix: str = "call jaxnn.processes.start() before anything is computed, or start one process",
+) -> None:
     """Refuse to go on alone where the environment says that there are others.
 
     Raises:
-        ValueError: it does, and `start` was not called.
+        ValueError: it does, and `start` was not called; `fix` ends the message.
     """
-    if (asked() > 1 or several()) and not jax.distributed.is_initialized():
+    if not jax.distributed.is_initialized() and (of := max(asked(), jax.process_count())) > 1:
         raise ValueError(
-            f"the environment says that this is one of {asked()} processes, and each would train "
-            "alone: call jaxnn.processes.start() before anything is computed, or start one process"
+            f"this is one of {of} processes, as the environment says, and each would train alone; "
+            f"they must be started together: {fix}"
         )
 
 
