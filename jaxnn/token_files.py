@@ -15,7 +15,7 @@ from jaxnn import files
 from jaxnn.checks import check_integers
 
 Tokens = np.ndarray[Any, Any]
-# The header of llm.c's token files (Karpathy, 2024): 256 integers, the the first three: magic, version, n.
+# The header of llm.c's token files (Karpathy, 2024): 256 integers, of which three are used.
 _MAGIC, _VERSION, _HEADER = 20240520, 1, 256
 _AT_ONCE = 2**20
 
@@ -99,7 +99,8 @@ def encode_file(source: str | Path, target: str | Path) -> str:
 
 def _code_points(path: Path) -> Iterator[Tokens]:
     """The characters of a text in UTF-8 as numbers, a part at a time."""
-    decoder, done = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    # Not utf-8-sig: what is wrong after a byte-order mark it places three bytes before.
+    decoder, done, first = codecs.getincrementaldecoder("utf-8")(), 0, True
     with files.opened(path) as file:
         while True:
             read = file.read(_AT_ONCE)
@@ -113,6 +114,8 @@ def _code_points(path: Path) -> Iterator[Tokens]:
                     "example with iconv -f ENCODING -t UTF-8"
                 ) from error
             done += len(read)
+            if first and page:
+                page, first = page.removeprefix("\ufeff"), False
             yield np.frombuffer(page.encode("utf-32-le", "surrogatepass"), "<u4")
             if not read:
                 return

@@ -147,6 +147,7 @@ def fit(
     settled = {"epochs": epochs, "patience": patience, "resume": resume, **watched}
     processes.check_agree("run", settled | _described(whose))
     place = _folder(state, folder, whose, resume, also, tensorboard)
+    batches = getattr(run, "place", None)
     progress = Progress(state, {}, (), state.params, 0, watched)
     ended: Ended | None = None
     sentence, first = "", True
@@ -157,6 +158,8 @@ def fit(
                 progress = place.resumed(state, watched)
                 progress = with_best(progress, progress.ends)
                 place.mend(progress)
+                if batches is not None and progress.batches is not None:
+                    batches.put_back(progress.batches, int(progress.state.step))
         if hasattr(run, "traced") and progress.epochs < epochs:
             _check_traced(run.traced(progress.state), progress, epochs)
         heard = stack.enter_context(signals())
@@ -182,6 +185,8 @@ def fit(
                 ended, sentence = "diverged", divergence(later, part["loss"], progress.epochs)
                 continue
             progress = added(progress, later, part)
+            if batches is not None:
+                progress = progress._replace(batches=batches.kept())
             progress = with_best(progress, progress.ends[-1:])
             said = "" if place is None else place.keep(progress)
             (row,) = logs.rows(progress.columns, progress.epochs)

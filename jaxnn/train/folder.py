@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnn import files
+from jaxnn import files, processes
 from jaxnn.checks import parameter_shapes
 from jaxnn.train import checkpoints, logs
 from jaxnn.train.about import describe
@@ -113,7 +113,9 @@ class Folder:
         self._whose["notes"] = about.notes
         self._ours = True
         best = state.params if about.best is None else about.best
-        return Progress(state, about.history, tuple(about.ends), best, 0, about.watched)
+        return Progress(
+            state, about.history, tuple(about.ends), best, 0, about.watched, about.batches
+        )
 
     def mend(self, progress: Progress) -> None:
         """Write again what a killed process had not come to write, or what is gone since."""
@@ -133,7 +135,8 @@ class Folder:
         Where a call takes less time than to save it, not every one is: to the rest comes `save`.
         """
         self._unsaved = progress
-        return self.save() if time.monotonic() >= self._next else None
+        # Clocks differ, and all processes save together.
+        return self.save() if processes.agreed(time.monotonic() >= self._next) else None
 
     def save(self) -> str:
         """Save how far the run is, if it was not; return what is to be said of an older one."""
@@ -154,6 +157,7 @@ class Folder:
             history=progress.columns,
             ends=progress.ends,
             watched=progress.watched,
+            batches=progress.batches,
             **self._whose,
         )
         if progress.best_epoch != self._saved_best:

@@ -37,6 +37,7 @@ class SavedState(NamedTuple):
         history: for each column of a log its values, epoch by epoch, as NumPy arrays.
         ends: after which of these epochs there was a state to look at.
         watched: by which column the best is known, as `{"minimize": "val_loss"}`.
+        batches: how far an iterator of batches was, as JSON has it; None where none was asked.
     """
 
     model: str
@@ -47,6 +48,7 @@ class SavedState(NamedTuple):
     history: dict[str, np.ndarray[Any, Any]]
     ends: list[int]
     watched: dict[str, str]
+    batches: Any = None
 
 
 def save_state(
@@ -60,6 +62,7 @@ def save_state(
     history: Mapping[str, Any] | None = None,
     ends: tuple[int, ...] | list[int] = (),
     watched: Mapping[str, str] | None = None,
+    batches: Any = None,
 ) -> Path:
     """Save a state in `folder/STEP`, whole or not at all, and keep the one before it.
 
@@ -75,6 +78,7 @@ def save_state(
         history: columns of numbers to keep beside it, each (epochs,).
         ends: the epochs that ended with a state.
         watched: by which column the best is known, as `{"minimize": "val_loss"}`.
+        batches: how far an iterator of batches is, what JSON can hold.
 
     Returns:
         The folder of the state.
@@ -93,6 +97,7 @@ def save_state(
         "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
         "ends": [int(end) for end in ends],
         "watched": dict(watched or {}),
+        "batches": batches,
     }
     last = checkpoints.last_step(folder)
     if last is not None and last >= step:
@@ -158,6 +163,7 @@ def load_state(
         history={name: _from_json(column) for name, column in about["history"].items()},
         ends=about["ends"],
         watched=about["watched"],
+        batches=about.get("batches"),  # which older files have not
     )
 
 
