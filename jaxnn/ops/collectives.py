@@ -24,6 +24,7 @@ axes is one device: every op is then the identity.
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxnn.op import Op
@@ -62,6 +63,9 @@ class Axes(NamedTuple):
     experts: Axis = ()
 
 
+ONE_DEVICE = Axes()
+
+
 def all_copy_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
     """Hand the x that all devices share to each of them: y = x.
 
@@ -88,7 +92,7 @@ def all_sum_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
 
 def all_sum_bwd(_: tuple[()], dy: Array, *, axis: Axis) -> tuple[Array]:
     """Return dx, which is dy on every device: each x_i went into the one sum once."""
-    return (vary_over(dy, axis),)
+    return (dy,)
 
 
 def all_mean_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
@@ -98,7 +102,7 @@ def all_mean_fwd(x: Array, *, axis: Axis) -> tuple[Array, tuple[()]]:
 
 def all_mean_bwd(_: tuple[()], dy: Array, *, axis: Axis) -> tuple[Array]:
     """Return dx = dy / n."""
-    return (vary_over(dy / lax.axis_size(axis), axis),)
+    return (dy / lax.axis_size(axis),)
 
 
 def all_gather_fwd(x: Array, *, axis: Axis, dimension: int) -> tuple[Array, tuple[()]]:
@@ -183,6 +187,15 @@ def all_to_all_fwd(x: Array, *, axis: Axis, split: int, join: int) -> tuple[Arra
 def all_to_all_bwd(_: tuple[()], dy: Array, *, axis: Axis, split: int, join: int) -> tuple[Array]:
     """Return dx: cut where they were joined, every part goes back to whom it came from."""
     return (lax.all_to_all(dy, axis, join, split, tiled=True) if axis else dy,)
+
+
+def on_first(x: Array | None, *, axis: Axis) -> Array | None:
+    """Return x on the first device along the axes and 0 on the others; None for None.
+
+    A bias of what is summed over devices is to be in the sum once. Its gradient is that of the one
+    device where it is, the cotangent of the sum: nothing is to be done on the way back.
+    """
+    return x if x is None or not axis else jnp.where(lax.axis_index(axis) == 0, x, 0)
 
 
 def _sum_part(x: Array, axis: Axis, dimension: int) -> Array:
