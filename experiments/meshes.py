@@ -2,27 +2,20 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import Mesh
 
 from jaxnn import processes
-
-# Which of a model's axes are laid along each of a mesh's, by the mesh axis's name.
-ALONG: dict[str, tuple[str, ...]] = {
-    "data": ("batch",),
-    "fsdp": ("batch", "embed"),
-    "model": ("heads", "hidden", "vocab", "experts"),
-    "sequence": ("sequence",),
-}
+from jaxnn.mesh import USUAL
 
 
-def sizes(words: str, axes: Sequence[str] = tuple(ALONG)) -> dict[str, int]:
+def sizes(words: str) -> dict[str, int]:
     """Read the axes of a mesh and their sizes, as `data=2,model=2`.
 
     Raises:
-        ValueError: it is none, names an axis twice, or one that is not among `axes`.
+        ValueError: it is none, names an axis twice, or one that is for nothing.
     """
     pairs = [re.fullmatch(r"\s*(\w+)\s*=\s*([0-9]+)\s*", pair) for pair in words.split(",")]
     read = {pair[1]: int(pair[2]) for pair in pairs if pair}
@@ -31,10 +24,10 @@ def sizes(words: str, axes: Sequence[str] = tuple(ALONG)) -> dict[str, int]:
             f"--mesh is {words!r:.80}; it must be names and sizes of at least 1, each name once: "
             "data=2,model=2, say"
         )
-    if unknown := [name for name in read if name not in axes]:
+    if unknown := [name for name in read if name not in USUAL]:
         raise ValueError(
-            f"--mesh has the axis {unknown[0]!r:.80}; it must be one of {', '.join(axes)}: name "
-            "those"
+            f"--mesh has the axis {unknown[0]!r:.80}; it must be one of {', '.join(USUAL)}: "
+            "name those"
         )
     return read
 
@@ -59,14 +52,3 @@ def make(axes: Mapping[str, int]) -> Mesh:
             f"{there}; every one must have a part: take a mesh of {there}"
         )
     return jax.make_mesh(tuple(axes.values()), tuple(axes), devices=jax.devices()[:wanted])
-
-
-def rules(axes: Mapping[str, int]) -> dict[str, str | tuple[str, ...]]:
-    """Return which mesh axis, or axes, each of a model's logical axes is laid along."""
-    found: dict[str, str | tuple[str, ...]] = {}
-    for axis in axes:
-        for logical in ALONG[axis]:
-            before = found.get(logical, ())
-            both = (*((before,) if isinstance(before, str) else before), axis)
-            found[logical] = both if len(both) > 1 else axis
-    return found

@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, Sharding
 
 from jaxnn import files
 from jaxnn.checks import check_integers
 from jaxnn.data import KeyedBatch
+from jaxnn.mesh import Layout
+from jaxnn.ops.ring_attention import ring_order
 from jaxnn.settings import check_integer
 from jaxnn.token_files import Tokens
 
@@ -34,7 +36,7 @@ def windows(
     *,
     seed: int = 0,
     vocabulary: int | None = None,
-    sharding: Sharding | None = None,
+    layout: Layout | None = None,
     threads: int = 8,
 ) -> "Windows":
     """Return batches without end: windows of the tokens, each once an epoch, in a shuffled order.
@@ -49,14 +51,14 @@ def windows(
         batch_size: windows in a batch, of all processes together.
         seed: of the orders.
         vocabulary: how many tokens there are, to refuse others; None not to look.
-        sharding: how a batch (batch_size, length) is laid out, over a mesh of all processes'
-            devices: `NamedSharding(mesh, PartitionSpec("data"))`; None for NumPy's arrays.
+        layout: of `jaxnn.mesh.lay_out`: where the parts of a batch are, over a mesh of all
+            processes' devices, as `mesh.place` lays it; None for NumPy's arrays.
         threads: that read ahead.
 
     Raises:
         ModuleNotFoundError: grain is not installed.
         TypeError: a number is no integer, or the tokens are no array of them.
-        ValueError: a number is out of its range, there is no window, or the sharding does not
+        ValueError: a number is out of its range, there is no window, or the devices do not
             divide a batch.
     """
     check_integers("tokens", tokens, "pass token_file(path)")
@@ -77,7 +79,7 @@ def windows(
         )
     if vocabulary is not None:
         check_integer("vocabulary", vocabulary)
-    return Windows(tokens, length, batch_size, seed, vocabulary, sharding, threads)
+    return Windows(tokens, length, batch_size, seed, vocabulary, layout, threads)
 
 
 class Windows(Iterator[KeyedBatch]):
@@ -90,14 +92,17 @@ class Windows(Iterator[KeyedBatch]):
         batch_size: int,
         seed: int,
         vocabulary: int | None,
-        sharding: Sharding | None,
+        layout: Layout | None,
         threads: int,
     ) -> None:
         """Begin with the first batch; `windows` says what the arguments are."""
         grain = files.installed("grain", "data")
         self._tokens, self._length, self._vocabulary = tokens, length, vocabulary
-        self._shape, self._sharding = (batch_size, length), sharding
-        self._first, stop = _rows(sharding, self._shape)
+        self._shape = (batch_size, length)
+        self._sharding = None if layout is None else NamedSharding(layout.mesh, layout.batch)
+        ring = 1 if layout is None else layout.devices(layout.axes.sequence)
+        self._first, stop = _rows(self._sharding, self._shape)
+        self._order = ring_order(length, ring) if ring > 1 else None
         number = (len(tokens) - 1) // length
         order = grain.MapDataset.range(number).shuffle(seed=seed).repeat()
 
@@ -162,6 +167,8 @@ class Windows(Iterator[KeyedBatch]):
         """A process's rows of a batch as its part of the whole."""
         if self._sharding is None:
             return rows
+        if self._order is not None:
+            rows = rows[:, self._order]
 
         def part(index: Any) -> Tokens:  # of a device
             start, stop, _ = index[0].indices(self._shape[0])

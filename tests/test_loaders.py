@@ -4,11 +4,9 @@ import jax
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from jaxnn import loaders, text, token_files, train
-from jaxnn.models import rnn
+from jaxnn import loaders, mesh, text, token_files, train
+from jaxnn.models import rnn, transformer
 
 TOKENS = np.random.default_rng(0).integers(0, 11, 200).astype(np.uint16)
 
@@ -38,26 +36,30 @@ def test_an_epoch_has_every_window_once_and_the_next_another_order():
         np.testing.assert_array_equal(batch.targets[0], TOKENS[i * 6 + 1 : i * 6 + 7])
 
 
-def test_on_a_mesh_the_batches_are_the_same():
-    mesh = jax.make_mesh((2, 2), ("data", "sequence"))
-    spread = windows(sharding=NamedSharding(mesh, P("data", "sequence")))
-    for ours, alone in zip(taken(spread, 5), taken(windows(), 5), strict=True):
-        np.testing.assert_array_equal(ours.inputs, alone.inputs)
-        np.testing.assert_array_equal(ours.targets, alone.targets)
-        assert ours.inputs.sharding.spec == P("data", "sequence")
+def lay_out(data, sequence):
+    config = transformer.gpt2(layers=1, width=4, heads=2, vocabulary=11, positions=8)
+    made = jax.make_mesh((data, sequence), ("data", "sequence"))
+    return mesh.lay_out(transformer, config, made)
+
+
+def test_on_a_mesh_the_batches_are_the_same_and_laid_as_mesh_lays_them():
+    layout = lay_out(2, 2)
+    spread, alone = (windows(length=8, layout=one) for one in (layout, None))
+    for ours, theirs in zip(taken(spread, 3), taken(alone, 3), strict=True):
+        for part, whole in zip(ours[:2], mesh.place(layout, theirs)[:2], strict=True):
+            np.testing.assert_array_equal(part, whole)
+            assert part.sharding == whole.sharding
 
 
 def test_two_halves_of_the_devices_read_the_rows_of_one(monkeypatch):
-    mesh = jax.make_mesh((2,), ("data",))
-    sharding, shape, read = NamedSharding(mesh, P("data")), (4, 6), []
-    whole = sharding.addressable_devices_indices_map(shape)
-    for device in mesh.devices.flat:  # as if each were a process's only one
+    layout, read = lay_out(2, 1), []
+    kind = jax.sharding.NamedSharding
+    whole = kind(layout.mesh, layout.batch).addressable_devices_indices_map((4, 6))
+    for device in layout.mesh.devices.flat:  # as if each were a process's only one
         monkeypatch.setattr(
-            type(sharding),
-            "addressable_devices_indices_map",
-            lambda self, shape, device=device: {device: whole[device]},
+            kind, "addressable_devices_indices_map", lambda *_, d=device: {d: whole[d]}
         )
-        half = windows(sharding=sharding)
+        half = windows(layout=layout)
         monkeypatch.setattr(half, "_laid", lambda rows: rows)
         read.append(taken(half, 3))
     for first, second, alone in zip(*read, taken(windows(), 3), strict=True):
@@ -155,12 +157,11 @@ def test_texts_that_are_none_are_refused(tmp_path):
 
 
 def test_bad_windows_are_refused():
-    mesh = jax.make_mesh((2,), ("data",))
     for given, words in (
         ({"length": 200}, "0 windows"),
         ({"length": 0}, "length is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 3, "sharding": NamedSharding(mesh, P("data"))}, "cannot be laid out"),
+        ({"batch_size": 3, "layout": lay_out(2, 1)}, "cannot be laid out"),
     ):
         with pytest.raises(ValueError, match=words):
             windows(**given)
