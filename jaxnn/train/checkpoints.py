@@ -88,8 +88,7 @@ def begin(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Call
             if together.is_first():
                 with _silent(wrong, fix):
                     writer.finalize(files.installed("etils.epath").Path(new))
-                    _seal(new, text)
-                    new.rename(where)
+                    _named(new, where, text)
                     for old in sorted(_steps(folder))[:-KEPT]:
                         (folder / str(old)).rename(unfinished / str(old))
             meeting.tell()
@@ -202,12 +201,13 @@ def _make_free(folder: Path, new: Path) -> None:
         new.mkdir(parents=True)
 
 
-def _seal(new: Path, about: str) -> None:
-    """Write beside a step what is about it, and last the seal."""
+def _named(new: Path, where: Path, about: str) -> None:
+    """Write beside a step what is about it, and last the seal, and give it its name."""
     (new / ABOUT).write_text(about)
     seal = json.dumps({"format": FORMAT, "files": _digests(new)})
     with files.replaced(new / SEAL) as file:
         file.write_text(seal)
+    new.rename(where)
 
 
 @contextlib.contextmanager

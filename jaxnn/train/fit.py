@@ -153,9 +153,9 @@ def fit(
         heard = stack.enter_context(signals())
         terminal = logs.Terminal(epochs, progress.epochs) if show else None
         if terminal is not None:
-            stack.callback(terminal.close)
+            stack.callback(lambda: terminal.close(None if place is None else place.saved))
         if place is not None:
-            stack.callback(place.save)
+            stack.push(place.left)
         while not (ended := ended or _ended(progress, epochs, patience, heard)):
             call_started = time.perf_counter()
             try:
@@ -172,10 +172,10 @@ def fit(
                 continue
             progress = added(progress, later, part)
             progress = with_best(progress, progress.ends[-1:])
-            said = "" if place is None else place.keep(progress)
+            saved, said = (None, "") if place is None else place.keep(progress)
             (row,) = logs.rows(progress.columns, progress.epochs)
             if terminal is not None:
-                terminal.show(row, time.perf_counter() - call_started, said)
+                terminal.show(row, time.perf_counter() - call_started, saved, said)
             first = False
             stops = [callback(row, later) for callback in callbacks]
             if any(stops):

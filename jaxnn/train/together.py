@@ -1,4 +1,4 @@
-"""What several processes do together: each learns what the others did, or why one of them could not.
+"""What several processes do together: each learns what the others did, or why one could not.
 
     step = first("the last step", lambda: last_step(folder))     # process 0 looks, all know
     each("reading the state", read)                              # one fails: all do, with its words
