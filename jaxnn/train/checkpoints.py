@@ -8,27 +8,19 @@ Of several processes each writes, and reads, its own part of an array that is sp
 process 0 does all else, when each has written its part, and no step is named before.
 """
 
-import asyncio
 import contextlib
-import gc
 import hashlib
 import json
-import logging
 import shutil
-import sys
-import traceback
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxnn import files
-from jaxnn.train import together
+from jaxnn.train import arrays, together
 
 FORMAT = 1
 KEPT = 2
@@ -65,29 +57,25 @@ def begin(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Call
         )
     unfinished, where = folder / _UNFINISHED, folder / str(step)
     new = unfinished / str(step)
-    wrong, fix = f"{folder} cannot be written", "make room, or name another"
+    in_words = partial(arrays.in_words, f"{folder} cannot be written", "make room, or name another")
 
-    def start() -> list[Any]:
+    def start() -> arrays.Writing:
         if not new.is_dir():
             raise ValueError(
                 f"{new} is not seen by all processes; the folder must be on a file system that "
                 "they share: name another"
             )
-        with _orbax(wrong, fix) as ocp:
-            arrays = ocp.args.StandardSave(_numbered(jax.tree.leaves(trees)))
-            path = files.installed("etils.epath").Path(new)
-            writer = ocp.StandardCheckpointHandler()
-            return [writer, *_ran(writer.async_save(path, args=arrays))]
+        with in_words():
+            return arrays.Writing(new, jax.tree.leaves(trees))
 
     def finish() -> Path:
         with _removed(unfinished), meeting:
-            with _silent(wrong, fix):
-                for part in parts:
-                    part.result()
+            with in_words():
+                writing.wait()
             meeting.tell()
             if together.is_first():
-                with _silent(wrong, fix):
-                    writer.finalize(files.installed("etils.epath").Path(new))
+                with in_words():
+                    writing.merge()
                     _named(new, where, text)
                     for old in sorted(_steps(folder))[:-KEPT]:
                         (folder / str(old)).rename(unfinished / str(old))
@@ -96,7 +84,7 @@ def begin(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Call
 
     together.first(f"saving {where}", partial(_make_free, folder, new))
     try:
-        writer, *parts = together.each(f"saving {where}", start)
+        writing = together.each(f"saving {where}", start)
     except BaseException:
         with _removed(unfinished):
             raise
@@ -152,23 +140,8 @@ def read(where: Path, like: Any) -> Any:
         ValueError: it cannot be read.
     """
     leaves, structure = jax.tree.flatten(like)
-    numbered = _numbered(leaves)
-    fix = "its files are those that were written: try again"
-
-    def found() -> Any:
-        with _orbax(f"{where} cannot be read", fix) as ocp:
-            path = files.installed("etils.epath").Path(where)
-            wanted = ocp.args.StandardRestore(numbered)
-            return ocp.StandardCheckpointHandler().restore(path, args=wanted)
-
-    for number, read in together.each(f"reading {where}", found).items():
-        leaves[int(number)] = _like(read, leaves[int(number)])
-    return jax.tree.unflatten(structure, leaves)
-
-
-def _numbered(leaves: list[Any]) -> dict[str, Any]:
-    """The leaves under their numbers, which orbax keeps apart; it takes none without an element."""
-    return {str(i): leaf for i, leaf in enumerate(leaves) if 0 not in jnp.shape(leaf)}
+    read = together.each(f"reading {where}", partial(arrays.read, where, leaves))
+    return jax.tree.unflatten(structure, read)
 
 
 def _steps(folder: Path) -> list[int]:
@@ -195,7 +168,7 @@ def _make_free(folder: Path, new: Path) -> None:
             f"{folder} holds {files.listed(sorted(others), ', ')}, no state that was saved whole; "
             "what is named by a number there must be one: name another folder"
         )
-    with _silent(f"{folder} cannot be written", "make room, or name another"):
+    with arrays.in_words(f"{folder} cannot be written", "make room, or name another"):
         if new.parent.exists():
             shutil.rmtree(new.parent)
         new.mkdir(parents=True)
@@ -229,72 +202,3 @@ def _digests(where: Path) -> dict[str, str]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
             digests[path.relative_to(where).as_posix()] = digest
     return digests
-
-
-def _like(read: Any, like: Any) -> Any:
-    """An array as it was read, with all that makes the same program of it as of `like`."""
-    if getattr(like, "weak_type", False):
-        return like.at[...].set(np.asarray(read))
-    if getattr(like, "committed", True):
-        return read
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        data = jnp.asarray(np.asarray(jax.random.key_data(read)))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(read))
-    return jnp.asarray(np.asarray(read))
-
-
-def _ran(waited: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns; in a thread of its own where one runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(waited)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, waited).result()
-
-
-@contextlib.contextmanager
-def _orbax(what: str, fix: str) -> Iterator[Any]:
-    """Orbax, silent; what it raises is said in words."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    try:
-        with _silent(what, fix):
-            yield files.installed("orbax.checkpoint")  # which gives the root logger a handler
-    finally:
-        root.handlers[:] = handlers
-
-
-@contextlib.contextmanager
-def _silent(what: str, fix: str) -> Iterator[None]:
-    """Let nothing be logged; what orbax or the disk raise is said in words."""
-    quiet = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in quiet]
-    try:
-        for logger in quiet:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # orbax and tensorstore raise many kinds, each with a page of text
-        _forget(error)
-        raise ValueError(f"{what} ({_first_line(error)}); {fix}") from None
-    finally:
-        for logger, level in zip(quiet, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _forget(error: BaseException | None) -> None:
-    """Let what orbax was reading or writing when this was raised end, and say nothing of it."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        while error is not None:
-            traceback.clear_frames(error.__traceback__)
-            error = error.__cause__ or error.__context__
-        gc.collect()
-    finally:
-        sys.unraisablehook = hook
-
-
-def _first_line(error: Exception) -> str:
-    return f"{str(error).strip().splitlines()[0]:.200}" if str(error).strip() else repr(error)
