@@ -7,7 +7,7 @@ all devices has for its cotangent the sum of what each of them has.
 Elsewhere nothing varies, and these functions return what they are given.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Any
 
 import jax
@@ -27,10 +27,15 @@ def vary_with(tree: Any, *others: Any) -> Any:
     What a loop begins with: zeros, or a first state that all devices share, while what is added to
     it at each turn is different on each.
     """
-    axes = axes_of(*others)
+    return vary_over(tree, axes_of(*others))
+
+
+def vary_over(tree: Any, axes: Collection[Hashable]) -> Any:
+    """Return the tree, its arrays of a type that varies over these axes of the mesh too."""
+    here = jax.sharding.get_abstract_mesh().manual_axes  # not those of a `vmap`, which has no types
 
     def varied(leaf: Any) -> Any:
-        missing = tuple(axes - axes_of(leaf))
+        missing = tuple(a for a in axes if a in here and a not in axes_of(leaf))
         return lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(varied, tree)
@@ -43,6 +48,4 @@ def cotangent_of(like: Any, cotangent: Any) -> Any:
     """
     here = like.manual_axis_type.varying if hasattr(like, "manual_axis_type") else frozenset()
     surplus = tuple(axes_of(cotangent) - here)
-    summed = lax.psum(cotangent, surplus) if surplus else cotangent
-    missing = tuple(here - axes_of(summed))
-    return lax.pcast(summed, missing, to="varying") if missing else summed
+    return vary_over(lax.psum(cotangent, surplus) if surplus else cotangent, here)

@@ -85,8 +85,9 @@ class Backward(NamedTuple):
     between: tuple[str, ...]
 
 
-# What a backward may call outside its file: shared numerics, the geometry of windows, other pairs.
-SHARED = {"jaxnn.numerics", "jaxnn.ops.windows"}
+# What a backward may call outside its file: shared numerics, over which axes of a mesh a value
+# varies, the geometry of windows, other pairs.
+SHARED = {"jaxnn.numerics", "jaxnn.varying", "jaxnn.ops.windows"}
 
 
 def backwards(path):

@@ -93,6 +93,7 @@ class KeyedInputs(NamedTuple):
 
 
 Batch = KeyedInputs
+AXES = mlp.AXES
 
 
 class Latent(NamedTuple):

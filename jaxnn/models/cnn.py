@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.checks import (
     check_backward,
@@ -40,6 +41,7 @@ from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.adaptive_pooling import global_average_pool
 from jaxnn.ops.batch_norm import Running, batch_norm
+from jaxnn.ops.collectives import ONE_DEVICE, Axes
 from jaxnn.ops.convolution import Conv, ConvResiduals, conv2d
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
@@ -63,6 +65,8 @@ class Config:
         groups: of channels under "group" normalisation, a divisor of every width.
         dropout: probability to drop a feature before the head in training, in [0, 1); JAX
             may trace it.
+        axes: over which axes of a mesh the examples are spread, of whose whole batch normalisation
+            then is; `jaxnn.mesh` sets it.
 
     Raises:
         ValueError: a setting is outside its range; the message states value, rule and fix.
@@ -76,6 +80,7 @@ class Config:
     norm: str = "batch"
     groups: int = 8
     dropout: float = 0.0
+    axes: Axes = ONE_DEVICE
 
     def __post_init__(self) -> None:
         """Check every setting once, here, so that nothing after has to."""
@@ -131,6 +136,12 @@ class Params(NamedTuple):
     head: Linear
 
 
+# The logical axes of a parameter, by the innermost field that is named here.
+AXES = {
+    **dict.fromkeys(("stem", "conv1", "conv2", "shortcut"), P(None, None, None, "embed")),
+    "head": P("embed", None),
+    **dict.fromkeys(("scale", "shift", "mean", "variance", "b"), P(None)),
+}
 EXAMPLE_CONFIGS = (
     Config(shape=(3, 4, 2), channels=(4, 6), classes=3, dropout=0.3),
     Config(shape=(5, 3, 1), channels=(4,), blocks=2, classes=2, norm="group", groups=2),
@@ -178,7 +189,12 @@ def norm_fwd(
         y, residuals = group_norm.fwd(params.affine, x, groups=config.groups)
         return (y, params), residuals
     (y, seen), residuals = batch_norm.fwd(
-        params.affine, params.running, x, training=training, momentum=1.0
+        params.affine,
+        params.running,
+        x,
+        training=training,
+        momentum=1.0,
+        axis=config.axes.batch,
     )
     return (y, params._replace(running=seen)), residuals
 
@@ -190,7 +206,11 @@ def norm_bwd(saved: Normalised, dy: Array, config: Config, training: bool) -> tu
         return Norm(daffine, None), dx
     unused = jnp.zeros(dy.shape[-1], dy.dtype)
     daffine, drunning, dx = batch_norm.bwd(
-        saved, (dy, Running(unused, unused)), training=training, momentum=1.0
+        saved,
+        (dy, Running(unused, unused)),
+        training=training,
+        momentum=1.0,
+        axis=config.axes.batch,
     )
     return Norm(daffine, drunning), dx
 

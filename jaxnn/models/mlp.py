@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import variance_scaling
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.checks import (
     check_backward,
@@ -103,6 +104,8 @@ class Params(NamedTuple):
     layers: tuple[Linear, ...]
 
 
+# The logical axes of a parameter, by its field.
+AXES = {"w": P("embed", None), "b": P(None)}
 EXAMPLE_CONFIGS = (
     Config(sizes=(1, 6, 1), activation="sigmoid", loss="mean_squared_error", init="xavier"),
     Config(sizes=(3, 4, 5), activation="sigmoid", l2=0.5, init="xavier"),

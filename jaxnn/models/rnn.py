@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn.initializers import glorot_uniform, normal
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.checks import (
     check_backward,
@@ -106,6 +107,12 @@ class Params(NamedTuple):
     output: Linear
 
 
+# The logical axes of a parameter, by its field.
+AXES = {
+    "table": P(None, "embed"),
+    **dict.fromkeys(("w_x", "w_h", "w_hr", "w"), P("embed", None)),
+    **dict.fromkeys(("b", "b_hn"), P(None)),
+}
 # None truncates: finite differences see through that, so they would contradict both gradients.
 EXAMPLE_CONFIGS = (
     Config(vocabulary=7, width=2, hidden=5, cell="rnn"),

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.checks import (
     check_backward,
@@ -33,6 +34,7 @@ from jaxnn.checks import (
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.models.transformer_params import AXES as AXES
 from jaxnn.models.transformer_params import Block, FeedForward
 from jaxnn.models.transformer_params import Config as Config
 from jaxnn.models.transformer_params import Params as Params
@@ -42,6 +44,7 @@ from jaxnn.models.transformer_params import llama as llama
 from jaxnn.numerics import in_dtype_of, is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu
+from jaxnn.ops.collectives import all_copy, all_sum, on_first
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
 from jaxnn.ops.gated import Halves, geglu, gelu, silu, swiglu
 from jaxnn.ops.linear import (
@@ -55,9 +58,17 @@ from jaxnn.ops.linear import (
 from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals, linear_cross_entropy
 from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
 from jaxnn.ops.normalisation import Normalised, Scale, layer_norm, rms_norm
+from jaxnn.ops.ring_attention import ring_positions
 from jaxnn.ops.rotary import Scaling
+from jaxnn.ops.sharded import layer_axes, whole_bwd, whole_fwd
+from jaxnn.ops.vocabulary import (
+    VocabularyCrossEntropyResiduals,
+    vocabulary_cross_entropy,
+    vocabulary_embedding,
+)
 
 Batch = KeyedBatch
+BATCH_AXES = P("batch", "sequence")
 # The activation of a feed-forward layer, of one array or of gate and value, and its settings.
 ACTIVATIONS: dict[str, tuple[Op[..., Array], dict[str, Any]]] = {
     "gelu": (gelu, {"approximate": True}),
@@ -110,7 +121,9 @@ def feed_forward_fwd(
 ) -> tuple[tuple[Array, Array], FeedForwardResiduals | ExpertsResiduals]:
     """Map x (N, T, D) to (y (N, T, D), load-balancing loss, 0 without experts), residuals."""
     if isinstance(params, Experts):
-        return experts.fwd(params, x, k=config.experts_per_token)
+        return experts.fwd(params, x, **_experts(config))
+    axis = config.axes.hidden
+    x, _ = all_copy.fwd(x, axis=axis)
     f, settings = ACTIVATIONS[config.feed_forward]
     activation: Array | Halves
     h, up = linear.fwd(Linear(params.up, params.bup), x)
@@ -120,7 +133,8 @@ def feed_forward_fwd(
     else:
         g, gate = linear.fwd(Linear(params.gate, params.bgate), x)
         h, activation = f.fwd(g, h, **settings)
-    y, down = linear.fwd(Linear(params.down, params.bdown), h)
+    y, down = linear.fwd(Linear(params.down, on_first(params.bdown, axis=axis)), h)
+    y, _ = all_sum.fwd(y, axis=axis)
     return (y, jnp.zeros((), y.dtype)), FeedForwardResiduals(up, gate, activation, down)
 
 
@@ -129,19 +143,21 @@ def feed_forward_bwd(
 ) -> tuple[FeedForward | Experts, Array]:
     """Walk from y and the load-balancing loss back to the parameters and x."""
     if isinstance(saved, ExpertsResiduals):
-        dexperts, dx = experts.bwd(saved, dout, k=config.experts_per_token)
+        dexperts, dx = experts.bwd(saved, dout, **_experts(config))
         return dexperts, dx
-    f, settings = ACTIVATIONS[config.feed_forward]
-    dy, _ = dout
+    (f, settings), axis = ACTIVATIONS[config.feed_forward], config.axes.hidden
+    (dy,) = all_sum.bwd((), dout[0], axis=axis)
     (ddown, dbdown), dh = linear.bwd(saved.down, dy)
     if saved.gate is None:
         (dh,) = f.bwd(saved.activation, dh, **settings)
         (dup, dbup), dx = linear.bwd(saved.up, dh)
+        (dx,) = all_copy.bwd((), dx, axis=axis)
         return FeedForward(dup, ddown, None, dbup, dbdown), dx
     dg, dh = f.bwd(saved.activation, dh, **settings)
     (dgate, dbgate), dx_gate = linear.bwd(saved.gate, dg)
     (dup, dbup), dx_up = linear.bwd(saved.up, dh)
-    return FeedForward(dup, ddown, dgate, dbup, dbdown, dbgate), dx_gate + dx_up
+    (dx,) = all_copy.bwd((), dx_gate + dx_up, axis=axis)
+    return FeedForward(dup, ddown, dgate, dbup, dbdown, dbgate), dx
 
 
 class BlockResiduals(NamedTuple):
@@ -162,7 +178,7 @@ def block_fwd(
     (norm, settings), rate = norm_of(config), config.dropout
     k_attention, k_feed_forward = (None, None) if keys is None else keys
     a, attention_norm = norm.fwd(block.attention_norm, x, **settings)
-    positions = jnp.arange(x.shape[1])
+    positions = _positions(x.shape[1], config)
     a, attention = multi_head.fwd(block.attention, a, positions, None, **_attention(config))
     a, a_kept = (a, None) if k_attention is None else dropout.fwd(a, k_attention, rate=rate)
     x = x + a
@@ -194,10 +210,14 @@ def block_bwd(
 
 
 def _attention(config: Config) -> dict[str, Any]:
-    """The settings of a layer's attention."""
+    """The settings of a layer's attention, of the heads of one device."""
+    axis = config.axes.heads
+    devices = lax.axis_size(axis)
     settings = {
-        "heads": config.heads,
-        "kv_heads": config.kv_heads,
+        "heads": config.heads // devices,
+        "kv_heads": (config.kv_heads or config.heads) // devices,
+        "axis": axis,
+        "sequence": config.axes.sequence,
         "causal": True,
         "window": config.window,
         "block": config.block,
@@ -207,6 +227,18 @@ def _attention(config: Config) -> dict[str, Any]:
     if config.qk_norm:
         settings |= {"norm_eps": config.eps, "norm_offset": config.norm_offset}
     return settings
+
+
+def _experts(config: Config) -> dict[str, Any]:
+    """The settings of a mixture of experts."""
+    axes = config.axes
+    k, batch = config.experts_per_token, axes.batch + axes.sequence
+    return {"k": k, "axis": axes.experts, "units": axes.hidden, "batch": batch}
+
+
+def _positions(t: int, config: Config) -> Array:
+    """Where in the sequence the t tokens are that one device has."""
+    return ring_positions(t, axis=config.axes.sequence, causal=True)
 
 
 _LEFT_OUT: Any = None
@@ -242,7 +274,7 @@ def put_back(saved: BlockResiduals, block: Block, config: Config) -> BlockResidu
     if q_norm is not None and k_norm is not None:
         q_norm = q_norm._replace(params=Scale(block.attention.q_norm, None))
         k_norm = k_norm._replace(params=Scale(block.attention.k_norm, None))
-    positions = jnp.arange(a.shape[1])
+    positions = _positions(a.shape[1], config)
     attention = MultiHeadResiduals(block.attention, a, positions, of_attention, q_norm, k_norm)
     feed_norm = saved.feed_forward_norm._replace(params=block.feed_forward_norm)
     feed, x = saved.feed_forward, feed_norm.y(offset)
@@ -286,11 +318,13 @@ def layers_fwd(
 ) -> tuple[tuple[Array, Array], LayersResiduals]:
     """Run all layers, first to last: (x, sum of the load-balancing losses), residuals."""
     keys = None if key is None else jax.random.split(key, (config.layers, 2))
+    names = layer_axes(blocks, AXES)
 
     def step(
         x: Array, layer: tuple[Block, Array | None]
     ) -> tuple[Array, tuple[Array, BlockResiduals | Array]]:
-        block, keys = layer
+        part, keys = layer
+        block = whole_fwd(part, names, axis=config.axes.embed)
         (y, balance), saved = block_fwd(block, x, keys, config)
         return y, (balance, x if config.recompute else leave_out(saved))
 
@@ -303,15 +337,17 @@ def layers_bwd(
 ) -> tuple[Block, Array]:
     """Walk all layers, last to first: gradients of the stacked parameters and of x."""
     dx, dbalance = dout
+    names = layer_axes(residuals.blocks, AXES)
 
     def step(dx: Array, layer: LayersResiduals) -> tuple[Array, Block]:
-        block, keys, saved = layer
+        part, keys, saved = layer
+        block = whole_fwd(part, names, axis=config.axes.embed)
         if isinstance(saved, BlockResiduals):
             whole = put_back(saved, block, config)
         else:
             _, whole = block_fwd(block, saved, keys, config)
         dblock, dx = block_bwd(whole, (dx, dbalance), config)
-        return dx, dblock
+        return dx, whole_bwd(dblock, names, axis=config.axes.embed)
 
     dx, dblocks = lax.scan(step, dx, residuals, reverse=True)
     return dblocks, dx
@@ -328,7 +364,10 @@ def embed_fwd(
     params: Params, tokens: Array, positions: Array, config: Config
 ) -> tuple[Array, EmbedResiduals]:
     """Embed tokens (N, T) at positions (T,): what enters the first layer (N, T, D), residuals."""
-    x, at_tokens = embedding.fwd(params.tokens, tokens)
+    if config.axes.vocab:
+        x, at_tokens = vocabulary_embedding.fwd(params.tokens, tokens, axis=config.axes.vocab)
+    else:
+        x, at_tokens = embedding.fwd(params.tokens, tokens)
     if config.scaled_embedding:
         x = x * math.sqrt(config.width)
     if params.positions is None:
@@ -342,7 +381,10 @@ def embed_bwd(
 ) -> tuple[Embedding, Embedding | None]:
     """Return both tables' gradients; a position's row was added to each of the N examples."""
     scaled = dx * math.sqrt(config.width) if config.scaled_embedding else dx
-    dtokens, _ = embedding.bwd(saved.tokens, scaled)
+    if config.axes.vocab:
+        dtokens, _ = vocabulary_embedding.bwd(saved.tokens, scaled, axis=config.axes.vocab)
+    else:
+        dtokens, _ = embedding.bwd(saved.tokens, scaled)
     if saved.positions is None:
         return dtokens, None
     dpositions, _ = embedding.bwd(saved.positions, dx.sum(0))
@@ -362,7 +404,7 @@ def network_fwd(
     params: Params, tokens: Array, key: Array | None, config: Config
 ) -> tuple[tuple[Array, Array], NetworkResiduals]:
     """Run all but the output: (x (N, T, D), sum of the load-balancing losses), residuals."""
-    x, embedded = embed_fwd(params, tokens, jnp.arange(tokens.shape[1]), config)
+    x, embedded = embed_fwd(params, tokens, _positions(tokens.shape[1], config), config)
     kept, k_layers = None, None
     if key is not None and not is_zero(config.dropout):
         k_embedding, k_layers = jax.random.split(key)
@@ -416,7 +458,7 @@ class LossResiduals(NamedTuple):
     """What the network and the loss of its output saved."""
 
     network: NetworkResiduals
-    cross_entropy: LinearCrossEntropyResiduals
+    cross_entropy: LinearCrossEntropyResiduals | VocabularyCrossEntropyResiduals
 
 
 @door(check_sequences)
@@ -438,11 +480,15 @@ def loss_fwd(params: Params, batch: Batch, config: Config) -> tuple[Array, LossR
     """Return cross-entropy plus the experts' balance, and residuals; raises as `loss`."""
     tokens, targets, key = Batch(*batch)
     (x, balance), network = network_fwd(params, tokens, key, config)
-    output = Linear(output_weights(params))
-    cross_entropy, saved = linear_cross_entropy.fwd(output, x, targets, chunk=config.chunk)
-    return cross_entropy + in_dtype_of(config.balance, balance) * balance, LossResiduals(
-        network, saved
-    )
+    output, axes = Linear(output_weights(params)), config.axes
+    saved: LinearCrossEntropyResiduals | VocabularyCrossEntropyResiduals
+    if axes.vocab:
+        cross_entropy, saved = vocabulary_cross_entropy.fwd(output, x, targets, axis=axes.vocab)
+    else:
+        cross_entropy, saved = linear_cross_entropy.fwd(output, x, targets, chunk=config.chunk)
+    balance, _ = all_copy.fwd(balance, axis=axes.batch + axes.sequence)
+    value = cross_entropy + in_dtype_of(config.balance, balance) * balance
+    return value, LossResiduals(network, saved)
 
 
 @door(partial(check_backward, residuals=LossResiduals, kind=Config))
@@ -451,8 +497,15 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
 
     A tied table has two uses, as the embedding and as the output, and gets the sum of both.
     """
-    (dw, _), dx, *_ = linear_cross_entropy.bwd(saved.cross_entropy, dloss, chunk=config.chunk)
-    grads = network_bwd(saved.network, (dx, in_dtype_of(config.balance, dx) * dloss), config)
+    axes, of_output = config.axes, saved.cross_entropy
+    if isinstance(of_output, VocabularyCrossEntropyResiduals):
+        (dw, _), dx, _ = vocabulary_cross_entropy.bwd(of_output, dloss, axis=axes.vocab)
+    else:
+        (dw, _), dx, *_ = linear_cross_entropy.bwd(of_output, dloss, chunk=config.chunk)
+    dbalance = in_dtype_of(config.balance, dx) * dloss
+    if config.experts:
+        (dbalance,) = all_copy.bwd((), dbalance, axis=axes.batch + axes.sequence)
+    grads = network_bwd(saved.network, (dx, dbalance), config)
     if config.tied:
         return grads._replace(tokens=Embedding(grads.tokens.table + dw.T))
     return grads._replace(output=dw)

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.nn.initializers import normal
+from jax.sharding import PartitionSpec as P
 
 from jaxnn.checks import check_init
 from jaxnn.op import door
 from jaxnn.ops.attention_doors import check_base, check_scaling
+from jaxnn.ops.collectives import ONE_DEVICE, Axes
 from jaxnn.ops.experts import Experts
 from jaxnn.ops.linear import Embedding
 from jaxnn.ops.multi_head import MultiHead
@@ -101,6 +103,8 @@ class Config:
         eps: of the norms.
         chunk: classes whose logits the loss holds at a time, see `linear_cross_entropy_fwd`; None
             for as many as have two million logits.
+        axes: over which axes of a mesh examples, tokens, heads, units, experts and the vocabulary
+            are spread, inside `jax.shard_map`; `jaxnn.mesh` sets it.
 
     Raises:
         ValueError: a setting is outside its range; the message lists the known names.
@@ -136,6 +140,7 @@ class Config:
     rotary_scaling: Scaling | None = None
     eps: float = 1e-5
     chunk: int | None = None
+    axes: Axes = ONE_DEVICE
 
     def __post_init__(self) -> None:
         """Check every setting once, here, so that nothing after has to."""
@@ -258,6 +263,24 @@ class Params(NamedTuple):
     blocks: Block
     norm: Scale
     output: Array | None
+
+
+# The logical axes of a parameter, by the innermost field that is named here. What has more of them
+# is stacked: by layers and, before a layer's own, by experts.
+AXES = {
+    "tokens": P("vocab", "embed"),
+    "positions": P(None, "embed"),
+    **dict.fromkeys(("wq", "wk", "wv"), P("embed", "heads")),
+    **dict.fromkeys(("bq", "bk", "bv"), P("heads")),
+    "wo": P("heads", "embed"),
+    **dict.fromkeys(("up", "gate"), P("embed", "hidden")),
+    **dict.fromkeys(("bup", "bgate"), P("hidden")),
+    "down": P("hidden", "embed"),
+    "router": P("embed", None),
+    "output": P("embed", "vocab"),
+    **dict.fromkeys(("scale", "shift", "bo", "bdown"), P("embed")),
+    **dict.fromkeys(("q_norm", "k_norm"), P(None)),
+}
 
 
 @door(partial(check_init, kind=Config))

@@ -16,6 +16,7 @@ from jaxnn.checks import (
     check_one_dtype,
     check_shapes,
 )
+from jaxnn.ops.collectives_doors import check_axis
 from jaxnn.ops.normalisation_doors import check_last_axes
 from jaxnn.settings import (
     MOST,
@@ -190,6 +191,16 @@ def check_multi_head(
     heads, kv_heads = settings.pop("heads"), settings.pop("kv_heads")
     rotary = {name: settings.pop(f"rotary_{name}") for name in ("base", "scaling")}
     norm = {name: settings.pop(f"norm_{name}") for name in ("eps", "offset")}
+    check_axis("multi_head: axis", settings.pop("axis"))
+    sequence = settings.pop("sequence")
+    check_axis("multi_head: sequence", sequence)
+    whole = {"mask": mask, "bias": bias, "key": key}
+    whole |= {name: settings[name] for name in ("window", "block", "softcap")}
+    for name in [name for name in whole if sequence and whole[name] is not None]:
+        raise ValueError(
+            f"multi_head: {name} is {whole[name]!s:.50} with tokens on devices along {sequence}; "
+            "it must be None, for attention that goes round them has none"
+        )
     check_kind("multi_head: params", params, kind)
     check_heads("multi_head", heads, kv_heads)
     fix = "reshape x or change the parameters"

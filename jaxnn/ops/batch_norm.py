@@ -17,6 +17,9 @@ They are results like y: a loss may use them, and the cotangents that they get, 
 statistics handed in, and x:
 
     d batch mean / dx = 1/n,  d batch variance / dx = 2 (x - mean) / (n - 1)
+
+Where devices have examples of their own (`axis`), mean, variance, dshift and dscale are of the
+examples of all of them, and n counts these: four sums over devices, of C values each.
 """
 
 import math
@@ -29,6 +32,8 @@ from jax import Array, lax
 from jaxnn.checks import check_floating, check_kind, check_shapes
 from jaxnn.numerics import widen
 from jaxnn.op import Op
+from jaxnn.ops.collectives import Axis, all_copy, all_mean
+from jaxnn.ops.collectives_doors import check_axis
 from jaxnn.ops.normalisation import Normalised, Scale, affine, draw_example
 from jaxnn.ops.normalisation_doors import check_norm
 from jaxnn.settings import check_flag, check_number
@@ -49,6 +54,7 @@ def batch_norm_fwd(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    axis: Axis = (),
 ) -> tuple[tuple[Array, Running], Normalised]:
     """Normalise every channel over the batch (Ioffe and Szegedy, 2015, algorithms 1 and 2).
 
@@ -62,6 +68,8 @@ def batch_norm_fwd(
         training: which statistics normalise.
         momentum: weight of the new batch in the running statistics, in [0, 1].
         eps: added to the variance, in squared units of x.
+        axis: inside `jax.shard_map`, the axes of the mesh along which each device has examples of
+            its own, as many as the others; in training alone it matters.
 
     Returns:
         (y (..., C), new running statistics), residuals.
@@ -75,8 +83,9 @@ def batch_norm_fwd(
     """
     wide, axes, n = widen(x), range(x.ndim - 1), math.prod(x.shape[:-1])
     if training:
-        mean = wide.mean(axes)
-        variance = ((wide - mean) ** 2).mean(axes)
+        n *= lax.axis_size(axis)
+        mean, _ = all_mean.fwd(wide.mean(axes), axis=axis)
+        variance, _ = all_mean.fwd(((wide - mean) ** 2).mean(axes), axis=axis)
         batch = Running(mean, variance * (n / (n - 1)))
         running = jax.tree.map(
             lambda old, seen: (1 - momentum) * old + (momentum * seen).astype(old.dtype),
@@ -98,6 +107,7 @@ def batch_norm_bwd(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    axis: Axis = (),
 ) -> tuple[Scale, Running, Array]:
     """Return dscale and dshift, the cotangents of the running statistics, and dx."""
     (scale, shift), x_hat, rstd = saved
@@ -105,6 +115,9 @@ def batch_norm_bwd(
     axes, n = range(dy.ndim - 1), math.prod(dy.shape[:-1])
     wide, x_hat = widen(dy), widen(x_hat)
     dshift, dscale = wide.sum(axes), (wide * x_hat).sum(axes)
+    if training:  # y depends on all devices' x, and these are what mean and variance send back
+        n *= lax.axis_size(axis)
+        dshift, dscale = (all_copy.bwd((), d, axis=axis)[0] for d in (dshift, dscale))
     dparams = Scale(
         None if scale is None else dscale.astype(scale.dtype),
         None if shift is None else dshift.astype(shift.dtype),
@@ -121,7 +134,14 @@ def batch_norm_bwd(
 
 
 def _check(
-    params: Scale, running: Running, x: Array, *, training: bool, momentum: float, eps: float
+    params: Scale,
+    running: Running,
+    x: Array,
+    *,
+    training: bool,
+    momentum: float,
+    eps: float,
+    axis: Axis,
 ) -> None:
     check_norm(Scale, "batch_norm", params, x, eps)
     check_kind("batch_norm: running", running, Running)
@@ -133,7 +153,7 @@ def _check(
     check_flag("batch_norm: training", training)
     rule = "in [0, 1], the weight of the new batch: 0.1 is usual"
     check_number("batch_norm: momentum", momentum, rule, lambda m: 0 <= m <= 1)
-    n = math.prod(x.shape[:-1])
+    n = math.prod(x.shape[:-1]) * check_axis("batch_norm: axis", axis)
     if training and n < 2:
         raise ValueError(
             f"batch_norm: x has shape {x.shape}, {n} values per channel; they must have a "

@@ -3,6 +3,11 @@
 q = x wq + bq        k = x wk + bk        v = x wv + bv                each shared out by heads
 q, k <- rotary(rms_norm(q)), rotary(rms_norm(k))                       if there are such
 z = attention(q, k, v) wo + bo
+
+Over devices (`axis`) each has some of the heads: their columns of wq, wk and wv, their rows of wo.
+x is handed to all of them, what their heads add to z is summed, and bo is added to the sum, once
+(Shoeybi et al., 2019, "Megatron-LM", section 3). Over devices that hold tokens of their own
+(`sequence`) attention goes round them, see `jaxnn.ops.ring_attention`.
 """
 
 from functools import partial
@@ -15,8 +20,10 @@ from jax import Array
 from jaxnn.op import Op
 from jaxnn.ops.attention import AttentionResiduals, attention
 from jaxnn.ops.attention_doors import check_multi_head
+from jaxnn.ops.collectives import Axis, all_copy, all_sum, on_first
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
 from jaxnn.ops.normalisation import Normalised, Scale, rms_norm
+from jaxnn.ops.ring_attention import RingResiduals, ring_attention
 from jaxnn.ops.rotary import Scaling, rotary
 
 
@@ -44,7 +51,7 @@ class MultiHeadResiduals(NamedTuple):
     params: MultiHead
     x: Array
     positions: Array
-    attention: AttentionResiduals
+    attention: AttentionResiduals | RingResiduals
     q_norm: Normalised | None = None
     k_norm: Normalised | None = None
 
@@ -69,6 +76,8 @@ def multi_head_fwd(
     rotary_scaling: Scaling | None = None,
     norm_eps: float = 1e-6,
     norm_offset: float = 0.0,
+    axis: Axis = (),
+    sequence: Axis = (),
 ) -> tuple[Array, MultiHeadResiduals]:
     """Attend x (N, T, D) to itself with H heads (Vaswani et al., 2017, section 3.2.2): z (N, T, O).
 
@@ -77,7 +86,9 @@ def multi_head_fwd(
     `norm_offset` as in `rms_norm_fwd` (Henry et al., 2020, "Query-key normalization for
     transformers"; Qwen3). `positions`, integers (T,) or (N, T), None for 0 .. T-1, turn q and k if
     there is a `rotary_base` (see `rotary_fwd`); the rest, `bias` and `key` too, is as in
-    `attention_fwd`.
+    `attention_fwd`. Inside `jax.shard_map`, `axis` names the axes of the mesh along which each
+    device has H of all heads, `sequence` those along which each has T of all tokens; then there is
+    no mask, window, bias, block, softcap or dropout.
 
     Saves x, q, k, v, y, L and, of a norm, x_hat and 1/sigma.
 
@@ -90,9 +101,10 @@ def multi_head_fwd(
     wq, wk, wv, wo, bq, bk, bv, bo, gq, gk = params
     (n, t, _), size = x.shape, wq.shape[1] // heads
     positions = jnp.arange(t) if positions is None else positions
-    q = linear.fwd(Linear(wq, bq), x)[0].reshape(n, t, heads, size)
-    k = linear.fwd(Linear(wk, bk), x)[0].reshape(n, t, kv_heads, size)
-    v = linear.fwd(Linear(wv, bv), x)[0].reshape(n, t, kv_heads, size)
+    here, _ = all_copy.fwd(x, axis=axis)
+    q = linear.fwd(Linear(wq, bq), here)[0].reshape(n, t, heads, size)
+    k = linear.fwd(Linear(wk, bk), here)[0].reshape(n, t, kv_heads, size)
+    v = linear.fwd(Linear(wv, bv), here)[0].reshape(n, t, kv_heads, size)
     q_norm = k_norm = None
     if gq is not None:
         q, q_norm = rms_norm.fwd(Scale(gq, None), q, eps=norm_eps, offset=norm_offset)
@@ -101,11 +113,16 @@ def multi_head_fwd(
     if rotary_base is not None:
         q, _ = rotary.fwd(q, positions, base=rotary_base, scaling=rotary_scaling)
         k, _ = rotary.fwd(k, positions, base=rotary_base, scaling=rotary_scaling)
-    y, saved = attention.fwd(
-        q, k, v, mask, bias, key, causal=causal, window=window, scale=scale, block=block,
-        softcap=softcap, rate=rate,
-    )  # fmt: skip
-    z, _ = linear.fwd(Linear(wo, bo), y.reshape(n, t, heads * size))
+    saved: AttentionResiduals | RingResiduals
+    if sequence:
+        y, saved = ring_attention.fwd(q, k, v, axis=sequence, causal=causal, scale=scale)
+    else:
+        y, saved = attention.fwd(
+            q, k, v, mask, bias, key, causal=causal, window=window, scale=scale, block=block,
+            softcap=softcap, rate=rate,
+        )  # fmt: skip
+    z, _ = linear.fwd(Linear(wo, on_first(bo, axis=axis)), y.reshape(n, t, heads * size))
+    z, _ = all_sum.fwd(z, axis=axis)
     return z, MultiHeadResiduals(params, x, positions, saved, q_norm, k_norm)
 
 
@@ -125,29 +142,39 @@ def multi_head_bwd(
     rotary_scaling: Scaling | None = None,
     norm_eps: float = 1e-6,
     norm_offset: float = 0.0,
+    axis: Axis = (),
+    sequence: Axis = (),
 ) -> tuple[MultiHead, Array, None, None, Array | None, None]:
     """Walk the same chain from its end; x collects from all three projections."""
     (wq, wk, wv, wo, bq, bk, bv, bo, *_), x, positions, saved, q_norm, k_norm = residuals
     n, t, _ = x.shape
+    (dz,) = all_sum.bwd((), dz, axis=axis)
     (dwo, dbo), dy = linear.bwd(LinearResiduals(Linear(wo, bo), saved.y.reshape(n, t, len(wo))), dz)
     dy = dy.reshape(saved.y.shape)
-    dq, dk, dv, _, dbias, _ = attention.bwd(
-        saved, dy, causal=causal, window=window, scale=scale, block=block, softcap=softcap,
-        rate=rate,
-    )  # fmt: skip
+    dbias = None
+    if isinstance(saved, RingResiduals):
+        dq, dk, dv = ring_attention.bwd(saved, dy, axis=sequence, causal=causal, scale=scale)
+    else:
+        dq, dk, dv, _, dbias, _ = attention.bwd(
+            saved, dy, causal=causal, window=window, scale=scale, block=block, softcap=softcap,
+            rate=rate,
+        )  # fmt: skip
     if rotary_base is not None:
         dq, _ = rotary.bwd(positions, dq, base=rotary_base, scaling=rotary_scaling)
         dk, _ = rotary.bwd(positions, dk, base=rotary_base, scaling=rotary_scaling)
     dgq = dgk = None
-    if q_norm is not None:
+    if q_norm is not None:  # whose scale all devices' heads share
         (dgq, _), dq = rms_norm.bwd(q_norm, dq, eps=norm_eps, offset=norm_offset)
+        (dgq,) = all_copy.bwd((), dgq, axis=axis)
     if k_norm is not None:
         (dgk, _), dk = rms_norm.bwd(k_norm, dk, eps=norm_eps, offset=norm_offset)
+        (dgk,) = all_copy.bwd((), dgk, axis=axis)
     (dwq, dbq), dxq = linear.bwd(LinearResiduals(Linear(wq, bq), x), dq.reshape(n, t, wq.shape[1]))
     (dwk, dbk), dxk = linear.bwd(LinearResiduals(Linear(wk, bk), x), dk.reshape(n, t, wk.shape[1]))
     (dwv, dbv), dxv = linear.bwd(LinearResiduals(Linear(wv, bv), x), dv.reshape(n, t, wv.shape[1]))
     dparams = MultiHead(dwq, dwk, dwv, dwo, dbq, dbk, dbv, dbo, dgq, dgk)
-    return dparams, dxq + dxk + dxv, None, None, dbias, None
+    (dx,) = all_copy.bwd((), dxq + dxk + dxv, axis=axis)
+    return dparams, dx, None, None, dbias, None
 
 
 def _example(key: Array) -> tuple[MultiHead, Array, Array, Array, Array, Array]:

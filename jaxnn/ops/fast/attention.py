@@ -87,9 +87,9 @@ def attention_bwd(
         dqs.append(dq)
         dk, dv = dk + jnp.pad(dki, around), dv + jnp.pad(dvi, around)
         dbias = None if bias is None else _add_at(dbias, i.start, j.start, dbiasi)
-    dq = jnp.concatenate(dqs, 1).astype(q.dtype)
-    dbias = None if bias is None else dbias.reshape(bias.shape).astype(bias.dtype)
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, dbias, None
+    dq = jnp.concatenate(dqs, 1).astype(dy.dtype)
+    dbias = None if bias is None else dbias.reshape(bias.shape).astype(dy.dtype)
+    return dq, dk.astype(dy.dtype), dv.astype(dy.dtype), None, dbias, None
 
 
 def _runs(

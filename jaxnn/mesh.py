@@ -1,0 +1,300 @@
+"""Models on a mesh of devices: rules say what is spread along which of its axes.
+
+    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    rules = {"batch": "data", "embed": "data", "heads": "model", "hidden": "model"}
+    layout = lay_out(model, config, mesh, rules)
+    params = jax.device_put(params, shardings(layout))
+    loss, grads = jax.jit(value_and_grad(model, layout))(params, place(layout, batch))
+
+A rule leads from a logical axis to axes of the mesh. The logical axes of a model's parameters are
+in its `AXES`, those of its batches in its `BATCH_AXES`:
+
+    batch       data parallel: each device has examples of its own; gradients are summed once
+    embed       parameters are cut too, along axes that examples or tokens are spread over, and put
+                together where they are used (fully sharded data parallel)
+    heads, hidden, vocab, experts
+                tensor parallel: each device has some heads, units, experts, or words
+    sequence    each device has some tokens of every example, and attention goes round a ring
+
+The gradient is the model's own, by hand, inside `jax.shard_map`, whose types know which values are
+the same on all devices: a sum over devices that is left out is refused.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnn.calls import path_name
+from jaxnn.checks import check_kind, parameter_shapes
+from jaxnn.op import door
+from jaxnn.ops.collectives import Axes, Axis, all_mean
+from jaxnn.ops.ring_attention import ring_order
+from jaxnn.ops.sharded import STACKED, logical_axes, whole_bwd, whole_fwd
+from jaxnn.varying import cotangent_of
+
+Rules = Mapping[str, str | tuple[str, ...] | None]
+# What the axes of a mesh are for, by their usual names.
+USUAL: dict[str, tuple[str, ...]] = {
+    "data": ("batch",),
+    "fsdp": ("batch", "embed"),
+    "model": ("heads", "hidden", "experts"),
+    "sequence": ("sequence",),
+}
+
+
+class Layout(NamedTuple):
+    """Where the parts of a model are on a mesh.
+
+    Attributes:
+        mesh: the mesh; its axes are automatic.
+        axes: over which axes of the mesh each logical axis is spread.
+        shapes: of each parameter, whole, with its dtype.
+        names: its logical axes.
+        specs: the axes of the mesh that each parameter is spread over.
+        batch: the axes of the mesh that the first dimensions of a batch are spread over.
+        config: the model's configuration, as one device has it.
+    """
+
+    mesh: Mesh
+    axes: Axes
+    shapes: Any
+    names: Any
+    specs: Any
+    batch: P
+    config: Any
+
+    @property
+    def tokens(self) -> Axis:
+        """The axes of the mesh along which devices have examples, or tokens, of their own."""
+        return self.axes.batch + self.axes.sequence
+
+    def devices(self, axis: Axis | None) -> int:
+        """How many devices there are along axes of the mesh."""
+        return math.prod(self.mesh.shape[one] for one in axis or ())
+
+
+def lay_out(model: Any, config: Any, mesh: Mesh, rules: Rules | None = None) -> Layout:
+    """Return where the parts of a model are on a mesh, checked.
+
+    Args:
+        model: a module with the model functions.
+        config: its configuration.
+        mesh: of `jax.make_mesh`.
+        rules: from logical axes to names of axes of the mesh; None for those that its axes' names
+            usually have: data, fsdp, model, sequence.
+
+    Raises:
+        TypeError: the mesh is none, the model has no AXES, or a rule is none.
+        ValueError: a rule is for an axis that the model has not, or leads to one that the mesh has
+            not; an axis of the mesh has no rule; "embed" leads to an axis that neither examples
+            nor tokens are spread over; a parameter is spread along one axis twice; or a size is
+            not divided by the number of devices that it is spread over.
+    """
+    check_kind("mesh", mesh, Mesh)
+    if not hasattr(model, "AXES"):
+        raise TypeError(
+            f"model {getattr(model, '__name__', model)!s:.50} has no AXES; on a mesh the axes of "
+            "its parameters must have names: add them, as jaxnn.models.mlp does"
+        )
+    shapes = parameter_shapes(model.init_params, config)
+    names = logical_axes(shapes, model.AXES)
+    of_batch = getattr(model, "BATCH_AXES", P("batch"))
+    known = {name for names in (of_batch, *jax.tree.leaves(names)) for name in names}
+    axes = _axes(mesh, rules, [name for name in Axes._fields if name in known])
+    automatic = (AxisType.Auto,) * len(mesh.axis_names)
+    layout = Layout(
+        Mesh(mesh.devices, mesh.axis_names, axis_types=automatic),
+        axes,
+        shapes,
+        names,
+        jax.tree.map(lambda names: _spec(axes, names), names),
+        _spec(axes, of_batch),
+        dataclasses.replace(config, axes=axes) if hasattr(config, "axes") else config,
+    )
+    _check_sizes(layout, config)
+    return layout
+
+
+def shardings(layout: Layout) -> Any:
+    """Return where each parameter is, as `jax.device_put` takes it."""
+    return jax.tree.map(lambda spec: NamedSharding(layout.mesh, spec), layout.specs)
+
+
+def optimizer_shardings(
+    layout: Layout, optimizer: optax.GradientTransformation, opt_state: Any
+) -> Any:
+    """Return where each array of an optimizer's state is: moments are where their parameter is."""
+
+    def beside(leaf: Any, shape: Any, spec: P) -> NamedSharding:
+        return NamedSharding(layout.mesh, spec if leaf.shape == shape.shape else P())
+
+    placed: Any = optax.tree_utils.tree_map_params(
+        optimizer,
+        beside,
+        opt_state,
+        layout.shapes,
+        layout.specs,
+        transform_non_params=lambda _: NamedSharding(layout.mesh, P()),
+    )
+    return placed
+
+
+def place(layout: Layout, batch: Any) -> Any:
+    """Spread a batch over the devices; tokens in the order that attention round a ring wants.
+
+    Args:
+        layout: of `lay_out`.
+        batch: the model's, whole; a key in it goes to all devices.
+
+    Raises:
+        ValueError: the devices do not divide the examples, or the tokens.
+    """
+    ring = layout.devices(layout.axes.sequence)
+
+    def placed(leaf: Any, spec: P) -> Any:
+        for size, axis in zip(leaf.shape, spec, strict=False):
+            _check_divides(layout, f"a batch's array of shape {leaf.shape} has {size}", size, axis)
+        if ring > 1 and len(spec) > 1:
+            leaf = leaf[:, ring_order(leaf.shape[1], ring)]
+        return jax.device_put(leaf, NamedSharding(layout.mesh, spec))
+
+    return jax.tree.map(placed, batch, batch_specs(layout, batch))
+
+
+def batch_specs(layout: Layout, batch: Any) -> Any:
+    """Return the axes of the mesh that each array of a batch is spread over; of a key none."""
+
+    def spec(leaf: Any) -> P:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return P() if is_key else P(*layout.batch[: leaf.ndim])
+
+    return jax.tree.map(spec, batch)
+
+
+def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Array, Any]]:
+    """Return `f(params, batch) -> (loss, gradient)` by hand, on a mesh, of a batch of `place`.
+
+    The loss is the mean over all examples, the same on all devices; the gradient is spread as the
+    parameters are. A key in the batch is made each device's own that has examples or tokens of its
+    own: what is dropped is other than on one device.
+    """
+    tokens, embed = layout.tokens, layout.axes.embed
+    # What is stacked by layers the model puts together itself, layer by layer.
+    names = jax.tree.map(lambda names: P() if names[:1] == STACKED[:1] else names, layout.names)
+
+    @door()
+    def of_device(params: Any, batch: Any) -> tuple[Array, Any]:
+        if getattr(batch, "key", None) is not None:
+            batch = batch._replace(key=jax.random.fold_in(batch.key, lax.axis_index(tokens)))
+        whole = whole_fwd(params, names, axis=embed)
+        value, dwhole = model.manual_value_and_grad(whole, batch, layout.config)
+        loss, _ = all_mean.fwd(value, axis=tokens)
+        grads = whole_bwd(dwhole, names, axis=embed)
+        # Devices that share a parameter each found a part of its gradient, of their own loss.
+        grads = jax.tree.map(lambda p, d: cotangent_of(jax.typeof(p), d), params, grads)
+        return loss, jax.tree.map(lambda d: all_mean.bwd((), d, axis=tokens)[0], grads)
+
+    def spread(params: Any, batch: Any) -> tuple[Array, Any]:
+        of_mesh = jax.shard_map(
+            of_device,
+            mesh=layout.mesh,
+            in_specs=(layout.specs, batch_specs(layout, batch)),
+            out_specs=(P(), layout.specs),
+        )
+        found: tuple[Array, Any] = of_mesh(params, batch)
+        return found
+
+    return spread
+
+
+def _axes(mesh: Mesh, rules: Any, known: list[str]) -> Axes:
+    """The axes of the mesh that each of the model's logical axes is spread over."""
+    if rules is None:
+        usual = [(name, axis) for axis in mesh.axis_names for name in USUAL.get(axis, ())]
+        left_out = ["hidden"] if "experts" in known else []  # an expert is whole on its device
+        usual = [(n, a) for n, a in usual if n in known and n not in left_out]
+        found = {name: tuple(a for n, a in usual if n == name) for name, _ in usual}
+    else:
+        check_kind("rules", rules, Mapping)
+        found = {name: _names(name, axis) for name, axis in rules.items()}
+    for name, axis in found.items():
+        if name not in known:
+            raise ValueError(
+                f"rules have {name!r}, which the model has not; its axes are {', '.join(known)}: "
+                "leave that rule out"
+            )
+        for one in axis:
+            if one not in mesh.axis_names:
+                raise ValueError(
+                    f"rules[{name!r}] is {one!r}; it must be an axis of the mesh, which has "
+                    f"{', '.join(mesh.axis_names)}: name one of these"
+                )
+    axes = Axes(**found)
+    for one in mesh.axis_names:
+        if mesh.shape[one] > 1 and not any(one in axis for axis in axes):
+            raise ValueError(
+                f"the mesh has an axis {one!r}, which no rule leads to; its {mesh.shape[one]} "
+                f"devices would all do the same: add a rule from one of {', '.join(known)}, or "
+                "make a mesh without it"
+            )
+    beyond = [one for one in axes.embed if one not in axes.batch + axes.sequence]
+    if beyond:
+        raise ValueError(
+            f"rules['embed'] is {beyond[0]!r}, over which neither examples nor tokens are spread; "
+            "devices along it would all do the same: lead 'batch' there too"
+        )
+    return axes
+
+
+def _names(name: str, axis: Any) -> Axis:
+    """The axes of the mesh that a rule leads to."""
+    axis = () if axis is None else (axis,) if isinstance(axis, str) else axis
+    if not isinstance(axis, tuple) or not all(isinstance(one, str) for one in axis):
+        raise TypeError(
+            f"rules[{name!r}] is {axis!r:.50}; it must be the name of an axis of the mesh, several "
+            "in a tuple, or None"
+        )
+    return axis
+
+
+def _spec(axes: Axes, names: P) -> P:
+    """The axes of the mesh that an array with these logical axes is spread over."""
+    return P(*(getattr(axes, name or "", ()) or None for name in names))
+
+
+def _check_sizes(layout: Layout, config: Any) -> None:
+    """Refuse sizes that are not divided by the numbers of devices they are spread over."""
+    for name, logical in {"heads": "heads", "kv_heads": "heads", "experts": "experts"}.items():
+        size = getattr(config, name, None) or 0
+        _check_divides(layout, f"{name} is {size}", size, getattr(layout.axes, logical))
+
+    def check(path: Any, leaf: Any, spec: P) -> None:
+        used = [one for axis in spec for one in axis or ()]
+        twice = [one for one in used if used.count(one) > 1]
+        name = f"parameter {path_name(path)} of shape {leaf.shape}"
+        if twice:
+            raise ValueError(
+                f"{name} would be spread along {twice[0]!r} twice; it must be once: lead one of "
+                "the rules to another axis"
+            )
+        for size, axis in zip(leaf.shape, spec, strict=True):
+            _check_divides(layout, f"{name} has {size}", size, axis)
+
+    jax.tree_util.tree_map_with_path(check, layout.shapes, layout.specs)
+
+
+def _check_divides(layout: Layout, what: str, size: int, axis: Axis | None) -> None:
+    devices = layout.devices(axis)
+    if size % devices:
+        raise ValueError(
+            f"{what} for {devices} devices along {', '.join(axis or ())}; they must divide it: "
+            "change the size, the mesh or the rules"
+        )
