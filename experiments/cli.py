@@ -20,6 +20,7 @@ from experiments import recall
 from jaxnn import files, processes, train, verify
 from jaxnn.settings import check_seed
 from jaxnn.train import folder as runs
+from jaxnn.train import moving
 from jaxnn.verify.targets import UsageError
 
 # What a shell expects after Ctrl-C, and after SIGTERM.
@@ -243,8 +244,8 @@ def set_aside(run: Path) -> None:
     """Move an older run, of whatever script, to `previous` in its folder, as fit does by itself."""
     names = (*runs.NAMES, *DRAWN)
     if any((run / name).exists() for name in names):
-        runs.move(run, names)
-        print(f"the run that was in {run} is in {run / runs.PREVIOUS} now")
+        moving.move(run, names)
+        print(f"the run that was in {run} is in {run / moving.PREVIOUS} now")
 
 
 @contextmanager

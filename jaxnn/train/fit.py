@@ -9,7 +9,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -166,9 +165,9 @@ def fit(
         shows = show and processes.is_first()
         terminal = logs.Terminal(epochs, progress.epochs) if shows else None
         if terminal is not None:
-            stack.callback(terminal.close)
+            stack.callback(lambda: terminal.close(None if place is None else place.saved))
         if place is not None:
-            stack.push(partial(_saved, place))
+            stack.push(place.left)
         while not (ended := ended or _ended(progress, epochs, patience, heard)):
             call_started = time.perf_counter()
             try:
@@ -188,10 +187,10 @@ def fit(
             if batches is not None:
                 progress = progress._replace(batches=batches.kept())
             progress = with_best(progress, progress.ends[-1:])
-            said = "" if place is None else place.keep(progress)
+            saved, said = (None, "") if place is None else place.keep(progress)
             (row,) = logs.rows(progress.columns, progress.epochs)
             if terminal is not None:
-                terminal.show(row, time.perf_counter() - call_started, said)
+                terminal.show(row, time.perf_counter() - call_started, saved, said)
             first = False
             stops = [callback(row, later) for callback in callbacks]
             if processes.agreed(any(stops)):
@@ -249,12 +248,6 @@ def _ended(progress: Progress, epochs: int, patience: int | None, heard: list[in
     if number := processes.agreed(heard[0] if heard else 0):
         heard[:] = [number]
     return "interrupted" if heard else None
-
-
-def _saved(place: Folder, kind: type[BaseException] | None, *_: Any) -> None:
-    """Save what is not; after an error of one process of several the others would not join in."""
-    if kind is None or not processes.several():
-        place.save()
 
 
 def _described(whose: Mapping[str, Any]) -> dict[str, Any]:
