@@ -32,6 +32,7 @@ from jaxnn.checks import (
     check_batch_key,
     check_init,
     check_inputs,
+    check_kind,
     check_model,
     check_not_empty,
 )
@@ -102,6 +103,7 @@ class Config:
                 "width of every stage: choose a common divisor"
             )
         object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
+        check_kind("axes", self.axes, Axes)
 
     @property
     def strides(self) -> tuple[int, ...]:
