@@ -76,9 +76,8 @@ class Layout(NamedTuple):
         """The axes of the mesh along which devices have examples, or tokens, of their own."""
         return self.axes.batch + self.axes.sequence
 
-    def devices(self, axis: Axis | str | None) -> int:
-        """How many devices there are along axes of the mesh; a PartitionSpec has one as a word."""
-        axis = (axis,) if isinstance(axis, str) else axis
+    def devices(self, axis: Axis | None) -> int:
+        """How many devices there are along axes of the mesh."""
         return math.prod(self.mesh.shape[one] for one in axis or ())
 
 
