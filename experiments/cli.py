@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import tyro
 
-from experiments import recall
+from experiments import meshes, recall
 from jaxnn import files, processes, train, verify
 from jaxnn.settings import check_seed
 from jaxnn.train import folder as runs
@@ -91,9 +91,8 @@ def run(main: Callable[..., int]) -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         with _terminable():
-            options = recall.completed(main, functools.partial(_parsed, main))
+            options = recall.completed(main, functools.partial(_joined, main))
             check_seed("--seed", options.get("seed", 0))
-            _join(options)
             status = recall.settled(main)(**options)
     except (ValueError, OSError, UsageError) as error:
         status = _ended(f"error: {error}", 2, error)
@@ -112,14 +111,14 @@ def run(main: Callable[..., int]) -> None:
     sys.exit(status)
 
 
-def _join(options: Mapping[str, Any]) -> None:
-    """Start the processes that the options or the environment name; let the first one print."""
-    if "coordinator" not in options:
-        processes.check_started("this script has no --mesh: start it in one process")
-        return
-    processes.start(options["coordinator"], options["processes"], options["process"])
-    if not processes.is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+def _joined(main: Callable[..., int], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the command line, when the processes that they name have been joined.
+
+    That must come before a run is read, for which JAX wakes the devices.
+    """
+    options = _parsed(main, defaults)
+    meshes.join(options)
+    return options
 
 
 def _ended(sentence: str, status: int, error: BaseException | None = None) -> int:
@@ -252,8 +251,11 @@ def set_aside(run: Path) -> None:
 def run_folder(path: Path) -> Iterator[Path]:
     """The output folder of a run, made if needed, and locked until what it writes is written.
 
+    Of several processes the first makes and locks it.
+
     Raises:
         ValueError: as `folder`, or another run is using it.
     """
-    with files.locked(folder(path, "params.safetensors")):
+    first = processes.is_first()
+    with files.locked(folder(path, "params.safetensors")) if first else nullcontext():
         yield path

@@ -1,14 +1,40 @@
 """The devices of a run, from its command line: `--mesh data=2,model=2`."""
 
 import math
+import os
 import re
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from jaxnn import processes
 from jaxnn.mesh import USUAL
+
+
+def join(options: Mapping[str, Any]) -> None:
+    """Start the processes that a script's options or the environment name; let the first print.
+
+    Raises:
+        TypeError, ValueError: as `processes.start`; or there are others, and the script has no
+            --mesh, or none was given.
+    """
+    if jax.distributed.is_initialized():
+        return
+    if "mesh" not in options:
+        processes.check_started("this script has no --mesh: start it in one process")
+        return
+    processes.start(options["coordinator"], options["processes"], options["process"])
+    if processes.several() and options["mesh"] is None:
+        raise ValueError(
+            f"--mesh is missing, and this is one of {jax.process_count()} processes, which would "
+            "each train alone; they must share a mesh of all devices: --mesh "
+            f"data={jax.device_count()}, say"
+        )
+    if not processes.is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
 
 
 def sizes(words: str) -> dict[str, int]:
