@@ -37,6 +37,7 @@ from jaxnn.checks import (
     check_not_empty,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.numerics import is_zero
 from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
@@ -402,6 +403,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return network_bwd(saved.network, dlogits, config, training=saved.key is not None)
 
 
+@automatic
 def loss(params: Params, batch: Batch, config: Config) -> Array:
     """Return the mean cross-entropy over the batch in nats; in training if the batch has a key.
 
@@ -422,6 +424,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     return value
 
 
+@automatic_gradient
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)
