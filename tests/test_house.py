@@ -55,6 +55,7 @@ MAY_IMPORT = {
         "jaxnn.checks",
         "jaxnn.settings",
         "jaxnn.files",
+        "jaxnn.mesh",
         "jaxnn.processes",
     ),
     "jaxnn.data": ("jaxnn.checks", "jaxnn.settings", "jaxnn.files"),
