@@ -1,8 +1,9 @@
 """Windows of a text of any length, read from disk as they come, by grain.
 
-    characters = encode_file("war_and_peace.txt", "tokens.npy")     # once
-    learnt, held_out = text.split(token_file("tokens.npy"), length=128)
-    batches = windows(learnt, length=128, batch_size=32, seed=0)
+    characters = token_files.encode_file("war_and_peace.txt", "tokens.npy")     # once
+    tokens = token_files.token_file("tokens.npy")
+    learnt, held_out = text.split(tokens, length=128)
+    batches = loaders.windows(learnt, length=128, batch_size=32, seed=0)
     run = train.make_epoch(model, config, optimizer, batches, steps=100)
 
 The file is never read whole. Of several processes each reads its devices' rows of a batch, and the

@@ -25,8 +25,9 @@ from jaxnn.train.doors import (
     check_model_functions,
     check_state,
 )
+from jaxnn.train.runs import with_history
 from jaxnn.train.states import leaf_forms
-from jaxnn.train.steps import Augment, Gradient, History, State, as_batch, make_step, with_history
+from jaxnn.train.steps import Augment, Gradient, History, State, as_batch, make_step
 
 
 class BatchError(ValueError):
