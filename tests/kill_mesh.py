@@ -1,0 +1,253 @@
+"""Runs over several processes that are killed: one of them or all, at random moments.
+
+    python tests/kill_mesh.py 100
+
+trains by `fit` with the parameters spread over four devices of two processes, into one folder,
+saving in the background after every call; kills (SIGKILL) a process or both, waits for what is left
+to end, reads the folder, resumes, and so on. What ends must be, bit by bit, what an uninterrupted
+run ends with.
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import random
+import socket
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not into this)
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxnn import data, mlp, train
+from jaxnn.train import checkpoints, together
+from jaxnn.train import folder as train_folder
+
+DEVICES, EPOCHS, STEPS = 4, 6, 3
+CONFIG = mlp.Config(sizes=(8, 16, 4))
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.05))
+WHOSE: dict[str, Any] = {"model": mlp, "config": CONFIG, "notes": {"seed": 0}}
+LONGEST = 60  # seconds in which a process whose other one was killed must have ended
+
+
+def mesh_of(devices=None):
+    """A mesh of one axis."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+
+
+def init_state(mesh, optimizer=OPTIMIZER, config=CONFIG):
+    """A state whose matrices, and their moments, are spread by rows; alike on every process."""
+
+    def made():
+        return train.init_state(mlp, config, optimizer, jax.random.key(0))
+
+    return jax.jit(made, out_shardings=placed(mesh, jax.eval_shape(made)))()
+
+
+def placed(mesh, state):
+    specs = [P("data") if len(x.shape) == 2 else P() for x in jax.tree.leaves(state)]
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    return jax.tree.unflatten(jax.tree.structure(state), shardings)
+
+
+def make_run(mesh, seconds=0.0):
+    """A call is an epoch of some steps, on inputs drawn anew; it takes so long at least."""
+    inputs, targets = jax.random.normal(jax.random.key(1), (16, 8)), jnp.arange(16) % 4
+    rows = NamedSharding(mesh, P("data"))
+
+    def step(state, _):
+        key, noise = jax.random.split(state.key)
+        drawn = inputs + 0.1 * jax.random.normal(noise, inputs.shape)
+        batch = data.KeyedBatch(jax.lax.with_sharding_constraint(drawn, rows), targets, None)
+        loss, grads = mlp.manual_value_and_grad(state.params, batch, CONFIG)
+        updates, opt_state = OPTIMIZER.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return train.State(params, opt_state, state.step + 1, key), loss
+
+    state = jax.eval_shape(lambda: train.init_state(mlp, CONFIG, OPTIMIZER, jax.random.key(0)))
+
+    @partial(jax.jit, out_shardings=(placed(mesh, state), NamedSharding(mesh, P())))
+    def epoch(state):
+        state, losses = jax.lax.scan(step, state, length=STEPS)
+        return state, losses.mean()[None]
+
+    def run(state):
+        time.sleep(seconds)
+        state, loss = epoch(state)
+        return state, train.History(loss, None)
+
+    return run
+
+
+def fit_into(folder, mesh, run=None, **settings):
+    """Train and save, in the background, after every call."""
+    settings = {"epochs": EPOCHS, "minimize": "loss", "show": False} | WHOSE | settings
+    run = make_run(mesh) if run is None else run
+    return train.fit(run, init_state(mesh), folder=folder, **settings)
+
+
+class Seen(NamedTuple):
+    """What a run ended with: parameters, the state's arrays, notes and log."""
+
+    params: list[Any]
+    state: list[Any]
+    notes: dict[str, Any]
+    log: str
+
+
+def contents(folder, mesh):
+    """What is in a run's folder, read onto these devices."""
+    loaded = train.load_params(folder / "params.safetensors", mlp)
+    state, _ = train.load_state(folder / "state", init_state(mesh), **WHOSE)
+    return Seen(
+        values(loaded.params), values(state), loaded.notes, (folder / "log.csv").read_text()
+    )
+
+
+def values(tree):
+    """The arrays of a tree, their keys as numbers."""
+    leaves = [
+        jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for x in jax.tree.leaves(tree)
+    ]
+    return [(np.asarray(x).tobytes(), str(x.dtype), x.shape) for x in leaves]
+
+
+def joined(task, process, processes, port, sender, *arguments):
+    """One of several processes: it joins the others, does a task, and says how that ended."""
+    jax.config.update("jax_num_cpu_devices", DEVICES // processes)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if processes > 1:
+        jax.distributed.initialize(
+            f"localhost:{port}",
+            processes,
+            process,
+            heartbeat_timeout_seconds=10,
+            shutdown_timeout_seconds=10,
+        )
+    try:
+        sender.send(task(sender, *arguments))
+    except (ValueError, TypeError, KeyboardInterrupt) as error:
+        sender.send(error)
+    if processes > 1:
+        jax.distributed.shutdown()
+
+
+class Processes:
+    """Processes that do a task together: each a fork of one that has imported all there is."""
+
+    def __init__(self):
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["kill_mesh"])
+
+    @contextlib.contextmanager
+    def started(self, task, *arguments, processes=2):
+        """Begin them; none outlives this."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        both = []
+        for i in range(processes):
+            ours, theirs = self._context.Pipe(duplex=False)
+            work = self._context.Process(
+                target=joined, args=(task, i, processes, port, theirs, *arguments)
+            )
+            work.start()
+            theirs.close()
+            both.append((work, ours))
+        try:
+            yield both
+        finally:
+            for work, _ in both:
+                work.kill()
+                work.join()
+
+    def done(self, task, *arguments, processes=2):
+        """What each returned, or the error that it raised."""
+        with self.started(task, *arguments, processes=processes) as both:
+            told = [heard(ours) for _, ours in both]
+            for work, _ in both:
+                work.join(LONGEST)
+                assert work.exitcode == 0, work.exitcode
+        return told
+
+
+def heard(ours):
+    """What a process says next; an error where it does not in time, or has ended."""
+    assert ours.poll(LONGEST), "a process hangs"
+    return ours.recv()
+
+
+def trained(sender, folder, resume):
+    """The run that is killed: it says when it begins."""
+    train_folder.PAUSE, train_folder.LARGE = 0, 0
+    mesh = mesh_of()
+    run = make_run(mesh, seconds=0.05)
+    jax.block_until_ready(run(init_state(mesh)))
+    together.first("beginning", lambda: None)
+    sender.send("begins")
+    return fit_into(folder, mesh, run, resume=resume).status
+
+
+def kill_at(moments, folder, seed=0, say=lambda words: None):
+    """Kill so many times, resume each time, and compare every run that ends; how many did."""
+    draw, processes = random.Random(seed), Processes()
+    with processes.started(trained, folder / "whole", False) as both:
+        assert [[heard(ours), heard(ours)] for _, ours in both] == [["begins", 0]] * 2
+        for work, _ in both:
+            work.join(LONGEST)
+    expected, place = contents(folder / "whole", mesh_of()), folder / "killed"
+    kills = runs = 0
+    resume, longest = False, 2.0
+    while kills < moments or resume or not runs:
+        with processes.started(trained, place, resume) as both:
+            for _, ours in both:
+                assert heard(ours) == "begins"
+            began = time.monotonic()
+            if kills < moments:
+                time.sleep(draw.uniform(0, longest))
+                victims = draw.choice([[0], [1], [0, 1]])
+                for i in victims:
+                    both[i][0].kill()
+                killed = time.monotonic()
+            for work, _ in both:
+                work.join(LONGEST)
+                assert work.exitcode is not None, "a process waits for one that was killed"
+            ended = [work.exitcode for work, _ in both]
+        if ended == [0, 0]:
+            runs, resume = runs + 1, False
+            longest = 0.8 * longest + 0.2 * (time.monotonic() - began)
+            assert contents(place, mesh_of()) == expected, f"run {runs} ends otherwise"
+            continue
+        kills += 1
+        resume = checkpoints.last_step(place / "state") is not None
+        say(f"kill {kills} of {victims}: {ended} after {time.monotonic() - killed:.1f} s, {resume}")
+    return runs
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("moments", type=int, nargs="?", default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = kill_at(options.moments, Path(folder), options.seed, print)
+    print(f"{options.moments} kills, {runs} runs ended, each as the whole one, bit by bit")
+
+
+if __name__ == "__main__":
+    import kill_mesh  # so that its functions are those of the processes' own
+
+    kill_mesh.main()
+    sys.exit()
