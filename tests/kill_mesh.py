@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import conftest  # noqa: F401  (that programs are compiled as in other tests)
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,7 +133,7 @@ def joined(task, process, processes, port, sender, *arguments):
             f"localhost:{port}",
             processes,
             process,
-            heartbeat_timeout_seconds=10,
+            heartbeat_timeout_seconds=5,
             shutdown_timeout_seconds=10,
         )
     try:
