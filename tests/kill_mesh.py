@@ -231,8 +231,14 @@ def kill_at(moments, folder, seed=0, say=lambda words: None):
             assert contents(place, mesh_of()) == expected, f"run {runs} ends otherwise"
             continue
         kills += 1
-        resume = checkpoints.last_step(place / "state") is not None
-        say(f"kill {kills} of {victims}: {ended} after {time.monotonic() - killed:.1f} s, {resume}")
+        step, log = checkpoints.last_step(place / "state"), place / "log.csv"
+        moving = (place / ".moving").exists()
+        logged = len(log.read_text().splitlines()) - 1 if log.exists() else 0
+        assert moving or logged * STEPS <= (step or 0), "more is logged than saved"
+        resume = step is not None and not moving
+        say(
+            f"kill {kills} of {victims}: {ended} after {time.monotonic() - killed:.1f} s, {step} steps saved"
+        )
     return runs
 
 

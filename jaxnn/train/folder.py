@@ -20,6 +20,7 @@ from jaxnn import files
 from jaxnn.checks import parameter_shapes
 from jaxnn.train import checkpoints, logs, together
 from jaxnn.train.about import describe
+from jaxnn.train.arrays import as_here
 from jaxnn.train.doors import check_model_functions
 from jaxnn.train.moving import MOVING, PREVIOUS, move
 from jaxnn.train.parameters import gathered, read_about, write_params
@@ -219,7 +220,7 @@ class Folder:
             together.each("saving", write)
             self._note(progress, time.monotonic() - started, 0.0)
         else:
-            seconds = self._thread.submit(write)
+            seconds = self._thread.submit(as_here(write))
             self._writing = _Writing(progress, seconds, time.monotonic() - started)
 
     def _end(self) -> None:
