@@ -236,9 +236,8 @@ def kill_at(moments, folder, seed=0, say=lambda words: None):
         logged = len(log.read_text().splitlines()) - 1 if log.exists() else 0
         assert moving or logged * STEPS <= (step or 0), "more is logged than saved"
         resume = step is not None and not moving
-        say(
-            f"kill {kills} of {victims}: {ended} after {time.monotonic() - killed:.1f} s, {step} steps saved"
-        )
+        took = time.monotonic() - killed
+        say(f"kill {kills} of {victims}: {ended} after {took:.1f} s, {step} steps saved")
     return runs
 
 
