@@ -30,8 +30,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn import data, mlp, train
-from jaxnn.train import checkpoints, together
-from jaxnn.train import folder as train_folder
+from jaxnn.train import checkpoints, saving, together
 
 DEVICES, EPOCHS, STEPS = 4, 6, 3
 CONFIG = mlp.Config(sizes=(8, 16, 4))
@@ -191,7 +190,7 @@ def heard(ours):
 
 def trained(sender, folder, resume):
     """The run that is killed: it says when it begins."""
-    train_folder.PAUSE, train_folder.LARGE = 0, 0
+    saving.PAUSE, saving.LARGE = 0, 0
     mesh = mesh_of()
     run = make_run(mesh, seconds=0.05)
     jax.block_until_ready(run(init_state(mesh)))

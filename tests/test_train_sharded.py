@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from kill_mesh import CONFIG, EPOCHS, STEPS, WHOSE, contents, fit_into, init_state, mesh_of, values
 
 from jaxnn import mlp, train
-from jaxnn.train import arrays, checkpoints, states, together
+from jaxnn.train import arrays, checkpoints, logs, saving, states, together
 from jaxnn.train import folder as train_folder
 from jaxnn.train.progress import is_sound
 
@@ -35,8 +35,8 @@ def run(mesh):
 @pytest.fixture
 def background(monkeypatch):
     """Every state is written in a thread, after every call if it is time."""
-    monkeypatch.setattr(train_folder, "LARGE", 0)
-    monkeypatch.setattr(train_folder, "PAUSE", 0)
+    monkeypatch.setattr(saving, "LARGE", 0)
+    monkeypatch.setattr(saving, "PAUSE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +165,14 @@ def test_the_run_goes_on_while_it_writes_and_says_only_what_is_saved(
         seen.append([int(n) for n in lines])
 
     monkeypatch.setattr(arrays.Writing, "wait", waiting)
-    monkeypatch.setattr(train_folder.logs.Terminal, "_write", unhurried(train_folder.logs))
+    monkeypatch.setattr(logs.Terminal, "_write", unhurried())
     fit_into(tmp_path, mesh, called, show=True, callbacks=[look])
     assert seen[:3] == [[], [], []]
     assert calls == [*range(EPOCHS)]
     assert re.findall(r"epoch (\d+)/6 ", capsys.readouterr().out)[-1:] == ["6"]
 
 
-def unhurried(logs):
+def unhurried():
     """Show every line that may be, however many a second."""
     write = logs.Terminal._write
 
@@ -227,7 +227,7 @@ def together_they_do(sender, folder, saved_by_one):
     mesh, first = mesh_of(), together.is_first()
     run = kill_mesh.make_run(mesh)
     fit_into(folder / "small", mesh, run)
-    train_folder.LARGE, train_folder.PAUSE = 0, 0
+    saving.LARGE, saving.PAUSE = 0, 0
     fit_into(folder / "large", mesh, run, epochs=EPOCHS - 2)
     fit_into(folder / "large", mesh, run, resume=True)
     fit_into(saved_by_one, mesh, run, epochs=EPOCHS + 1, resume=True)
