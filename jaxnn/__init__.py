@@ -9,7 +9,7 @@ _first = sys.path[:1]
 if sys.argv[:1] == ["-m"] and _first == [os.getcwd()]:
     sys.path.remove(_first[0])
 try:
-    from jaxnn import augment, data, models, ops, text, train, verify
+    from jaxnn import augment, data, mesh, models, ops, text, train, verify
     from jaxnn.models import mlp
     from jaxnn.op import Op, plain_forms
 finally:
@@ -21,6 +21,7 @@ __all__ = [
     "Op",
     "augment",
     "data",
+    "mesh",
     "mlp",
     "models",
     "ops",

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.calls import path_name
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
         config: the model's configuration, as one device has it.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     axes: Axes
     shapes: Any
     names: Any
@@ -76,18 +76,20 @@ class Layout(NamedTuple):
         """The axes of the mesh along which devices have examples, or tokens, of their own."""
         return self.axes.batch + self.axes.sequence
 
-    def devices(self, axis: Axis | None) -> int:
+    def devices(self, axis: Axis | str | None) -> int:
         """How many devices there are along axes of the mesh."""
-        return math.prod(self.mesh.shape[one] for one in axis or ())
+        return math.prod(self.mesh.shape[one] for one in _along(axis))
 
 
-def lay_out(model: Any, config: Any, mesh: Mesh, rules: Rules | None = None) -> Layout:
+def lay_out(
+    model: Any, config: Any, mesh: Mesh | AbstractMesh, rules: Rules | None = None
+) -> Layout:
     """Return where the parts of a model are on a mesh, checked.
 
     Args:
         model: a module with the model functions.
         config: its configuration.
-        mesh: of `jax.make_mesh`.
+        mesh: of `jax.make_mesh`; or an abstract one, without devices, for `jaxnn.ledger`.
         rules: from logical axes to names of axes of the mesh; None for those that its axes' names
             usually have: data, fsdp, model, sequence.
 
@@ -98,7 +100,11 @@ def lay_out(model: Any, config: Any, mesh: Mesh, rules: Rules | None = None) -> 
             nor tokens are spread over; a parameter is spread along one axis twice; or a size is
             not divided by the number of devices that it is spread over.
     """
-    check_kind("mesh", mesh, Mesh)
+    if not isinstance(mesh, Mesh | AbstractMesh):
+        raise TypeError(
+            f"mesh is a {type(mesh).__name__}; it must be a jax.sharding.Mesh: make one with "
+            "jax.make_mesh"
+        )
     if not hasattr(model, "AXES"):
         raise TypeError(
             f"model {getattr(model, '__name__', model)!s:.50} has no AXES; on a mesh the axes of "
@@ -109,9 +115,11 @@ def lay_out(model: Any, config: Any, mesh: Mesh, rules: Rules | None = None) -> 
     of_batch = getattr(model, "BATCH_AXES", P("batch"))
     known = {name for names in (of_batch, *jax.tree.leaves(names)) for name in names}
     axes = _axes(mesh, rules, [name for name in Axes._fields if name in known])
-    automatic = (AxisType.Auto,) * len(mesh.axis_names)
+    automatic = {"axis_types": (AxisType.Auto,) * len(mesh.axis_names)}
     layout = Layout(
-        Mesh(mesh.devices, mesh.axis_names, axis_types=automatic),
+        AbstractMesh(mesh.axis_sizes, mesh.axis_names, **automatic)
+        if isinstance(mesh, AbstractMesh)
+        else Mesh(mesh.devices, mesh.axis_names, **automatic),
         axes,
         shapes,
         names,
@@ -152,21 +160,50 @@ def place(layout: Layout, batch: Any) -> Any:
 
     Args:
         layout: of `lay_out`.
-        batch: the model's, whole; a key in it goes to all devices.
+        batch: the model's, whole; a key in it goes to all devices. An array that is spread so
+            already is left as it is: its tokens must be in that order.
 
     Raises:
         ValueError: the devices do not divide the examples, or the tokens.
     """
-    ring = layout.devices(layout.axes.sequence)
+    check_batch(layout, batch)
 
     def placed(leaf: Any, spec: P) -> Any:
+        sharding = NamedSharding(layout.mesh, spec)
+        if isinstance(leaf, Array) and leaf.sharding == sharding:
+            return leaf
+        return jax.device_put(in_order(layout, leaf), sharding)
+
+    return jax.tree.map(placed, batch, batch_specs(layout, batch))
+
+
+def in_order(layout: Layout, batch: Any) -> Any:
+    """Return a batch whose tokens are in the order that attention round a ring wants."""
+    ring = layout.devices(layout.axes.sequence)
+
+    def ordered(leaf: Any, spec: P) -> Any:
+        if ring == 1 or len(spec) == 1:
+            return leaf
+        return leaf[:, ring_order(leaf.shape[1], ring)]
+
+    return jax.tree.map(ordered, batch, batch_specs(layout, batch))
+
+
+def check_batch(layout: Layout, batch: Any) -> None:
+    """Refuse a batch that the devices do not divide; its shapes will do.
+
+    Raises:
+        ValueError: they do not divide the examples, or the tokens of one.
+    """
+    ring = layout.devices(layout.axes.sequence)
+
+    def check(leaf: Any, spec: P) -> None:
         for size, axis in zip(leaf.shape, spec, strict=False):
             _check_divides(layout, f"a batch's array of shape {leaf.shape} has {size}", size, axis)
         if ring > 1 and len(spec) > 1:
-            leaf = leaf[:, ring_order(leaf.shape[1], ring)]
-        return jax.device_put(leaf, NamedSharding(layout.mesh, spec))
+            ring_order(leaf.shape[1], ring)
 
-    return jax.tree.map(placed, batch, batch_specs(layout, batch))
+    jax.tree.map(check, batch, batch_specs(layout, batch))
 
 
 def batch_specs(layout: Layout, batch: Any) -> Any:
@@ -177,6 +214,11 @@ def batch_specs(layout: Layout, batch: Any) -> Any:
         return P() if is_key else P(*layout.batch[: leaf.ndim])
 
     return jax.tree.map(spec, batch)
+
+
+def batch_shardings(layout: Layout, batch: Any) -> Any:
+    """Return where each array of a batch is."""
+    return jax.tree.map(lambda spec: NamedSharding(layout.mesh, spec), batch_specs(layout, batch))
 
 
 def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Array, Any]]:
@@ -192,7 +234,7 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
 
     @door()
     def of_device(params: Any, batch: Any) -> tuple[Array, Any]:
-        if getattr(batch, "key", None) is not None:
+        if tokens and getattr(batch, "key", None) is not None:
             batch = batch._replace(key=jax.random.fold_in(batch.key, lax.axis_index(tokens)))
         whole = whole_fwd(params, names, axis=embed)
         value, dwhole = model.manual_value_and_grad(whole, batch, layout.config)
@@ -215,7 +257,7 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     return spread
 
 
-def _axes(mesh: Mesh, rules: Any, known: list[str]) -> Axes:
+def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:
     """The axes of the mesh that each of the model's logical axes is spread over."""
     if rules is None:
         usual = [(name, axis) for axis in mesh.axis_names for name in USUAL.get(axis, ())]
@@ -277,7 +319,7 @@ def _check_sizes(layout: Layout, config: Any) -> None:
         _check_divides(layout, f"{name} is {size}", size, getattr(layout.axes, logical))
 
     def check(path: Any, leaf: Any, spec: P) -> None:
-        used = [one for axis in spec for one in axis or ()]
+        used = [one for axis in spec for one in _along(axis)]
         twice = [one for one in used if used.count(one) > 1]
         name = f"parameter {path_name(path)} of shape {leaf.shape}"
         if twice:
@@ -291,10 +333,15 @@ def _check_sizes(layout: Layout, config: Any) -> None:
     jax.tree_util.tree_map_with_path(check, layout.shapes, layout.specs)
 
 
-def _check_divides(layout: Layout, what: str, size: int, axis: Axis | None) -> None:
+def _along(axis: Axis | str | None) -> Axis:
+    """The axes of the mesh that a dimension is spread over: JAX makes one of a tuple of one."""
+    return (axis,) if isinstance(axis, str) else axis or ()
+
+
+def _check_divides(layout: Layout, what: str, size: int, axis: Axis | str | None) -> None:
     devices = layout.devices(axis)
     if size % devices:
         raise ValueError(
-            f"{what} for {devices} devices along {', '.join(axis or ())}; they must divide it: "
+            f"{what} for {devices} devices along {', '.join(_along(axis))}; they must divide it: "
             "change the size, the mesh or the rules"
         )

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxnn import calls
 from jaxnn.checks import as_jax, is_iterator
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.numerics import is_traced
 from jaxnn.settings import MOST
 
@@ -245,7 +246,7 @@ class Op(Generic[Inputs, Out]):
         named.__name__ = getattr(form.fwd, "__name__", "op")
         rule: Any = jax.custom_vjp(primal)
         rule.defvjp(forward, backward)
-        out: Out = rule(*placed, *traced.values())
+        out: Out = automatic(rule)(*placed, *traced.values())
         return out
 
     def __repr__(self) -> str:
@@ -301,7 +302,7 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
             if check is not None:
                 check(*given.args, **given.kwargs)
             with _as(_inside, True):
-                return function(*given.args, **given.kwargs)
+                return automatic(function)(*given.args, **given.kwargs)
 
         return cast(Function, entered)
 
@@ -328,7 +329,8 @@ def _entrance(op: Op[..., Any], role: str) -> Callable[..., Any]:
             args = _as_arrays(f"{op.name}.bwd", args)
             settings = _in_range(_as_python(settings))
         with _behind_door_of(op):
-            return getattr(op.form, role)(*args, **settings)
+            inside = automatic if role == "fwd" else automatic_gradient
+            return inside(getattr(op.form, role))(*args, **settings)
 
     return entered
 

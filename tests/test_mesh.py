@@ -1,11 +1,8 @@
 """The models on eight devices: gradients of one device, and as little sent as can be."""
 
-import math
-import re
 import socket
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import jax
@@ -16,12 +13,12 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn import data
+from jaxnn.ledger import found
 from jaxnn.models import cnn, rnn, transformer
 from jaxnn.ops.linear import Linear, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 DEVICES = 8
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 def tokens(t, vocabulary):
@@ -62,27 +59,6 @@ def mesh():
     return jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def sent(compiled):
-    """The collectives that a compiled program runs: how often, by kind, and the bytes of sums."""
-    computations = re.split(r"\n(?=(?:ENTRY )?%)", compiled.as_text())
-    named = {re.match(r"(?:ENTRY )?%([\w.\-]+)", c)[1]: c for c in computations if " -> " in c}
-    counts, size = Counter(), 0
-
-    def walk(computation, times):
-        nonlocal size
-        for line in computation.splitlines():
-            if found := re.search(rf" = (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line):
-                counts[found[2]] += times
-                for dims in re.findall(r"f64\[([\d,]*)\]", found[1]):
-                    size += times * 8 * math.prod(int(n) for n in dims.split(",") if n)
-            for called in re.findall(r"(?:body|to_apply|calls)=%([\w.\-]+)", line):
-                turns = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                walk(named[called], times * int(turns[1]) if turns else times)
-
-    walk(next(c for c in computations if c.startswith("ENTRY")), 1)
-    return counts, size
-
-
 def test_data_parallel_the_gradient_is_one_device_s_and_summed_once(case, mesh):
     model, config, params, batch = case
     replicated, over = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
@@ -99,12 +75,13 @@ def test_data_parallel_the_gradient_is_one_device_s_and_summed_once(case, mesh):
         jax.jit(f, out_shardings=replicated).lower(*placed).compile() for f in (by_hand, by_jax)
     )
     assert_leaves_close(compiled(*placed), alone, 1e-9, 1e-12)
-    counts, size = sent(compiled)
-    assert set(counts) == {"all-reduce"}  # no activation goes anywhere
+    ledger = found(compiled, mesh.shape)
+    assert {sent.kind for sent in ledger} == {"all-reduce"}  # no activation goes anywhere
+    size = sum(sent.bytes for sent in ledger)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     twice = params.tokens.table.nbytes if model is transformer else 0  # where tied, from both uses
     assert whole <= size <= whole + twice + 200  # the loss, and counts of labels
-    assert size <= sent(theirs)[1]
+    assert size <= sum(sent.bytes for sent in found(theirs, mesh.shape))
     memory, of_jax = (c.memory_analysis().temp_size_in_bytes for c in (compiled, theirs))
     assert memory <= 1.02 * of_jax
 

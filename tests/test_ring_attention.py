@@ -10,8 +10,8 @@ from conftest import assert_leaves_close
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_mesh import sent
 
+from jaxnn.ledger import found
 from jaxnn.ops.attention import attention
 from jaxnn.ops.ring_attention import ring_attention, ring_order, ring_positions
 
@@ -138,10 +138,11 @@ def test_only_keys_values_and_their_gradients_are_sent_and_hidden_scores_are_not
         local = partial(by_hand, axis=("sequence",), causal=causal)
         run, placed = spread(local, mesh_of({"sequence": p}), P(None, "sequence"), arrays)
         compiled = run.lower(*placed).compile()
-        counts, size = sent(compiled)
+        ledger = found(compiled, {"sequence": p})
         # Forward k and v; backward these again, and dk and dv: each p - 1 times.
-        assert counts == {"collective-permute": 6 * (p - 1)}
-        assert size == 3 * (p - 1) * (k.nbytes + v.nbytes) // p
+        assert {sent.kind for sent in ledger} == {"collective-permute"}
+        assert sum(sent.times for sent in ledger) == 6 * (p - 1)
+        assert sum(sent.bytes for sent in ledger) == 3 * (p - 1) * (k.nbytes + v.nbytes) // p
         assert compiled.memory_analysis().temp_size_in_bytes < of_one / p
         flops[causal] = compiled.cost_analysis()["flops"]
     # The program has the first turn, of T^2 scores in both, and a loop over the others, counted

@@ -33,6 +33,7 @@ from jaxnn.checks import (
     check_not_empty,
     is_seen,
 )
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.models import mlp
 from jaxnn.numerics import in_dtype_of
 from jaxnn.op import door
@@ -285,6 +286,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return Params(dencoder, ddecoder)
 
 
+@automatic
 def loss(params: Params, batch: Batch, config: Config) -> Array:
     """Return the reconstruction plus beta KL in nats per example; without a key, z is the mean.
 
@@ -298,6 +300,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     return value
 
 
+@automatic_gradient
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)

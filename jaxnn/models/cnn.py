@@ -32,10 +32,12 @@ from jaxnn.checks import (
     check_batch_key,
     check_init,
     check_inputs,
+    check_kind,
     check_model,
     check_not_empty,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.numerics import is_zero
 from jaxnn.op import door
 from jaxnn.ops.activations import dropout, relu
@@ -102,6 +104,7 @@ class Config:
                 "width of every stage: choose a common divisor"
             )
         object.__setattr__(self, "dropout", check_rate("dropout", self.dropout))
+        check_kind("axes", self.axes, Axes)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -400,6 +403,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return network_bwd(saved.network, dlogits, config, training=saved.key is not None)
 
 
+@automatic
 def loss(params: Params, batch: Batch, config: Config) -> Array:
     """Return the mean cross-entropy over the batch in nats; in training if the batch has a key.
 
@@ -420,6 +424,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     return value
 
 
+@automatic_gradient
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)

@@ -28,6 +28,7 @@ from jaxnn.checks import (
 )
 from jaxnn.data import Batch as KeylessBatch
 from jaxnn.data import KeyedBatch
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu, sigmoid, tanh
@@ -258,6 +259,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return Params(tuple(Linear(dlayer.w + dweight, dlayer.b) for dlayer, dweight in pairs))
 
 
+@automatic
 def loss(params: Params, batch: Batches, config: Config) -> Array:
     """Return the data loss over the batch (nats, or squared target units) plus the penalty.
 
@@ -274,6 +276,7 @@ def loss(params: Params, batch: Batches, config: Config) -> Array:
     return value
 
 
+@automatic_gradient
 def manual_value_and_grad(params: Params, batch: Batches, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)

@@ -29,6 +29,7 @@ from jaxnn.checks import (
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.models.sampling import draw_settings, sample, token_dtype
 from jaxnn.numerics import is_zero
 from jaxnn.op import Op, door
@@ -279,6 +280,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return dparams
 
 
+@automatic
 def loss(params: Params, batch: Batch, config: Config) -> Array:
     """Return the cross-entropy in nats per token, the mean over the batch; a scalar.
 
@@ -294,6 +296,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     return value
 
 
+@automatic_gradient
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)

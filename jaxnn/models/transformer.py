@@ -34,6 +34,7 @@ from jaxnn.checks import (
     check_tokens,
 )
 from jaxnn.data import KeyedBatch
+from jaxnn.explicit import automatic, automatic_gradient
 from jaxnn.models.transformer_params import AXES as AXES
 from jaxnn.models.transformer_params import Block, FeedForward
 from jaxnn.models.transformer_params import Config as Config
@@ -511,6 +512,7 @@ def loss_bwd(saved: LossResiduals, dloss: Array, config: Config) -> Params:
     return grads._replace(output=dw)
 
 
+@automatic
 def loss(params: Params, batch: Batch, config: Config) -> Array:
     """Return the cross-entropy in nats per token plus the balance of the experts; a scalar.
 
@@ -526,6 +528,7 @@ def loss(params: Params, batch: Batch, config: Config) -> Array:
     return value
 
 
+@automatic_gradient
 def manual_value_and_grad(params: Params, batch: Batch, config: Config) -> tuple[Array, Params]:
     """Return the loss and its gradient by hand, from one forward pass; raises as `loss`."""
     value, saved = loss_fwd(params, batch, config)

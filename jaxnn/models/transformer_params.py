@@ -16,7 +16,7 @@ from jax import Array
 from jax.nn.initializers import normal
 from jax.sharding import PartitionSpec as P
 
-from jaxnn.checks import check_init
+from jaxnn.checks import check_init, check_kind
 from jaxnn.op import door
 from jaxnn.ops.attention_doors import check_base, check_scaling
 from jaxnn.ops.collectives import ONE_DEVICE, Axes
@@ -208,6 +208,7 @@ class Config:
         object.__setattr__(self, "balance", check_coefficient("balance", self.balance))
         eps = check_normal("eps", self.eps, np.float32, ": 1e-5 is usual")
         object.__setattr__(self, "eps", eps)
+        check_kind("axes", self.axes, Axes)
         base = check_base("rotary_base", self.rotary_base, np.float32)
         object.__setattr__(self, "rotary_base", base)
 

@@ -23,9 +23,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from jaxnn import mesh as layouts
 from jaxnn.checks import check_batch, check_key
-from jaxnn.settings import check_integer
+from jaxnn.mesh import Layout, Rules, lay_out
+from jaxnn.settings import check_flag, check_integer
 from jaxnn.train.doors import (
     as_arrays,
     check_evaluate,
@@ -70,20 +74,63 @@ class History(NamedTuple):
 
 
 def init_state(
-    model: Any, config: Any, optimizer: optax.GradientTransformation, key: Array
+    model: Any,
+    config: Any,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> State:
     """Return a state with fresh parameters and no step taken.
 
+    Args:
+        model: a module with the model functions.
+        config: its configuration.
+        optimizer: any optax optimizer.
+        key: of `jax.random`.
+        mesh: spread the state over the devices of this mesh; no device holds all of it.
+        rules: of the mesh, as `jaxnn.mesh.lay_out` takes them.
+
     Raises:
         TypeError: the key is none of `jax.random`, the optimizer none of optax's, or the
-            configuration none of the model's.
+            configuration none of the model's; and as `jaxnn.mesh.lay_out`.
+        ValueError: as `jaxnn.mesh.lay_out`.
     """
     check_key("init_state: key", key)
     check_model_functions(model, "init_params")
     check_optimizer(optimizer)
-    k_params, k_run = jax.random.split(key)
-    params = model.init_params(k_params, config)
-    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)
+
+    def fresh(key: Array) -> State:
+        k_params, k_run = jax.random.split(key)
+        params = model.init_params(k_params, config)
+        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)
+
+    layout = _layout(model, config, mesh, rules)
+    if layout is None:
+        return fresh(key)
+    placed = state_shardings(layout, optimizer)
+    drawn: State = jax.jit(fresh, out_shardings=placed)(key)
+    return drawn
+
+
+def state_shardings(layout: Layout, optimizer: optax.GradientTransformation) -> State:
+    """Return where each array of a state is on a mesh; of each what `jax.device_put` takes."""
+    opt_state = jax.eval_shape(optimizer.init, layout.shapes)
+    all_devices: Any = NamedSharding(layout.mesh, P())
+    of_optimizer = layouts.optimizer_shardings(layout, optimizer, opt_state)
+    return State(layouts.shardings(layout), of_optimizer, all_devices, all_devices)
+
+
+def _layout(model: Any, config: Any, mesh: Mesh | None, rules: Rules | None) -> Layout | None:
+    """Where a model is on a mesh; None without one."""
+    if mesh is None:
+        if rules is not None:
+            raise ValueError(
+                f"rules is {rules!r:.50} without a mesh; they must be of one: pass mesh=..."
+            )
+        return None
+    return lay_out(model, config, mesh, rules)
 
 
 def make_step(
@@ -92,6 +139,10 @@ def make_step(
     optimizer: optax.GradientTransformation,
     gradient: Gradient = "manual",
     augment: Augment | None = None,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+    donate: bool = False,
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """Return one optimizer step, compiled once per batch shape.
 
@@ -105,13 +156,18 @@ def make_step(
         gradient: "manual" for the hand-written backward, "autodiff" for `jax.grad` of the loss.
         augment: `augment(key, batch)` -> a batch of the same shapes and dtypes to train on in its
             place, drawn anew at every step from a key of its own (see `jaxnn.augment`).
+        mesh: run on the devices of this mesh, with a state of `init_state` on it. "manual" is then
+            `jaxnn.mesh.value_and_grad`, with "autodiff" the compiler spreads the loss.
+        rules: of the mesh, as `jaxnn.mesh.lay_out` takes them.
+        donate: whether the step may write the new state where the old one is, which is used up: one
+            that is looked at afterwards raises RuntimeError. `fit` looks at it: no.
 
     Returns:
         `step(state, batch) -> (state, loss)`, the loss before the step.
 
     Raises:
         ValueError: `gradient` is another word, or, from the step, `augment` returned other shapes
-            or dtypes.
+            or dtypes; and as `jaxnn.mesh.lay_out` and `place`.
         TypeError: the model has no `manual_value_and_grad`, the optimizer is none of optax's, the
             configuration none of the model's, `augment` is no function, or, from the step, its
             first argument no `State` or its second no tuple of as many parts as the model's
@@ -120,11 +176,23 @@ def make_step(
             the shapes and dtypes of the parameters.
     """
     check_made(model, config, optimizer, gradient, augment)
-    compiled = jax.jit(_step(model, config, optimizer, gradient, augment))
+    check_flag("donate", donate)
+    layout = _layout(model, config, mesh, rules)
+    one_step = _step(model, config, optimizer, gradient, augment, layout)
+    donated = (0,) if donate else ()
+    if layout is None:
+        compiled = jax.jit(one_step, donate_argnums=donated)
+    else:
+        placed = state_shardings(layout, optimizer)
+        compiled = jax.jit(one_step, donate_argnums=donated, out_shardings=(placed, None))
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         check_state(state, State)
-        stepped: tuple[State, Array] = compiled(state, as_arrays("batch", batch))
+        batch = as_arrays("batch", batch)
+        if layout is not None:
+            state = _on_mesh(state, placed)
+            batch = layouts.place(_of(layout, gradient), as_batch(model, batch))
+        stepped: tuple[State, Array] = compiled(state, batch)
         return stepped
 
     return step
@@ -141,6 +209,8 @@ def make_run(
     gradient: Gradient = "manual",
     evaluate: Callable[[Any], Any] | None = None,
     augment: Augment | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> Callable[[State], tuple[State, History]]:
     """Return a whole run as one compiled program: epochs of shuffled mini-batches.
 
@@ -159,6 +229,8 @@ def make_run(
         gradient: as in `make_step`.
         evaluate: `evaluate(params)` -> a pytree of scalars, taken after each epoch.
         augment: as in `make_step`.
+        mesh: as in `make_step`; every device holds all of the data.
+        rules: as in `make_step`.
 
     Returns:
         `run(state) -> (state, history)`. Calling it again goes on for as many epochs.
@@ -185,7 +257,14 @@ def make_run(
     if augment is not None:
         first = jax.tree.map(lambda x: x[:batch_size], data)
         jax.eval_shape(partial(_augmented, augment), jax.random.key(0), as_batch(model, first))
-    step = _step(model, config, optimizer, gradient, augment)
+    layout = _layout(model, config, mesh, rules)
+    step = _step(model, config, optimizer, gradient, augment, layout)
+    placed: Any = None
+    if layout is not None:
+        placed, whole = state_shardings(layout, optimizer), NamedSharding(layout.mesh, P())
+        some = jax.eval_shape(lambda data: jax.tree.map(lambda x: x[:batch_size], data), data)
+        layouts.check_batch(layout, as_batch(model, some))
+        data = jax.device_put(layouts.in_order(_of(layout, gradient), data), whole)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
         if batch_size == n:
@@ -200,13 +279,13 @@ def make_run(
             loss = losses.mean()
         return state, History(loss, None if evaluate is None else evaluate(state.params))
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=placed and (placed, None))
     def compiled(state: State, data: Any) -> tuple[State, History]:
         return lax.scan(lambda s, _: epoch(s, data), state, length=epochs)
 
     def run(state: State) -> tuple[State, History]:
         check_state(state, State)
-        ran: tuple[State, History] = compiled(state, data)
+        ran: tuple[State, History] = compiled(_on_mesh(state, placed), data)
         return ran
 
     def traced(state: State) -> History:
@@ -249,10 +328,16 @@ def _step(
     optimizer: optax.GradientTransformation,
     gradient: str,
     augment: Augment | None,
+    layout: Layout | None = None,
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """Return one optimizer step, not yet compiled."""
-    by_hand = gradient == "manual"
-    value_and_grad = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
+    value_and_grad: Callable[[Any, Any], tuple[Array, Any]]
+    if gradient == "autodiff":
+        value_and_grad = partial(jax.value_and_grad(model.loss), config=config)
+    elif layout is None:
+        value_and_grad = partial(model.manual_value_and_grad, config=config)
+    else:
+        value_and_grad = layouts.value_and_grad(model, layout)
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         check_parts(state, optimizer)
@@ -264,13 +349,27 @@ def _step(
             batch = _augmented(augment, k_augment, batch)
         if hasattr(batch, "key"):
             batch = batch._replace(key=k_draw)
-        loss, grads = value_and_grad(state.params, batch, config)
+        if layout is not None:
+            batch = lax.with_sharding_constraint(batch, layouts.batch_shardings(layout, batch))
+        loss, grads = value_and_grad(state.params, batch)
         chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return State(params, opt_state, state.step + 1, state.key), loss
 
     return step
+
+
+def _of(layout: Layout, gradient: str) -> Layout:
+    """The layout for batches: by autodiff tokens stay in the order of the text."""
+    by_hand = gradient == "manual"
+    return layout if by_hand else layout._replace(axes=layout.axes._replace(sequence=()))
+
+
+def _on_mesh(state: State, placed: State | None) -> State:
+    """A state spread over a mesh, as it mostly is already."""
+    moved: State = state if placed is None else jax.device_put(state, placed)
+    return moved
 
 
 def _step_key(state: State) -> Array:
