@@ -53,7 +53,7 @@ def whole(tmp_path_factory, mesh, run):
 def laid(kind):
     """A state laid out in another way: over all devices, by columns, in two directions, on one."""
     if kind == "one device":
-        return train.init_state(mlp, CONFIG, kill_mesh.OPTIMIZER, jax.random.key(0))
+        return init_state()
     if kind == "rows":
         return init_state(mesh_of())
     mesh = jax.make_mesh((2, 4), ("a", "b"), (AxisType.Auto, AxisType.Explicit)[:1] * 2)
@@ -242,9 +242,7 @@ def together_they_do(sender, folder, saved_by_one):
         ),
         "optimizer": lambda: train.load_state(place, init_state(mesh, optax.sgd(0.1))),
         "none": lambda: train.load_state(folder / "none", state),
-        "alone": lambda: train.save_state(
-            folder / "alone", train.init_state(mlp, CONFIG, kill_mesh.OPTIMIZER, jax.random.key(0))
-        ),
+        "alone": lambda: train.save_state(folder / "alone", init_state()),
         "a later one": lambda: train.save_state(place, state),
         "no run": lambda: fit_into(folder / "none", mesh, run, resume=True),
     }
@@ -283,7 +281,7 @@ def test_two_processes_save_and_one_reads_and_the_other_way_round(processes, mes
         np.testing.assert_allclose(
             np.frombuffer(mine, np.float32), np.frombuffer(other, np.float32), rtol=1e-4, atol=1e-6
         )
-    one = train.init_state(mlp, CONFIG, kill_mesh.OPTIMIZER, jax.random.key(0))
+    one = init_state()
     read, _ = train.load_state(tmp_path / "large" / "state", one)
     assert values(read) == whole.state
     assert checkpoints.last_step(alone / "state") == (EPOCHS + 1) * STEPS
