@@ -16,21 +16,18 @@ import socket
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import conftest  # noqa: F401  (that programs are compiled as in other tests)
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not into this)
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxnn import data, mlp, train
-from jaxnn.train import checkpoints, together
-from jaxnn.train import folder as train_folder
+from jaxnn.train import checkpoints, saving, together
 
 DEVICES, EPOCHS, STEPS = 4, 6, 3
 CONFIG = mlp.Config(sizes=(8, 16, 4))
@@ -40,53 +37,28 @@ LONGEST = 60  # seconds in which a process whose other one was killed must have 
 
 
 def mesh_of(devices=None):
-    """A mesh of one axis."""
+    """A mesh of one axis, along which examples and rows of matrices are spread."""
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), ("fsdp",), devices=devices)
 
 
-def init_state(mesh, optimizer=OPTIMIZER, config=CONFIG):
-    """A state whose matrices, and their moments, are spread by rows; alike on every process."""
-
-    def made():
-        return train.init_state(mlp, config, optimizer, jax.random.key(0))
-
-    return jax.jit(made, out_shardings=placed(mesh, jax.eval_shape(made)))()
-
-
-def placed(mesh, state):
-    specs = [P("data") if len(x.shape) == 2 else P() for x in jax.tree.leaves(state)]
-    shardings = [NamedSharding(mesh, spec) for spec in specs]
-    return jax.tree.unflatten(jax.tree.structure(state), shardings)
+def init_state(mesh=None, optimizer=OPTIMIZER):
+    """A state on these devices, of every process each its part."""
+    return train.init_state(mlp, CONFIG, optimizer, jax.random.key(0), mesh=mesh)
 
 
 def make_run(mesh, seconds=0.0):
-    """A call is an epoch of some steps, on inputs drawn anew; it takes so long at least."""
-    inputs, targets = jax.random.normal(jax.random.key(1), (16, 8)), jnp.arange(16) % 4
-    rows = NamedSharding(mesh, P("data"))
+    """A call is an epoch of shuffled batches; it takes so long at least."""
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(8 * STEPS, 8)).astype(np.float32)
+    examples = data.Batch(inputs, np.arange(8 * STEPS, dtype=np.int32) % 4)
+    run = train.make_run(mlp, CONFIG, OPTIMIZER, examples, epochs=1, batch_size=8, mesh=mesh)
 
-    def step(state, _):
-        key, noise = jax.random.split(state.key)
-        drawn = inputs + 0.1 * jax.random.normal(noise, inputs.shape)
-        batch = data.KeyedBatch(jax.lax.with_sharding_constraint(drawn, rows), targets, None)
-        loss, grads = mlp.manual_value_and_grad(state.params, batch, CONFIG)
-        updates, opt_state = OPTIMIZER.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return train.State(params, opt_state, state.step + 1, key), loss
-
-    state = jax.eval_shape(lambda: train.init_state(mlp, CONFIG, OPTIMIZER, jax.random.key(0)))
-
-    @partial(jax.jit, out_shardings=(placed(mesh, state), NamedSharding(mesh, P())))
-    def epoch(state):
-        state, losses = jax.lax.scan(step, state, length=STEPS)
-        return state, losses.mean()[None]
-
-    def run(state):
+    def slowly(state):
         time.sleep(seconds)
-        state, loss = epoch(state)
-        return state, train.History(loss, None)
+        return run(state)
 
-    return run
+    return slowly
 
 
 def fit_into(folder, mesh, run=None, **settings):
@@ -132,7 +104,7 @@ def joined(task, process, processes, port, sender, *arguments):
             f"localhost:{port}",
             processes,
             process,
-            heartbeat_timeout_seconds=10,
+            heartbeat_timeout_seconds=5,
             shutdown_timeout_seconds=10,
         )
     try:
@@ -190,7 +162,7 @@ def heard(ours):
 
 def trained(sender, folder, resume):
     """The run that is killed: it says when it begins."""
-    train_folder.PAUSE, train_folder.LARGE = 0, 0
+    saving.PAUSE, saving.LARGE = 0, 0
     mesh = mesh_of()
     run = make_run(mesh, seconds=0.05)
     jax.block_until_ready(run(init_state(mesh)))
@@ -230,8 +202,13 @@ def kill_at(moments, folder, seed=0, say=lambda words: None):
             assert contents(place, mesh_of()) == expected, f"run {runs} ends otherwise"
             continue
         kills += 1
-        resume = checkpoints.last_step(place / "state") is not None
-        say(f"kill {kills} of {victims}: {ended} after {time.monotonic() - killed:.1f} s, {resume}")
+        step, log = checkpoints.last_step(place / "state"), place / "log.csv"
+        moving = (place / ".moving").exists()
+        logged = len(log.read_text().splitlines()) - 1 if log.exists() else 0
+        assert moving or logged * STEPS <= (step or 0), "more is logged than saved"
+        resume = step is not None and not moving
+        took = time.monotonic() - killed
+        say(f"kill {kills} of {victims}: {ended} after {took:.1f} s, {step} steps saved")
     return runs
 
 

@@ -127,17 +127,21 @@ def begin_state(
 
     When this returns, the state has been copied. The function may be called in another thread.
     """
-    check_state(state, State)
-    folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
     items: dict[str, Any] = {"state": state} | ({} if best is None else {"best": best})
-    _check_laid(items)
-    about = _describe(model, config, notes) | {
-        "forms": {name: _forms(tree) for name, tree in items.items()},
-        "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
-        "ends": [int(end) for end in ends],
-        "watched": dict(watched or {}),
-        "batches": batches,
-    }
+
+    def described() -> dict[str, Any]:
+        check_state(state, State)
+        _check_laid(items)
+        return _describe(model, config, notes) | {
+            "forms": {name: _forms(tree) for name, tree in items.items()},
+            "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
+            "ends": [int(end) for end in ends],
+            "watched": dict(watched or {}),
+            "batches": batches,
+        }
+
+    about = together.each("saving a state", described)
+    folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
     last = _last_step(folder)
     if last is not None and last >= step:
         raise ValueError(
