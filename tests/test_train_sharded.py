@@ -56,7 +56,8 @@ def laid(kind):
         return init_state()
     if kind == "rows":
         return init_state(mesh_of())
-    mesh = jax.make_mesh((2, 4), ("a", "b"), (AxisType.Auto, AxisType.Explicit)[:1] * 2)
+    axis = AxisType.Auto if kind == "both" else AxisType.Explicit
+    mesh = jax.make_mesh((2, 4), ("a", "b"), (axis, axis))
     spec = P("b", "a") if kind == "both" else P(None, "b")
 
     def put(leaf):
