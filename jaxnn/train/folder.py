@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxnn import files
 from jaxnn.checks import parameter_shapes
+from jaxnn.ending import is_first
 from jaxnn.train import checkpoints, logs, together
 from jaxnn.train.about import describe
 from jaxnn.train.doors import check_model_functions
@@ -109,7 +110,9 @@ class Folder:
         self._whose["notes"] = about.notes
         self._ours = True
         best = state.params if about.best is None else about.best
-        return Progress(state, about.history, tuple(about.ends), best, 0, about.watched)
+        return Progress(
+            state, about.history, tuple(about.ends), best, 0, about.watched, about.batches
+        )
 
     def mend(self, progress: Progress) -> None:
         """Write again what a killed process had not come to write, or what is gone since."""
@@ -143,13 +146,14 @@ class Folder:
             history=progress.columns,
             ends=progress.ends,
             watched=progress.watched,
+            batches=progress.batches,
             **self._whose,
         )
         best = gathered(progress.best) if progress.best_epoch != saved_best else None
 
         def write() -> None:
             finish()
-            if together.is_first():
+            if is_first():
                 self._write_rest(progress, best)
 
         return write

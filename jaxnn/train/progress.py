@@ -24,6 +24,7 @@ class Progress(NamedTuple):
         best_epoch: which it was; 0 before any.
         watched: by which column it is known: `{"minimize": NAME}` or `{"maximize": NAME}`; empty
             before any, where none was named.
+        batches: how far they are, as JSON has it; None where they are not asked.
     """
 
     state: State
@@ -32,6 +33,7 @@ class Progress(NamedTuple):
     best: Any
     best_epoch: int
     watched: dict[str, str]
+    batches: Any = None
 
     @property
     def epochs(self) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxnn import files
 from jaxnn.calls import path_name
+from jaxnn.ending import several
 from jaxnn.train import checkpoints, together
 from jaxnn.train.about import check_equal, describe
 from jaxnn.train.doors import check_state
@@ -42,6 +43,7 @@ class SavedState(NamedTuple):
         history: for each column of a log its values, epoch by epoch, as NumPy arrays.
         ends: after which of these epochs there was a state to look at.
         watched: by which column the best is known, as `{"minimize": "val_loss"}`.
+        batches: how far an iterator of batches was, as JSON has it; None where none was asked.
     """
 
     model: str
@@ -52,6 +54,7 @@ class SavedState(NamedTuple):
     history: dict[str, np.ndarray[Any, Any]]
     ends: list[int]
     watched: dict[str, str]
+    batches: Any = None
 
 
 def save_state(
@@ -65,6 +68,7 @@ def save_state(
     history: Mapping[str, Any] | None = None,
     ends: tuple[int, ...] | list[int] = (),
     watched: Mapping[str, str] | None = None,
+    batches: Any = None,
 ) -> Path:
     """Save a state in `folder/STEP`, whole or not at all, and keep the one before it.
 
@@ -81,6 +85,7 @@ def save_state(
         history: columns of numbers to keep beside it, each (epochs,).
         ends: the epochs that ended with a state.
         watched: by which column the best is known, as `{"minimize": "val_loss"}`.
+        batches: how far an iterator of batches is, what JSON can hold.
 
     Returns:
         The folder of the state.
@@ -102,6 +107,7 @@ def save_state(
         history=history,
         ends=ends,
         watched=watched,
+        batches=batches,
     )()
 
 
@@ -116,6 +122,7 @@ def begin_state(
     history: Mapping[str, Any] | None = None,
     ends: tuple[int, ...] | list[int] = (),
     watched: Mapping[str, str] | None = None,
+    batches: Any = None,
 ) -> Callable[[], Path]:
     """Begin to save a state, as `save_state` does; return a function that does it to the end.
 
@@ -131,6 +138,7 @@ def begin_state(
             "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
             "ends": [int(end) for end in ends],
             "watched": dict(watched or {}),
+            "batches": batches,
         }
 
     about = together.each("saving a state", described)
@@ -204,6 +212,7 @@ def load_state(
         history={name: _from_json(column) for name, column in about["history"].items()},
         ends=about["ends"],
         watched=about["watched"],
+        batches=about.get("batches"),  # which older files have not
     )
 
 
@@ -213,7 +222,7 @@ def _last_step(folder: Path) -> int | None:
 
 def _check_laid(items: Mapping[str, Any]) -> None:
     """Refuse arrays that are one process's own, where there are several."""
-    if jax.process_count() == 1:
+    if not several():
         return
     for where, leaf in jax.tree_util.tree_leaves_with_path(items):
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
