@@ -18,7 +18,7 @@ anywhere by itself. Where devices have tokens of their own (`batch`), f and P ar
 tokens of all of them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -215,4 +215,15 @@ def _example(key: Array) -> tuple[Experts, Array]:
     return params, x.at[0, 0, 1:].set(0)
 
 
-experts = Op(experts_fwd, experts_bwd, _example, settings=({"k": 1}, {"k": 2}), check=_check)
+_kinds: Any = Experts  # of bools here
+experts = Op(
+    experts_fwd,
+    experts_bwd,
+    _example,
+    ({"k": 1}, {"k": 2}, {"k": 2, "units": ("columns",), "batch": ("rows",)}),
+    check=_check,
+    varies={  # along the batch each device has a gradient of its own
+        "units": ((_kinds(False, True, True, True), False), False),
+        "batch": ((True, True), (True, False)),
+    },
+)
