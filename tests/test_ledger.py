@@ -23,8 +23,10 @@ from jaxnn.ledger.scaling import PLANS, Job, Plan, flops, reach, scaling
 from jaxnn.ledger.sent import Group, Total, totals
 from jaxnn.mesh import lay_out
 from jaxnn.models import mlp, transformer
+from jaxnn.train import steps
 
 SIZES = {"data": 2, "model": 4}
+BY_NAME = {plan.name: plan for plan in PLANS}
 
 
 def sizes_of(case):
@@ -140,6 +142,23 @@ LINES = {
         "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['data'=2,'model'=4] {'model'}",
         Sent("all-gather", ("model",), 4, "f32", (6, 2), 1, False, ""),
     ),
+    "by XLA's names": (
+        "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=8] {'axis_0'}",
+        Sent("all-gather", ("data", "model"), 8, "f32", (6, 2), 1, False, ""),
+    ),
+    "by a part of its axis": (
+        "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=8] {'axis_0':(1)2}",
+        Sent("all-gather", ("data",), 2, "f32", (6, 2), 1, False, ""),
+    ),
+    "by another": (
+        "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=8] {'axis_0':(2)4}",
+        Sent("all-gather", ("model",), 4, "f32", (6, 2), 1, False, ""),
+    ),
+    "in an order of its own": (
+        "%a = f32[6,2]{1,0} all-gather(%p), "
+        "replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}",
+        Sent("all-gather", ("data",), 2, "f32", (6, 2), 1, False, ""),
+    ),
     "a part of an axis": (
         "%a = f32[6]{0} all-gather(%p), replica_groups={{0,1},{2,3},{4,5},{6,7}}",
         Sent("all-gather", (), 2, "f32", (6,), 1, False, ""),
@@ -179,6 +198,9 @@ def test_arrays_sent_together_are_a_line_each_and_those_of_a_loop_as_often_as_it
     odd = HEAD + "%a = f4[6]{0} all-reduce(%p), replica_groups={}\n}\n"
     with pytest.raises(ValueError, match="of a dtype that the ledger has no size of"):
         found(SimpleNamespace(as_text=lambda: odd), SIZES)
+    odd = HEAD + "%a = f32[6]{0} all-reduce(%p), replica_groups=@others\n}\n"
+    with pytest.raises(ValueError, match="names its devices in a way that is not known"):
+        found(SimpleNamespace(as_text=lambda: odd), SIZES)
     unknown = SimpleNamespace(as_text=lambda: f"{text}\n}}\n")
     with pytest.raises(ValueError, match="no number of turns"):
         found(unknown, SIZES)
@@ -215,6 +237,24 @@ def test_what_a_layer_saves_is_what_three_more_of_them_take(name, x64):
     tokens = math.prod(compiled.batch[0].addressable_shards[0].data.shape)
     # The fewer layers, the more of what a program holds at most it holds elsewhere.
     assert many - few == pytest.approx(3 * layer_residuals(deeper, tokens, 8), rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["mlp fsdp", "llama cube"])
+def test_an_optimizer_s_step_sends_no_more_and_its_state_is_where_the_parameters_are(name, x64):
+    case, layout = mesh_cases.CASES[name], mesh_cases.compiled(name).layout
+    optimizer = optax.adamw(1e-3)
+    state = steps.init_state(
+        case.model, case.config, optimizer, jax.random.key(0), mesh=layout.mesh, rules=case.rules
+    )
+    held = memory(layout, sizes_of(case), dtype="f64")
+    moments = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.opt_state)]
+    assert sum(moments) == held.optimizer + 4  # the number of the step
+    step = steps._step(case.model, case.config, optimizer, "manual", None, layout)
+    placed = steps.state_shardings(layout, optimizer)
+    batch = mesh_cases.compiled(name).batch
+    program = jax.jit(step, out_shardings=(placed, None)).lower(state, batch).compile()
+    paper = predicted(layout, sizes_of(case), dtype="f64")
+    assert not differences(paper, found(program, case.mesh))
 
 
 def test_to_an_axis_of_one_device_nothing_is_sent():
@@ -277,19 +317,19 @@ def test_efficiency_is_lost_to_what_is_sent_and_to_nothing_else():
     small = transformer.gpt2(vocabulary=512, positions=64, layers=3, width=64, heads=8)
     job = Job("small", small, (64, 64))
     never = Nodes(inside=math.inf, between=math.inf, delay_inside=0, delay_between=0)
-    for plan in (PLANS[0], PLANS[1], PLANS[2]):
+    for plan in (BY_NAME[name] for name in ("data", "FSDP", "FSDP 8 x data")):
         some = scaling(job, plan, never, (8, 64))
         assert [step.efficiency for step in some] == pytest.approx([1, 1])
         slow = scaling(job, plan, Nodes(), (8, 64))
         assert all(a.efficiency < b.efficiency for a, b in zip(slow, some, strict=True))
         assert slow[0].memory > slow[1].memory
     # Of tensor parallelism too, for all of a layer's products are shared out.
-    (shared,) = scaling(job, PLANS[4], never, (8,))
+    (shared,) = scaling(job, BY_NAME["FSDP x tensor 8"], never, (8,))
     assert shared.efficiency == pytest.approx(1, rel=0.01)
-    assert not scaling(job, PLANS[0], Nodes(), (12, 128))
+    assert not scaling(job, BY_NAME["data"], Nodes(), (12, 128))
     with pytest.raises(ValueError, match="12 devices over 8; they must be a multiple"):
-        PLANS[4].layout(small, 12)
-    assert reach(scaling(job, PLANS[1], never)) == 64
+        BY_NAME["FSDP x tensor 8"].layout(small, 12)
+    assert reach(scaling(job, BY_NAME["FSDP"], never)) == 64
     assert reach([]) == 0
 
 
