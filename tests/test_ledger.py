@@ -16,9 +16,10 @@ from jaxnn.ledger import Sent, __main__, differences, found, predicted
 from jaxnn.ledger.machines import MACHINES, Nodes, Torus, seconds
 from jaxnn.ledger.memory import layer_residuals, memory
 from jaxnn.ledger.program import compiled_step
+from jaxnn.ledger.scaling import PLANS, Job, Plan, flops, reach, scaling
 from jaxnn.ledger.sent import Group, Total, totals
 from jaxnn.mesh import lay_out
-from jaxnn.models import transformer
+from jaxnn.models import mlp, transformer
 
 SIZES = {"data": 2, "model": 4}
 
@@ -138,6 +139,9 @@ def test_arrays_sent_together_are_a_line_each_and_those_of_a_loop_as_often_as_it
         ((6,), 5, True),
         ((), 5, True),
     ]
+    odd = HEAD + "%a = f4[6]{0} all-reduce(%p), replica_groups={}\n}\n"
+    with pytest.raises(ValueError, match="of a dtype that the ledger has no size of"):
+        found(SimpleNamespace(as_text=lambda: odd), SIZES)
     unknown = SimpleNamespace(as_text=lambda: f"{text}\n}}\n")
     with pytest.raises(ValueError, match="no number of turns"):
         found(unknown, SIZES)
@@ -176,6 +180,15 @@ def test_what_a_layer_saves_is_what_three_more_of_them_take(name, x64):
     assert many - few == pytest.approx(3 * layer_residuals(deeper, tokens, 8), rel=0.03)
 
 
+def test_to_an_axis_of_one_device_nothing_is_sent():
+    config = mesh_cases.PERCEPTRON
+    mesh = AbstractMesh((2, 1), tuple(SIZES))
+    layout = lay_out(mlp, config, mesh, {"batch": ("data", "model")})
+    program = found(compiled_step(mlp, config, layout, (4,)), mesh.shape)
+    assert not differences(predicted(layout, (4,)), program)
+    assert totals(program).keys() == {Group("all-reduce", ("data",), False)}
+
+
 def test_layouts_of_more_devices_than_there_are_need_none():
     config = transformer.gpt2(vocabulary=512, layers=3, width=64, heads=8)
     layout = lay_out(transformer, config, AbstractMesh((512, 8), tuple(SIZES)), None)
@@ -206,6 +219,41 @@ def test_seconds_are_bytes_over_bandwidth_and_delays():
     assert node.link(list(range(32)), False).bandwidth == 400e9  # eight adapters at once
     assert seconds(everyone, mesh, node) < seconds(everyone, {"data": 32, "model": 1}, node) * 1.01
     assert set(MACHINES) == {"h200", "v5p"}
+
+
+def test_what_a_step_multiplies_is_what_the_compiled_one_does():
+    config = transformer.llama(
+        vocabulary=96, positions=64, layers=1, width=64, heads=4, kv_heads=2, hidden=160
+    )
+    one = Plan("one", {}, {}).layout(config, 1)
+    program = jax.jit(lambda p, b: transformer.manual_value_and_grad(p, b, config))
+    params = jax.eval_shape(lambda: transformer.init_params(jax.random.key(0), config))
+    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
+    compiled = program.lower(params, transformer.Batch(tokens, tokens, None)).compile()
+    # The whole of the scores is computed, and not the half that is seen; and what is no product.
+    attention = 4 * 64 * 3 * 2 * 64 * 64
+    products = flops(one, (4, 64)) + attention
+    assert products < compiled.cost_analysis()["flops"] < 1.15 * products
+
+
+def test_efficiency_is_lost_to_what_is_sent_and_to_nothing_else():
+    small = transformer.gpt2(vocabulary=512, positions=64, layers=3, width=64, heads=8)
+    job = Job("small", small, (64, 64))
+    never = Nodes(inside=math.inf, between=math.inf, delay_inside=0, delay_between=0)
+    for plan in (PLANS[0], PLANS[1], PLANS[2]):
+        some = scaling(job, plan, never, (8, 64))
+        assert [step.efficiency for step in some] == pytest.approx([1, 1])
+        slow = scaling(job, plan, Nodes(), (8, 64))
+        assert all(a.efficiency < b.efficiency for a, b in zip(slow, some, strict=True))
+        assert slow[0].memory > slow[1].memory
+    # Of tensor parallelism too, for all of a layer's products are shared out.
+    (shared,) = scaling(job, PLANS[4], never, (8,))
+    assert shared.efficiency == pytest.approx(1, rel=0.01)
+    assert not scaling(job, PLANS[0], Nodes(), (12, 128))
+    with pytest.raises(ValueError, match="12 devices over 8; they must be a multiple"):
+        PLANS[4].layout(small, 12)
+    assert reach(scaling(job, PLANS[1], never)) == 64
+    assert reach([]) == 0
 
 
 def called(capsys, *words):

@@ -56,7 +56,7 @@ def _walk(
 ) -> Iterator[Sent]:
     for line in bodies[name]:
         match = _INSTRUCTION.match(line)
-        if match is None:
+        if match is None or match[2].endswith(("-done", "-update")):  # counted where it starts
             continue
         result, op = match.groups()
         kind = op.removesuffix("-start")
@@ -97,6 +97,11 @@ def _arrays(
         # What begins without waiting returns what it sends, what it receives and perhaps counters.
         whole = [shape for shape in shapes if shape != ("u32", ())]
         shapes = whole[len(whole) // 2 :]
+    if not shapes:
+        raise ValueError(
+            f"{kind} sends {result!r:.60}, of a dtype that the ledger has no size of; it must be "
+            f"one of {', '.join(BYTES)}: add it to jaxnn.ledger.sent.BYTES"
+        )
     axes, devices = _devices(kind, line, mesh)
     if kind == "all-to-all" and len(shapes) > 1:  # the parts of one array
         ((dtype, part), *_) = shapes
@@ -117,7 +122,7 @@ def _devices(kind: str, line: str, mesh: dict[str, int]) -> tuple[tuple[str, ...
         return axes, math.prod(mesh[axis] for axis in axes)
     if named := re.search(r"replica_groups=mesh\[[^\]]*\] \{([^}]*)\}", line):
         names = re.findall(r"'([^']*)'", named[1])
-        axes = tuple(axis for axis in mesh if axis in names)
+        axes = tuple(axis for axis in mesh if axis in names and mesh[axis] > 1)
         return axes, math.prod(mesh[axis] for axis in axes)
     if listed := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
         groups = _iota(*listed.groups())

@@ -88,7 +88,7 @@ def multi_head_fwd(
     there is a `rotary_base` (see `rotary_fwd`); the rest, `bias` and `key` too, is as in
     `attention_fwd`. Inside `jax.shard_map`, `axis` names the axes of the mesh along which each
     device has H of all heads, `sequence` those along which each has T of all tokens; then there is
-    no mask, window, bias, block, softcap or dropout.
+    no mask, window, bias, softcap or dropout.
 
     Saves x, q, k, v, y, L and, of a norm, x_hat and 1/sigma.
 
@@ -115,7 +115,9 @@ def multi_head_fwd(
         k, _ = rotary.fwd(k, positions, base=rotary_base, scaling=rotary_scaling)
     saved: AttentionResiduals | RingResiduals
     if sequence:
-        y, saved = ring_attention.fwd(q, k, v, axis=sequence, causal=causal, scale=scale)
+        y, saved = ring_attention.fwd(
+            q, k, v, axis=sequence, causal=causal, scale=scale, block=block
+        )
     else:
         y, saved = attention.fwd(
             q, k, v, mask, bias, key, causal=causal, window=window, scale=scale, block=block,
@@ -153,7 +155,9 @@ def multi_head_bwd(
     dy = dy.reshape(saved.y.shape)
     dbias = None
     if isinstance(saved, RingResiduals):
-        dq, dk, dv = ring_attention.bwd(saved, dy, axis=sequence, causal=causal, scale=scale)
+        dq, dk, dv = ring_attention.bwd(
+            saved, dy, axis=sequence, causal=causal, scale=scale, block=block
+        )
     else:
         dq, dk, dv, _, dbias, _ = attention.bwd(
             saved, dy, causal=causal, window=window, scale=scale, block=block, softcap=softcap,

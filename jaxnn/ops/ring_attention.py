@@ -15,9 +15,10 @@ The backward takes the turns the other way round: from device to device the keys
 went, and the sum that is their gradient comes home with them.
 
 If `causal`, tokens are in zigzag order: the sequence is cut into 2p chunks, and device i has chunks
-i and 2p - 1 - i, so that all devices have as much to do. Of the keys of another device two of four
-pairs of chunks are seen, whole: the later queries see the earlier keys; and of a device before, the
-earlier queries too, while of a device after it is the later queries that see the later keys too.
+i and 2p - 1 - i, so that all devices have as much to do (Llama team, 2024, "The Llama 3 herd of
+models", section 3.3.2). Of the keys of another device two of four pairs of chunks are seen, whole:
+the later queries see the earlier keys; and of a device before, the earlier queries too, while of a
+device after it is the later queries that see the later keys too.
 """
 
 from functools import partial
@@ -162,6 +163,8 @@ def _turns(axis: Axis) -> Array:
 
 def _seen(r: Array, t: int, axis: Axis, causal: bool) -> list[tuple[_Chunk, _Chunk]]:
     """Which queries of this device see which keys of the device r before it, all of them."""
+    if lax.axis_size(axis) == 1:
+        return []  # there is no other
     if not causal:
         return [(_Chunk(0, t), _Chunk(0, t))]
     half = t // 2

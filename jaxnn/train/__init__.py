@@ -5,15 +5,14 @@ from jaxnn.train.batches import BatchError, make_epoch
 from jaxnn.train.fit import Fit, fit
 from jaxnn.train.parameters import Loaded, load_params, read_about, save_params
 from jaxnn.train.parts import in_parts
+from jaxnn.train.runs import epoch_order, make_run
 from jaxnn.train.states import SavedState, load_state, save_state
 from jaxnn.train.steps import (
     Augment,
     Gradient,
     History,
     State,
-    epoch_order,
     init_state,
-    make_run,
     make_step,
 )
 from jaxnn.train.study import Trial

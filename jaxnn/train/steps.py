@@ -1,21 +1,18 @@
-"""Training steps and whole training runs, compiled, for any module with the model functions.
+"""A run's state and its training steps, compiled, for any module with the model functions.
 
     optimizer = optax.adam(1e-3)
     state = init_state(model, config, optimizer, jax.random.key(0))
     step = make_step(model, config, optimizer)
     state, loss = step(state, batch)
 
-    run = make_run(model, config, optimizer, data, epochs=20, batch_size=32)
-    state, history = run(state)
-
-Optimizers, schedules and clipping are optax's.
+Optimizers, schedules and clipping are optax's. With a mesh the state is spread over its devices;
+the gradient by hand says what they send each other, and the compiler the rest.
 
 A model that draws in training (dropout, a latent sample) has a batch with a field `key`, None in
 evaluation: every step hands it a fresh one, so leave it None in the data.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -29,16 +26,14 @@ from jax.sharding import PartitionSpec as P
 from jaxnn import mesh as layouts
 from jaxnn.checks import check_batch, check_key
 from jaxnn.mesh import Layout, Rules, lay_out
-from jaxnn.settings import check_flag, check_integer
+from jaxnn.settings import check_flag
 from jaxnn.train.doors import (
     as_arrays,
-    check_evaluate,
     check_made,
     check_model_functions,
     check_optimizer,
     check_parts,
     check_state,
-    count_examples,
 )
 
 Gradient = Literal["manual", "autodiff"]
@@ -106,7 +101,7 @@ def init_state(
         params = model.init_params(k_params, config)
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), k_run)
 
-    layout = _layout(model, config, mesh, rules)
+    layout = layout_of(model, config, mesh, rules)
     if layout is None:
         return fresh(key)
     placed = state_shardings(layout, optimizer)
@@ -122,8 +117,12 @@ def state_shardings(layout: Layout, optimizer: optax.GradientTransformation) -> 
     return State(layouts.shardings(layout), of_optimizer, all_devices, all_devices)
 
 
-def _layout(model: Any, config: Any, mesh: Mesh | None, rules: Rules | None) -> Layout | None:
-    """Where a model is on a mesh; None without one."""
+def layout_of(model: Any, config: Any, mesh: Mesh | None, rules: Rules | None) -> Layout | None:
+    """Return where a model is on a mesh; None without one.
+
+    Raises:
+        TypeError, ValueError: as `jaxnn.mesh.lay_out`; there are rules and no mesh.
+    """
     if mesh is None:
         if rules is not None:
             raise ValueError(
@@ -177,152 +176,28 @@ def make_step(
     """
     check_made(model, config, optimizer, gradient, augment)
     check_flag("donate", donate)
-    layout = _layout(model, config, mesh, rules)
-    one_step = _step(model, config, optimizer, gradient, augment, layout)
+    layout = layout_of(model, config, mesh, rules)
+    taken = one_step(model, config, optimizer, gradient, augment, layout)
     donated = (0,) if donate else ()
     if layout is None:
-        compiled = jax.jit(one_step, donate_argnums=donated)
+        compiled = jax.jit(taken, donate_argnums=donated)
     else:
         placed = state_shardings(layout, optimizer)
-        compiled = jax.jit(one_step, donate_argnums=donated, out_shardings=(placed, None))
+        compiled = jax.jit(taken, donate_argnums=donated, out_shardings=(placed, None))
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         check_state(state, State)
         batch = as_arrays("batch", batch)
         if layout is not None:
-            state = _on_mesh(state, placed)
-            batch = layouts.place(_of(layout, gradient), as_batch(model, batch))
+            state = on_mesh(state, placed)
+            batch = layouts.place(for_batches(layout, gradient), as_batch(model, batch))
         stepped: tuple[State, Array] = compiled(state, batch)
         return stepped
 
     return step
 
 
-def make_run(
-    model: Any,
-    config: Any,
-    optimizer: optax.GradientTransformation,
-    data: Any,
-    *,
-    epochs: int,
-    batch_size: int,
-    gradient: Gradient = "manual",
-    evaluate: Callable[[Any], Any] | None = None,
-    augment: Augment | None = None,
-    mesh: Mesh | None = None,
-    rules: Rules | None = None,
-) -> Callable[[State], tuple[State, History]]:
-    """Return a whole run as one compiled program: epochs of shuffled mini-batches.
-
-    Each epoch draws a new order from the state's key; the examples left over when `batch_size`
-    does not divide their number sit that epoch out. A batch as large as the data is used in its
-    order, unshuffled. The data is checked here, by tracing the model's loss on it, before
-    anything is compiled.
-
-    Args:
-        model: a module with the model functions.
-        config: its configuration, static.
-        optimizer: any optax optimizer.
-        data: a batch of all examples; every leaf's first dimension counts them.
-        epochs: at least 1.
-        batch_size: from 1 to the number of examples.
-        gradient: as in `make_step`.
-        evaluate: `evaluate(params)` -> a pytree of scalars, taken after each epoch.
-        augment: as in `make_step`.
-        mesh: as in `make_step`; every device holds all of the data.
-        rules: as in `make_step`.
-
-    Returns:
-        `run(state) -> (state, history)`. Calling it again goes on for as many epochs.
-
-    Raises:
-        TypeError, ValueError: a number is out of its range, the model refuses the data, or
-            `augment` returns other shapes or dtypes; and as in `make_step`.
-    """
-    check_made(model, config, optimizer, gradient, augment)
-    check_model_functions(model, "loss")
-    data = as_arrays("data", data)
-    n = count_examples(data)
-    epochs = check_integer("epochs", epochs)
-    batch_size = check_integer("batch_size", batch_size)
-    if batch_size > n:
-        raise ValueError(
-            f"batch_size is {batch_size}; it must be from 1 to the number of examples, {n}"
-        )
-    params = jax.eval_shape(lambda key: model.init_params(key, config), jax.random.key(0))
-    # Only the parameters are abstract here, so the loss sees, and can refuse, the data's values.
-    jax.eval_shape(lambda params: model.loss(params, data, config), params)
-    if evaluate is not None:
-        check_evaluate(evaluate, params)
-    if augment is not None:
-        first = jax.tree.map(lambda x: x[:batch_size], data)
-        jax.eval_shape(partial(_augmented, augment), jax.random.key(0), as_batch(model, first))
-    layout = _layout(model, config, mesh, rules)
-    step = _step(model, config, optimizer, gradient, augment, layout)
-    placed: Any = None
-    if layout is not None:
-        placed, whole = state_shardings(layout, optimizer), NamedSharding(layout.mesh, P())
-        some = jax.eval_shape(lambda data: jax.tree.map(lambda x: x[:batch_size], data), data)
-        layouts.check_batch(layout, as_batch(model, some))
-        data = jax.device_put(layouts.in_order(_of(layout, gradient), data), whole)
-
-    def epoch(state: State, data: Any) -> tuple[State, History]:
-        if batch_size == n:
-            state, loss = step(state, data)
-        else:
-            order, key = epoch_order(state.key, n, batch_size)
-            state, losses = lax.scan(
-                lambda s, rows: step(s, jax.tree.map(lambda x: x[rows], data)),
-                state._replace(key=key),
-                order,
-            )
-            loss = losses.mean()
-        return state, History(loss, None if evaluate is None else evaluate(state.params))
-
-    @partial(jax.jit, out_shardings=placed and (placed, None))
-    def compiled(state: State, data: Any) -> tuple[State, History]:
-        return lax.scan(lambda s, _: epoch(s, data), state, length=epochs)
-
-    def run(state: State) -> tuple[State, History]:
-        check_state(state, State)
-        ran: tuple[State, History] = compiled(_on_mesh(state, placed), data)
-        return ran
-
-    def traced(state: State) -> History:
-        history: History = jax.eval_shape(compiled, state, data)[1]
-        return history
-
-    return with_history(run, traced)
-
-
-def with_history(
-    run: Callable[[State], tuple[State, History]], traced: Callable[[State], History]
-) -> Callable[[State], tuple[State, History]]:
-    """Return a run from which `fit` learns, before a call, what shapes its history will have."""
-    run.__dict__["traced"] = traced
-    return run
-
-
-def epoch_order(key: Array, n: int, batch_size: int) -> tuple[Array, Array]:
-    """Draw which of n examples each batch of a shuffled epoch takes, and the next epoch's key.
-
-    Returns:
-        rows (n // batch_size, batch_size), key.
-
-    Raises:
-        TypeError: the key is none of `jax.random`, or a number no integer.
-        ValueError: a number is below 1.
-    """
-    check_key("epoch_order: key", key)
-    check_integer("epoch_order: n", n)
-    check_integer("epoch_order: batch_size", batch_size)
-    key, shuffle = jax.random.split(key)
-    batches = n // batch_size
-    order = jax.random.permutation(shuffle, n)[: batches * batch_size]
-    return order.reshape(batches, batch_size), key
-
-
-def _step(
+def one_step(
     model: Any,
     config: Any,
     optimizer: optax.GradientTransformation,
@@ -331,13 +206,17 @@ def _step(
     layout: Layout | None = None,
 ) -> Callable[[State, Any], tuple[State, Array]]:
     """Return one optimizer step, not yet compiled."""
-    value_and_grad: Callable[[Any, Any], tuple[Array, Any]]
-    if gradient == "autodiff":
-        value_and_grad = partial(jax.value_and_grad(model.loss), config=config)
-    elif layout is None:
-        value_and_grad = partial(model.manual_value_and_grad, config=config)
-    else:
-        value_and_grad = layouts.value_and_grad(model, layout)
+    by_hand = gradient == "manual"
+    of_batch = model.manual_value_and_grad if by_hand else jax.value_and_grad(model.loss)
+    over_devices = layouts.value_and_grad(model, layout) if layout and by_hand else None
+
+    def value_and_grad(params: Any, batch: Any) -> tuple[Array, Any]:
+        if layout is not None:
+            batch = lax.with_sharding_constraint(batch, layouts.batch_shardings(layout, batch))
+        found: tuple[Array, Any] = (
+            of_batch(params, batch, config) if over_devices is None else over_devices(params, batch)
+        )
+        return found
 
     def step(state: State, batch: Any) -> tuple[State, Array]:
         check_parts(state, optimizer)
@@ -346,11 +225,9 @@ def _step(
         # is not computed.
         k_augment, k_draw = jax.random.split(_step_key(state))
         if augment is not None:
-            batch = _augmented(augment, k_augment, batch)
+            batch = augmented(augment, k_augment, batch)
         if hasattr(batch, "key"):
             batch = batch._replace(key=k_draw)
-        if layout is not None:
-            batch = lax.with_sharding_constraint(batch, layouts.batch_shardings(layout, batch))
         loss, grads = value_and_grad(state.params, batch)
         chex.assert_trees_all_equal_shapes_and_dtypes(grads, state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -360,14 +237,14 @@ def _step(
     return step
 
 
-def _of(layout: Layout, gradient: str) -> Layout:
-    """The layout for batches: by autodiff tokens stay in the order of the text."""
+def for_batches(layout: Layout, gradient: str) -> Layout:
+    """Return the layout of batches: by autodiff tokens stay in the order of the text."""
     by_hand = gradient == "manual"
     return layout if by_hand else layout._replace(axes=layout.axes._replace(sequence=()))
 
 
-def _on_mesh(state: State, placed: State | None) -> State:
-    """A state spread over a mesh, as it mostly is already."""
+def on_mesh(state: State, placed: State | None) -> State:
+    """Return a state spread over a mesh, as it mostly is already."""
     moved: State = state if placed is None else jax.device_put(state, placed)
     return moved
 
@@ -378,16 +255,16 @@ def _step_key(state: State) -> Array:
     return jax.random.fold_in(state.key, state.step.astype(jnp.uint32) + jnp.uint32(2**31))
 
 
-def _augmented(augment: Augment, key: Array, batch: Any) -> Any:
+def augmented(augment: Augment, key: Array, batch: Any) -> Any:
     """Return the batch to train on in place of this one, which is of the same shapes and dtypes."""
-    augmented = augment(key, batch)
-    given, returned = (_described(tree) for tree in (batch, augmented))
+    drawn = augment(key, batch)
+    given, returned = (_described(tree) for tree in (batch, drawn))
     if given != returned:
         raise ValueError(
             f"augment returned {returned}; it must return what it was given, {given}: a batch of "
             "the same structure, shapes and dtypes"
         )
-    return augmented
+    return drawn
 
 
 def _described(tree: Any) -> str:

@@ -26,7 +26,8 @@ import optax
 from jax import Array
 
 from jaxnn.train.doors import as_arrays, check_function, check_state
-from jaxnn.train.steps import Augment, Gradient, History, State, init_state, make_run
+from jaxnn.train.runs import make_run
+from jaxnn.train.steps import Augment, Gradient, History, State, init_state
 
 Settings = Mapping[str, Any]
 Build = Callable[[dict[str, Any]], tuple[Any, optax.GradientTransformation]]
