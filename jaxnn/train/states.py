@@ -130,7 +130,7 @@ def begin_state(
     check_state(state, State)
     folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
     items: dict[str, Any] = {"state": state} | ({} if best is None else {"best": best})
-    _check_laid(items)
+    check_laid(items)
     about = _describe(model, config, notes) | {
         "forms": {name: _forms(tree) for name, tree in items.items()},
         "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
@@ -215,7 +215,7 @@ def _last_step(folder: Path) -> int | None:
     return together.first(f"reading {folder}", partial(checkpoints.last_step, folder))
 
 
-def _check_laid(items: Mapping[str, Any]) -> None:
+def check_laid(items: Mapping[str, Any]) -> None:
     """Refuse arrays that are one process's own, where there are several."""
     if jax.process_count() == 1:
         return
