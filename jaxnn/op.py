@@ -70,6 +70,9 @@ class Op(Generic[Inputs, Out]):
         example: `example(key) -> inputs`, small and awkward on purpose (odd sizes, no two
             dimensions alike, values at kinks): what the verifier and the tests draw.
         settings: settings to verify the op under.
+        varies: of an op for the devices of a mesh, by the setting that names axes: which of its
+            inputs, and whether its result, differ from device to device, as in {"axis": ((True,),
+            False)}; what does not is one value, with one cotangent. Each may be a pytree of these.
         inputs: the names of its inputs, with their defaults (`inspect.Parameter.empty` for none):
             what `fwd` takes by position, unless `bwd` takes it by name, for then it is a setting.
     """
@@ -83,6 +86,7 @@ class Op(Generic[Inputs, Out]):
         *,
         check: Callable[..., None] | None = None,
         fast: str | None = None,
+        varies: Mapping[str, tuple[tuple[Any, ...], Any]] | None = None,
     ) -> None:
         """Bind the two.
 
@@ -94,9 +98,11 @@ class Op(Generic[Inputs, Out]):
             check: see there.
             fast: the module that has the fast form, under the same two names. It is imported when
                 first used.
+            varies: as the attribute.
         """
         self.plain = Pair(fwd, bwd)
         self.example, self.settings, self.check = example, settings, check
+        self.varies = varies
         self.inputs = calls.inputs(fwd, bwd)
         self._fast_module = fast
         self._entrances = Pair(*(_entrance(self, role) for role in Pair._fields))
@@ -153,7 +159,7 @@ class Op(Generic[Inputs, Out]):
         return Op(**kept | changes)
 
     def _arguments(self) -> dict[str, Any]:
-        rest = {"example": self.example, "settings": self.settings, "check": self.check}
+        rest = {name: getattr(self, name) for name in ("example", "settings", "check", "varies")}
         return self.plain._asdict() | rest | {"fast": self._fast_module}
 
     def __reduce__(self) -> Any:

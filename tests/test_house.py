@@ -44,13 +44,14 @@ ROWS = (
     ("jaxnn.mesh", "jaxnn.loaders"),
     ("jaxnn.train", "jaxnn.verify"),
     ("jaxnn",),
-    ("jaxnn.learn",),
+    ("jaxnn.learn", "jaxnn.ledger"),
     ("experiments",),
 )
 MAY_IMPORT = {
     "jaxnn.verify": ("jaxnn.verify", "jaxnn.op", "jaxnn.calls"),
     "jaxnn.train": (
         "jaxnn.train",
+        "jaxnn.mesh",
         "jaxnn.calls",
         "jaxnn.checks",
         "jaxnn.settings",

@@ -12,7 +12,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.ledger import found
+from jaxnn.models import transformer
 from jaxnn.ops.attention import attention
+from jaxnn.ops.collectives import Axes
 from jaxnn.ops.ring_attention import ring_attention, ring_order, ring_positions
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_dtypes")
@@ -89,6 +91,12 @@ def test_the_result_and_gradients_are_one_device_s(axes, kind, axis, settings):
     wanted = expected(*arrays, settings.get("causal", False), settings.get("scale"))
     for ours, theirs in zip(found, wanted, strict=True):
         assert_leaves_close(ours, theirs, 1e-13)
+
+
+def test_a_single_token_on_one_device_sees_itself():
+    q, k, v, _ = (jnp.asarray(x) for x in draw(1))
+    y = ring_attention(q, k, v, axis=(), causal=True)
+    assert y.tolist() == jnp.repeat(v, 2, 2).tolist()
 
 
 def test_two_layers_in_a_scan_are_differentiated_by_the_rule():
@@ -201,3 +209,8 @@ def test_orders_and_positions_that_do_not_divide_are_refused_in_words():
     with pytest.raises(TypeError, match="causal is None"):
         ring_positions(4, axis=(), causal=None)
     assert ring_positions(3, axis=(), causal=True).tolist() == [0, 1, 2]
+
+
+def test_a_model_with_a_window_is_refused_where_tokens_are_spread():
+    with pytest.raises(ValueError, match="window is 3 with tokens spread along seq; it must be"):
+        transformer.llama(window=3, axes=Axes(sequence=("seq",)))

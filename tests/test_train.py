@@ -429,6 +429,8 @@ def test_a_batch_that_is_none_is_refused():
 
 
 MOST_FILES = 15
+# On one device they hand on what they are given.
+OF_A_MESH = {"explicit.py", "varying.py", "ops/collectives.py", "ops/sharded.py"}
 FOLDER = str(Path(train.__file__).parents[1])
 # What a step of another kind of model, or its data, would need, and what is done before it.
 NOT_OF_A_STEP = {
@@ -465,6 +467,7 @@ def test_a_step_of_gpt_is_read_in_few_files():
     visited.discard("verify/door.py")  # once the verifier was used, NumPy's arrays pass it
     assert {"train/steps.py", "op.py", "models/transformer.py", "ops/linear.py"} <= visited
     assert not visited & NOT_OF_A_STEP
+    visited -= OF_A_MESH
     assert len(visited) <= MOST_FILES, " ".join(sorted(visited))
 
 

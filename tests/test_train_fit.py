@@ -21,7 +21,7 @@ import pytest
 from faults import EPOCHS, contents, fit_into
 
 from jaxnn import files, train
-from jaxnn.train import checkpoints, progress
+from jaxnn.train import checkpoints, progress, saving
 from jaxnn.train import folder as train_folder
 
 run_of = functools.cache(faults.make_run)
@@ -62,8 +62,8 @@ def test_short_calls_are_saved_as_often_as_a_tenth_of_the_time_allows(
 ):
     """By a clock of its own, on which a save takes a second: no line is shown of what is not."""
     now, saved = [0.0], []
-    monkeypatch.setattr(train_folder, "PAUSE", 9)
-    monkeypatch.setattr(train_folder.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(saving, "PAUSE", 9)
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
 
     def save(path, state, **settings):
         now[0] += 1
@@ -88,7 +88,7 @@ def test_short_calls_are_saved_as_often_as_a_tenth_of_the_time_allows(
 
 
 def test_what_ended_is_saved_when_another_thing_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_folder, "PAUSE", 10**9)
+    monkeypatch.setattr(saving, "PAUSE", 10**9)
 
     def fail(row, state):
         if row["epoch"] == 4:

@@ -4,13 +4,12 @@
     python -m jaxnn.ledger llama --mesh data=8 --rules batch=data,embed=data --width 64
     python -m jaxnn.ledger gpt --mesh data=512,model=8 --width 1600 --heads 40 --batch 512
 
-Without --rules an axis "data" takes the batch, "model" heads, hidden units and vocabulary, or
-experts where there are some, and "sequence" the tokens of each example. A rule to several axes is
-batch=data+model. Where the mesh has at most 64 devices, the value and gradient are compiled for as
-many devices of this machine's processor, in float32, and what is found there stands beside what is
-predicted; above that, there is only the paper. Bytes are those of the arrays on one device, see
-jaxnn.ledger.sent; seconds those of what is predicted, on the machine that --machine names, see
-jaxnn.ledger.machines.
+Without --rules the axes are for what their names say, see jaxnn.mesh.USUAL: data, fsdp, model,
+sequence. A rule to several axes is batch=data+model. Where the mesh has at most 64 devices, the
+value and gradient are compiled for as many devices of this machine's processor, in float32, and
+what is found there stands beside what is predicted; above that, there is only the paper. Bytes are
+those of the arrays on one device, see jaxnn.ledger.sent; seconds those of what is predicted, on the
+machine that --machine names, see jaxnn.ledger.machines.
 
 Exit status: 0 both agree, or nothing was compiled, 1 they differ, 2 usage.
 """
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _ledger(options: argparse.Namespace) -> int:
     known, sizes = KNOWN[options.model], _mesh(options.mesh)
     config = _config(options, known)
-    rules = _default_rules(sizes, config) if options.rules is None else _rules(options.rules)
+    rules = None if options.rules is None else _rules(options.rules)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     compiles = mesh.size <= MOST and not options.paper
     if compiles:
@@ -117,8 +116,8 @@ def _ledger(options: argparse.Namespace) -> int:
         compiled = compiled_step(known.model, config, layout, batch)
         program = found(compiled, sizes)
     print(f"{options.model}: {_settings(config)}")
-    rule = ", ".join(f"{k}={v if isinstance(v, str) else '+'.join(v)}" for k, v in rules.items())
-    print(f"batch {batch}, mesh {options.mesh}, rules {rule or 'none'}; {machine.name}\n")
+    used = [f"{name}={'+'.join(axis)}" for name, axis in layout.axes._asdict().items() if axis]
+    print(f"batch {batch}, mesh {options.mesh}, rules {','.join(used) or 'none'}; {machine.name}\n")
     print(ledger_table(paper, program, sizes, machine))
     total = sum(seconds(sent, sizes, machine) for sent in paper)
     print(f"\n{total:.3g} s of sending in a step, were nothing computed meanwhile")
@@ -160,20 +159,6 @@ def _rules(text: str) -> dict[str, str | tuple[str, ...]]:
             )
         axes = tuple(along.split("+"))
         rules[logical] = axes[0] if len(axes) == 1 else axes
-    return rules
-
-
-def _default_rules(mesh: dict[str, int], config: Any) -> dict[str, str | tuple[str, ...]]:
-    """What axes of the usual names are for."""
-    rules: dict[str, str | tuple[str, ...]] = {}
-    if "data" in mesh:
-        rules["batch"] = "data"
-    if isinstance(config, transformer.Config):
-        if "sequence" in mesh:
-            rules["sequence"] = "sequence"
-        if "model" in mesh:
-            units = "experts" if config.experts else "hidden"
-            rules |= {"heads": "model", units: "model", "vocab": "model"}
     return rules
 
 

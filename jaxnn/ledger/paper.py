@@ -58,7 +58,8 @@ class Pen(NamedTuple):
             each: how often, or how often in each turn.
             wide: whether in float32 or wider.
         """
-        axes = tuple(axis for axis in self.layout.mesh.shape if axis in axes)
+        sizes = self.layout.mesh.shape
+        axes = tuple(axis for axis in sizes if axis in axes and sizes[axis] > 1)
         if axes and each:
             dtype = WIDE.get(self.dtype, self.dtype) if wide else self.dtype
             in_loop, times = turns is not None and turns > 1, each * (turns or 1)

@@ -138,6 +138,11 @@ def scaling(job: Job, plan: Plan, machine: Machine, devices: Sequence[int] = DEV
     return found
 
 
+def reach(steps: Sequence[Step], efficiency: float = 0.5) -> int:
+    """Return the most devices on which a step is at least so efficient; 0 for none."""
+    return max((s.devices for s in steps if s.efficiency >= efficiency), default=0)
+
+
 # GPT-2's vocabulary filled up to a multiple of 128; a batch as in the papers: half a million tokens
 # (Radford et al., 2019; Brown et al., 2020, table 2.1), four million (Touvron et al., 2023).
 JOBS = (

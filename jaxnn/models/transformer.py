@@ -239,7 +239,8 @@ def _experts(config: Config) -> dict[str, Any]:
 
 def _positions(t: int, config: Config) -> Array:
     """Where in the sequence the t tokens are that one device has."""
-    return ring_positions(t, axis=config.axes.sequence, causal=True)
+    axis = config.axes.sequence
+    return ring_positions(t, axis=axis, causal=True) if axis else jnp.arange(t)
 
 
 _LEFT_OUT: Any = None

@@ -173,6 +173,13 @@ class Config:
                 f"kv_heads is {self.kv_heads} for {self.heads} heads; the heads of keys and values "
                 "must divide those of queries, so that each serves as many: change one"
             )
+        if self.window is not None and self.axes.sequence:
+            along = ", ".join(self.axes.sequence)
+            raise ValueError(
+                f"window is {self.window} with tokens spread along {along}; it must be None, for "
+                "attention that goes round devices has no window: leave the rule for 'sequence' "
+                "out, or choose None"
+            )
         if self.position == "rotary" and self.per_head % 2:
             made = "" if self.head_size else f"width {self.width} and {self.heads} heads make "
             raise ValueError(

@@ -195,7 +195,7 @@ def check_multi_head(
     sequence = settings.pop("sequence")
     check_axis("multi_head: sequence", sequence)
     whole = {"mask": mask, "bias": bias, "key": key}
-    whole |= {name: settings[name] for name in ("window", "block", "softcap")}
+    whole |= {name: settings[name] for name in ("window", "softcap")}
     for name in [name for name in whole if sequence and whole[name] is not None]:
         raise ValueError(
             f"multi_head: {name} is {whole[name]!s:.50} with tokens on devices along {sequence}; "

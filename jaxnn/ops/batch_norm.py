@@ -175,5 +175,10 @@ batch_norm = Op(
     batch_norm_bwd,
     check=_check,
     example=_example,
-    settings=({"training": True, "momentum": 0.3}, {"training": False}),
+    settings=(
+        {"training": True, "momentum": 0.3},
+        {"training": False},
+        {"training": True, "axis": ("devices",)},
+    ),
+    varies={"axis": ((False, False, True), (True, False))},
 )

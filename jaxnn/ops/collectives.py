@@ -29,11 +29,19 @@ from jax import Array, lax
 
 from jaxnn.op import Op
 from jaxnn.ops.collectives_doors import (
+    AXES,
+    COPIED,
+    EXCHANGES,
+    OWN,
+    PARTS,
+    SUMMED,
+    TURNS,
     check_collective,
     check_exchange,
     check_gather,
     check_scatter,
     check_shift,
+    example,
 )
 from jaxnn.varying import vary_over
 
@@ -210,10 +218,14 @@ def _shifted(x: Array, axis: Axis, steps: int) -> Array:
     return lax.ppermute(x, axis, [(i, (i + steps) % n) for i in range(n)]) if axis else x
 
 
-all_copy = Op(all_copy_fwd, all_copy_bwd, check=check_collective)
-all_sum = Op(all_sum_fwd, all_sum_bwd, check=check_collective)
-all_mean = Op(all_mean_fwd, all_mean_bwd, check=check_collective)
-all_gather = Op(all_gather_fwd, all_gather_bwd, check=check_gather)
-reduce_scatter = Op(reduce_scatter_fwd, reduce_scatter_bwd, check=check_scatter)
-ring_shift = Op(ring_shift_fwd, ring_shift_bwd, check=check_shift)
-all_to_all = Op(all_to_all_fwd, all_to_all_bwd, check=check_exchange)
+all_copy = Op(all_copy_fwd, all_copy_bwd, example, AXES, check=check_collective, varies=COPIED)
+all_sum = Op(all_sum_fwd, all_sum_bwd, example, AXES, check=check_collective, varies=SUMMED)
+all_mean = Op(all_mean_fwd, all_mean_bwd, example, AXES, check=check_collective, varies=SUMMED)
+all_gather = Op(all_gather_fwd, all_gather_bwd, example, PARTS, check=check_gather, varies=OWN)
+reduce_scatter = Op(
+    reduce_scatter_fwd, reduce_scatter_bwd, example, PARTS, check=check_scatter, varies=OWN
+)
+ring_shift = Op(ring_shift_fwd, ring_shift_bwd, example, TURNS, check=check_shift, varies=OWN)
+all_to_all = Op(
+    all_to_all_fwd, all_to_all_bwd, example, EXCHANGES, check=check_exchange, varies=OWN
+)

@@ -1,8 +1,12 @@
-"""What collectives refuse: axes that are not of the mesh around them, parts that do not divide."""
+"""What collectives refuse, axes that are not of the mesh around them, parts that do not divide.
+
+And what they are verified on.
+"""
 
 from typing import Any
 
-from jax import lax
+import jax
+from jax import Array, lax
 
 from jaxnn.checks import check_array
 from jaxnn.settings import check_integer
@@ -84,3 +88,19 @@ def _check_dimension(x: Any, name: str, dimension: Any) -> None:
             f"{name} is {dimension} of x of shape {x.shape}; it must be a dimension of x, from 0 "
             f"to {x.ndim - 1}"
         )
+
+
+# Which differ from device to device: of the inputs, and the result.
+COPIED = {"axis": ((False,), True)}
+SUMMED = {"axis": ((True,), False)}
+OWN = {"axis": ((True,), True)}
+_AXIS = {"axis": ("devices",)}
+AXES = (_AXIS, {"axis": ("rows", "columns")})
+PARTS = tuple(_AXIS | {"dimension": dimension} for dimension in (0, 2))
+TURNS = tuple(_AXIS | {"steps": steps} for steps in (1, -1))
+EXCHANGES = tuple(_AXIS | {"split": split, "join": join} for split, join in ((0, 1), (2, 0)))
+
+
+def example(key: Array) -> tuple[Array]:
+    """Draw the x of one device; three devices divide its first and last dimension."""
+    return (jax.random.normal(key, (6, 5, 12)),)

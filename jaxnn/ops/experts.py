@@ -18,7 +18,7 @@ anywhere by itself. Where devices have tokens of their own (`batch`), f and P ar
 tokens of all of them.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def experts_fwd(
 
     The weights of the chosen are their probabilities divided by the sum of these, which is the
     softmax of their k logits (Mixtral's convention): with k = 1 the weight is 1, and the router
-    learns from the loss alone. Of equal logits the first is chosen, as `lax.top_k` does. The
+    learns from the loss alone. Of equal logits the first is chosen. The
     choice itself has no gradient.
 
     The loss is k where tokens or probabilities are spread evenly, and E where k = 1 and all
@@ -99,8 +99,10 @@ def experts_fwd(
     rows = x.reshape(-1, x.shape[-1])
     z = product(rows, params.router)  # wide: rounded, two close logits would change places
     count = z.shape[-1]
-    index = lax.top_k(z, k)[1][..., None]
-    chosen = (index == jnp.arange(count, dtype=index.dtype)).any(-2)
+    chosen = jnp.zeros(z.shape, bool)
+    for _ in range(k):  # by `lax.top_k` the compiler would gather the tokens of all devices
+        largest = jnp.where(chosen, -jnp.inf, z).argmax(-1, keepdims=True)
+        chosen |= largest == jnp.arange(count)
     exp = jnp.exp(z - lax.stop_gradient(z.max(-1, keepdims=True)))
     p = exp / exp.sum(-1, keepdims=True)
     w = jnp.where(chosen, exp, 0)
@@ -215,4 +217,15 @@ def _example(key: Array) -> tuple[Experts, Array]:
     return params, x.at[0, 0, 1:].set(0)
 
 
-experts = Op(experts_fwd, experts_bwd, _example, settings=({"k": 1}, {"k": 2}), check=_check)
+_kinds: Any = Experts  # of bools here
+experts = Op(
+    experts_fwd,
+    experts_bwd,
+    _example,
+    ({"k": 1}, {"k": 2}, {"k": 2, "units": ("columns",), "batch": ("rows",)}),
+    check=_check,
+    varies={  # along the batch each device has a gradient of its own
+        "units": ((_kinds(False, True, True, True), False), False),
+        "batch": ((True, True), (True, False)),
+    },
+)

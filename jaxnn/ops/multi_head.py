@@ -11,7 +11,7 @@ x is handed to all of them, what their heads add to z is summed, and bo is added
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ def multi_head_fwd(
     there is a `rotary_base` (see `rotary_fwd`); the rest, `bias` and `key` too, is as in
     `attention_fwd`. Inside `jax.shard_map`, `axis` names the axes of the mesh along which each
     device has H of all heads, `sequence` those along which each has T of all tokens; then there is
-    no mask, window, bias, block, softcap or dropout.
+    no mask, window, bias, softcap or dropout.
 
     Saves x, q, k, v, y, L and, of a norm, x_hat and 1/sigma.
 
@@ -115,7 +115,9 @@ def multi_head_fwd(
         k, _ = rotary.fwd(k, positions, base=rotary_base, scaling=rotary_scaling)
     saved: AttentionResiduals | RingResiduals
     if sequence:
-        y, saved = ring_attention.fwd(q, k, v, axis=sequence, causal=causal, scale=scale)
+        y, saved = ring_attention.fwd(
+            q, k, v, axis=sequence, causal=causal, scale=scale, block=block
+        )
     else:
         y, saved = attention.fwd(
             q, k, v, mask, bias, key, causal=causal, window=window, scale=scale, block=block,
@@ -153,7 +155,9 @@ def multi_head_bwd(
     dy = dy.reshape(saved.y.shape)
     dbias = None
     if isinstance(saved, RingResiduals):
-        dq, dk, dv = ring_attention.bwd(saved, dy, axis=sequence, causal=causal, scale=scale)
+        dq, dk, dv = ring_attention.bwd(
+            saved, dy, axis=sequence, causal=causal, scale=scale, block=block
+        )
     else:
         dq, dk, dv, _, dbias, _ = attention.bwd(
             saved, dy, causal=causal, window=window, scale=scale, block=block, softcap=softcap,
@@ -189,6 +193,8 @@ def _example(key: Array) -> tuple[MultiHead, Array, Array, Array, Array, Array]:
     return MultiHead(**drawn), x, jnp.array([0, 1, 2, 4, 7]), mask, bias, drops
 
 
+_kinds: Any = MultiHead  # of bools here: all are cut but bo, and the scales of q and k
+_CUT = _kinds(*[True] * 7, False, False, False)
 multi_head = Op(
     multi_head_fwd,
     multi_head_bwd,
@@ -201,5 +207,7 @@ multi_head = Op(
             "heads": 4, "kv_heads": 2, "causal": True, "window": 3, "rotary_base": 100.0,
             "rotary_scaling": Scaling(2.0), "norm_offset": 1.0,
         },
+        {"heads": 4, "kv_heads": 2, "norm_eps": 0.1, "rotary_base": 100.0, "axis": ("devices",)},
     ),
+    varies={"axis": ((_CUT, False, False, False, True, False), False)},
 )  # fmt: skip

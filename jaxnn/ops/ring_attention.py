@@ -15,14 +15,16 @@ The backward takes the turns the other way round: from device to device the keys
 went, and the sum that is their gradient comes home with them.
 
 If `causal`, tokens are in zigzag order: the sequence is cut into 2p chunks, and device i has chunks
-i and 2p - 1 - i, so that all devices have as much to do. Of the keys of another device two of four
-pairs of chunks are seen, whole: the later queries see the earlier keys; and of a device before, the
-earlier queries too, while of a device after it is the later queries that see the later keys too.
+i and 2p - 1 - i, so that all devices have as much to do (Llama team, 2024, "The Llama 3 herd of
+models", section 3.3.2). Of the keys of another device two of four pairs of chunks are seen, whole:
+the later queries see the earlier keys; and of a device before, the earlier queries too, while of a
+device after it is the later queries that see the later keys too.
 """
 
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -161,6 +163,8 @@ def _turns(axis: Axis) -> Array:
 
 def _seen(r: Array, t: int, axis: Axis, causal: bool) -> list[tuple[_Chunk, _Chunk]]:
     """Which queries of this device see which keys of the device r before it, all of them."""
+    if lax.axis_size(axis) == 1:
+        return []  # there is no other
     if not causal:
         return [(_Chunk(0, t), _Chunk(0, t))]
     half = t // 2
@@ -226,4 +230,18 @@ def _check(q: Any, k: Any, v: Any, *, axis: Any, causal: Any, scale: Any, block:
     _check_halves("ring_attention", q.shape[1], p, causal)
 
 
-ring_attention = Op(ring_attention_fwd, ring_attention_bwd, check=_check)
+def _example(key: Array) -> tuple[Array, Array, Array]:
+    """The tokens of one device: two query heads to a key head."""
+    kq, kk, kv = jax.random.split(key, 3)
+    q, k = jax.random.normal(kq, (2, 4, 4, 3)), jax.random.normal(kk, (2, 4, 2, 3))
+    return q, k, jax.random.normal(kv, (2, 4, 2, 5))
+
+
+ring_attention = Op(
+    ring_attention_fwd,
+    ring_attention_bwd,
+    _example,
+    tuple({"axis": ("devices",), "causal": causal} for causal in (False, True)),
+    check=_check,
+    varies={"axis": ((True, True, True), True)},
+)

@@ -149,9 +149,24 @@ def _check_cross_entropy(params: Linear, x: Array, labels: Array, *, axis: Axis)
     linear_cross_entropy.admit((Linear(whole), x, labels), {})
 
 
+def _example(key: Array) -> tuple[Linear, Array, Array]:
+    """One device's columns, x, and labels of three devices; one occurs twice."""
+    kw, kx = jax.random.split(key)
+    w, x = jax.random.normal(kw, (3, 4)), jax.random.normal(kx, (2, 5, 3))
+    return Linear(w), x, jnp.array([[3, 0, 11, 3, 5], [8, 4, 0, 7, 1]])
+
+
+def _tokens_example(key: Array) -> tuple[Embedding, Array]:
+    (w, _), _, labels = _example(key)
+    return Embedding(w.T), labels
+
+
+_AXIS = ({"axis": ("devices",)},)
 vocabulary_embedding = Op(
-    vocabulary_embedding_fwd, vocabulary_embedding_bwd, check=_check_embedding
-)
+    vocabulary_embedding_fwd, vocabulary_embedding_bwd, _tokens_example, _AXIS,
+    check=_check_embedding, varies={"axis": ((True, False), False)},
+)  # fmt: skip
 vocabulary_cross_entropy = Op(
-    vocabulary_cross_entropy_fwd, vocabulary_cross_entropy_bwd, check=_check_cross_entropy
-)
+    vocabulary_cross_entropy_fwd, vocabulary_cross_entropy_bwd, _example, _AXIS,
+    check=_check_cross_entropy, varies={"axis": ((True, False, False), False)},
+)  # fmt: skip

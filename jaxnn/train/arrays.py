@@ -10,10 +10,10 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxnn import files
 
+T = TypeVar("T")
 # Seconds in which what tensorstore's threads have begun, when another of them fails, fails too.
 _IN_FLIGHT = 0.3
 
@@ -34,7 +35,9 @@ class Writing:
             self._where = files.installed("etils.epath").Path(where)
             self._writer = ocp.StandardCheckpointHandler()
             wanted = ocp.args.StandardSave(_numbered(leaves))
-            self._parts = _ran(self._writer.async_save(self._where, args=wanted))
+            self._parts = _free(
+                lambda: asyncio.run(self._writer.async_save(self._where, args=wanted))
+            )
 
     def wait(self) -> None:
         """Wait until this process's part is written."""
@@ -60,7 +63,8 @@ def read(where: Path, like: list[Any]) -> list[Any]:
             files.installed("etils.epath").Path(where),
             ocp.args.StandardRestore(numbered),
         )
-        found = ocp.StandardCheckpointHandler().restore(path, args=wanted)
+        reader = ocp.StandardCheckpointHandler()
+        found = _free(lambda: reader.restore(path, args=wanted))
         for number, leaf in numbered.items():
             leaves[int(number)] = _like(found[number], leaf)
     return leaves
@@ -111,14 +115,25 @@ def _like(read: Any, like: Any) -> Any:
     return jnp.asarray(np.asarray(read))
 
 
-def _ran(waited: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns; in a thread of its own where one runs already, as in a notebook."""
+def _free(function: Callable[[], T]) -> T:
+    """Call what runs an event loop: in a thread where one runs already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(waited)
+        return function()
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, waited).result()
+        return thread.submit(as_here(function)).result()
+
+
+def as_here(function: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that finds, in another thread, JAX as wide as in this one."""
+    wide = jax.dtypes.canonicalize_dtype("float64") == "float64"
+
+    def called() -> T:
+        with jax.enable_x64(wide):
+            return function()
+
+    return called
 
 
 @contextlib.contextmanager

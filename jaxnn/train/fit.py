@@ -30,6 +30,7 @@ from jaxnn.train.doors import (
 )
 from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress, added, divergence, is_sound, with_best
+from jaxnn.train.saving import Saving
 from jaxnn.train.signals import signals
 from jaxnn.train.states import check_laid
 from jaxnn.train.steps import History, State
@@ -163,13 +164,14 @@ def fit(
                     batches.put_back(progress.batches, int(progress.state.step))
         if hasattr(run, "traced") and progress.epochs < epochs:
             _check_traced(run.traced(progress.state), progress, epochs)
+        saving = None if place is None else Saving(place, progress)
         heard = stack.enter_context(signals())
         shows = show and processes.is_first()
         terminal = logs.Terminal(epochs, progress.epochs) if shows else None
         if terminal is not None:
-            stack.callback(lambda: terminal.close(None if place is None else place.saved))
-        if place is not None:
-            stack.push(place.left)
+            stack.callback(lambda: terminal.close(None if saving is None else saving.saved))
+        if saving is not None:
+            stack.push(saving.left)
         while not (ended := ended or _ended(progress, epochs, patience, heard)):
             call_started = time.perf_counter()
             try:
@@ -189,7 +191,7 @@ def fit(
             if batches is not None:
                 progress = progress._replace(batches=batches.kept())
             progress = with_best(progress, progress.ends[-1:])
-            saved, said = (None, "") if place is None else place.keep(progress)
+            saved, said = (None, "") if saving is None else saving.keep(progress)
             (row,) = logs.rows(progress.columns, progress.epochs)
             if terminal is not None:
                 terminal.show(row, time.perf_counter() - call_started, saved, said)

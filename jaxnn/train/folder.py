@@ -8,16 +8,13 @@ previous/             all of these of the run before this one
 """
 
 import contextlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any
 
 from jaxnn import files
 from jaxnn.checks import parameter_shapes
+from jaxnn.ending import is_first
 from jaxnn.train import checkpoints, logs, together
 from jaxnn.train.about import describe
 from jaxnn.train.doors import check_model_functions
@@ -29,22 +26,6 @@ from jaxnn.train.steps import State
 
 PARAMS, STATE, LOG, BOARD = "params.safetensors", "state", "log.csv", "tensorboard"
 NAMES = (PARAMS, STATE, LOG, BOARD)
-# Between two saves passes so many times what the first took: saving is a tenth of a run at most.
-PAUSE = 9
-# A state of so many bytes or more is written in a thread, while the run goes on. To write a smaller
-# one takes as long as to begin to.
-LARGE = 2**24
-
-
-class _Writing(NamedTuple):
-    """What is being written: how far the run was, how long it will have taken, what beginning took.
-
-    The seconds are those of the thread and of the run.
-    """
-
-    progress: Progress
-    seconds: Future[float]
-    began: float
 
 
 class Folder:
@@ -74,11 +55,7 @@ class Folder:
         self._names = (*NAMES, *map(_plain_name, also))
         self._board: logs.TensorBoard | None = None
         self._tensorboard, self._ours = tensorboard, False
-        self._unsaved: Progress | None = None
-        self._thread = ThreadPoolExecutor(1)
-        self._writing: _Writing | None = None
-        self._saved_best, self._next = 0, 0.0
-        self.saved, self._said = 0, ""
+        self.said = ""  # of an older run, when it was moved
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -150,53 +127,16 @@ class Folder:
 
         older = together.first(f"reading {self.path / PARAMS}", is_older)
         best = gathered(progress.best) if older else None
-        self.saved, self._saved_best = progress.epochs, progress.best_epoch
         together.first(f"mending {self.path}", lambda: self._write_rest(progress, best))
 
-    def keep(self, progress: Progress) -> tuple[int, str]:
-        """Save how far the run is, if it is time.
+    def begin(self, progress: Progress, saved_best: int) -> Callable[[], None]:
+        """Begin to write how far a run is; return a function that does the rest, in any thread.
 
-        Returns:
-            The last epoch that is saved; what is to be said, once, of an older run.
-
-        Where a call takes less time than to save it, not every one is: to the rest comes `save`.
+        What is given to it may be given away when this returns. The best parameters are written if
+        they are of another epoch than those that were before.
         """
-        self._unsaved = progress
-        writing = self._writing
-        if writing is not None and together.first("saving", writing.seconds.done):
-            self._end()
-        if self._writing is None and together.first("saving", self._is_time):
-            self._begin()
-        said, self._said = self._said, ""
-        return self.saved, said
-
-    def save(self) -> None:
-        """Save how far the run is, if it was not, and wait until it is."""
-        self._end()
-        self._begin()
-        self._end()
-
-    def left(self, error: type[BaseException] | None, *_: Any) -> None:
-        """Save how far the run is when it ends; of several processes only if no error ends it.
-
-        After one nobody knows where the others are.
-        """
-        if error is None or jax.process_count() == 1:
-            self.save()
-        elif self._writing is not None:
-            wait([self._writing.seconds])
-
-    def _is_time(self) -> bool:
-        return time.monotonic() >= self._next
-
-    def _begin(self) -> None:
-        """Save what is not, or begin to: in a thread, if it takes long."""
-        progress, self._unsaved = self._unsaved, None
-        if progress is None:
-            return
-        started = time.monotonic()
         if not self._ours:
-            self._said = together.first(f"saving in {self.path}", self._make_ours)
+            self.said = together.first(f"saving in {self.path}", self._make_ours)
             self._ours = True
         # First: with nothing else there, what is not sealed is no run.
         finish = begin_state(
@@ -209,34 +149,14 @@ class Folder:
             batches=progress.batches,
             **self._whose,
         )
-        best = gathered(progress.best) if progress.best_epoch != self._saved_best else None
+        best = gathered(progress.best) if progress.best_epoch != saved_best else None
 
-        def write() -> float:
-            began = time.monotonic()
+        def write() -> None:
             finish()
-            if together.is_first():
+            if is_first():
                 self._write_rest(progress, best)
-            return time.monotonic() - began
 
-        if sum(leaf.nbytes for leaf in jax.tree.leaves(progress.state)) < LARGE:
-            together.each("saving", write)
-            self._note(progress, time.monotonic() - started, 0.0)
-        else:
-            seconds = self._thread.submit(write)
-            self._writing = _Writing(progress, seconds, time.monotonic() - started)
-
-    def _end(self) -> None:
-        """Wait until what was begun is saved."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            started = time.monotonic()
-            seconds = together.each("saving", writing.seconds.result)
-            self._note(writing.progress, writing.began + time.monotonic() - started, seconds)
-
-    def _note(self, progress: Progress, waited: float, written: float) -> None:
-        """Note what is saved, and how long the run waited for it while it was written."""
-        self.saved, self._saved_best = progress.epochs, progress.best_epoch
-        self._next = time.monotonic() + PAUSE * waited + written
+        return write
 
     def _write_rest(self, progress: Progress, best: Any) -> None:
         """Write what stands beside the states: the best parameters, where new, and the log."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxnn import files
 from jaxnn.calls import path_name
+from jaxnn.ending import several
 from jaxnn.train import checkpoints, together
 from jaxnn.train.about import check_equal, describe
 from jaxnn.train.doors import check_state
@@ -127,17 +128,21 @@ def begin_state(
 
     When this returns, the state has been copied. The function may be called in another thread.
     """
-    check_state(state, State)
-    folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
     items: dict[str, Any] = {"state": state} | ({} if best is None else {"best": best})
-    check_laid(items)
-    about = _describe(model, config, notes) | {
-        "forms": {name: _forms(tree) for name, tree in items.items()},
-        "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
-        "ends": [int(end) for end in ends],
-        "watched": dict(watched or {}),
-        "batches": batches,
-    }
+
+    def described() -> dict[str, Any]:
+        check_state(state, State)
+        check_laid(items)
+        return _describe(model, config, notes) | {
+            "forms": {name: _forms(tree) for name, tree in items.items()},
+            "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
+            "ends": [int(end) for end in ends],
+            "watched": dict(watched or {}),
+            "batches": batches,
+        }
+
+    about = together.each("saving a state", described)
+    folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
     last = _last_step(folder)
     if last is not None and last >= step:
         raise ValueError(
@@ -217,7 +222,7 @@ def _last_step(folder: Path) -> int | None:
 
 def check_laid(items: Mapping[str, Any]) -> None:
     """Refuse arrays that are one process's own, where there are several."""
-    if jax.process_count() == 1:
+    if not several():
         return
     for where, leaf in jax.tree_util.tree_leaves_with_path(items):
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:

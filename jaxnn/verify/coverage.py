@@ -174,11 +174,18 @@ def limits_at(point: Point) -> tuple[str, ...]:
             "random numbers are drawn without a dtype, others in float64 than in the dtypes "
             "given: the precision was judged in these alone"
         )
+    if point.problem.on_mesh and point.problem.on_mesh.refused:
+        found.append(
+            "whether devices agree where they must, by JAX's types: it runs with check_vma=False "
+            f"only ({point.problem.on_mesh.refused:.200})"
+        )
     return tuple(found)
 
 
 def too_long(point: Point) -> str:
     """Say what of the other ways to run it was not looked at, and why; empty where all were."""
+    if point.problem.on_mesh:
+        return "how it does under vmap or without jit: on the mesh it was compiled"
     if point.problem.as_it_is:
         return (
             "how it does under jit or vmap: the hand-written gradient cannot be traced and was "

@@ -11,7 +11,13 @@ import jax
 from jaxnn.op import NAMELESS, Op
 from jaxnn.verify.findings import described
 from jaxnn.verify.gradients import MODEL_FUNCTIONS, model
-from jaxnn.verify.ops import draw_inputs, listed_settings, settings_in_words, verify_under
+from jaxnn.verify.ops import (
+    draw_inputs,
+    example_of,
+    listed_settings,
+    settings_in_words,
+    verify_under,
+)
 from jaxnn.verify.report import Report
 from jaxnn.verify.rules import rule as verify_rule
 from jaxnn.verify.targets import Target, UsageError, module_title
@@ -198,8 +204,8 @@ def _beside(target: Target, run: Callable[[], Report]) -> Report:
 
 
 def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any] | None) -> Report:
-    inputs = draw_inputs(f"example of op {op.name}", op.example, seed)
-    return verify_under(op, inputs, listed_settings(op)[0] if static is None else static)
+    static = listed_settings(op)[0] if static is None else static
+    return verify_under(op, example_of(op, static, seed), static)
 
 
 def _on_rule(rule: Any, example: Any, what: str, seed: int) -> Report:

@@ -12,6 +12,7 @@ from jaxnn.verify.arguments import parameters_first
 from jaxnn.verify.batch import BatchLaws
 from jaxnn.verify.door import check_options, check_signature, check_surrogate, entrance
 from jaxnn.verify.judge import judge
+from jaxnn.verify.mesh import refuse_on_mesh, spread_over, whole
 from jaxnn.verify.problem import bind, is_floating, to_float64
 from jaxnn.verify.programs import compiled
 from jaxnn.verify.report import Report
@@ -62,6 +63,8 @@ def gradient(
     batch_laws: BatchLaws | None = None,
     second_order: bool = False,
     seed: int = 0,
+    mesh: Any = None,
+    rules: Any = None,
     **kwargs: Any,
 ) -> Report:
     """Compare a hand-written gradient with `jax.grad`, in float64, and both with the function.
@@ -101,9 +104,14 @@ def gradient(
         second_order: whether the hand-written gradient is to be differentiated itself, against
             autodiff's Hessian-vector product.
         seed: of the random lines, directions and permutations.
+        mesh: where the gradient is a function for one device of many, to be run inside
+            `jax.shard_map`: their mesh. The loss remains one of whole arrays, on one device.
+        rules: with a mesh, a tuple: the `PartitionSpec`s of the parameters, which are those of
+            their gradient, and of each further argument by position; arrays given by name are
+            whole on every device.
         **kwargs: the same as `args`, by name. An argument of your functions that is called like
             one of ours (argnums, has_aux, skip, tolerance, surrogate, batch_laws, second_order,
-            seed) must be given by position.
+            seed, mesh, rules) must be given by position.
 
     Returns:
         A report; in a condition it is true only if the gradient passed.
@@ -123,7 +131,15 @@ def gradient(
         functions["surrogate"] = reference
     for role, function in functions.items():
         check_signature(role, function, (params, *args), kwargs)
+    spread = None
+    if mesh is not None or rules is not None:
+        refuse_on_mesh(batch_laws=batch_laws, second_order=second_order)
+        spread = spread_over(mesh, rules, 1 + len(args))
+        params, args, kwargs = whole((params, args, kwargs))
     call = parameters_first(reference, manual_grad, (params, *args), argnums)
+    if spread:
+        first = parameters_first(reference, manual_grad, spread.rules, argnums)
+        spread = spread._replace(rules=(first.params, *first.args))
     report, _ = judge(
         call,
         kwargs,
@@ -133,6 +149,7 @@ def gradient(
         batch_laws=batch_laws,
         second_order=second_order,
         seed=seed,
+        spread=spread,
     )
     if because:
         name = getattr(reference, "__qualname__", repr(reference))

@@ -19,6 +19,7 @@ from jaxnn.verify.batch import BatchLaws
 from jaxnn.verify.coverage import too_long, warnings
 from jaxnn.verify.door import check_skip, check_tolerance
 from jaxnn.verify.laws import batch_laws as check_batch_laws
+from jaxnn.verify.mesh import Spread, on_mesh
 from jaxnn.verify.neutral_settings import neutral_settings
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import Problem, bind
@@ -42,6 +43,7 @@ def judge(
     batch_laws: BatchLaws | None = None,
     second_order: bool = False,
     seed: int = 0,
+    spread: Spread | None = None,
 ) -> tuple[Report, Point]:
     """Report, as `gradient` does, of a call with its parameters first, and the point looked at.
 
@@ -53,7 +55,7 @@ def judge(
     settings, also = True, (loss, manual_grad, has_aux)
 
     def problem_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
-        return bind(
+        problem = bind(
             loss,
             manual_grad,
             params,
@@ -63,6 +65,7 @@ def judge(
             has_aux=has_aux,
             settings=settings,
         )
+        return on_mesh(problem, manual_grad, spread) if spread else problem
 
     log.debug("both gradients")
     point = Point(problem_of(args, kwargs), also)
@@ -108,7 +111,8 @@ def judge(
     last = (too_long(point),) if too_long(point) else ()
     report = dataclasses.replace(
         report,
-        name=getattr(manual_grad, "__qualname__", repr(manual_grad)),
+        name=getattr(manual_grad, "__qualname__", repr(manual_grad))
+        + (f" on {spread}" if spread else ""),
         leaves=tuple(
             leaf.saying(str(declared[leaf.path])) if leaf.path in declared else leaf
             for leaf in report.leaves

@@ -8,10 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.calls import call_bwd, call_fwd
 from jaxnn.op import Op
 from jaxnn.verify.arguments import Call, argument_names
 from jaxnn.verify.door import entrance
@@ -19,6 +17,7 @@ from jaxnn.verify.draws import cotangent_rng, draw_cotangent
 from jaxnn.verify.findings import described
 from jaxnn.verify.judge import judge
 from jaxnn.verify.other_ways import precise_enough_at, run_op_in_other_ways
+from jaxnn.verify.over_devices import over_devices
 from jaxnn.verify.report import Report
 
 
@@ -28,7 +27,8 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
 
     Args:
         op: what to verify.
-        *inputs: its inputs; none for `op.example(jax.random.key(0))`.
+        *inputs: its inputs; none for `op.example(jax.random.key(0))`. Over devices (a setting
+            `axis`), what differs among them lies along further, first axes of size 3.
         **static: its static settings; none for each of `op.settings` in turn. (What is called as
             an input of the op's is that input.)
 
@@ -44,13 +44,24 @@ def op(op: Op[..., Any], /, *inputs: Any, **static: Any) -> Report:
         raise TypeError(f"op is {op!r}; it must be a jaxnn.op.Op: bind Op(fwd, bwd, example)")
     given = bool(inputs) or not op.inputs.keys().isdisjoint(static)
     inputs, static = op.arranged(inputs, static)
-    if not given:
-        inputs = draw_inputs(f"example of op {op.name}", op.example)
-    if static:
-        return verify_under(op, inputs, static)
+    listed = [static] if static else listed_settings(op)
     return combine(
-        op, {settings_in_words(s): verify_under(op, inputs, s) for s in listed_settings(op)}
+        op,
+        {
+            settings_in_words(s): verify_under(op, inputs if given else example_of(op, s), s)
+            for s in listed
+        },
     )
+
+
+def example_of(op: Op[..., Any], static: Mapping[str, Any], seed: int = 0) -> tuple[Any, ...]:
+    """Draw the inputs of an op's example, for all devices where a setting names axes of them.
+
+    Raises:
+        TypeError, ValueError: as `draw_inputs` and `over_devices`.
+    """
+    what = f"example of op {op.name}"
+    return over_devices(op, static).drawn(lambda k: draw_inputs(what, op.example, k), seed)
 
 
 def listed_settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
@@ -112,17 +123,16 @@ def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str,
         TypeError, ValueError: as the function `op`.
     """
     started = time.perf_counter()
-    out = jax.eval_shape(lambda *arrays: call_fwd(op.name, op.fwd, arrays, static)[0], *inputs)
+    everywhere = over_devices(op, static)
+    out = jax.eval_shape(lambda *arrays: everywhere.forward(arrays, static), *inputs)
 
     # The oracle differentiates the forward; op(...) itself would call the rule on trial.
     def loss(inputs: Any, dout: Any, settings: Any) -> Any:
-        out, _ = call_fwd(op.name, op.fwd, inputs, vars(settings))
+        out = everywhere.forward(inputs, vars(settings))
         return sum(jax.tree.leaves(jax.tree.map(lambda o, d: (o * d).sum(), out, dout)))
 
     def manual_grad(inputs: Any, dout: Any, settings: Any) -> Any:
-        _, residuals = call_fwd(op.name, op.fwd, inputs, vars(settings))
-        cotangents = call_bwd(op.name, op.bwd, residuals, dout, vars(settings), len(inputs))
-        return tuple(map(_without_none, cotangents, inputs))
+        return everywhere.backward(inputs, dout, vars(settings))
 
     # Large and, where there is only one, negative, because a rule must be linear in it.
     rng = cotangent_rng(0)
@@ -131,7 +141,10 @@ def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str,
     names = argument_names(op.fwd, len(inputs))
     report, point = judge(Call(loss, manual_grad, inputs, (dout, settings), names), {})
     called: tuple[str, ...] = ()
-    if report.status != "fail":  # a wrong rule need not be called in other ways
+    apart = everywhere.disagreeing(inputs, dout, static, names)
+    axes = ", ".join(repr(axis.name) for axis in everywhere.axes)
+    untried = (f"how it does under jax.grad: along {axes} only its two functions were run",)
+    if report.status != "fail" and not axes:  # a wrong rule need not be called in other ways
         called = run_op_in_other_ways(
             op,
             inputs,
@@ -144,7 +157,8 @@ def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str,
         )
     return dataclasses.replace(
         report,
-        coverage=(*report.coverage, *_neutral(op, len(inputs), static)),
+        problems=(*report.problems, *apart),
+        coverage=(*report.coverage, *_neutral(op, len(inputs), static), *(untried if axes else ())),
         name=", ".join(filter(None, (f"op {op.name}", settings_in_words(static)))),
         elsewhere=(*report.elsewhere, *called),
         seconds=time.perf_counter() - started,
@@ -152,7 +166,7 @@ def verify_under(op: Op[..., Any], inputs: tuple[Any, ...], static: Mapping[str,
 
 
 def _neutral(op: Op[..., Any], given: int, static: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings at a default of 1 or 0, and never at another: a mistake there may not show."""
+    """The settings at a default of 1, 0 or no axis, and never at another: what may not show."""
     changed = {name for listed in (static, *listed_settings(op)) for name in listed}
     names = (*changed, *[*op.inputs][:given])
     try:
@@ -163,8 +177,14 @@ def _neutral(op: Op[..., Any], given: int, static: Mapping[str, Any]) -> tuple[s
         f"the setting {name} is at its default {p.default}: what is wrong with it may not show; "
         "list another value in the op's settings"
         for name, p in parameters.items()
-        if name not in names and type(p.default) in (int, float) and p.default in (0, 1)
+        if name not in names and _is_neutral(name, p.default)
     )
+
+
+def _is_neutral(name: str, default: Any) -> bool:
+    """Whether a setting does nothing at its default."""
+    number = type(default) in (int, float) and default in (0, 1)
+    return number or (name == "axis" and default == ())
 
 
 def settings_in_words(static: Mapping[str, Any]) -> str:
@@ -209,21 +229,3 @@ def combine(op: Op[..., Any], reports: Mapping[str, Report]) -> Report:
 
 def _lines(text: str | Iterable[str]) -> list[str]:
     return [text] * bool(text) if isinstance(text, str) else list(text)
-
-
-def _without_none(cotangent: Any, like: Any) -> Any:
-    """A cotangent with zeros for None, which means zero; None where there is no derivative."""
-
-    def zero(x: Any) -> Any:
-        real = jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        return jnp.zeros_like(x) if real else None
-
-    def fill(d: Any, x: Any) -> Any:
-        if d is None:
-            return jax.tree.map(zero, x)
-        return None if jnp.result_type(d) == jax.dtypes.float0 else d
-
-    try:
-        return jax.tree.map(fill, cotangent, like, is_leaf=lambda d: d is None)
-    except (TypeError, ValueError):  # another structure, or no array: the comparison says so
-        return cotangent

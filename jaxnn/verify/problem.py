@@ -46,7 +46,9 @@ class Problem(NamedTuple):
         expected: what a gradient must look like.
         settings: the numbers among the rest of the call, in configurations too, by what each is.
         tolerances: the relative tolerance declared for a leaf, by its name.
-        as_it_is: whether the hand-written gradient cannot be traced, and is called on numbers.
+        as_it_is: whether the hand-written gradient is called on numbers, as it cannot be traced or
+            is run on a mesh.
+        on_mesh: how it is run there; None where it is not.
     """
 
     loss: Callable[[list[Any], list[Any]], Any]
@@ -62,6 +64,7 @@ class Problem(NamedTuple):
     settings: list[tuple[float, str]]
     tolerances: Mapping[str, float] = MappingProxyType({})
     as_it_is: bool = False
+    on_mesh: Any = None
 
 
 def bind(

@@ -16,7 +16,7 @@ JSON_VERSION = 3
 ROWS, BLIND_SPOTS = 16, 4
 ORDER: tuple[Status, ...] = ("fail", "inconclusive", "skipped", "pass")
 # What is in the remarks on ways to run that were not tried: they concern no number.
-UNTRIED = ("whether it gives the same without jit", "how it does under jit")
+UNTRIED = ("whether it gives the same without jit", "how it does under")
 
 
 @dataclass(frozen=True)

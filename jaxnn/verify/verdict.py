@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxnn.verify.causes import find_causes
+from jaxnn.verify.comparison import EXACT
 from jaxnn.verify.coverage import limits_at, undetected_faults
 from jaxnn.verify.findings import LeafReport
 from jaxnn.verify.lines import relative_difference
@@ -27,6 +28,8 @@ from jaxnn.verify.witness import STOPPED
 log = logging.getLogger("jaxnn.verify")
 # So many leaves are witnessed one by one; of more, as many groups along one random line each.
 MOST_WITNESSED = 32
+# Where devices compute the same in narrower a dtype, so many units in its last place are rounding.
+ROUNDING = 32
 # Of a group along whose line finite differences do not agree, so many leaves are asked about alone.
 MOST_IN_DOUBT = 4
 
@@ -65,6 +68,10 @@ def verdict(point: Point, skip: Mapping[str, str], seed: int) -> Report:
         else point.compare_in_own_dtype(leaf, i)
         for i, leaf in enumerate(leaves)
     ]
+    if problem.on_mesh:
+        exact = max(EXACT, ROUNDING * point.here.width)
+        with point.precisely():
+            problems += problem.on_mesh.differing(point.floats, point.rest, exact)
     if conflict := _conflict(point, leaves):
         problems += (conflict,)
         leaves = [

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxnn.verify.causes.devices import on_devices
 from jaxnn.verify.causes.evidence import Gradients, Numbers, away_from_kinks, gradients_of
 from jaxnn.verify.causes.first_difference import FirstDifference, first_difference
 from jaxnn.verify.causes.one_leaf import explanations, factor, is_setting, readings_of
@@ -36,7 +37,14 @@ def explain_leaves(
     wrong = [path for path, mask in found.wrong.items() if mask.any()]
     if not wrong:
         return leaves, ()
-    by_leaf, unexplained = _causes(found, point)
+    by_leaf: dict[str, Diagnosis] = {}
+    unexplained: tuple[str, ...] = ()
+    if point.problem.on_mesh:
+        what = "its collectives could not be mended"
+        by_leaf, unexplained = _tried(what, {}, on_devices, point, found)
+    if not by_leaf:
+        by_leaf, reason = _causes(found, point)
+        unexplained += reason
     if len(by_leaf) < len(wrong):
         alike, reason = _tried("other inputs could not be tried", {}, other_inputs, point, found)
         by_leaf, unexplained = {**alike, **by_leaf}, unexplained + reason
