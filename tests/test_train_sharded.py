@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+import time
 from functools import partial
 
 import jax
@@ -232,7 +233,16 @@ def together_they_do(sender, folder, saved_by_one):
     fit_into = partial(kill_mesh.fit_into, mesh=mesh, run=kill_mesh.make_run(mesh), state=state)
     fit_into(folder / "small")
     saving.LARGE, saving.PAUSE = 0, 0
+    works = arrays.Writing.wait
+
+    def slow(writing):
+        time.sleep(0.3)
+        works(writing)
+
+    if not first:  # process 0 must wait for what it writes
+        arrays.Writing.wait = slow
     fit_into(folder / "large", epochs=EPOCHS - 2)
+    arrays.Writing.wait = works
     fit_into(folder / "large", resume=True)
     fit_into(saved_by_one, epochs=EPOCHS + 1, resume=True)
     place = folder / "small" / "state"
@@ -258,12 +268,12 @@ def together_they_do(sender, folder, saved_by_one):
     def full(*_):
         raise OSError(28, "No space left")
 
-    works = arrays.Writing.wait
     if not first:
         arrays.Writing.wait = full
     words["full"] = told(lambda: fit_into(folder / "full"))
     arrays.Writing.wait = works
-    poisoned = state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+    of_process_0 = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.params)
+    poisoned = state._replace(params=of_process_0)
     sound = [is_sound(tree) for tree in (state, poisoned, poisoned.params, poisoned.opt_state)]
     return {"words": words, "sound": sound}
 
