@@ -272,8 +272,9 @@ def together_they_do(sender, folder, saved_by_one):
         arrays.Writing.wait = full
     words["full"] = told(lambda: fit_into(folder / "full"))
     arrays.Writing.wait = works
-    of_process_0 = jax.tree.map(lambda x: x.at[0].set(jnp.nan), state.params)
-    poisoned = state._replace(params=of_process_0)
+    poisoned = state._replace(
+        params=jax.tree.map(lambda x: x.at[0].set(jnp.nan) if x.ndim == 2 else x, state.params)
+    )  # in rows that process 0 has
     sound = [is_sound(tree) for tree in (state, poisoned, poisoned.params, poisoned.opt_state)]
     return {"words": words, "sound": sound}
 
