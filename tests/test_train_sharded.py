@@ -84,6 +84,18 @@ def test_what_is_saved_on_one_mesh_is_read_onto_another(kind, whole):
     assert values(back) == values(saved)
 
 
+def test_a_weakly_typed_number_on_a_mesh_stays_so(mesh, tmp_path):
+    """As a rate in an optimizer's state, which must not widen what it is multiplied by."""
+    made = jax.jit(lambda: jnp.multiply(0.5, 1.0), out_shardings=NamedSharding(mesh, P()))
+    state = init_state(mesh)._replace(opt_state=made())
+    assert state.opt_state.weak_type
+    train.save_state(tmp_path, state)
+    read, _ = train.load_state(tmp_path, state)
+    assert read.opt_state.weak_type
+    assert values(read) == values(state)
+    assert read.opt_state.sharding == state.opt_state.sharding
+
+
 def test_arrays_that_are_given_away_while_they_are_written_are_those_of_before(mesh, tmp_path):
     state = init_state(mesh)
     expected = values(state)
