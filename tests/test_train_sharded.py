@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from kill_mesh import CONFIG, EPOCHS, STEPS, WHOSE, contents, fit_into, init_state, mesh_of, values
 
 from jaxnn import mlp, train
+from jaxnn.ending import is_first
 from jaxnn.train import arrays, checkpoints, logs, saving, states, together
 from jaxnn.train import folder as train_folder
 from jaxnn.train.progress import is_sound
@@ -56,7 +58,8 @@ def laid(kind):
         return init_state()
     if kind == "rows":
         return init_state(mesh_of())
-    mesh = jax.make_mesh((2, 4), ("a", "b"), (AxisType.Auto, AxisType.Explicit)[:1] * 2)
+    axis = AxisType.Auto if kind == "both" else AxisType.Explicit
+    mesh = jax.make_mesh((2, 4), ("a", "b"), (axis, axis))
     spec = P("b", "a") if kind == "both" else P(None, "b")
 
     def put(leaf):
@@ -224,14 +227,14 @@ def told(function):
 
 def together_they_do(sender, folder, saved_by_one):
     """All that two processes are asked to do, one thing after the other."""
-    mesh, first = mesh_of(), together.is_first()
-    run = kill_mesh.make_run(mesh)
-    fit_into(folder / "small", mesh, run)
-    saving.LARGE, saving.PAUSE = 0, 0
-    fit_into(folder / "large", mesh, run, epochs=EPOCHS - 2)
-    fit_into(folder / "large", mesh, run, resume=True)
-    fit_into(saved_by_one, mesh, run, epochs=EPOCHS + 1, resume=True)
+    mesh, first = mesh_of(), is_first()
     state = init_state(mesh)
+    fit_into = partial(kill_mesh.fit_into, mesh=mesh, run=kill_mesh.make_run(mesh), state=state)
+    fit_into(folder / "small")
+    saving.LARGE, saving.PAUSE = 0, 0
+    fit_into(folder / "large", epochs=EPOCHS - 2)
+    fit_into(folder / "large", resume=True)
+    fit_into(saved_by_one, epochs=EPOCHS + 1, resume=True)
     place = folder / "small" / "state"
     refused = {
         "configuration": lambda: train.load_state(
@@ -244,13 +247,13 @@ def together_they_do(sender, folder, saved_by_one):
         "none": lambda: train.load_state(folder / "none", state),
         "alone": lambda: train.save_state(folder / "alone", init_state()),
         "a later one": lambda: train.save_state(place, state),
-        "no run": lambda: fit_into(folder / "none", mesh, run, resume=True),
+        "no run": lambda: fit_into(folder / "none", resume=True),
     }
     words = {name: told(call) for name, call in refused.items()}
     if first:
         (place / str(EPOCHS * STEPS) / "_METADATA").write_text("torn")
     together.first("damaging", lambda: None)
-    words["damaged"] = told(lambda: fit_into(folder / "small", mesh, run, resume=True))
+    words["damaged"] = told(lambda: fit_into(folder / "small", resume=True))
 
     def full(*_):
         raise OSError(28, "No space left")
@@ -258,7 +261,7 @@ def together_they_do(sender, folder, saved_by_one):
     works = arrays.Writing.wait
     if not first:
         arrays.Writing.wait = full
-    words["full"] = told(lambda: fit_into(folder / "full", mesh, run))
+    words["full"] = told(lambda: fit_into(folder / "full"))
     arrays.Writing.wait = works
     poisoned = state._replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
     sound = [is_sound(tree) for tree in (state, poisoned, poisoned.params, poisoned.opt_state)]

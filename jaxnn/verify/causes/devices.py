@@ -138,7 +138,7 @@ def _traced(point: Point) -> tuple[ClosedJaxpr, list[str]]:
         found.append((closed, [*out.leaves]))
         return mesh_run.local(floats, rest)
 
-    jax.eval_shape(mesh_run.of(local, False), point.floats, point.rest)
+    jax.eval_shape(mesh_run.of(local, not mesh_run.refused), point.floats, point.rest)
     return found[0]
 
 

@@ -31,6 +31,7 @@ Kind = Literal[
 ]  # fmt: skip
 _ADDS = {"add", "sub", "add_any"}
 _SAME = {"psum", "pmax", "pmin", "all_gather"}  # all devices have the same of it
+_TYPES = {"pvary", "pcast"}  # which change no number
 _OWN = {"axis_index", "reduce_scatter"}  # each has another
 
 
@@ -132,15 +133,17 @@ class Mended:
     def _equation(
         self, eqn: JaxprEqn, xs: list[Any], own: list[Varies], place: tuple[int, ...]
     ) -> tuple[list[Any], list[Varies]]:
-        name, varies = eqn.primitive.name, frozenset[str]().union(*own)
+        name, varies = eqn.primitive.name.removesuffix("_invariant"), frozenset[str]().union(*own)
+        if name in _TYPES:
+            return xs, own
         if name in _ADDS and not self.within:
             xs = [self._shared(eqn, i, xs, own, place) for i in range(2)]
-        outs = bind_equation(eqn, xs)
         axes = _axes_of(eqn)
+        outs = [lax.psum(x, axes) for x in xs] if name == "psum" else bind_equation(eqn, xs)
         found = varies - set(axes) if name in _SAME else varies | set(axes if name in _OWN else ())
         if not outs or not is_floating(outs[0]):
             return outs, [found] * len(outs)
-        out, where = outs[0], words_of(eqn, "")
+        out, where = outs[0], words_of(eqn, "").replace("psum_invariant", "psum")
         if self.within:
             for over in subsets(sorted(found)):
                 repair = Repair("sum left out", over, where, place[:-1], place)
