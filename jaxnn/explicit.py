@@ -56,7 +56,7 @@ def _entered(function: Function, gradient: bool) -> Function:
             args, kwargs = jax.tree.unflatten(tree, given)
             return function(*args, **kwargs)
 
-        arrays = [_placed(array, mesh) for *_, array in places]
+        arrays = [array for *_, array in places]
         first = sum(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(args[:1]))
         specs = _specs(of_arrays, arrays, mesh.abstract_mesh, first, gradient)
         shardings = jax.tree.map(functools.partial(NamedSharding, mesh), specs)
@@ -87,12 +87,6 @@ def _explicit_mesh(leaves: Sequence[Any]) -> Mesh | AbstractMesh | None:
             of: Any = jax.typeof(leaf) if traced else leaf
             return cast(Mesh | AbstractMesh, of.sharding.mesh)
     return None
-
-
-def _placed(array: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """An array on the mesh: the whole on each device, if it was on none."""
-    on_none = jax.typeof(array).sharding.mesh.empty
-    return jax.reshard(array, NamedSharding(mesh, P())) if on_none else array
 
 
 def _spec(array: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from test_ops import ROWS, as_jax, by_call, by_hand, cotangent
 
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
+from jaxnn.op import Op
 from jaxnn.ops.linear import Linear, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -147,6 +148,23 @@ def test_where_a_function_may_be_called():
         y = jax.jit(function)(w, split)  # the weights were put nowhere
         assert jax.typeof(y).sharding.spec == P("data", None, None)
         assert_leaves_close(y, plain, 1e-12)
+
+
+def test_what_is_saved_is_split_as_it_was(mesh):
+    """A width of the batch's size, of which it cannot be told by sizes what it is."""
+    w, x = jnp.ones((8, 4)), jnp.ones((8, 3, 8))
+    given = put((Linear(w), x), (Linear(P("data", "model")), P("data")))
+    y, saved = jax.eval_shape(linear.fwd, *given)
+    assert specs(saved) == specs(given)
+    assert specs(y) == [("data", None, "model")]
+
+
+def test_a_cotangent_that_is_made_of_nothing():
+    mesh = jax.make_mesh((2,), ("data",))
+    none = Op(lambda x: (x, x.shape), lambda saved, dy: (jnp.zeros(dy.shape),))
+    dy = jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, P("data")))
+    (dx,) = none.bwd((), dy)
+    assert jax.typeof(dx).sharding.spec == P("data", None)
 
 
 def test_a_traced_setting_comes_along(mesh):
