@@ -32,6 +32,7 @@ _ALIKE = (
     ("axes", "group", "where"),
     ("axes", "group", "loop"),
     ("axes", "group"),
+    ("axes", "kin"),
     ("axes",),
 )
 
