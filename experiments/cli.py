@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -16,10 +16,11 @@ from typing import Any
 import jax
 import tyro
 
-from experiments import recall
-from jaxnn import files, train, verify
+from experiments import meshes, recall
+from jaxnn import files, processes, train, verify
 from jaxnn.settings import check_seed
 from jaxnn.train import folder as runs
+from jaxnn.train import moving
 from jaxnn.verify.targets import UsageError
 
 # What a shell expects after Ctrl-C, and after SIGTERM.
@@ -75,6 +76,10 @@ class Terminated(KeyboardInterrupt):
 def run(main: Callable[..., int]) -> None:
     """Call `main` with its arguments from the command line and exit with its status.
 
+    A script with the options --coordinator, --processes and --process joins the others that they,
+    or the environment, name: what ends one ends all, and process 0 alone prints. One without them
+    refuses to run beside others.
+
     A mistake in the input, or a file that cannot be read or written, is printed as one message and
     exits with 2; Ctrl-C outside training, where there is nothing to keep, exits with 130, SIGTERM
     with 143. A --seed is checked here, for every script. Options that name an earlier run, as
@@ -86,26 +91,43 @@ def run(main: Callable[..., int]) -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         with _terminable():
-            options = recall.completed(main, functools.partial(_parsed, main))
+            options = recall.completed(main, functools.partial(_joined, main))
             check_seed("--seed", options.get("seed", 0))
             status = recall.settled(main)(**options)
     except (ValueError, OSError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = _ended(f"error: {error}", 2, error)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print("error: this takes more memory than there is; make it smaller", file=sys.stderr)
-        status = 2
+        status = _ended("error: this takes more memory than there is; make it smaller", 2)
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
         status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        _ended("interrupted", status)
         if vars(sys.modules["__main__"]).get("main") is main:
             # XLA may still compile in threads of its own: an ordinary exit is often a fault then.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
     sys.exit(status)
+
+
+def _joined(main: Callable[..., int], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the command line, when the processes that they name have been joined.
+
+    That must come before a run is read, for which JAX wakes the devices.
+    """
+    options = _parsed(main, defaults)
+    meshes.join(options)
+    return options
+
+
+def _ended(sentence: str, status: int, error: BaseException | None = None) -> int:
+    """Print why the script ends, and return its status; of several processes end all."""
+    if processes.several():
+        lost = error and processes.lost_connection(error)
+        processes.end(f"error: {lost}" if lost else sentence, 1 if lost else status)
+    print(sentence, file=sys.stderr)
+    return status
 
 
 def _parsed(main: Callable[..., int], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,16 +243,19 @@ def set_aside(run: Path) -> None:
     """Move an older run, of whatever script, to `previous` in its folder, as fit does by itself."""
     names = (*runs.NAMES, *DRAWN)
     if any((run / name).exists() for name in names):
-        runs.move(run, names)
-        print(f"the run that was in {run} is in {run / runs.PREVIOUS} now")
+        moving.move(run, names)
+        print(f"the run that was in {run} is in {run / moving.PREVIOUS} now")
 
 
 @contextmanager
 def run_folder(path: Path) -> Iterator[Path]:
     """The output folder of a run, made if needed, and locked until what it writes is written.
 
+    Of several processes the first makes and locks it.
+
     Raises:
         ValueError: as `folder`, or another run is using it.
     """
-    with files.locked(folder(path, "params.safetensors")):
+    first = processes.is_first()
+    with files.locked(folder(path, "params.safetensors")) if first else nullcontext():
         yield path

@@ -16,8 +16,11 @@ from jaxnn import files, train
 from jaxnn.train import checkpoints, folder
 
 Main = Callable[..., int]
-# Where to read and write, and whether to look first, is no setting of a run.
-_NOT_KEPT = ("resume", "predict", "sample", "out", "verify")
+# Where to read, compute and write, and whether to look first, is no setting of a run.
+_NOT_KEPT = (
+    *("resume", "predict", "sample", "out", "verify"),
+    *("mesh", "coordinator", "processes", "process"),
+)
 
 
 def recalls(**of_use: tuple[str, ...]) -> Callable[[Main], Main]:

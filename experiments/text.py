@@ -23,11 +23,12 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from experiments import cli, pictures, recall
+from experiments import cli, meshes, pictures, recall
 from jaxnn import files, text, train
 from jaxnn.data import KeyedBatch, Split
 from jaxnn.models import generate, rnn, transformer
 from jaxnn.models.transformer import gpt2, llama
+from jaxnn.train import parameters
 
 Model = Literal["lstm", "gru", "rnn", "gpt", "llama"]
 # Layers and width of each model, unless others are asked for.
@@ -60,6 +61,10 @@ def main(
     verify: bool = True,
     resume: Path | None = None,
     sample: Path | None = None,
+    mesh: str | None = None,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
     out: Path = Path("out/text"),
 ) -> int:
     """Train a language model over characters with its hand-written gradient, or let one write.
@@ -90,6 +95,14 @@ def main(
             to where it would have ended; if it has ended, write and draw again.
         sample: A saved parameter file: write with it instead of training, with its own characters
             and options; --file is not read.
+        mesh: Axes and sizes of a mesh of devices, as data=2,model=2: data splits the batch, fsdp
+            the batch and the parameters, model the heads, hidden units and characters, sequence
+            the windows.
+        coordinator: Of several processes, the address and port of process 0; what is left out of
+            these three comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or
+            from SLURM, Open MPI, Kubernetes or a TPU pod.
+        processes: How many there are.
+        process: Which this one is, from 0.
         out: Folder for parameters, log, picture and sample. A run that it has moves to "previous"
             in it.
     """
@@ -117,6 +130,7 @@ def main(
             f"take {steps - steps % per_epoch} steps, or {math.gcd(steps, per_epoch)} per epoch"
         )
     options = dict(locals())
+    axes = meshes.sizes(mesh) if mesh else {}
     if sample:
         params, net, config, notes = train.load_params(sample)
         characters = notes["vocabulary"]
@@ -148,21 +162,25 @@ def main(
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 10, steps)),
     )
-    state = train.init_state(net, config, optimizer, jax.random.key(seed))
-    step = train.make_step(net, config, optimizer, gradient)
+    key = jax.random.key(seed)
+    devices = meshes.make(axes) if axes else None
+    state = train.init_state(net, config, optimizer, key, mesh=devices)
+    step = train.make_step(net, config, optimizer, gradient, mesh=devices)
+    laid = jax.tree.map(lambda leaf: leaf.sharding, state) if axes else None
+    run = _make_epoch(net, config, step, split, per_epoch, batch_size, sequence, laid)
     with cli.run_folder(out) as folder:
         print(
             f"{len(split.train)} characters to learn, {len(split.held_out)} held out, "
             f"{len(characters)} different"
         )
         print(config)
-        few = text.random_windows(state.key, split.train, 4, min(sequence, 16))
+        few = text.random_windows(key, split.train, 4, min(sequence, 16))
         if dropout:
-            few = few._replace(key=state.key)  # as in training
-        if verify and not cli.holds(net, state.params, few, config):
+            few = few._replace(key=key)  # as in training
+        if verify and not cli.holds(net, net.init_params(key, config), few, config):
             return 1
         result = train.fit(
-            _make_epoch(net, config, step, split, per_epoch, batch_size, sequence),
+            run,
             state,
             epochs=steps // per_epoch,
             minimize="val_loss",
@@ -175,14 +193,15 @@ def main(
             resume=resume is not None,
             also=cli.DRAWN,
         )
-        if not result.best_epoch:
+        params = parameters.gathered(result.params)
+        if not result.best_epoch or params is None:  # process 0 writes for all
             return result.status
         training, held_out = (
             nats / math.log(2) for nats in (result.history.loss, result.history.metrics["loss"])
         )
         taken = per_epoch * np.arange(1, len(training) + 1)
         pictures.bits(folder / "curves.png", taken, training, held_out, result.best_epoch)
-        written = _written(net, result.params, config, begin, characters, length, temperature, seed)
+        written = _written(net, params, config, begin, characters, length, temperature, seed)
         with files.replaced(folder / "sample.txt") as file:
             file.write_text(written, encoding="utf-8")
         print(f"wrote {folder / 'sample.txt'}\n\n{written}\n")
@@ -272,12 +291,16 @@ def _make_epoch(
     steps: int,
     batch_size: int,
     sequence: int,
+    laid: train.State | None,
 ) -> Callable[[train.State], tuple[train.State, train.History]]:
-    """So many steps, each on new random windows, then the held-out loss: one compiled program."""
+    """So many steps, each on new random windows, then the held-out loss: one compiled program.
+
+    The state that it returns is laid out over the devices as `laid` says.
+    """
     held_out = text.all_windows(split.held_out, sequence)
     held_out = jax.tree.map(lambda x: x[:: -(-len(x) // WINDOWS)], held_out)
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=(laid, None))
     def epoch(
         state: train.State, tokens: Array, held_out: KeyedBatch
     ) -> tuple[train.State, train.History]:
@@ -294,7 +317,9 @@ def _make_epoch(
         evaluated = lax.map(loss, held_out, batch_size=batch_size)
         return state, train.History(losses.mean()[None], {"loss": evaluated.mean()[None]})
 
-    return partial(epoch, tokens=split.train, held_out=held_out)
+    # As NumPy's, which every process has, they go to all devices.
+    tokens, held_out = jax.tree.map(np.asarray, (split.train, held_out))
+    return partial(epoch, tokens=tokens, held_out=held_out)
 
 
 if __name__ == "__main__":

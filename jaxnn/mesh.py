@@ -170,7 +170,8 @@ def place(layout: Layout, batch: Any) -> Any:
 
     def placed(leaf: Any, spec: P) -> Any:
         sharding = NamedSharding(layout.mesh, spec)
-        if isinstance(leaf, Array) and leaf.sharding == sharding:
+        traced = isinstance(leaf, jax.core.Tracer)
+        if isinstance(leaf, Array) and not traced and leaf.sharding == sharding:
             return leaf
         return jax.device_put(in_order(layout, leaf), sharding)
 

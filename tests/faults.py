@@ -31,8 +31,7 @@ import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not
 
 from jaxnn import train
 from jaxnn.ops.activations import dropout
-from jaxnn.train import checkpoints
-from jaxnn.train import folder as train_folder
+from jaxnn.train import checkpoints, saving
 
 EPOCHS = 6
 FEATURES = 3
@@ -107,7 +106,7 @@ def init_state(optimizer=OPTIMIZER, seed=0):
 
 
 # After every call, though here it takes longer than the call: to be killed in the middle of it.
-train_folder.PAUSE = 0
+saving.PAUSE = 0
 
 
 def fit_into(folder, run=None, state=None, **settings):

@@ -21,8 +21,8 @@ import pytest
 from faults import EPOCHS, contents, fit_into
 
 from jaxnn import files, train
+from jaxnn.train import checkpoints, progress, saving
 from jaxnn.train import folder as train_folder
-from jaxnn.train import progress
 
 run_of = functools.cache(faults.make_run)
 
@@ -62,20 +62,20 @@ def test_short_calls_are_saved_as_often_as_a_tenth_of_the_time_allows(
 ):
     """By a clock of its own, on which a save takes a second: no line is shown of what is not."""
     now, saved = [0.0], []
-    monkeypatch.setattr(train_folder, "PAUSE", 9)
-    monkeypatch.setattr(train_folder.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(saving, "PAUSE", 9)
+    monkeypatch.setattr(saving.time, "monotonic", lambda: now[0])
 
     def save(path, state, **settings):
         now[0] += 1
         saved.append(int(state.step) // 5)
-        return save_state(path, state, **settings)
+        return begin_state(path, state, **settings)
 
     def run(state):
         now[0] += call
         return run_of()(state)
 
-    save_state = train_folder.save_state
-    monkeypatch.setattr(train_folder, "save_state", save)
+    begin_state = train_folder.begin_state
+    monkeypatch.setattr(train_folder, "begin_state", save)
     ours = fit_into(tmp_path, run, epochs=10, show=True)
     lines = [int(n) for n in re.findall(r"epoch (\d+)/10 ", capsys.readouterr().out)]
     assert saved == ([1, 10] if call < 1 else [*range(1, 11)])
@@ -88,7 +88,7 @@ def test_short_calls_are_saved_as_often_as_a_tenth_of_the_time_allows(
 
 
 def test_what_ended_is_saved_when_another_thing_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_folder, "PAUSE", 10**9)
+    monkeypatch.setattr(saving, "PAUSE", 10**9)
 
     def fail(row, state):
         if row["epoch"] == 4:
@@ -477,16 +477,14 @@ class Counting:
         return {"w": jnp.zeros(())}
 
 
-STEPS = ("save_state", "_save_best", "_write_logs")
+STEPS = ("_named", "_save_best", "_write_logs")
 
 
 @pytest.mark.parametrize("after", STEPS)
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_killed_between_two_files_it_is_resumed_alike(after, epoch, tmp_path, whole, monkeypatch):
     """An exception stands for the kill: nothing of `fit` writes after one."""
-    from jaxnn.train import folder
-
-    owner = folder if after == "save_state" else folder.Folder
+    owner = checkpoints if after == "_named" else train_folder.Folder
     written, calls = getattr(owner, after), []
 
     def killed(*args, **settings):

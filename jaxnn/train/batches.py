@@ -9,7 +9,7 @@ The batches may be larger than memory holds at once: each is looked at when its 
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,20 @@ class BatchError(ValueError):
     """Batches that ended before their epoch did, or one unlike those before it."""
 
 
+class Place(NamedTuple):
+    """How far a run's batches are: what reads it, as JSON has it, and what sets it, and the steps.
+
+    `fit` finds it as a run's attribute `place`.
+    """
+
+    kept: Callable[[], Any]
+    put_back: Callable[[Any, int], None]
+
+
+# Some of grain's iterators have bytes for a state.
+_BYTES = "bytes, as Latin-1"
+
+
 def make_epoch(
     model: Any,
     config: Any,
@@ -51,7 +65,9 @@ def make_epoch(
     from its start; one that shuffles itself gives a resumed run other batches. An iterator goes on
     where the last epoch left it; where a state has taken more steps, as one that is resumed has, as
     many batches are passed over first: an iterator that gives the same batches each time it is made
-    resumes to the same parameters. A state that has taken fewer is refused.
+    resumes to the same parameters. A state that has taken fewer is refused. An iterator that has
+    `get_state` and `set_state`, as grain's and `jaxnn.loaders` have, is set to where it was: `fit`
+    saves its state, the same in every process, and nothing is passed over.
 
     Args:
         model: a module with the model functions.
@@ -180,6 +196,22 @@ def make_epoch(
         shapes: History = jax.eval_shape(history_of, [jnp.zeros(())], state.params)
         return shapes
 
+    def kept() -> Any:
+        state = batches.get_state()  # type: ignore[attr-defined]
+        return {_BYTES: state.decode("latin-1")} if isinstance(state, bytes) else state
+
+    def put_back(state: Any, steps: int) -> None:
+        nonlocal taken
+        bare = (
+            state[_BYTES].encode("latin-1")
+            if isinstance(state, dict) and _BYTES in state
+            else state
+        )
+        batches.set_state(bare)  # type: ignore[attr-defined]
+        taken = steps
+
+    if endless and hasattr(batches, "get_state") and hasattr(batches, "set_state"):
+        run.__dict__["place"] = Place(kept, put_back)
     return with_history(run, traced)
 
 

@@ -3,25 +3,24 @@
 The seal is a file with a digest of every other file of the step. It is written last, and then the
 step is given its name: until then it is in a hidden folder. A step of which a file was changed is
 refused. Nothing else in the folder is touched.
+
+Of several processes each writes, and reads, its own part of an array that is spread over them;
+process 0 does all else, when each has written its part, and no step is named before.
 """
 
 import contextlib
-import gc
 import hashlib
 import json
-import logging
 import shutil
-import sys
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxnn import files
+from jaxnn.train import arrays, together
 
 FORMAT = 1
 KEPT = 2
@@ -36,15 +35,19 @@ def last_step(folder: Path) -> int | None:
     return max(_steps(folder), default=None)
 
 
-def write(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Path:
-    """Write a tree of arrays, and what JSON can hold about it; keep the step before.
+def begin(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Callable[[], Path]:
+    """Begin to write a tree of arrays, and what JSON can hold about it; keep the step before.
+
+    All arrays are copied when this returns: they may be donated. The rest is for the function that
+    is returned, in another thread if one likes: it waits until all is written, and names the step.
 
     Returns:
-        The folder of the step.
+        A function that returns the folder of the step.
 
     Raises:
         ModuleNotFoundError: orbax is not installed.
-        ValueError: the folder cannot be written, or holds under a number what is no step.
+        ValueError: the folder cannot be written, or holds under a number what is no step; as does
+            the function, and both on every process.
     """
     text = json.dumps(about)
     if len(text) > MOST_ABOUT:
@@ -52,25 +55,46 @@ def write(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Path
             f"what is to stand beside the state has {len(text):,} characters; at most "
             f"{MOST_ABOUT:,} are read again: leave out notes, or log fewer epochs, each longer"
         )
-    _check_free(folder)
-    unfinished = folder / _UNFINISHED
-    new, where = unfinished / str(step), folder / str(step)
-    with _orbax(f"{folder} cannot be written", "make room, or name another") as ocp:
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
-        try:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
-                writer.save(new, args=ocp.args.StandardSave(_numbered(jax.tree.leaves(trees))))
-            (new / ABOUT).write_text(text)
-            seal = json.dumps({"format": FORMAT, "files": _digests(new)})
-            with files.replaced(new / SEAL) as file:
-                file.write_text(seal)
-            new.rename(where)
-            for old in sorted(_steps(folder))[:-KEPT]:
-                (folder / str(old)).rename(unfinished / str(old))
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return where
+    unfinished, where = folder / _UNFINISHED, folder / str(step)
+    new = unfinished / str(step)
+    in_words = partial(arrays.in_words, f"{folder} cannot be written", "make room, or name another")
+
+    def start() -> arrays.Writing:
+        if not new.is_dir():
+            raise ValueError(
+                f"{new} is not seen by all processes; the folder must be on a file system that "
+                "they share: name another"
+            )
+        with in_words():
+            return arrays.Writing(new, jax.tree.leaves(trees))
+
+    def finish() -> Path:
+        with _removed(unfinished), meeting:
+            with in_words():
+                writing.wait()
+            meeting.tell()
+            if together.is_first():
+                with in_words():
+                    writing.merge()
+                    _named(new, where, text)
+                    for old in sorted(_steps(folder))[:-KEPT]:
+                        (folder / str(old)).rename(unfinished / str(old))
+            meeting.tell()
+        return where
+
+    together.first(f"saving {where}", partial(_make_free, folder, new))
+    try:
+        writing = together.each(f"saving {where}", start)
+    except BaseException:
+        with _removed(unfinished):
+            raise
+    meeting = together.Meeting(f"saving {where}")
+    return finish
+
+
+def write(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Path:
+    """Write a tree of arrays, as `begin` does, to the end; return the folder of the step."""
+    return begin(folder, step, trees, about)()
 
 
 def read_about(where: Path) -> dict[str, Any]:
@@ -80,6 +104,17 @@ def read_about(where: Path) -> dict[str, Any]:
         ValueError: one is not, or the step is of a newer format.
     """
     damaged = f"{where} is damaged: {_FIX}"
+    together.first(f"reading {where}", partial(_check_sealed, where, damaged))
+
+    def parsed() -> dict[str, Any]:
+        content = files.read_bytes(where / ABOUT, MOST_ABOUT, damaged)
+        return dict(files.parsed_json(str(where / ABOUT), content, damaged))
+
+    return together.each(f"reading {where / ABOUT}", parsed)
+
+
+def _check_sealed(where: Path, damaged: str) -> None:
+    """Refuse a step of which a file is not what it was when it was sealed."""
     seal = files.read_json(where / SEAL, damaged)
     sealed = seal.get("files") if isinstance(seal, dict) else None
     if not isinstance(sealed, dict) or not isinstance(seal.get("format"), int):
@@ -93,33 +128,20 @@ def read_about(where: Path) -> dict[str, Any]:
     wrong = [name for name in {ABOUT: ""} | sealed if sealed.get(name) != found.get(name)]
     if wrong:
         raise ValueError(f"{damaged} ({files.listed(wrong, ', ')} is not what it was)")
-    content = files.read_bytes(where / ABOUT, MOST_ABOUT, damaged)
-    return dict(files.parsed_json(str(where / ABOUT), content, damaged))
 
 
 def read(where: Path, like: Any) -> Any:
     """The tree of a step, whose structure, shapes and dtypes are those of `like`.
+
+    Its arrays are laid as those of `like` are, whatever they were laid on when they were written.
 
     Raises:
         ModuleNotFoundError: orbax is not installed.
         ValueError: it cannot be read.
     """
     leaves, structure = jax.tree.flatten(like)
-    fix = "its files are those that were written: try again"
-    with (
-        _orbax(f"{where} cannot be read", fix) as ocp,
-        ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader,
-    ):
-        numbered = _numbered(leaves)
-        found = reader.restore(where, args=ocp.args.StandardRestore(numbered))
-        for number, leaf in numbered.items():
-            leaves[int(number)] = _like(found[number], leaf)
-    return jax.tree.unflatten(structure, leaves)
-
-
-def _numbered(leaves: list[Any]) -> dict[str, Any]:
-    """The leaves under their numbers, which orbax keeps apart; it takes none without an element."""
-    return {str(i): leaf for i, leaf in enumerate(leaves) if 0 not in jnp.shape(leaf)}
+    read = together.each(f"reading {where}", partial(arrays.read, where, leaves))
+    return jax.tree.unflatten(structure, read)
 
 
 def _steps(folder: Path) -> list[int]:
@@ -133,14 +155,42 @@ def _numbers(folder: Path) -> list[Path]:
     return [where for where in found if where.name.isdecimal()]
 
 
-def _check_free(folder: Path) -> None:
-    """Refuse a folder with what is no step under a number, which a step will have one day."""
+def _make_free(folder: Path, new: Path) -> None:
+    """Make a folder for a step that is unfinished, and remove what else is so.
+
+    Raises:
+        ValueError: it cannot be made, or what is no step has a number for a name, which a step will
+            have one day.
+    """
     others = [where.name for where in _numbers(folder) if not (where / SEAL).exists()]
     if others:
         raise ValueError(
             f"{folder} holds {files.listed(sorted(others), ', ')}, no state that was saved whole; "
             "what is named by a number there must be one: name another folder"
         )
+    with arrays.in_words(f"{folder} cannot be written", "make room, or name another"):
+        if new.parent.exists():
+            shutil.rmtree(new.parent)
+        new.mkdir(parents=True)
+
+
+def _named(new: Path, where: Path, about: str) -> None:
+    """Write beside a step what is about it, and last the seal, and give it its name."""
+    (new / ABOUT).write_text(about)
+    seal = json.dumps({"format": FORMAT, "files": _digests(new)})
+    with files.replaced(new / SEAL) as file:
+        file.write_text(seal)
+    new.rename(where)
+
+
+@contextlib.contextmanager
+def _removed(unfinished: Path) -> Iterator[None]:
+    """Remove, at the end, what is unfinished."""
+    try:
+        yield
+    finally:
+        if together.is_first():
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _digests(where: Path) -> dict[str, str]:
@@ -152,52 +202,3 @@ def _digests(where: Path) -> dict[str, str]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
             digests[path.relative_to(where).as_posix()] = digest
     return digests
-
-
-def _like(read: Any, like: Any) -> Any:
-    """An array as it was read, with all that makes the same program of it as of `like`."""
-    if getattr(like, "weak_type", False):
-        return like.at[...].set(np.asarray(read))
-    if getattr(like, "committed", True):
-        return read
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        data = jnp.asarray(np.asarray(jax.random.key_data(read)))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(read))
-    return jnp.asarray(np.asarray(read))
-
-
-@contextlib.contextmanager
-def _orbax(what: str, fix: str) -> Iterator[Any]:
-    """Orbax, silent; what it raises is said in words."""
-    root = logging.getLogger()
-    handlers, quiet = root.handlers[:], [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in quiet]
-    try:
-        for logger in quiet:
-            logger.setLevel(logging.CRITICAL)
-        yield files.installed("orbax.checkpoint")  # which gives the root logger a handler
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # orbax and tensorstore raise many kinds, each with a page of text
-        _forget(error)
-        raise ValueError(f"{what} ({_first_line(error)}); {fix}") from None
-    finally:
-        root.handlers[:] = handlers
-        for logger, level in zip(quiet, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _forget(error: BaseException | None) -> None:
-    """Let what orbax was reading or writing when this was raised end, and say nothing of it."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        while error is not None:
-            traceback.clear_frames(error.__traceback__)
-            error = error.__cause__ or error.__context__
-        gc.collect()
-    finally:
-        sys.unraisablehook = hook
-
-
-def _first_line(error: Exception) -> str:
-    return f"{str(error).strip().splitlines()[0]:.200}" if str(error).strip() else repr(error)

@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn import files
+from jaxnn import files, processes
 from jaxnn.settings import check_flag, check_integer
 from jaxnn.train import logs
+from jaxnn.train.about import describe
 from jaxnn.train.batches import BatchError
 from jaxnn.train.doors import (
     check_callbacks,
@@ -28,6 +29,7 @@ from jaxnn.train.doors import (
 )
 from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress, added, divergence, is_sound, with_best
+from jaxnn.train.saving import Saving
 from jaxnn.train.signals import signals
 from jaxnn.train.steps import History, State
 
@@ -80,6 +82,10 @@ def fit(
 ) -> Fit:
     """Train until so many epochs are there; keep the best, log every epoch, save as it goes.
 
+    Of several processes all call this with the same arguments and a state laid on a mesh of all;
+    process 0 prints and writes. A signal that one hears, or a callback that ends the run on one,
+    stops all after the same call. An error of one ends all (`jaxnn.processes`).
+
     A row of the log has the columns `epoch`, `loss` and, of what `evaluate` returned, `val_NAME`
     for each entry of a dict, `val` for a bare scalar. The best is looked for where a call of `run`
     ends. Ctrl-C or SIGTERM, heard in the main thread, stop after the call that runs; a second one
@@ -127,6 +133,7 @@ def fit(
         KeyboardInterrupt: a second signal came.
     """
     started = time.perf_counter()
+    processes.check_started()
     check_function("run", run, "run(state) -> (state, history), as make_run makes", 1)
     check_callbacks(callbacks, "callback(row, state)", 2)
     check_state(state, State)
@@ -137,7 +144,10 @@ def fit(
     for name, flag in {"resume": resume, "tensorboard": tensorboard, "show": show}.items():
         check_flag(name, flag)
     whose = {"model": model, "config": config, "notes": notes}
+    settled = {"epochs": epochs, "patience": patience, "resume": resume, **watched}
+    processes.check_agree("run", settled | _described(whose))
     place = _folder(state, folder, whose, resume, also, tensorboard)
+    batches = getattr(run, "place", None)
     progress = Progress(state, {}, (), state.params, 0, watched)
     ended: Ended | None = None
     sentence, first = "", True
@@ -148,41 +158,48 @@ def fit(
                 progress = place.resumed(state, watched)
                 progress = with_best(progress, progress.ends)
                 place.mend(progress)
+                if batches is not None and progress.batches is not None:
+                    batches.put_back(progress.batches, int(progress.state.step))
         if hasattr(run, "traced") and progress.epochs < epochs:
             _check_traced(run.traced(progress.state), progress, epochs)
+        saving = None if place is None else Saving(place, progress)
         heard = stack.enter_context(signals())
-        terminal = logs.Terminal(epochs, progress.epochs) if show else None
+        shows = show and processes.is_first()
+        terminal = logs.Terminal(epochs, progress.epochs) if shows else None
         if terminal is not None:
-            stack.callback(terminal.close)
-        if place is not None:
-            stack.callback(place.save)
+            stack.callback(lambda: terminal.close(None if saving is None else saving.saved))
+        if saving is not None:
+            stack.push(saving.left)
         while not (ended := ended or _ended(progress, epochs, patience, heard)):
             call_started = time.perf_counter()
             try:
                 later, part = _called(run, progress.state)
             except BatchError as error:
-                if not progress.ends:
+                if not (progress.ends and processes.met(_BATCHES)):
                     raise
                 ended, sentence = "batches", f"the run stopped: {error}"
                 continue
             if first:
                 _check_epochs(epochs, progress.epochs, len(part["loss"]))
-            if not (np.isfinite(part["loss"]).all() and is_sound(later)):
+            sound = np.isfinite(part["loss"]).all() and is_sound(later)
+            if processes.agreed(not sound):
                 ended, sentence = "diverged", divergence(later, part["loss"], progress.epochs)
                 continue
             progress = added(progress, later, part)
+            if batches is not None:
+                progress = progress._replace(batches=batches.kept())
             progress = with_best(progress, progress.ends[-1:])
-            said = "" if place is None else place.keep(progress)
+            saved, said = (None, "") if saving is None else saving.keep(progress)
             (row,) = logs.rows(progress.columns, progress.epochs)
             if terminal is not None:
-                terminal.show(row, time.perf_counter() - call_started, said)
+                terminal.show(row, time.perf_counter() - call_started, saved, said)
             first = False
             stops = [callback(row, later) for callback in callbacks]
-            if any(stops):
+            if processes.agreed(any(stops)):
                 ended = "stopped early"
     if ended == "interrupted":
         sentence = "interrupted: kept " + files.counted(progress.epochs, "finished epoch")
-    if sentence:
+    if sentence and processes.is_first():
         with contextlib.suppress(OSError):  # nobody may be there to read it
             print(sentence, file=sys.stderr)
     return Fit(
@@ -196,6 +213,8 @@ def fit(
     )
 
 
+# Seconds for all processes to find that the batches have ended.
+_BATCHES = 10
 _STATUS = {"finished": 0, "stopped early": 0, "diverged": 1, "batches": 2}
 
 
@@ -227,7 +246,23 @@ def _ended(progress: Progress, epochs: int, patience: int | None, heard: list[in
         return "finished"
     if patience is not None and progress.epochs >= max(progress.best_epoch, 1) + patience:
         return "stopped early"
+    # What one process hears, all have heard.
+    if number := processes.agreed(heard[0] if heard else 0):
+        heard[:] = [number]
     return "interrupted" if heard else None
+
+
+def _described(whose: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose the run is, a name for each setting, for processes to agree on."""
+    if whose["model"] is None:
+        return {}
+    about = describe(**whose)._asdict()
+    nested = {
+        f"{part}.{name}": x
+        for part in ("config", "notes", "versions")
+        for name, x in about[part].items()
+    }
+    return {"model": about["model"]} | nested
 
 
 def _called(run: Run, state: State) -> tuple[State, logs.Columns]:

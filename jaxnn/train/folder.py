@@ -8,38 +8,27 @@ previous/             all of these of the run before this one
 """
 
 import contextlib
-import json
-import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxnn import files
 from jaxnn.checks import parameter_shapes
-from jaxnn.train import checkpoints, logs
+from jaxnn.train import checkpoints, logs, together
 from jaxnn.train.about import describe
 from jaxnn.train.doors import check_model_functions
-from jaxnn.train.parameters import read_about, save_params
+from jaxnn.train.moving import MOVING, PREVIOUS, move
+from jaxnn.train.parameters import gathered, read_about, write_params
 from jaxnn.train.progress import Progress
-from jaxnn.train.states import leaf_forms, load_state, save_state
+from jaxnn.train.states import begin_state, leaf_forms, load_state
 from jaxnn.train.steps import State
 
-PARAMS, STATE, LOG, BOARD, PREVIOUS = (
-    "params.safetensors",
-    "state",
-    "log.csv",
-    "tensorboard",
-    "previous",
-)
+PARAMS, STATE, LOG, BOARD = "params.safetensors", "state", "log.csv", "tensorboard"
 NAMES = (PARAMS, STATE, LOG, BOARD)
-_MOVING, _LIST = ".moving", ".names"
-# Between two saves passes so many times what the first took: saving is a tenth of a run at most.
-PAUSE = 9
 
 
 class Folder:
-    """A run's folder, open for one process."""
+    """A run's folder, open for one run, of one process or several, of which process 0 writes."""
 
     def __init__(
         self,
@@ -65,26 +54,33 @@ class Folder:
         self._names = (*NAMES, *map(_plain_name, also))
         self._board: logs.TensorBoard | None = None
         self._tensorboard, self._ours = tensorboard, False
-        self._unsaved: Progress | None = None
-        self._saved_best, self._next = 0, 0.0
+        self.said = ""  # of an older run, when it was moved
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out, and complete what a killed one was moving."""
-        with files.locked(files.writable(self.path)), contextlib.ExitStack() as stack:
-            stack.callback(self._close)
-            previous = self.path / PREVIOUS
-            if previous.exists() and not previous.is_dir():
-                raise ValueError(
-                    f"{previous} is a file; it must be free for an older run, which is moved into "
-                    "a folder of that name: rename it, or name another folder"
-                )
-            if (self.path / _MOVING).exists():
-                self._move()
+        """Keep other runs out, and complete what a killed one was moving."""
+        with contextlib.ExitStack() as stack:
+
+            def lock() -> None:
+                stack.enter_context(files.locked(files.writable(self.path)))
+                stack.callback(self._close)
+                previous = self.path / PREVIOUS
+                if previous.exists() and not previous.is_dir():
+                    raise ValueError(
+                        f"{previous} is a file; it must be free for an older run, which is moved "
+                        "into a folder of that name: rename it, or name another folder"
+                    )
+                if (self.path / MOVING).exists():
+                    self._move()
+
+            together.first(f"locking {self.path}", lock)
             yield
 
     def check_run(self) -> None:
         """Refuse a folder without a run to resume."""
+        together.first(f"looking into {self.path}", self._check_run)
+
+    def _check_run(self) -> None:
         if checkpoints.last_step(self.path / STATE) is None:
             older = f"; an older one is in {self.path / PREVIOUS}"
             raise ValueError(
@@ -113,56 +109,66 @@ class Folder:
         self._whose["notes"] = about.notes
         self._ours = True
         best = state.params if about.best is None else about.best
-        return Progress(state, about.history, tuple(about.ends), best, 0, about.watched)
+        return Progress(
+            state, about.history, tuple(about.ends), best, 0, about.watched, about.batches
+        )
 
     def mend(self, progress: Progress) -> None:
         """Write again what a killed process had not come to write, or what is gone since."""
-        try:
-            saved = int(read_about(self.path / PARAMS).notes["best"]["epoch"])
-        except (ValueError, KeyError, TypeError):
-            saved = 0
-        # One of a later epoch is of a call that will be made again.
-        if saved != progress.best_epoch and saved <= progress.epochs:
-            self._save_best(progress)
-        self._saved_best = progress.best_epoch
-        self._write_logs(progress)
 
-    def keep(self, progress: Progress) -> str | None:
-        """Save how far the run is, if it is time, and return what `save` does; None if it is not.
+        def is_older() -> bool:
+            try:
+                saved = int(read_about(self.path / PARAMS).notes["best"]["epoch"])
+            except (ValueError, KeyError, TypeError):
+                saved = 0
+            # One of a later epoch is of a call that will be made again.
+            return saved != progress.best_epoch and saved <= progress.epochs
 
-        Where a call takes less time than to save it, not every one is: to the rest comes `save`.
+        older = together.first(f"reading {self.path / PARAMS}", is_older)
+        best = gathered(progress.best) if older else None
+        together.first(f"mending {self.path}", lambda: self._write_rest(progress, best))
+
+    def begin(self, progress: Progress, saved_best: int) -> Callable[[], None]:
+        """Begin to write how far a run is; return a function that does the rest, in any thread.
+
+        What is given to it may be given away when this returns. The best parameters are written if
+        they are of another epoch than those that were before.
         """
-        self._unsaved = progress
-        return self.save() if time.monotonic() >= self._next else None
-
-    def save(self) -> str:
-        """Save how far the run is, if it was not; return what is to be said of an older one."""
-        progress, self._unsaved = self._unsaved, None
-        if progress is None:
-            return ""
-        started, said = time.monotonic(), ""
         if not self._ours:
-            if self._has_run():
-                self._move()
-                said = f"the run that was in {self.path} is in {self.path / PREVIOUS} now"
+            self.said = together.first(f"saving in {self.path}", self._make_ours)
             self._ours = True
         # First: with nothing else there, what is not sealed is no run.
-        save_state(
+        finish = begin_state(
             self.path / STATE,
             progress.state,
             best=progress.best,
             history=progress.columns,
             ends=progress.ends,
             watched=progress.watched,
+            batches=progress.batches,
             **self._whose,
         )
-        if progress.best_epoch != self._saved_best:
-            self._save_best(progress)
-            self._saved_best = progress.best_epoch
+        best = gathered(progress.best) if progress.best_epoch != saved_best else None
+
+        def write() -> None:
+            finish()
+            if together.is_first():
+                self._write_rest(progress, best)
+
+        return write
+
+    def _write_rest(self, progress: Progress, best: Any) -> None:
+        """Write what stands beside the states: the best parameters, where new, and the log."""
+        if best is not None:
+            self._save_best(progress, best)
         self._write_logs(progress)
-        ended = time.monotonic()
-        self._next = ended + PAUSE * (ended - started)
-        return said
+
+    def _make_ours(self) -> str:
+        """Move an older run away; return what is to be said of it."""
+        if not self._has_run():
+            return ""
+        self._move()
+        return f"the run that was in {self.path} is in {self.path / PREVIOUS} now"
 
     def _has_run(self) -> bool:
         """Whether a run is here, and not only what a first call left that could not be saved."""
@@ -173,13 +179,13 @@ class Folder:
         if self._board is not None:
             self._board.close()
 
-    def _save_best(self, progress: Progress) -> None:
+    def _save_best(self, progress: Progress, best: Any) -> None:
         row = {"epoch": progress.best_epoch} | {
             name: values[progress.best_epoch - 1].item()
             for name, values in progress.columns.items()
         }
         notes = dict(self._whose["notes"] or {}) | {"best": row}
-        save_params(self.path / PARAMS, progress.best, **self._whose | {"notes": notes})
+        write_params(self.path / PARAMS, best, **self._whose | {"notes": notes})
 
     def _write_logs(self, progress: Progress) -> None:
         with files.replaced(self.path / LOG) as new:
@@ -197,46 +203,6 @@ class Folder:
 
     def _move(self) -> None:
         move(self.path, self._names)
-
-
-def move(path: Path, names: Sequence[str]) -> None:
-    """Move files of these names to `previous` in their folder, in the place of those before them.
-
-    A kill at any point leaves `.moving`, from which the same is done again to its end.
-    """
-    moving, previous = path / _MOVING, path / PREVIOUS
-    listed = moving / _LIST
-    try:
-        if not moving.exists():
-            new = path / f"{_MOVING}.new"
-            _remove(new)
-            new.mkdir()
-            (new / _LIST).write_text(json.dumps(list(names)))
-            new.rename(moving)
-        if listed.exists():
-            names = json.loads(listed.read_text())
-            for name in names:
-                if (path / name).exists():
-                    (path / name).rename(moving / name)
-            previous.mkdir(exist_ok=True)
-            for name in names:
-                _remove(previous / name)
-            listed.unlink()
-        for entry in moving.iterdir():
-            entry.rename(previous / entry.name)
-        moving.rmdir()
-    except OSError as error:
-        raise ValueError(
-            f"the older run in {path} cannot be moved to {previous} ({error.strerror}); what was "
-            f"moved is in {moving}, and the next run goes on with it: name another folder till then"
-        ) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _plain_name(name: Any) -> str:

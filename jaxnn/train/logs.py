@@ -91,35 +91,44 @@ class Terminal:
             disable=None if sys.stderr else True,  # closed by `2>&-`
             unit=" epochs",
         )
-        self._epochs, self._shown, self._waiting = epochs, 0.0, ""
+        self._epochs, self._shown = epochs, 0.0
+        self._waiting: dict[int, str] = {}
         self._gone = sys.stdout is None  # closed by `>&-`
 
-    def show(self, row: Row, seconds: float, said: str | None = "") -> None:
-        """Show a call's last row, after what else is to be said; None is said of one to wait."""
+    def show(self, row: Row, seconds: float, saved: int | None = None, said: str = "") -> None:
+        """Show a call's last row, after what else is to be said.
+
+        One that is not saved waits for the call after which `saved`, the last epoch that is, has
+        come to it; None is said where nothing is saved.
+        """
         if self._gone:
             return
-        self._waiting = line(row, self._epochs, seconds)
+        self._waiting[int(row["epoch"])] = line(row, self._epochs, seconds)
         try:
             if said:
                 self._bar.write(said)
             self._bar.update(row["epoch"] - self._bar.n)
-            if said is not None and time.monotonic() - self._shown >= 1:
-                self._write()
+            if time.monotonic() - self._shown >= 1:
+                self._write(saved)
         except OSError:
             self._gone = True
 
-    def close(self) -> None:
-        """Show the last row if it was not, and end the bar."""
+    def close(self, saved: int | None = None) -> None:
+        """Show the last row if it was not, and is saved, and end the bar."""
         with contextlib.suppress(OSError):
             if not self._gone:
-                self._write()
+                self._write(saved)
         with contextlib.suppress(OSError):
             self._bar.close()
 
-    def _write(self) -> None:
-        if self._waiting:
-            self._bar.write(self._waiting)
-        self._shown, self._waiting = time.monotonic(), ""
+    def _write(self, saved: int | None) -> None:
+        """Show the last row that may be, in the place of all before it."""
+        ready = [epoch for epoch in self._waiting if saved is None or epoch <= saved]
+        if ready:
+            self._bar.write(self._waiting[ready[-1]])
+            self._shown = time.monotonic()
+        for epoch in ready:
+            del self._waiting[epoch]
 
 
 class TensorBoard:

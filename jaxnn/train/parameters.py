@@ -7,17 +7,20 @@ params, model, config, notes = load_params("mlp.safetensors")
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from jaxnn import files
 from jaxnn.calls import path_name
-from jaxnn.checks import parameter_shapes
+from jaxnn.checks import is_seen, parameter_shapes
 from jaxnn.files import listed
+from jaxnn.train import together
 from jaxnn.train.about import About, configuration, describe, named_model
 
 # What is written; a file of a newer format is not read.
@@ -64,6 +67,8 @@ def save_params(
 
     Until all is written the older file is as it was. `load_params` needs nothing else.
 
+    Of several processes all call this; process 0 gathers the parameters, leaf by leaf, and writes.
+
     Args:
         path: the file, ".safetensors" by custom.
         params: as `model.init_params` makes them; floating numbers may be of another width.
@@ -81,6 +86,28 @@ def save_params(
         ValueError: the parameters are not finite, as after a run that diverged, or not of this
             configuration; the settings and notes are too large; the file cannot be written.
     """
+    arrays = gathered(params)
+    written = partial(write_params, path, arrays, model=model, config=config, notes=notes)
+    return Path(together.first(f"writing {path}", lambda: str(written())))
+
+
+def gathered(params: Any) -> Any:
+    """Return parameters as NumPy's arrays on process 0, and None on others; all call this.
+
+    Raises:
+        TypeError: one is no array of numbers, or traced.
+    """
+    leaves = []
+    for where, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = _array(path_name(where), leaf)
+        leaves.append(array if together.is_first() else None)
+    return jax.tree.unflatten(jax.tree.structure(params), leaves) if together.is_first() else None
+
+
+def write_params(
+    path: str | Path, params: Any, *, model: Any, config: Any, notes: Mapping[str, Any] | None
+) -> Path:
+    """Write parameters as `save_params` does, in this process, and of what is in its reach."""
     to_bytes = files.installed("safetensors.numpy").save
     path = files.as_path(path)
     about = describe(model, config, notes)
@@ -230,6 +257,8 @@ def _array(name: str, leaf: Any) -> np.ndarray:
             f"{name} is traced by JAX; it must be a value to be written: save outside of jit"
         )
     leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+    if not is_seen(leaf):
+        leaf = process_allgather(leaf, tiled=True)
     if str(leaf.dtype) not in DTYPES.values():
         raise TypeError(f"{name} has dtype {leaf.dtype}; a parameter must be of numbers: cast it")
     return np.asarray(leaf, order="C")

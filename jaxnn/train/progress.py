@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.checks import is_seen
 from jaxnn.train.doors import column_kept
 from jaxnn.train.logs import Columns
 from jaxnn.train.steps import State
@@ -23,6 +24,7 @@ class Progress(NamedTuple):
         best_epoch: which it was; 0 before any.
         watched: by which column it is known: `{"minimize": NAME}` or `{"maximize": NAME}`; empty
             before any, where none was named.
+        batches: how far they are, as JSON has it; None where they are not asked.
     """
 
     state: State
@@ -31,6 +33,7 @@ class Progress(NamedTuple):
     best: Any
     best_epoch: int
     watched: dict[str, str]
+    batches: Any = None
 
     @property
     def epochs(self) -> int:
@@ -79,11 +82,22 @@ def with_best(progress: Progress, ends: Sequence[int]) -> Progress:
 def is_sound(tree: Any) -> bool:
     """Whether there is no NaN in a tree and, in the parameters of a state, no infinity.
 
-    Seen by NumPy: to compile this for every model would take longer than most epochs.
+    Seen by NumPy: to compile this for every model would take longer than most epochs. Of arrays
+    that are spread over several processes, which all call this, it is compiled.
     """
+    if not all(map(is_seen, jax.tree.leaves(tree))):
+        return bool(_is_sound(tree))
     params = tree.params if isinstance(tree, State) else tree
     finite = all(np.isfinite(leaf).all() for leaf in _floating(params))
     return finite and not any(np.isnan(leaf).any() for leaf in _floating(tree))
+
+
+@jax.jit
+def _is_sound(tree: Any) -> Any:
+    params = tree.params if isinstance(tree, State) else tree
+    finite = [jnp.isfinite(leaf).all() for leaf in _inexact(params)]
+    numbers = [~jnp.isnan(leaf).any() for leaf in _inexact(tree)]
+    return jnp.stack(finite + numbers).all()
 
 
 def divergence(state: State, loss: np.ndarray[Any, Any], done: int) -> str:
@@ -100,6 +114,9 @@ def divergence(state: State, loss: np.ndarray[Any, Any], done: int) -> str:
 
 
 def _floating(tree: Any) -> Iterator[np.ndarray[Any, Any]]:
-    for leaf in jax.tree.leaves(tree):
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            yield np.asarray(leaf)
+    return map(np.asarray, _inexact(tree))
+
+
+def _inexact(tree: Any) -> list[Any]:
+    leaves = jax.tree.leaves(tree)
+    return [leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]

@@ -6,9 +6,14 @@
 
 Each state has a folder of its own, named by its step. The last two are kept; one that was not
 written to its end does not count.
+
+A state may be laid out over a mesh, and over several processes: all of them call these functions,
+with one folder that they share. One that was saved is read onto any other mesh, any number of
+processes, or one device: as `like` is laid out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +23,7 @@ import numpy as np
 
 from jaxnn import files
 from jaxnn.calls import path_name
-from jaxnn.train import checkpoints
+from jaxnn.train import checkpoints, together
 from jaxnn.train.about import check_equal, describe
 from jaxnn.train.doors import check_state
 from jaxnn.train.progress import is_sound
@@ -37,6 +42,7 @@ class SavedState(NamedTuple):
         history: for each column of a log its values, epoch by epoch, as NumPy arrays.
         ends: after which of these epochs there was a state to look at.
         watched: by which column the best is known, as `{"minimize": "val_loss"}`.
+        batches: how far an iterator of batches was, as JSON has it; None where none was asked.
     """
 
     model: str
@@ -47,6 +53,7 @@ class SavedState(NamedTuple):
     history: dict[str, np.ndarray[Any, Any]]
     ends: list[int]
     watched: dict[str, str]
+    batches: Any = None
 
 
 def save_state(
@@ -60,10 +67,12 @@ def save_state(
     history: Mapping[str, Any] | None = None,
     ends: tuple[int, ...] | list[int] = (),
     watched: Mapping[str, str] | None = None,
+    batches: Any = None,
 ) -> Path:
     """Save a state in `folder/STEP`, whole or not at all, and keep the one before it.
 
-    It takes about 0.1 s, more for millions of numbers.
+    It takes about 0.1 s, more for millions of numbers. Of several processes each writes its part,
+    and process 0 the rest.
 
     Args:
         folder: for the states of one run; made if needed.
@@ -75,6 +84,7 @@ def save_state(
         history: columns of numbers to keep beside it, each (epochs,).
         ends: the epochs that ended with a state.
         watched: by which column the best is known, as `{"minimize": "val_loss"}`.
+        batches: how far an iterator of batches is, what JSON can hold.
 
     Returns:
         The folder of the state.
@@ -83,24 +93,62 @@ def save_state(
         ModuleNotFoundError: orbax is not installed.
         TypeError: the state is no `State`, or notes or configuration are not for JSON.
         ValueError: the folder cannot be written, or holds a state of this step or a later one, or
-            anything else that is named by a number.
+            anything else that is named by a number; of several processes one has failed, or the
+            state is not laid out over all of them.
     """
-    check_state(state, State)
-    folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
+    return begin_state(
+        folder,
+        state,
+        model=model,
+        config=config,
+        notes=notes,
+        best=best,
+        history=history,
+        ends=ends,
+        watched=watched,
+        batches=batches,
+    )()
+
+
+def begin_state(
+    folder: str | Path,
+    state: State,
+    *,
+    model: Any = None,
+    config: Any = None,
+    notes: Mapping[str, Any] | None = None,
+    best: Any = None,
+    history: Mapping[str, Any] | None = None,
+    ends: tuple[int, ...] | list[int] = (),
+    watched: Mapping[str, str] | None = None,
+    batches: Any = None,
+) -> Callable[[], Path]:
+    """Begin to save a state, as `save_state` does; return a function that does it to the end.
+
+    When this returns, the state has been copied. The function may be called in another thread.
+    """
     items: dict[str, Any] = {"state": state} | ({} if best is None else {"best": best})
-    about = _describe(model, config, notes) | {
-        "forms": {name: _forms(tree) for name, tree in items.items()},
-        "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
-        "ends": [int(end) for end in ends],
-        "watched": dict(watched or {}),
-    }
-    last = checkpoints.last_step(folder)
+
+    def described() -> dict[str, Any]:
+        check_state(state, State)
+        _check_laid(items)
+        return _describe(model, config, notes) | {
+            "forms": {name: _forms(tree) for name, tree in items.items()},
+            "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
+            "ends": [int(end) for end in ends],
+            "watched": dict(watched or {}),
+            "batches": batches,
+        }
+
+    about = together.each("saving a state", described)
+    folder, step = files.as_path(folder, "folder").absolute(), int(state.step)
+    last = _last_step(folder)
     if last is not None and last >= step:
         raise ValueError(
             f"{folder} holds a state of step {last}; one that is saved there must be of a later "
             f"step, this is of {step}: name another folder, or remove that one"
         )
-    return checkpoints.write(folder, step, items, about)
+    return checkpoints.begin(folder, step, items, about)
 
 
 def load_state(
@@ -118,7 +166,7 @@ def load_state(
         like: a state of the same model and optimizer, from `init_state`; what is read is laid on
             the devices that its arrays are on.
         model: as in `save_state`; it, the configuration and the notes must be the same there,
-            unless they are None.
+            unless they are None. Of several processes all call this.
         config: as in `save_state`.
         notes: as in `save_state`.
 
@@ -133,20 +181,25 @@ def load_state(
     """
     check_state(like, State)
     folder = files.as_path(folder, "folder").absolute()
-    step = checkpoints.last_step(folder)
+    step = _last_step(folder)
     if step is None:
         raise ValueError(f"{folder} holds no state; it must be one that a run saved a state in")
     where = folder / str(step)
-    about, ours = checkpoints.read_about(where), _describe(model, config, notes)
-    if model is not None:
-        check_equal(where, "model", {"model": about["model"]}, {"model": ours["model"]})
-    if config is not None:
-        check_equal(where, "configuration", about["config"], ours["config"])
-    if notes is not None:
-        check_equal(where, "run", about["notes"], ours["notes"])
+    about = checkpoints.read_about(where)
     likes = {"state": like} | ({"best": like.params} if "best" in about["forms"] else {})
-    for name, tree in likes.items():
-        check_equal(where, "model or optimizer", about["forms"][name], _forms(tree))
+
+    def check() -> None:
+        ours = _describe(model, config, notes)
+        if model is not None:
+            check_equal(where, "model", {"model": about["model"]}, {"model": ours["model"]})
+        if config is not None:
+            check_equal(where, "configuration", about["config"], ours["config"])
+        if notes is not None:
+            check_equal(where, "run", about["notes"], ours["notes"])
+        for name, tree in likes.items():
+            check_equal(where, "model or optimizer", about["forms"][name], _forms(tree))
+
+    together.each(f"reading {where}", check)
     trees = checkpoints.read(where, likes)
     if not all(map(is_sound, trees.values())):
         raise ValueError(
@@ -158,7 +211,25 @@ def load_state(
         history={name: _from_json(column) for name, column in about["history"].items()},
         ends=about["ends"],
         watched=about["watched"],
+        batches=about.get("batches"),  # which older files have not
     )
+
+
+def _last_step(folder: Path) -> int | None:
+    return together.first(f"reading {folder}", partial(checkpoints.last_step, folder))
+
+
+def _check_laid(items: Mapping[str, Any]) -> None:
+    """Refuse arrays that are one process's own, where there are several."""
+    if jax.process_count() == 1:
+        return
+    for where, leaf in jax.tree_util.tree_leaves_with_path(items):
+        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+            raise ValueError(
+                f"{path_name(where)} is laid out on devices of process {jax.process_index()} alone "
+                f"({leaf.sharding}); of {jax.process_count()} processes that train together each "
+                "must have a part: lay the state out over a mesh of all devices"
+            )
 
 
 def _describe(model: Any, config: Any, notes: Mapping[str, Any] | None) -> dict[str, Any]:
