@@ -132,7 +132,7 @@ def begin_state(
 
     def described() -> dict[str, Any]:
         check_state(state, State)
-        _check_laid(items)
+        check_laid(items)
         return _describe(model, config, notes) | {
             "forms": {name: _forms(tree) for name, tree in items.items()},
             "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
@@ -220,7 +220,7 @@ def _last_step(folder: Path) -> int | None:
     return together.first(f"reading {folder}", partial(checkpoints.last_step, folder))
 
 
-def _check_laid(items: Mapping[str, Any]) -> None:
+def check_laid(items: Mapping[str, Any]) -> None:
     """Refuse arrays that are one process's own, where there are several."""
     if not several():
         return
