@@ -172,7 +172,8 @@ def fit(
             stack.callback(lambda: terminal.close(None if saving is None else saving.saved))
         if saving is not None:
             stack.push(saving.left)
-        while not (ended := ended or _ended(progress, epochs, patience, heard)):
+        signal, _ = _agreed(heard, False)
+        while not (ended := ended or _ended(progress, epochs, patience, signal)):
             call_started = time.perf_counter()
             try:
                 later, part = _called(run, progress.state)
@@ -184,7 +185,7 @@ def fit(
             if first:
                 _check_epochs(epochs, progress.epochs, len(part["loss"]))
             sound = np.isfinite(part["loss"]).all() and is_sound(later)
-            if processes.agreed(not sound):
+            if not sound:  # as all processes find
                 ended, sentence = "diverged", divergence(later, part["loss"], progress.epochs)
                 continue
             progress = added(progress, later, part)
@@ -197,7 +198,8 @@ def fit(
                 terminal.show(row, time.perf_counter() - call_started, saved, said)
             first = False
             stops = [callback(row, later) for callback in callbacks]
-            if processes.agreed(any(stops)):
+            signal, stop = _agreed(heard, any(stops))
+            if stop:
                 ended = "stopped early"
     if ended == "interrupted":
         sentence = "interrupted: kept " + files.counted(progress.epochs, "finished epoch")
@@ -211,7 +213,7 @@ def fit(
         progress.best_epoch,
         time.perf_counter() - started,
         ended,
-        128 + heard[0] if ended == "interrupted" else _STATUS[ended],
+        128 + signal if ended == "interrupted" else _STATUS[ended],
     )
 
 
@@ -242,16 +244,22 @@ def _folder(
     return place
 
 
-def _ended(progress: Progress, epochs: int, patience: int | None, heard: list[int]) -> Ended | None:
+def _ended(progress: Progress, epochs: int, patience: int | None, signal: int) -> Ended | None:
     """Why a run ends before its next call; None where it goes on."""
     if progress.epochs >= epochs:
         return "finished"
     if patience is not None and progress.epochs >= max(progress.best_epoch, 1) + patience:
         return "stopped early"
-    # What one process hears, all have heard.
-    if number := processes.agreed(heard[0] if heard else 0):
-        heard[:] = [number]
-    return "interrupted" if heard else None
+    return "interrupted" if signal else None
+
+
+def _agreed(heard: list[int], stop: bool) -> tuple[int, bool]:
+    """The signal that a process heard, 0 for none, and whether a callback stops: the same for all.
+
+    In one number, for to agree takes as long as a short call.
+    """
+    number = processes.agreed(2 * (heard[0] if heard else 0) + stop)
+    return number // 2, bool(number % 2)
 
 
 def _described(whose: Mapping[str, Any], state: State) -> dict[str, Any]:
