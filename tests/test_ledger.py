@@ -239,6 +239,30 @@ def test_what_a_layer_saves_is_what_three_more_of_them_take(name, x64):
     assert many - few == pytest.approx(3 * layer_residuals(deeper, tokens, 8), rel=0.03)
 
 
+MORE = {
+    "one layer, computed again": (
+        dataclasses.replace(mesh_cases.LLAMA, layers=1, recompute=True),
+        ({"data": 2, "model": 2}, mesh_cases.FSDP | mesh_cases.TENSOR),
+    ),
+    "one layer round a ring of two": (
+        dataclasses.replace(mesh_cases.LLAMA, layers=1),
+        ({"sequence": 2}, {"sequence": "sequence", "embed": "sequence"}),
+    ),
+    "experts in parts": (
+        mesh_cases.MIXTURE,
+        ({"model": 2, "part": 2}, {"experts": "model", "hidden": "part"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_what_xla_leaves_out_is_not_on_the_paper(name):
+    config, (sizes, rules) = MORE[name]
+    layout = lay_out(transformer, config, AbstractMesh(tuple(sizes.values()), tuple(sizes)), rules)
+    program = compiled_step(transformer, config, layout, (4, 8))
+    assert not differences(predicted(layout, (4, 8)), found(program, sizes))
+
+
 @pytest.mark.parametrize("name", ["mlp fsdp", "llama cube"])
 def test_an_optimizer_s_step_sends_no_more_and_its_state_is_where_the_parameters_are(name, x64):
     case, layout = mesh_cases.CASES[name], mesh_cases.compiled(name).layout

@@ -147,6 +147,7 @@ def fit(
         check_flag(name, flag)
     whose = {"model": model, "config": config, "notes": notes}
     settled = {"epochs": epochs, "patience": patience, "resume": resume, **watched}
+    settled |= {"folder": None if folder is None else "one"}
     processes.check_agree("run", settled | _described(whose, state))
     place = _folder(state, folder, whose, resume, also, tensorboard)
     batches = getattr(run, "place", None)

@@ -21,8 +21,9 @@ from jaxnn.ending import is_first, several, store
 T = TypeVar("T")
 # So many seconds a process waits for the others, and for those that one that failed calls.
 WAIT, LAST_WAIT = 600, 60
-_KINDS = {
-    kind.__name__: kind for kind in (ValueError, TypeError, ModuleNotFoundError, KeyboardInterrupt)
+_KINDS: dict[str, type[BaseException]] = {
+    kind.__name__: kind
+    for kind in (ValueError, TypeError, OSError, ModuleNotFoundError, KeyboardInterrupt)
 }
 _numbers = itertools.count()
 

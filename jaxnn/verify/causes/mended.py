@@ -54,6 +54,11 @@ class Repair(NamedTuple):
     place: Any
     group: Any = ()
 
+    @property
+    def kin(self) -> Any:
+        """What it is alike in with more of them."""
+        return self.group[0] if isinstance(self.group, tuple) and self.group else self.group
+
 
 class Mended:
     """An evaluation in which repairs are made.
@@ -158,7 +163,8 @@ class Mended:
             out = self.mend(out, repair, lambda: lax.ppermute(xs[0], axes, back))
         elif name == "reduce_sum":
             for over in subsets(sorted(varies)):
-                alike = xs[0].shape, eqn.params["axes"]
+                reduced = eqn.params["axes"]
+                alike = "over examples" if 0 in reduced else "within", xs[0].shape, reduced
                 repair = Repair("one shard", over, where, place[:-1], place, alike)
                 out = self.mend(out, repair, partial(lax.pmean, out, over))
         return [out, *outs[1:]], [found] * len(outs)
