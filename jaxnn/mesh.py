@@ -33,7 +33,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.calls import path_name
-from jaxnn.checks import check_kind, parameter_shapes
+from jaxnn.checks import parameter_shapes
 from jaxnn.op import door
 from jaxnn.ops.collectives import Axes, Axis, all_mean
 from jaxnn.ops.ring_attention import ring_order
@@ -259,7 +259,11 @@ def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:
         usual = [(n, a) for n, a in usual if n in known and n not in left_out]
         found = {name: tuple(a for n, a in usual if n == name) for name, _ in usual}
     else:
-        check_kind("rules", rules, Mapping)
+        if not isinstance(rules, Mapping):
+            raise TypeError(
+                f"rules is {rules!r:.50}; it must lead from axes of the model to those of the "
+                "mesh: pass {'batch': 'data'}, say"
+            )
         found = {name: _names(name, axis) for name, axis in rules.items()}
     for name, axis in found.items():
         if name not in known:
