@@ -120,7 +120,7 @@ def end_with_errors() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if lost := lost_connection(error):
-            end(lost, 1)
+            end(f"error: {lost}", 1)
         if issubclass(kind, KeyboardInterrupt):
             end("interrupted", 130)
         before(kind, error, trace)

@@ -11,6 +11,7 @@ Where no axis is explicit, a function is called as it is.
 import functools
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 import jax
@@ -45,16 +46,17 @@ def _entered(function: Function, gradient: bool) -> Function:
         mesh = _explicit_mesh(leaves)
         if mesh is None:
             return function(*args, **kwargs)
-        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+        places = [*_arrays(leaves)]
 
         def of_arrays(*arrays: Any) -> Any:
             given = [*leaves]
-            for place, array in zip(places, arrays, strict=True):
-                given[place] = array
+            for (place, field, _), array in zip(places, arrays, strict=True):
+                changed = {field: array}
+                given[place] = array if field is None else replace(given[place], **changed)
             args, kwargs = jax.tree.unflatten(tree, given)
             return function(*args, **kwargs)
 
-        arrays = [_placed(leaves[place], mesh) for place in places]
+        arrays = [array for *_, array in places]
         first = sum(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(args[:1]))
         specs = _specs(of_arrays, arrays, mesh.abstract_mesh, first, gradient)
         shardings = jax.tree.map(functools.partial(NamedSharding, mesh), specs)
@@ -62,6 +64,16 @@ def _entered(function: Function, gradient: bool) -> Function:
         return auto_axes(of_arrays, axes=axes, out_sharding=shardings)(*arrays)
 
     return cast(Function, entered)
+
+
+def _arrays(leaves: Sequence[Any]) -> Iterator[tuple[int, Any, Any]]:
+    """The arrays among the leaves; and those that are a setting that JAX traces, by its name."""
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, jax.Array):
+            yield i, None, leaf
+        elif is_dataclass(leaf):
+            settings = vars(leaf).items()
+            yield from ((i, name, x) for name, x in settings if isinstance(x, jax.Array))
 
 
 def _explicit_mesh(leaves: Sequence[Any]) -> Mesh | AbstractMesh | None:
@@ -75,12 +87,6 @@ def _explicit_mesh(leaves: Sequence[Any]) -> Mesh | AbstractMesh | None:
             of: Any = jax.typeof(leaf) if traced else leaf
             return cast(Mesh | AbstractMesh, of.sharding.mesh)
     return None
-
-
-def _placed(array: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """An array on the mesh: the whole on each device, if it was on none."""
-    on_none = jax.typeof(array).sharding.mesh.empty
-    return jax.reshard(array, NamedSharding(mesh, P())) if on_none else array
 
 
 def _spec(array: Any) -> list[Any]:

@@ -53,7 +53,8 @@ def windows(
         seed: of the orders.
         vocabulary: how many tokens there are, to refuse others; None not to look.
         layout: of `jaxnn.mesh.lay_out`: where the parts of a batch are, over a mesh of all
-            processes' devices, as `mesh.place` lays it; None for NumPy's arrays.
+            processes' devices, as `mesh.place` lays it: tokens that are spread are in the order of
+            a ring, for gradients by hand; None for NumPy's arrays.
         threads: that read ahead.
 
     Raises:

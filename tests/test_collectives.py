@@ -1,5 +1,8 @@
 """Collectives on a mesh of eight devices: NumPy's values, and the gradients of whole arrays."""
 
+import importlib
+import pkgutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +11,11 @@ from conftest import assert_leaves_close
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import jaxnn.ops
 from jaxnn import verify
 from jaxnn.op import Op
 from jaxnn.ops import collectives
-from jaxnn.ops.collectives import all_copy, all_gather, all_sum, on_first, reduce_scatter
+from jaxnn.ops.collectives import Axis, all_copy, all_gather, all_sum, on_first, reduce_scatter
 from jaxnn.ops.collectives import ring_shift as shift
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -82,9 +86,21 @@ def test_a_collective_and_its_gradient_on_eight_devices(name, mesh):
         assert np.isclose((reference(v) * dy).sum(), (v * dx).sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
-def test_a_collective_is_proven_on_one_device(name):
-    report = verify.op(OPS[name])
+# Every op with axes, under the last of its settings that names some.
+OVER_DEVICES = {
+    name: op
+    for module in pkgutil.iter_modules(jaxnn.ops.__path__)
+    for name, op in vars(importlib.import_module(f"jaxnn.ops.{module.name}")).items()
+    if isinstance(op, Op)
+    and any(p.annotation is Axis for p in op.__signature__.parameters.values())
+}
+
+
+@pytest.mark.parametrize("name", OVER_DEVICES)
+def test_an_op_over_devices_is_proven_on_one(name):
+    op = OVER_DEVICES[name]
+    static = [s for s in op.settings if any(isinstance(v, tuple) for v in s.values())][-1]
+    report = verify.op(op, **static)
     assert report, report
     assert not report.elsewhere
     assert any("jax.grad" in line for line in report.coverage)  # what was not run is said

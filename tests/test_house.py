@@ -56,7 +56,7 @@ MAY_IMPORT = {
         "jaxnn.checks",
         "jaxnn.settings",
         "jaxnn.files",
-        "jaxnn.mesh",
+        "jaxnn.ending",
         "jaxnn.processes",
     ),
     "jaxnn.data": ("jaxnn.checks", "jaxnn.settings", "jaxnn.files"),

@@ -1,13 +1,16 @@
 """What a mesh's devices send: on paper as in the compiled programs, for every model and layout."""
 
 import dataclasses
+import functools
 import math
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import mesh_cases
+import optax
 import pytest
+from conftest import assert_leaves_close
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
@@ -20,8 +23,10 @@ from jaxnn.ledger.scaling import PLANS, Job, Plan, flops, reach, scaling
 from jaxnn.ledger.sent import Group, Total, totals
 from jaxnn.mesh import lay_out
 from jaxnn.models import mlp, transformer
+from jaxnn.train import steps
 
 SIZES = {"data": 2, "model": 4}
+BY_NAME = {plan.name: plan for plan in PLANS}
 
 
 def sizes_of(case):
@@ -29,9 +34,43 @@ def sizes_of(case):
     return case.batch[0].shape[: 2 if hasattr(case.config, "vocabulary") else 1]
 
 
+OPTIMIZER = optax.sgd(0.3, momentum=0.9)
+
+
+@jax.jit
+def updated(params, opt_state, grads):
+    updates, opt_state = OPTIMIZER.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def three_steps(gradient, params):
+    """The loss and gradient at the start, and the parameters after three steps."""
+    opt_state, first = OPTIMIZER.init(params), gradient(params)
+    found = first
+    for _ in range(3):
+        params, opt_state = updated(params, opt_state, found[1])
+        found = gradient(params)
+    return first, params
+
+
+@functools.cache
+def on_one_device(name):
+    """What `three_steps` returns on one device, by autodiff, of the model of this case."""
+    case = mesh_cases.CASES[name]
+    gradient = jax.jit(
+        jax.value_and_grad(lambda params: case.model.loss(params, case.batch, case.config))
+    )
+    return three_steps(gradient, case.params())
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", mesh_cases.CASES)
-def test_a_program_sends_what_is_predicted_and_holds_what_is(name):
+def test_on_a_mesh_gradients_are_one_device_s_and_what_is_sent_is_what_the_paper_says(name):
     case, compiled = mesh_cases.CASES[name], mesh_cases.compiled(name)
+    alike = next(n for n, c in mesh_cases.CASES.items() if c[:2] == case[:2])
+    ours = three_steps(lambda params: compiled.program(params, compiled.batch), compiled.params)
+    # Biases of keys have a gradient of 0: all keys alike, a softmax does not change.
+    assert_leaves_close(ours, on_one_device(alike), 1e-9, 1e-12)
     paper = predicted(compiled.layout, sizes_of(case), dtype="f64")
     assert not differences(paper, found(compiled.program, case.mesh))
     held, analysis = memory(compiled.layout, sizes_of(case), dtype="f64"), compiled.program
@@ -103,6 +142,23 @@ LINES = {
         "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['data'=2,'model'=4] {'model'}",
         Sent("all-gather", ("model",), 4, "f32", (6, 2), 1, False, ""),
     ),
+    "by XLA's names": (
+        "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=8] {'axis_0'}",
+        Sent("all-gather", ("data", "model"), 8, "f32", (6, 2), 1, False, ""),
+    ),
+    "by a part of its axis": (
+        "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=8] {'axis_0':(1)2}",
+        Sent("all-gather", ("data",), 2, "f32", (6, 2), 1, False, ""),
+    ),
+    "by another": (
+        "%a = f32[6,2]{1,0} all-gather(%p), replica_groups=mesh['axis_0'=8] {'axis_0':(2)4}",
+        Sent("all-gather", ("model",), 4, "f32", (6, 2), 1, False, ""),
+    ),
+    "in an order of its own": (
+        "%a = f32[6,2]{1,0} all-gather(%p), "
+        "replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}",
+        Sent("all-gather", ("data",), 2, "f32", (6, 2), 1, False, ""),
+    ),
     "a part of an axis": (
         "%a = f32[6]{0} all-gather(%p), replica_groups={{0,1},{2,3},{4,5},{6,7}}",
         Sent("all-gather", (), 2, "f32", (6,), 1, False, ""),
@@ -142,6 +198,9 @@ def test_arrays_sent_together_are_a_line_each_and_those_of_a_loop_as_often_as_it
     odd = HEAD + "%a = f4[6]{0} all-reduce(%p), replica_groups={}\n}\n"
     with pytest.raises(ValueError, match="of a dtype that the ledger has no size of"):
         found(SimpleNamespace(as_text=lambda: odd), SIZES)
+    odd = HEAD + "%a = f32[6]{0} all-reduce(%p), replica_groups=@others\n}\n"
+    with pytest.raises(ValueError, match="names its devices in a way that is not known"):
+        found(SimpleNamespace(as_text=lambda: odd), SIZES)
     unknown = SimpleNamespace(as_text=lambda: f"{text}\n}}\n")
     with pytest.raises(ValueError, match="no number of turns"):
         found(unknown, SIZES)
@@ -178,6 +237,48 @@ def test_what_a_layer_saves_is_what_three_more_of_them_take(name, x64):
     tokens = math.prod(compiled.batch[0].addressable_shards[0].data.shape)
     # The fewer layers, the more of what a program holds at most it holds elsewhere.
     assert many - few == pytest.approx(3 * layer_residuals(deeper, tokens, 8), rel=0.03)
+
+
+MORE = {
+    "one layer, computed again": (
+        dataclasses.replace(mesh_cases.LLAMA, layers=1, recompute=True),
+        ({"data": 2, "model": 2}, mesh_cases.FSDP | mesh_cases.TENSOR),
+    ),
+    "one layer round a ring of two": (
+        dataclasses.replace(mesh_cases.LLAMA, layers=1),
+        ({"sequence": 2}, {"sequence": "sequence", "embed": "sequence"}),
+    ),
+    "experts in parts": (
+        mesh_cases.MIXTURE,
+        ({"model": 2, "part": 2}, {"experts": "model", "hidden": "part"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_what_xla_leaves_out_is_not_on_the_paper(name):
+    config, (sizes, rules) = MORE[name]
+    layout = lay_out(transformer, config, AbstractMesh(tuple(sizes.values()), tuple(sizes)), rules)
+    program = compiled_step(transformer, config, layout, (4, 8))
+    assert not differences(predicted(layout, (4, 8)), found(program, sizes))
+
+
+@pytest.mark.parametrize("name", ["mlp fsdp", "llama cube"])
+def test_an_optimizer_s_step_sends_no_more_and_its_state_is_where_the_parameters_are(name, x64):
+    case, layout = mesh_cases.CASES[name], mesh_cases.compiled(name).layout
+    optimizer = optax.adamw(1e-3)
+    state = steps.init_state(
+        case.model, case.config, optimizer, jax.random.key(0), mesh=layout.mesh, rules=case.rules
+    )
+    held = memory(layout, sizes_of(case), dtype="f64")
+    moments = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.opt_state)]
+    assert sum(moments) == held.optimizer + 4  # the number of the step
+    step = steps._step(case.model, case.config, optimizer, "manual", None, layout)
+    placed = steps.state_shardings(layout, optimizer)
+    batch = mesh_cases.compiled(name).batch
+    program = jax.jit(step, out_shardings=(placed, None)).lower(state, batch).compile()
+    paper = predicted(layout, sizes_of(case), dtype="f64")
+    assert not differences(paper, found(program, case.mesh))
 
 
 def test_to_an_axis_of_one_device_nothing_is_sent():
@@ -240,19 +341,19 @@ def test_efficiency_is_lost_to_what_is_sent_and_to_nothing_else():
     small = transformer.gpt2(vocabulary=512, positions=64, layers=3, width=64, heads=8)
     job = Job("small", small, (64, 64))
     never = Nodes(inside=math.inf, between=math.inf, delay_inside=0, delay_between=0)
-    for plan in (PLANS[0], PLANS[1], PLANS[2]):
+    for plan in (BY_NAME[name] for name in ("data", "FSDP", "FSDP 8 x data")):
         some = scaling(job, plan, never, (8, 64))
         assert [step.efficiency for step in some] == pytest.approx([1, 1])
         slow = scaling(job, plan, Nodes(), (8, 64))
         assert all(a.efficiency < b.efficiency for a, b in zip(slow, some, strict=True))
         assert slow[0].memory > slow[1].memory
     # Of tensor parallelism too, for all of a layer's products are shared out.
-    (shared,) = scaling(job, PLANS[4], never, (8,))
+    (shared,) = scaling(job, BY_NAME["FSDP x tensor 8"], never, (8,))
     assert shared.efficiency == pytest.approx(1, rel=0.01)
-    assert not scaling(job, PLANS[0], Nodes(), (12, 128))
+    assert not scaling(job, BY_NAME["data"], Nodes(), (12, 128))
     with pytest.raises(ValueError, match="12 devices over 8; they must be a multiple"):
-        PLANS[4].layout(small, 12)
-    assert reach(scaling(job, PLANS[1], never)) == 64
+        BY_NAME["FSDP x tensor 8"].layout(small, 12)
+    assert reach(scaling(job, BY_NAME["FSDP"], never)) == 64
     assert reach([]) == 0
 
 

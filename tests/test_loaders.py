@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from conftest import assert_leaves_close
 
 from jaxnn import loaders, mesh, text, token_files, train
 from jaxnn.models import rnn, transformer
@@ -36,10 +37,12 @@ def test_an_epoch_has_every_window_once_and_the_next_another_order():
         np.testing.assert_array_equal(batch.targets[0], TOKENS[i * 6 + 1 : i * 6 + 7])
 
 
+CONFIG = transformer.gpt2(layers=1, width=4, heads=2, vocabulary=11, positions=8)
+
+
 def lay_out(data, sequence):
-    config = transformer.gpt2(layers=1, width=4, heads=2, vocabulary=11, positions=8)
     made = jax.make_mesh((data, sequence), ("data", "sequence"))
-    return mesh.lay_out(transformer, config, made)
+    return mesh.lay_out(transformer, CONFIG, made)
 
 
 def test_on_a_mesh_the_batches_are_the_same_and_laid_as_mesh_lays_them():
@@ -49,6 +52,17 @@ def test_on_a_mesh_the_batches_are_the_same_and_laid_as_mesh_lays_them():
         for part, whole in zip(ours[:2], mesh.place(layout, theirs)[:2], strict=True):
             np.testing.assert_array_equal(part, whole)
             assert part.sharding == whole.sharding
+
+
+def test_an_epoch_on_a_mesh_is_one_device_s(x64):
+    layout, optimizer, ended = lay_out(2, 2), optax.sgd(0.1), []
+    for over, devices in ((None, None), (layout, layout.mesh)):
+        run = train.make_epoch(
+            transformer, CONFIG, optimizer, windows(length=8, layout=over), steps=3, mesh=devices
+        )
+        start = train.init_state(transformer, CONFIG, optimizer, jax.random.key(0), mesh=devices)
+        ended.append(run(start)[0].params)
+    assert_leaves_close(*ended, 1e-9, 1e-12)
 
 
 def test_two_halves_of_the_devices_read_the_rows_of_one(monkeypatch):

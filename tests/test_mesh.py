@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxnn import data
 from jaxnn.ledger import found
 from jaxnn.models import cnn, rnn, transformer
+from jaxnn.ops.experts import experts
 from jaxnn.ops.linear import Linear, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -96,6 +97,23 @@ def test_inside_shard_map_with_checked_types(case, mesh):
 
     spread = jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
     assert_leaves_close(jax.jit(spread)(params, batch), alone, 1e-9, 1e-12)
+
+
+def test_the_experts_of_a_token_are_chosen_where_it_is(mesh):
+    params, _ = experts.example(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (16, 5, params.router.shape[0]))
+    placed = (
+        jax.device_put(params, NamedSharding(mesh, P())),
+        jax.device_put(x, NamedSharding(mesh, P("data"))),
+    )
+
+    def both(params, x):
+        out, saved = experts.fwd(params, x, k=2)
+        return out, experts.bwd(saved, out, k=2)
+
+    compiled = jax.jit(both).lower(*placed).compile()
+    assert {sent.kind for sent in found(compiled, mesh.shape)} == {"all-reduce"}
+    assert_leaves_close(compiled(*placed), jax.jit(both)(params, x), 1e-9, 1e-12)
 
 
 def test_an_op_is_differentiated_inside_shard_map(mesh):

@@ -37,7 +37,7 @@ def started(number, *command, **environment):
         )
         for i in range(number)
     ]
-    said = [process.communicate(timeout=200) for process in running]
+    said = [process.communicate(timeout=400) for process in running]
     return said, [process.returncode for process in running]
 
 

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxnn import verify
 from jaxnn.models import mlp
 from jaxnn.ops.collectives import ring_shift
+from jaxnn.verify.causes import devices
 from jaxnn.verify.mesh import axes_in, cut, put_together
 
 RNG = np.random.default_rng(0)
@@ -165,6 +166,13 @@ def test_of_other_mistakes_no_collective_is_named(name):
     assert not report.problems  # all devices agree
     causes = {leaf.diagnosis.cause for leaf in report.leaves if leaf.diagnosis}
     assert causes == {NAMED[name]}
+
+
+def test_that_there_are_too_many_places_to_mend_is_said(monkeypatch):
+    monkeypatch.setattr(devices, "MOST_REPAIRS", 3)
+    report = verified(WRONG["a mean for a sum"][0])
+    assert any("places; more than 3 would take" in x for x in report.coverage)
+    assert "the number of devices along 'data'" in report.shared_cause.text
 
 
 # Batch norm, of a batch that is spread over four devices.

@@ -1,16 +1,14 @@
 """What a compiled program sends, read from its text.
 
 XLA writes a program as computations, one of them the entry, others the bodies of loops with the
-number of turns where it is known. Each collective names its devices: by axes of the mesh, by groups
-of their numbers, or by pairs of sender and receiver.
+number of turns where it is known. Which devices a collective is among, `jaxnn.ledger.groups` reads.
 """
 
-import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from jaxnn.ledger.groups import devices_of
 from jaxnn.ledger.sent import BYTES, KINDS, Sent
 
 _SHAPE = re.compile(rf"\b({'|'.join(BYTES)})\[([\d,]*)\]")
@@ -22,7 +20,6 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
-Groups = list[tuple[int, ...]]
 
 
 def found(compiled: Any, mesh: Mapping[str, int]) -> list[Sent]:
@@ -102,7 +99,7 @@ def _arrays(
             f"{kind} sends {result!r:.60}, of a dtype that the ledger has no size of; it must be "
             f"one of {', '.join(BYTES)}: add it to jaxnn.ledger.sent.BYTES"
         )
-    axes, devices = _devices(kind, line, mesh)
+    axes, devices = devices_of(line, mesh)
     if kind == "all-to-all" and len(shapes) > 1:  # the parts of one array
         ((dtype, part), *_) = shapes
         shapes = [(dtype, (len(shapes), *part))]
@@ -111,63 +108,6 @@ def _arrays(
         whole_shape = (devices, *shape) if kind == "reduce-scatter" else shape
         assert loop.times is not None
         yield Sent(kind, axes, devices, dtype, whole_shape, loop.times, loop.inside, where.of(line))
-
-
-def _devices(kind: str, line: str, mesh: dict[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the axes over which an instruction sends, and how many devices take part together."""
-    if kind == "collective-permute":
-        pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", line)
-        groups = [] if pairs is None else _braced(pairs[1])
-        axes = _axes(groups, mesh)
-        return axes, math.prod(mesh[axis] for axis in axes)
-    if named := re.search(r"replica_groups=mesh\[[^\]]*\] \{([^}]*)\}", line):
-        names = re.findall(r"'([^']*)'", named[1])
-        axes = tuple(axis for axis in mesh if axis in names and mesh[axis] > 1)
-        return axes, math.prod(mesh[axis] for axis in axes)
-    if listed := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        groups = _iota(*listed.groups())
-    else:
-        braced = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", line)
-        groups = [] if braced is None else _braced(braced[1])
-    groups = groups or [tuple(range(math.prod(mesh.values())))]  # none are all
-    axes = _axes(groups, mesh)
-    whole = math.prod(mesh[axis] for axis in axes) == len(groups[0])
-    return axes if whole else (), len(groups[0])
-
-
-def _braced(text: str) -> Groups:
-    return [tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", text)]
-
-
-def _iota(shape: str, counted: str, order: str | None) -> Groups:
-    """The groups that [2,4]<=[4,2]T(1,0) stands for: 0 .. 7 as (4, 2), transposed, as (2, 4)."""
-    of, per = (int(n) for n in shape.split(","))
-    sizes = [int(n) for n in counted.split(",")]
-    axes = range(len(sizes)) if order is None else [int(n) for n in order.split(",")]
-    strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    places = itertools.product(*(range(sizes[axis]) for axis in axes))
-    numbers = [
-        sum(i * strides[axis] for i, axis in zip(place, axes, strict=True)) for place in places
-    ]
-    return [tuple(numbers[i * per : (i + 1) * per]) for i in range(of)]
-
-
-def _axes(groups: Groups, mesh: dict[str, int]) -> tuple[str, ...]:
-    """Return the axes of the mesh along which the devices of a group differ."""
-    sizes = list(mesh.values())
-
-    def place(number: int) -> tuple[int, ...]:
-        strides = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-        return tuple(number // s % n for s, n in zip(strides, sizes, strict=True))
-
-    moved = {
-        axis
-        for group in groups
-        for a, b in itertools.pairwise(group)
-        for axis, i, j in zip(mesh, place(a), place(b), strict=True)
-        if i != j
-    }
-    return tuple(axis for axis in mesh if axis in moved)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -145,8 +145,10 @@ def _of_parameter(parameter: Parameter, pen: Pen) -> None:
         if names[0] == "layers":
             turns, shape = shape[0], shape[1:]
             # The bias of what is added to x has no part in the way back: only where the layer is
-            # computed again, x in its middle needs attention's.
-            again += last != "bdown" and (last != "bo" or layout.config.recompute)
+            # computed again, x in its middle needs attention's. Of one layer, which is no loop, XLA
+            # sees that it has been gathered.
+            back = last != "bdown" and (last != "bo" or layout.config.recompute)
+            again += back and turns > 1
         pen.send("all-gather", embed, shape, f"{path}, whole", turns, again)
         pen.send("reduce-scatter", embed, shape, f"d {path}", turns)
         rest = tuple(axis for axis in rest if axis not in embed)
@@ -177,17 +179,19 @@ def _of_batch_norm(config: cnn.Config, pen: Pen) -> None:
 
 def _of_transformer(config: transformer.Config, n: int, t: int, pen: Pen) -> None:
     axes, x = config.axes, (n, t, config.width)
-    # A layer's forward a second time; its last sum is then of no use, and XLA leaves it out.
-    again = int(config.recompute)
+    # A layer's forward a second time; its last sum is then of no use, and XLA leaves it out. Where
+    # there is one layer, which is no loop, XLA leaves all of it out.
+    again = int(config.recompute and config.layers > 1)
 
     layer = partial(pen.send, turns=config.layers)
     layer("all-reduce", axes.heads, x, "the heads' z", each=1 + again)
     layer("all-reduce", axes.heads, x, "dx of q, k and v")
     if config.experts:
         tokens, each = pen.layout.tokens, (config.experts,)
-        layer("all-reduce", axes.experts, x, "the experts' y")
-        layer("all-reduce", axes.experts, x, "dx of the experts")
-        layer("all-reduce", axes.experts, (config.width, *each), "d router")
+        units = axes.experts + axes.hidden
+        layer("all-reduce", units, x, "the experts' y")
+        layer("all-reduce", units, x, "dx of the experts")
+        layer("all-reduce", units, (config.width, *each), "d router")
         layer("all-reduce", tokens, each, "who is chosen", each=1 + again, wide=True)
         layer("all-reduce", tokens, each, "mean probability", wide=True)
         pen.send("all-reduce", tokens, (), "d balance")
@@ -199,7 +203,7 @@ def _of_transformer(config: transformer.Config, n: int, t: int, pen: Pen) -> Non
     kv = (n, t, pairs, config.per_head)
     layer("collective-permute", ring, kv, "k and v, forward", each=2 * turns * (1 + again))
     # Of two devices each is before and after the other: what was computed again has just come.
-    back = 0 if again and turns == 1 else 2 * turns
+    back = 0 if turns == 1 and (again or config.layers == 1) else 2 * turns
     layer("collective-permute", ring, kv, "k and v, back", each=back)
     layer("collective-permute", ring, kv, "dk and dv", each=2 * turns, wide=True)
     pen.send("all-reduce", axes.vocab, x, "rows of the table")

@@ -64,7 +64,7 @@ def experts_fwd(
 
     The weights of the chosen are their probabilities divided by the sum of these, which is the
     softmax of their k logits (Mixtral's convention): with k = 1 the weight is 1, and the router
-    learns from the loss alone. Of equal logits the first is chosen, as `lax.top_k` does. The
+    learns from the loss alone. Of equal logits the first is chosen. The
     choice itself has no gradient.
 
     The loss is k where tokens or probabilities are spread evenly, and E where k = 1 and all
@@ -99,8 +99,10 @@ def experts_fwd(
     rows = x.reshape(-1, x.shape[-1])
     z = product(rows, params.router)  # wide: rounded, two close logits would change places
     count = z.shape[-1]
-    index = lax.top_k(z, k)[1][..., None]
-    chosen = (index == jnp.arange(count, dtype=index.dtype)).any(-2)
+    chosen = jnp.zeros(z.shape, bool)
+    for _ in range(k):  # by `lax.top_k` the compiler would gather the tokens of all devices
+        largest = jnp.where(chosen, -jnp.inf, z).argmax(-1, keepdims=True)
+        chosen |= largest == jnp.arange(count)
     exp = jnp.exp(z - lax.stop_gradient(z.max(-1, keepdims=True)))
     p = exp / exp.sum(-1, keepdims=True)
     w = jnp.where(chosen, exp, 0)

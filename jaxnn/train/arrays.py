@@ -106,7 +106,10 @@ def _numbered(leaves: list[Any]) -> dict[str, Any]:
 def _like(read: Any, like: Any) -> Any:
     """An array as it was read, with all that makes the same program of it as of `like`."""
     if getattr(like, "weak_type", False):
-        return like.at[...].set(np.asarray(read))
+        if len(like.sharding.device_set) == 1:
+            return like.at[...].set(np.asarray(read))
+        weak = jax.jit(lambda like, read: like.at[...].set(read), out_shardings=like.sharding)
+        return weak(like, read)
     if getattr(like, "committed", True):
         return read
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxnn.checks import check_finite, is_array, is_iterator
+from jaxnn.mesh import Rules
 from jaxnn.settings import check_integer
 from jaxnn.train.doors import (
     as_arrays,
@@ -58,6 +60,8 @@ def make_epoch(
     gradient: Gradient = "manual",
     evaluate: Callable[[Any], Any] | None = None,
     augment: Augment | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> Callable[[State], tuple[State, History]]:
     """Return an epoch over batches that come one by one: a compiled step for each.
 
@@ -79,6 +83,9 @@ def make_epoch(
         gradient: as in `make_step`.
         evaluate: `evaluate(params)` -> a scalar or a dict of them, compiled, after each epoch.
         augment: as in `make_step`.
+        mesh: as in `make_step`; every process gives the whole batches, or arrays that are laid on
+            the mesh as `jaxnn.loaders` lays them.
+        rules: as in `make_step`.
 
     Returns:
         `run(state) -> (state, history)`, one epoch each call, for `fit`.
@@ -105,7 +112,7 @@ def make_epoch(
         )
     if evaluate is not None:
         check_function("evaluate", evaluate, "evaluate(params) -> a scalar, or a dict of them", 1)
-    step = make_step(model, config, optimizer, gradient, augment)
+    step = make_step(model, config, optimizer, gradient, augment, mesh=mesh, rules=rules)
     check_model_functions(model, "loss")
     measure = None if evaluate is None else jax.jit(evaluate)
     forms: list[dict[str, str]] = []  # of the first batch: dtypes and shapes, by name

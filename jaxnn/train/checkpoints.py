@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from jaxnn import files
+from jaxnn.ending import is_first
 from jaxnn.train import arrays, together
 
 FORMAT = 1
@@ -73,7 +74,7 @@ def begin(folder: Path, step: int, trees: Any, about: Mapping[str, Any]) -> Call
             with in_words():
                 writing.wait()
             meeting.tell()
-            if together.is_first():
+            if is_first():
                 with in_words():
                     writing.merge()
                     _named(new, where, text)
@@ -189,7 +190,7 @@ def _removed(unfinished: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if together.is_first():
+        if is_first():
             shutil.rmtree(unfinished, ignore_errors=True)
 
 

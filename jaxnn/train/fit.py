@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxnn import files, processes
+from jaxnn.calls import path_name
 from jaxnn.settings import check_flag, check_integer
 from jaxnn.train import logs
 from jaxnn.train.about import describe
@@ -31,6 +32,7 @@ from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress, added, divergence, is_sound, with_best
 from jaxnn.train.saving import Saving
 from jaxnn.train.signals import signals
+from jaxnn.train.states import check_laid
 from jaxnn.train.steps import History, State
 
 Ended = Literal["finished", "stopped early", "interrupted", "diverged", "batches"]
@@ -145,7 +147,8 @@ def fit(
         check_flag(name, flag)
     whose = {"model": model, "config": config, "notes": notes}
     settled = {"epochs": epochs, "patience": patience, "resume": resume, **watched}
-    processes.check_agree("run", settled | _described(whose))
+    settled |= {"folder": None if folder is None else "one"}
+    processes.check_agree("run", settled | _described(whose, state))
     place = _folder(state, folder, whose, resume, also, tensorboard)
     batches = getattr(run, "place", None)
     progress = Progress(state, {}, (), state.params, 0, watched)
@@ -252,17 +255,24 @@ def _ended(progress: Progress, epochs: int, patience: int | None, heard: list[in
     return "interrupted" if heard else None
 
 
-def _described(whose: Mapping[str, Any]) -> dict[str, Any]:
-    """Whose the run is, a name for each setting, for processes to agree on."""
-    if whose["model"] is None:
+def _described(whose: Mapping[str, Any], state: State) -> dict[str, Any]:
+    """Whose the run is, a name for each setting and array, for processes to agree on."""
+    if not processes.several():
         return {}
+    check_laid({"state": state})
+    laid = {
+        f"state.{path_name(path)}": f"{leaf.dtype}{[*leaf.shape]} over {leaf.sharding}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    if whose["model"] is None:
+        return laid
     about = describe(**whose)._asdict()
     nested = {
         f"{part}.{name}": x
         for part in ("config", "notes", "versions")
         for name, x in about[part].items()
     }
-    return {"model": about["model"]} | nested
+    return {"model": about["model"]} | nested | laid
 
 
 def _called(run: Run, state: State) -> tuple[State, logs.Columns]:

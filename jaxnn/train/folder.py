@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxnn import files
 from jaxnn.checks import parameter_shapes
+from jaxnn.ending import is_first
 from jaxnn.train import checkpoints, logs, together
 from jaxnn.train.about import describe
 from jaxnn.train.doors import check_model_functions
@@ -152,7 +153,7 @@ class Folder:
 
         def write() -> None:
             finish()
-            if together.is_first():
+            if is_first():
                 self._write_rest(progress, best)
 
         return write

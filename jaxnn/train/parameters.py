@@ -19,6 +19,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jaxnn import files
 from jaxnn.calls import path_name
 from jaxnn.checks import is_seen, parameter_shapes
+from jaxnn.ending import is_first
 from jaxnn.files import listed
 from jaxnn.train import together
 from jaxnn.train.about import About, configuration, describe, named_model
@@ -100,8 +101,8 @@ def gathered(params: Any) -> Any:
     leaves = []
     for where, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = _array(path_name(where), leaf)
-        leaves.append(array if together.is_first() else None)
-    return jax.tree.unflatten(jax.tree.structure(params), leaves) if together.is_first() else None
+        leaves.append(array if is_first() else None)
+    return jax.tree.unflatten(jax.tree.structure(params), leaves) if is_first() else None
 
 
 def write_params(

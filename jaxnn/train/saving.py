@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxnn.ending import several
 from jaxnn.train import together
 from jaxnn.train.arrays import as_here
 from jaxnn.train.folder import Folder
@@ -64,7 +65,7 @@ class Saving:
         After one nobody knows where the others are.
         """
         try:
-            if error is None or jax.process_count() == 1:
+            if error is None or not several():
                 try:
                     self._end()
                 finally:  # what failed may go well now

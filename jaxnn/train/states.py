@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxnn import files
 from jaxnn.calls import path_name
+from jaxnn.ending import several
 from jaxnn.train import checkpoints, together
 from jaxnn.train.about import check_equal, describe
 from jaxnn.train.doors import check_state
@@ -131,7 +132,7 @@ def begin_state(
 
     def described() -> dict[str, Any]:
         check_state(state, State)
-        _check_laid(items)
+        check_laid(items)
         return _describe(model, config, notes) | {
             "forms": {name: _forms(tree) for name, tree in items.items()},
             "history": {name: _to_json(np.asarray(x)) for name, x in (history or {}).items()},
@@ -219,9 +220,9 @@ def _last_step(folder: Path) -> int | None:
     return together.first(f"reading {folder}", partial(checkpoints.last_step, folder))
 
 
-def _check_laid(items: Mapping[str, Any]) -> None:
+def check_laid(items: Mapping[str, Any]) -> None:
     """Refuse arrays that are one process's own, where there are several."""
-    if jax.process_count() == 1:
+    if not several():
         return
     for where, leaf in jax.tree_util.tree_leaves_with_path(items):
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:

@@ -16,18 +16,16 @@ from typing import Any, TypeVar
 
 import jax
 
+from jaxnn.ending import is_first, several, store
+
 T = TypeVar("T")
 # So many seconds a process waits for the others, and for those that one that failed calls.
 WAIT, LAST_WAIT = 600, 60
-_KINDS = {
-    kind.__name__: kind for kind in (ValueError, TypeError, ModuleNotFoundError, KeyboardInterrupt)
+_KINDS: dict[str, type[BaseException]] = {
+    kind.__name__: kind
+    for kind in (ValueError, TypeError, OSError, ModuleNotFoundError, KeyboardInterrupt)
 }
 _numbers = itertools.count()
-
-
-def is_first() -> bool:
-    """Whether this is process 0, which writes what is written once."""
-    return bool(jax.process_index() == 0)
 
 
 def first(what: str, function: Callable[[], T]) -> T:
@@ -41,7 +39,7 @@ def first(what: str, function: Callable[[], T]) -> T:
         Exception: the function did.
         ValueError: the others did not come within 10 minutes.
     """
-    if jax.process_count() == 1:
+    if not several():
         return function()
     with Meeting(what) as meeting:
         value: T = meeting.tell(function() if is_first() else None)[0]
@@ -55,7 +53,7 @@ def each(what: str, function: Callable[[], T]) -> T:
         Exception: the function did, here or on another process.
         ValueError: the others did not come within 10 minutes.
     """
-    if jax.process_count() == 1:
+    if not several():
         return function()
     with Meeting(what) as meeting:
         value = function()
@@ -82,7 +80,7 @@ class Meeting:
             Exception: one failed.
             ValueError: one did not come.
         """
-        if jax.process_count() == 1:
+        if not several():
             return [value]
         try:
             told = self._told({"value": value}, WAIT)
@@ -107,16 +105,14 @@ class Meeting:
         trace: TracebackType | None,
     ) -> None:
         """Tell the others of an error."""
-        if error is not None and not self._over and jax.process_count() > 1:
+        if error is not None and not self._over and several():
             self._over = True
             with contextlib.suppress(ValueError):  # they are gone: this one's error is what counts
                 self._told({"error": [type(error).__name__, str(error)]}, LAST_WAIT)
 
     def _told(self, said: dict[str, Any], seconds: int) -> list[dict[str, Any]]:
         """What each process says at this time, when all have."""
-        from jax._src import distributed  # no public name leads to the service
-
-        client: Any = distributed.global_state.client
+        client = store()
         here = f"{self._place}/{self._times}"
         self._times += 1
         try:

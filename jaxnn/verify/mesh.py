@@ -213,7 +213,13 @@ def on_mesh(problem: Problem, manual_grad: Callable[..., Any], spread: Spread) -
         return Returned(leaves, out.structure, out.form, out.unasked)
 
     found = OnMesh(spread, by_path, specs, local, of, copies, refused)
-    return problem._replace(manual_grad=gradient, as_it_is=True, on_mesh=found)
+    devices = [(float(n), f"the number of devices along {a!r}") for a, n in mesh.shape.items()]
+    return problem._replace(
+        manual_grad=gradient,
+        as_it_is=True,
+        on_mesh=found,
+        settings=[*devices, *problem.settings],
+    )
 
 
 def put_together(leaf: Any, spec: P, mesh: Mesh) -> Any:

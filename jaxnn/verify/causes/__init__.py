@@ -21,7 +21,9 @@ def find_causes(point: Point, report: Report) -> Report:
     try:
         with point.precisely():
             leaves, unexplained = explain_leaves(list(report.leaves), point)
-            chain = locate(point.problem, point.floats, point.rest)
+            chain = ""
+            if not point.problem.on_mesh:  # inside shard_map no values can be seen
+                chain = locate(point.problem, point.floats, point.rest)
     except KeyboardInterrupt:
         said = ("the search for the cause was interrupted",)
         return dataclasses.replace(report, coverage=(*said, *report.coverage))

@@ -32,6 +32,7 @@ _ALIKE = (
     ("axes", "group", "where"),
     ("axes", "group", "loop"),
     ("axes", "group"),
+    ("axes", "kin"),
     ("axes",),
 )
 
@@ -42,13 +43,17 @@ def on_devices(point: Point, found: Gradients) -> dict[str, Diagnosis]:
     Args:
         point: the problem, and the right gradient.
         found: both gradients by path.
+
+    Raises:
+        ValueError: it cannot be told.
     """
     wrong = [path for path, mask in found.wrong.items() if mask.any()]
-    mending = _Mending(point, found, within=False)
-    chosen = mending.first()
+    chosen = _Mending(point, found, within=False).first()
     several = len(chosen) > 1 and all(r.group == "leaf" for r in chosen)
     if not chosen or several:
-        chosen = _Mending(point, found, within=True).first() or chosen
+        within = _Mending(point, found, within=True)
+        if not chosen or len(within.repairs) <= MOST_REPAIRS:
+            chosen = within.first() or chosen
     if not chosen:
         return {}
     sizes = point.problem.on_mesh.spread.mesh.shape
@@ -86,9 +91,17 @@ class _Mending:
         self._run = jax.jit(lambda xs, chosen: on_all(Mended(sizes, within, chosen), xs))
 
     def first(self) -> list[Repair]:
-        """Return what has to be mended, and no more; empty if nothing explains the gradient."""
-        if not 0 < len(self.repairs) <= MOST_REPAIRS or not self._reproduces():
-            return []
+        """Return what has to be mended, and no more; empty if nothing explains the gradient.
+
+        Raises:
+            ValueError: it cannot be told.
+        """
+        if len(self.repairs) > MOST_REPAIRS:
+            raise ValueError(
+                f"in {len(self.repairs)} places; more than {MOST_REPAIRS} would take minutes"
+            )
+        if not self._reproduces():
+            raise ValueError("run operation by operation, it gives another gradient")
         for trial in _trials(self.repairs):
             if self._explains(trial):
                 for repair in trial:
@@ -138,7 +151,7 @@ def _traced(point: Point) -> tuple[ClosedJaxpr, list[str]]:
         found.append((closed, [*out.leaves]))
         return mesh_run.local(floats, rest)
 
-    jax.eval_shape(mesh_run.of(local, False), point.floats, point.rest)
+    jax.eval_shape(mesh_run.of(local, not mesh_run.refused), point.floats, point.rest)
     return found[0]
 
 

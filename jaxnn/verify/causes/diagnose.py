@@ -22,6 +22,8 @@ from jaxnn.verify.comparison import EXACT
 from jaxnn.verify.findings import Diagnosis, LeafReport, described
 from jaxnn.verify.point import Point
 
+_IN_LOSS = "in the loss's backward pass"
+
 
 def explain_leaves(
     leaves: list[LeafReport], point: Point
@@ -46,7 +48,9 @@ def explain_leaves(
         by_leaf, reason = _causes(found, point)
         unexplained += reason
     if len(by_leaf) < len(wrong):
-        alike, reason = _tried("other inputs could not be tried", {}, other_inputs, point, found)
+        alike, reason = _tried(
+            f"other inputs could not be tried {_IN_LOSS}", {}, other_inputs, point, found
+        )
         by_leaf, unexplained = {**alike, **by_leaf}, unexplained + reason
     if len(by_leaf) < len(wrong) and (smooth := away_from_kinks(found, point)):
         again, reason = _causes(smooth, point)
@@ -55,7 +59,7 @@ def explain_leaves(
     left = [path for path in wrong if path not in by_leaf]
     if left:
         beside, reason = _tried(
-            "where it begins to differ could not be looked for",
+            f"where it begins to differ could not be looked for {_IN_LOSS}",
             FirstDifference(None, {}),
             first_difference,
             point,
@@ -78,14 +82,14 @@ def _causes(found: Gradients, point: Point) -> tuple[dict[str, Diagnosis], tuple
     by_leaf = _by_leaf(found)
     if len({d.cause for d in by_leaf.values()}) == 1 and len(by_leaf) == len(wrong):
         return by_leaf, ()
-    matches, reason = _tried("mistakes could not be replayed", [], replay, point, found)
+    matches, reason = _tried(f"mistakes could not be replayed {_IN_LOSS}", [], replay, point, found)
     settings = point.problem.settings
     ranked = [r for match in matches if (r := _ranked(match, found, settings))]
     if ranked:
         return dict.fromkeys(wrong, min(ranked, key=lambda pair: pair[0])[1]), reason
     for path in (path for path in wrong if path not in by_leaf):
         cause, unread = _tried(
-            "its slopes could not be looked at", None, pointwise, point, path, found
+            f"its slopes could not be looked at {_IN_LOSS}", None, pointwise, point, path, found
         )
         by_leaf, reason = by_leaf | ({path: cause} if cause else {}), reason + unread
     return by_leaf, reason
@@ -98,7 +102,7 @@ def _tried(
     try:
         return look(*args), ()
     except Exception as error:  # the verdict stands without
-        return otherwise, (f"{what} in the loss's backward pass: {described(error)}",)
+        return otherwise, (f"{what}: {described(error)}",)
 
 
 def _ranked(match: Match, found: Gradients, settings: Numbers) -> tuple[int, Diagnosis] | None:

@@ -31,6 +31,7 @@ Kind = Literal[
 ]  # fmt: skip
 _ADDS = {"add", "sub", "add_any"}
 _SAME = {"psum", "pmax", "pmin", "all_gather"}  # all devices have the same of it
+_TYPES = {"pvary", "pcast"}  # which change no number
 _OWN = {"axis_index", "reduce_scatter"}  # each has another
 
 
@@ -52,6 +53,11 @@ class Repair(NamedTuple):
     loop: tuple[int, ...]
     place: Any
     group: Any = ()
+
+    @property
+    def kin(self) -> Any:
+        """What it is alike in with more of them."""
+        return self.group[0] if isinstance(self.group, tuple) and self.group else self.group
 
 
 class Mended:
@@ -132,15 +138,17 @@ class Mended:
     def _equation(
         self, eqn: JaxprEqn, xs: list[Any], own: list[Varies], place: tuple[int, ...]
     ) -> tuple[list[Any], list[Varies]]:
-        name, varies = eqn.primitive.name, frozenset[str]().union(*own)
+        name, varies = eqn.primitive.name.removesuffix("_invariant"), frozenset[str]().union(*own)
+        if name in _TYPES:
+            return xs, own
         if name in _ADDS and not self.within:
             xs = [self._shared(eqn, i, xs, own, place) for i in range(2)]
-        outs = bind_equation(eqn, xs)
         axes = _axes_of(eqn)
+        outs = [lax.psum(x, axes) for x in xs] if name == "psum" else bind_equation(eqn, xs)
         found = varies - set(axes) if name in _SAME else varies | set(axes if name in _OWN else ())
         if not outs or not is_floating(outs[0]):
             return outs, [found] * len(outs)
-        out, where = outs[0], words_of(eqn, "")
+        out, where = outs[0], words_of(eqn, "").replace("psum_invariant", "psum")
         if self.within:
             for over in subsets(sorted(found)):
                 repair = Repair("sum left out", over, where, place[:-1], place)
@@ -155,7 +163,8 @@ class Mended:
             out = self.mend(out, repair, lambda: lax.ppermute(xs[0], axes, back))
         elif name == "reduce_sum":
             for over in subsets(sorted(varies)):
-                alike = xs[0].shape, eqn.params["axes"]
+                reduced = eqn.params["axes"]
+                alike = "over examples" if 0 in reduced else "within", xs[0].shape, reduced
                 repair = Repair("one shard", over, where, place[:-1], place, alike)
                 out = self.mend(out, repair, partial(lax.pmean, out, over))
         return [out, *outs[1:]], [found] * len(outs)
