@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn import verify
 from jaxnn.models import mlp
+from jaxnn.ops.collectives import ring_shift
 from jaxnn.verify.causes import devices
 from jaxnn.verify.mesh import axes_in, cut, put_together
 
@@ -238,8 +239,7 @@ def ring_loss(p, x):
 
 def ring_grad(forth, home):
     def send(z, steps):
-        n = lax.axis_size("seq")
-        return lax.ppermute(z, "seq", [(i, (i + steps) % n) for i in range(n)])
+        return ring_shift.fwd(z, axis=("seq",), steps=steps)[0]
 
     def grad(p, x):
         n, here = lax.axis_size("seq"), lax.axis_index("seq")
@@ -276,7 +276,7 @@ def test_a_ring_that_turns_the_wrong_way_is_named(forth, home):
     )
     assert bool(report) == (forth == home == 1), report
     if not report:
-        where = line_of(ring_grad, "lax.ppermute")
+        where = line_of(ring_grad, "ring_shift.fwd")
         text = f"the ring along 'seq' turns the wrong way at ppermute {where}"
         assert report.shared_cause.text == text
 
