@@ -27,6 +27,7 @@ ORDER = (
     *("initialisation", "mlp", "convolution", "pooling", "batch_norm", "layer_norm", "dropout"),
     *("embedding", "lstm", "gru", "attention", "rotary", "blockwise_attention"),
     *("linear_cross_entropy", "residual", "gpt", "memory", "numbers"),
+    "collectives",
 )
 
 
