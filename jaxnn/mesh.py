@@ -33,7 +33,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.calls import path_name
-from jaxnn.checks import check_kind, parameter_shapes
+from jaxnn.checks import parameter_shapes
 from jaxnn.op import door
 from jaxnn.ops.collectives import Axes, Axis, all_mean
 from jaxnn.ops.ring_attention import ring_order
@@ -160,22 +160,15 @@ def place(layout: Layout, batch: Any) -> Any:
 
     Args:
         layout: of `lay_out`.
-        batch: the model's, whole; a key in it goes to all devices. An array that is spread so
-            already is left as it is: its tokens must be in that order.
+        batch: the model's, its tokens in the order of the text; a key in it goes to all devices.
 
     Raises:
         ValueError: the devices do not divide the examples, or the tokens.
     """
     check_batch(layout, batch)
 
-    def placed(leaf: Any, spec: P) -> Any:
-        sharding = NamedSharding(layout.mesh, spec)
-        traced = isinstance(leaf, jax.core.Tracer)
-        if isinstance(leaf, Array) and not traced and leaf.sharding == sharding:
-            return leaf
-        return jax.device_put(in_order(layout, leaf), sharding)
-
-    return jax.tree.map(placed, batch, batch_specs(layout, batch))
+    ordered = in_order(layout, batch)
+    return jax.tree.map(jax.device_put, ordered, batch_shardings(layout, batch))
 
 
 def in_order(layout: Layout, batch: Any) -> Any:
@@ -266,7 +259,11 @@ def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:
         usual = [(n, a) for n, a in usual if n in known and n not in left_out]
         found = {name: tuple(a for n, a in usual if n == name) for name, _ in usual}
     else:
-        check_kind("rules", rules, Mapping)
+        if not isinstance(rules, Mapping):
+            raise TypeError(
+                f"rules is {rules!r:.50}; it must lead from axes of the model to those of the "
+                "mesh: pass {'batch': 'data'}, say"
+            )
         found = {name: _names(name, axis) for name, axis in rules.items()}
     for name, axis in found.items():
         if name not in known:

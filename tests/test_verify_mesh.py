@@ -168,6 +168,13 @@ def test_of_other_mistakes_no_collective_is_named(name):
     assert causes == {NAMED[name]}
 
 
+def test_a_factor_that_is_a_number_of_devices_by_chance_is_said_to_be_others_too():
+    half = parallel(returned=lambda g: jax.tree.map(lambda d: lax.psum(d, "data") / 2, g))
+    text = verified(half, data=2, model=2).shared_cause.text
+    assert text.startswith("a mean over 'data' where the sum is meant, 1/2 of it, at psum (")
+    assert "; or halved, or the 2 of a square forgotten" in text
+
+
 def test_that_there_are_too_many_places_to_mend_is_said(monkeypatch):
     monkeypatch.setattr(devices, "MOST_REPAIRS", 3)
     report = verified(WRONG["a mean for a sum"][0])
