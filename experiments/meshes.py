@@ -24,7 +24,7 @@ def join(options: Mapping[str, Any]) -> None:
     if jax.distributed.is_initialized():
         return
     if "mesh" not in options:
-        processes.check_started("this script has no --mesh: start it in one process")
+        processes.check_started("this script has no --mesh, so start it in one process")
         return
     processes.start(options["coordinator"], options["processes"], options["process"])
     if processes.several() and options["mesh"] is None:

@@ -130,7 +130,7 @@ def check_started(
     if not jax.distributed.is_initialized() and (of := max(asked(), jax.process_count())) > 1:
         raise ValueError(
             f"this is one of {of} processes, as the environment says, and each would train alone; "
-            f"they must be started together: {fix}"
+            f"they must train together: {fix}"
         )
 
 
@@ -140,11 +140,12 @@ def check_agree(what: str, values: Mapping[str, Any]) -> None:
     Args:
         what: they are of, for the message.
         values: by name, what JSON has; for others their text counts. Of arrays pass a digest.
+            A mapping's entries are compared one by one.
 
     Raises:
         ValueError: one has; the message names the process and what differs.
     """
-    texts = {name: json.dumps(value, default=str) for name, value in values.items()}
+    texts = {name: json.dumps(value, default=str) for name, value in _entries(values)}
     with Meeting(f"agreeing on the {what}") as meeting:
         told = meeting.tell(texts)
     first = told[0]
@@ -152,16 +153,34 @@ def check_agree(what: str, values: Mapping[str, Any]) -> None:
     if others:
         theirs = told[others[0]]
         differing = "; ".join(
-            f"{name} is {theirs.get(name, 'not given'):.80} in process {others[0]}, "
-            f"{first.get(name, 'not given'):.80} in process 0"
+            f"{name} is {_apart(mine, their)} in process {others[0]}, "
+            f"{_apart(their, mine)} in process 0"
             for name in sorted({*theirs, *first})
-            if theirs.get(name) != first.get(name)
+            for their, mine in [[said.get(name, "not given") for said in (theirs, first)]]
+            if their != mine
         )
         more = f" ({len(others)} processes differ)" if len(others) > 1 else ""
         raise ValueError(
             f"the processes disagree in their {what}: {differing:.800}{more}; all must have the "
             "same: start them with the same command on the same files"
         )
+
+
+def _entries(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """The values and their names, of mappings in them those of their entries."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _entries(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
+
+
+def _apart(other: str, text: str) -> str:
+    """A text, of a long one 80 characters from a little before where the other differs."""
+    pairs = enumerate(zip(other, text, strict=False))
+    alike = next((i for i, (a, b) in pairs if a != b), min(len(other), len(text)))
+    begin = alike - 20 if alike > 60 else 0
+    return ("..." if begin else "") + text[begin : begin + 80]
 
 
 def agreed(number: int) -> int:

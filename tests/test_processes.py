@@ -1,11 +1,13 @@
 """Several processes: they train as one device does, agree, and end together."""
 
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import processes_together
@@ -98,6 +100,24 @@ def test_the_environment_says_how_many_there_are(environment, number, monkeypatc
     else:
         with pytest.raises(ValueError, match=f"one of {number} processes"):
             processes.check_started()
+
+
+def test_of_settings_within_settings_those_that_differ_are_named(monkeypatch):
+    told = []
+    meeting = SimpleNamespace(tell=lambda texts: told.append(texts) or told)
+    monkeypatch.setattr(processes, "Meeting", lambda name: contextlib.nullcontext(meeting))
+
+    def agree(rate, end):
+        options = {"file": "text", "rate": rate, "none": {}}
+        processes.check_agree("run", {"notes": {"options": options}, "long": "a" * 100 + end})
+
+    agree(0.1, "b")
+    with pytest.raises(ValueError, match="disagree") as refused:
+        agree(0.3, "c")
+    assert str(refused.value).startswith(
+        f'the processes disagree in their run: long is ...{"a" * 20}c" in process 1, '
+        f'...{"a" * 20}b" in process 0; notes.options.rate is 0.3 in process 1, 0.1 in process 0;'
+    )
 
 
 @pytest.mark.parametrize(
