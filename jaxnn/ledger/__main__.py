@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--rules", metavar="LOGICAL=AXIS,...", help="which logical axis lies along which")
     add("--batch", type=int, metavar="N", help="examples of a step; 2 for each device")
     for name in NUMBERS:
-        add(f"--{name.replace('_', '-')}", type=int, metavar="N", help="of the configuration")
+        of = "of llama's feed-forward layers" if name == "experts" else "of the configuration"
+        add(f"--{name.replace('_', '-')}", type=int, metavar="N", help=of)
     add(
         "--recompute",
         action="store_true",

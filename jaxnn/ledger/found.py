@@ -100,6 +100,8 @@ def _arrays(
             f"one of {', '.join(BYTES)}: add it to jaxnn.ledger.sent.BYTES"
         )
     axes, devices = devices_of(line, mesh)
+    if devices == 1:  # along axes of size 1 nothing is sent
+        return
     if kind == "all-to-all" and len(shapes) > 1:  # the parts of one array
         ((dtype, part), *_) = shapes
         shapes = [(dtype, (len(shapes), *part))]
