@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, Sharding
+from jax.sharding import NamedSharding
 
 from jaxnn import files
 from jaxnn.checks import check_integers
@@ -57,7 +57,7 @@ def windows(
 
     Raises:
         ModuleNotFoundError: grain is not installed.
-        TypeError: a number is no integer, or the tokens are no array of them.
+        TypeError: a number is no integer, the tokens are no array of them, or the layout is none.
         ValueError: a number is out of its range, there is no window, or the devices do not
             divide a batch.
     """
@@ -79,6 +79,11 @@ def windows(
         )
     if vocabulary is not None:
         check_integer("vocabulary", vocabulary)
+    if not isinstance(layout, Layout | None):
+        raise TypeError(
+            f"layout is a {type(layout).__name__}; it must be a Layout, or None on one device: "
+            "pass jaxnn.mesh.lay_out(model, config, mesh, rules)"
+        )
     return Windows(tokens, length, batch_size, seed, vocabulary, layout, threads)
 
 
@@ -173,16 +178,17 @@ class Windows(Iterator[KeyedBatch]):
         return jax.make_array_from_callback(self._shape, self._sharding, part)
 
 
-def _rows(sharding: Sharding | None, shape: tuple[int, int]) -> tuple[int, int]:
+def _rows(sharding: NamedSharding | None, shape: tuple[int, int]) -> tuple[int, int]:
     """From which to which row of a batch the devices of this process have parts."""
     if sharding is None:
         return 0, shape[0]
     try:
         places = sharding.addressable_devices_indices_map(shape)
     except ValueError as error:
+        sizes = ",".join(f"{name}={size}" for name, size in sharding.mesh.shape.items())
         raise ValueError(
-            f"a batch of {shape[0]} windows of {shape[1]} cannot be laid out as {sharding!s:.200} "
-            f"({error!s:.200}); its devices must divide both: take other sizes"
+            f"a batch of {shape[0]} windows of {shape[1]} cannot be cut along {sharding.spec} of a "
+            f"mesh of {sizes}; its devices must divide both: take other sizes"
         ) from error
     spans = [index[0].indices(shape[0]) for index in places.values() if index]
     return min(start for start, _, _ in spans), max(stop for _, stop, _ in spans)

@@ -95,12 +95,13 @@ def lay_out(
 
     Raises:
         TypeError: the mesh is none, the model has no AXES, or a rule is none.
-        ValueError: a rule is for an axis that the model has not, or leads to one that the mesh has
-            not; an axis of the mesh has no rule, or one for examples or tokens and another for what
-            devices share that have the same; "embed" leads to an axis that neither examples nor
-            tokens are spread over; other rules than for these three are of a model whose
-            configuration has no axes; a parameter is spread along one axis twice; or a size is not
-            divided by the number of devices that it is spread over.
+        ValueError: the model's AXES have one that there is not; a rule is for an axis that the
+            model has not, or leads to one that the mesh has not; an axis of the mesh has no rule,
+            or one for examples or tokens and another for what devices share that have the same;
+            "embed" leads to an axis that neither examples nor tokens are spread over; other rules
+            than for these three are of a model whose configuration has no axes; a parameter is
+            spread along one axis twice; or a size is not divided by the number of devices that it
+            is spread over.
     """
     if not isinstance(mesh, Mesh | AbstractMesh):
         raise TypeError(
@@ -112,6 +113,12 @@ def lay_out(
             f"model {getattr(model, '__name__', model)!s:.50} has no AXES; on a mesh the axes of "
             "its parameters must have names, in a dict: add them, as jaxnn.models.mlp does"
         )
+    for field, named in model.AXES.items():
+        if not isinstance(named, P | tuple) or not {None, *Axes._fields}.issuperset(named):
+            raise ValueError(
+                f"AXES[{field!r}] of the model is {named!r:.80}; it must be a PartitionSpec that "
+                f"has, for each of its axes, None or one of {', '.join(Axes._fields)}: name those"
+            )
     shapes = parameter_shapes(model.init_params, config)
     names = logical_axes(shapes, model.AXES)
     of_batch = getattr(model, "BATCH_AXES", P("batch"))
@@ -240,8 +247,13 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     """Return `f(params, batch) -> (loss, gradient)` by hand, on a mesh, of a batch of `place`.
 
     The loss is the mean over all examples, the same on all devices; the gradient is spread as the
-    parameters are. A key in the batch is made each device's own that has examples or tokens of its
-    own: what is dropped is other than on one device.
+    parameters are. The model's `manual_value_and_grad` is called on each device with the examples
+    that it has, and returns their own mean loss and its gradient; the mean over devices is taken
+    here. A key in the batch is made each device's own that has examples or tokens of its own: what
+    is dropped is other than on one device.
+
+    Raises:
+        TypeError: from that function, the gradient has another structure than the parameters.
     """
     tokens, embed = layout.tokens, layout.axes.embed
     names = layout.names
@@ -254,6 +266,12 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
             batch = batch._replace(key=jax.random.fold_in(batch.key, lax.axis_index(tokens)))
         whole = whole_fwd(params, names, axis=embed)
         value, dwhole = model.manual_value_and_grad(whole, batch, layout.config)
+        given, wanted = (str(jax.tree.structure(tree)) for tree in (dwhole, whole))
+        if given != wanted:
+            raise TypeError(
+                f"manual_value_and_grad returned a gradient {given:.200}; it must have the "
+                f"structure of the parameters, {wanted:.200}: return one like them"
+            )
         loss, _ = all_mean.fwd(value, axis=tokens)
         grads = whole_bwd(dwhole, names, axis=embed)
         # Devices that share a parameter each found a part of its gradient, of their own loss.

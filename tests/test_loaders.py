@@ -178,7 +178,7 @@ def test_bad_windows_are_refused():
         ({"length": 200}, "0 windows"),
         ({"length": 0}, "length is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 3, "layout": lay_out(2, 1)}, "cannot be laid out"),
+        ({"batch_size": 3, "layout": lay_out(2, 1)}, "along .* of a mesh of data=2,sequence=1"),
     ):
         with pytest.raises(ValueError, match=words):
             windows(**given)
@@ -186,3 +186,8 @@ def test_bad_windows_are_refused():
         taken(windows(vocabulary=10), 10)
     with pytest.raises(TypeError, match="tokens"):
         loaders.windows([1, 2, 3], 1, 1)
+
+
+def test_a_mesh_is_no_layout():
+    with pytest.raises(TypeError, match=r"layout is a Mesh; it must be a Layout, .*lay_out\("):
+        windows(layout=jax.make_mesh((2, 4), ("data", "model")))

@@ -119,5 +119,11 @@ def test_a_user_s_model_that_knows_of_no_mesh_has_its_parameters_put_together(me
     assert_leaves_close(found, model.manual_value_and_grad(params, batch, 2), 1e-9)
     with pytest.raises(ValueError, match="'hidden', and the model's configuration has no axes"):
         lay_out(user_model({"w": P(None, "hidden")}), 2, mesh, {"hidden": "data"})
+    for wrong in (P("embeded", None), None):
+        with pytest.raises(ValueError, match=r"AXES\['w'\] of the model is .* must be a Partition"):
+            lay_out(user_model({"w": wrong}), 2, mesh, {"batch": "data"})
+    model.manual_value_and_grad = lambda params, batch, layers: (0.0, [params["w"]])
+    with pytest.raises(TypeError, match=r"structure of the parameters, PyTreeDef\({'w'"):
+        jax.eval_shape(value_and_grad(model, layout), placed, batch)
     with pytest.raises(TypeError, match="has no AXES"):
         lay_out(user_model(None), 2, mesh)
