@@ -96,8 +96,8 @@ def main(
         sample: A saved parameter file: write with it instead of training, with its own characters
             and options; --file is not read.
         mesh: Axes and sizes of a mesh of devices, as data=2,model=2: data splits the batch, fsdp
-            the batch and the parameters, model the heads, hidden units and characters, sequence
-            the windows.
+            the batch and the parameters, model the heads and hidden units, sequence the windows.
+            A run that goes on needs it again, and may have another.
         coordinator: Of several processes, the address and port of process 0; what is left out of
             these three comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or
             from SLURM, Open MPI, Kubernetes or a TPU pod.
@@ -174,6 +174,8 @@ def main(
             f"{len(characters)} different"
         )
         print(config)
+        if devices is not None:
+            print(f"on a mesh of {devices.size} devices, {mesh}")
         few = text.random_windows(key, split.train, 4, min(sequence, 16))
         if dropout:
             few = few._replace(key=key)  # as in training

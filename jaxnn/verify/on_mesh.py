@@ -66,7 +66,7 @@ class OnMesh(NamedTuple):
                 found.setdefault(axes, []).append(path)
         return tuple(
             f"along {quoted(axes)} devices have different gradients of {', '.join(paths)}, of "
-            "which by the rules all have the whole: a sum over them left out?"
+            "which by the rules all have the whole: a sum, or a mean, over them left out?"
             for axes, paths in found.items()
         )
 
