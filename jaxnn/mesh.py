@@ -182,14 +182,31 @@ def place(layout: Layout, batch: Any) -> Any:
     Args:
         layout: of `lay_out`.
         batch: the model's, its tokens in the order of the text; a key in it goes to all devices.
+            Of several processes each gives the whole one.
 
     Raises:
-        ValueError: the devices do not divide the examples, or the tokens.
+        ValueError: the devices do not divide the examples, or the tokens; or the processes have
+            other ones.
     """
     check_batch(layout, batch)
 
-    ordered = in_order(layout, batch)
-    return jax.tree.map(jax.device_put, ordered, batch_shardings(layout, batch))
+    return put(in_order(layout, batch), batch_shardings(layout, batch))
+
+
+def put(examples: Any, where: Any) -> Any:
+    """Return examples as `jax.device_put` lays them out, which compares those of all processes.
+
+    Raises:
+        ValueError: they are not the same.
+    """
+    try:
+        return jax.device_put(examples, where)
+    except AssertionError:  # with every number of an array in its message
+        raise ValueError(
+            "the processes have other examples than each other; each must give all of them, the "
+            "same: or make global arrays of what each has, as loaders.windows with layout= and "
+            "jax.make_array_from_process_local_data do"
+        ) from None
 
 
 def in_order(layout: Layout, batch: Any) -> Any:
