@@ -190,7 +190,7 @@ def place(layout: Layout, batch: Any) -> Any:
     """
     check_batch(layout, batch)
 
-    return put(in_order(layout, batch), batch_shardings(layout, batch))
+    return jax.tree.map(put, in_order(layout, batch), batch_shardings(layout, batch))
 
 
 def put(examples: Any, where: Any) -> Any:
@@ -199,6 +199,9 @@ def put(examples: Any, where: Any) -> Any:
     Raises:
         ValueError: they are not the same.
     """
+    if isinstance(examples, Array) and jnp.issubdtype(examples.dtype, jax.dtypes.prng_key):
+        numbers = put(jax.random.key_data(examples), where)  # keys go to no other process
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(examples))
     try:
         return jax.device_put(examples, where)
     except AssertionError:  # with every number of an array in its message

@@ -81,6 +81,8 @@ def main(folder):
         print("refused", error, flush=True)
     try:
         batch = next(batches())
+        key = mesh.place(layout, batch._replace(key=jax.random.key(7))).key
+        print("key", jax.random.key_data(key), flush=True)
         mesh.place(layout, batch._replace(inputs=batch.inputs + me))
     except ValueError as error:
         print("refused", error, flush=True)

@@ -51,6 +51,7 @@ def test_four_processes_train_as_one_device_and_end_together(tmp_path, x64):
         assert "fit interrupted 130 3\n" in out, said
         # Process 1 alone was started with other settings.
         assert "refused the processes disagree in their run: epochs is 51 in process 1" in out
+        assert "key [0 7]\n" in out
         assert "refused the processes have other examples than each other" in out
         words = "RuntimeError: what nobody expected"
         assert error.count(words) == 1
