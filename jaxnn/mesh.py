@@ -23,6 +23,7 @@ the same on all devices: a sum over devices that is left out is refused.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +36,7 @@ from jax.sharding import PartitionSpec as P
 from jaxnn.calls import path_name
 from jaxnn.checks import check_array, parameter_shapes
 from jaxnn.op import door
-from jaxnn.ops.collectives import Axes, Axis, all_mean
+from jaxnn.ops.collectives import ONE_DEVICE, Axes, Axis, all_mean
 from jaxnn.ops.ring_attention import ring_order
 from jaxnn.ops.sharded import STACKED, logical_axes, whole_bwd, whole_fwd
 from jaxnn.varying import cotangent_of
@@ -192,14 +193,21 @@ def place(layout: Layout, batch: Any) -> Any:
     return jax.tree.map(placed, batch, batch_specs(layout, batch))
 
 
-def in_order(layout: Layout, batch: Any) -> Any:
-    """Return a batch whose tokens are in the order that attention round a ring wants."""
+def in_order(layout: Layout, batch: Any, back: bool = False) -> Any:
+    """Return a batch whose tokens are in the order that attention round a ring wants.
+
+    Args:
+        layout: of `lay_out`.
+        batch: the model's, whole.
+        back: whether they are in that order, and are to be in the order of the text.
+    """
     ring = layout.devices(layout.axes.sequence)
 
     def ordered(leaf: Any, spec: P) -> Any:
         if ring == 1 or len(spec) < 2:
             return leaf
-        return leaf[:, ring_order(leaf.shape[1], ring)]
+        order = ring_order(leaf.shape[1], ring)
+        return leaf[:, order.argsort() if back else order]
 
     return jax.tree.map(ordered, batch, batch_specs(layout, batch))
 
@@ -243,12 +251,22 @@ def batch_shardings(layout: Layout, batch: Any) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(layout.mesh, spec), batch_specs(layout, batch))
 
 
+def entered(layout: Layout | None) -> AbstractContextManager[Any]:
+    """Enter the layout's mesh where `jax.set_mesh` has set one with explicit axes.
+
+    There JAX would want every array to be of that one.
+    """
+    explicit = jax.sharding.get_abstract_mesh().explicit_axes
+    mesh = layout.mesh if layout and explicit else None
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
+
+
 def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Array, Any]]:
     """Return `f(params, batch) -> (loss, gradient)` by hand, on a mesh, of a batch of `place`.
 
     The loss is the mean over all examples, the same on all devices; the gradient is spread as the
     parameters are. A key in the batch is made each device's own that has examples or tokens of its
-    own: what is dropped is other than on one device.
+    own: what is dropped is other than on one device. What the model refuses is refused.
     """
     tokens, embed = layout.tokens, layout.axes.embed
     names = layout.names
@@ -267,7 +285,13 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
         grads = jax.tree.map(lambda p, d: cotangent_of(jax.typeof(p), d), params, grads)
         return loss, jax.tree.map(lambda d: all_mean.bwd((), d, axis=tokens)[0], grads)
 
+    config = layout.config
+    config = dataclasses.replace(config, axes=ONE_DEVICE) if hasattr(config, "axes") else config
+    check = getattr(getattr(model, "loss_fwd", model.manual_value_and_grad), "check", None)
+
     def spread(params: Any, batch: Any) -> tuple[Array, Any]:
+        if check is not None:
+            check(params, batch, config)  # whole, as on one device: parts of them would not pass
         of_mesh = jax.shard_map(
             of_device,
             mesh=layout.mesh,

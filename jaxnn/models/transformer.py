@@ -46,6 +46,7 @@ from jaxnn.numerics import in_dtype_of, is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.collectives import all_copy, all_sum, on_first
+from jaxnn.ops.collectives_doors import check_axes
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
 from jaxnn.ops.gated import Halves, geglu, gelu, silu, swiglu
 from jaxnn.ops.linear import (
@@ -441,6 +442,7 @@ def check_sequences(params: Params, tokens: Array, config: Config) -> None:
         TypeError, ValueError: as `forward`.
     """
     check_model(params, config, Config, init_params)
+    check_axes(config.axes)
     check_tokens("tokens", tokens, config.vocabulary)
     if tokens.shape[1] > config.positions:
         raise ValueError(

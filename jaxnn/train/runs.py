@@ -128,11 +128,14 @@ def make_run(
 
     def run(state: State) -> tuple[State, History]:
         check_state(state, State)
-        ran: tuple[State, History] = compiled(on_mesh(state, placed), data)
+        with layouts.entered(layout):
+            moved = state if layout is None else on_mesh(layout, state, placed)
+            ran: tuple[State, History] = compiled(moved, data)
         return ran
 
     def traced(state: State) -> History:
-        history: History = jax.eval_shape(compiled, state, data)[1]
+        with layouts.entered(layout):
+            history: History = jax.eval_shape(compiled, state, data)[1]
         return history
 
     return with_history(run, traced)
