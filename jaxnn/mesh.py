@@ -240,8 +240,7 @@ def batch_specs(layout: Layout, batch: Any) -> Any:
         if isinstance(leaf, int | float | complex):
             return P()
         check_array("a batch's part", leaf)
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return P() if is_key else P(*layout.batch[: leaf.ndim])
+        return P() if _is_key(leaf) else P(*layout.batch[: leaf.ndim])
 
     return jax.tree.map(spec, batch)
 
@@ -273,10 +272,12 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     if hasattr(layout.config, "axes"):  # it puts together what is stacked, layer by layer
         names = jax.tree.map(lambda names: P() if names[:1] == STACKED[:1] else names, names)
 
+    def own_key(leaf: Any) -> Any:
+        return jax.random.fold_in(leaf, lax.axis_index(tokens)) if _is_key(leaf) else leaf
+
     @door()
     def of_device(params: Any, batch: Any) -> tuple[Array, Any]:
-        if tokens and getattr(batch, "key", None) is not None:
-            batch = batch._replace(key=jax.random.fold_in(batch.key, lax.axis_index(tokens)))
+        batch = jax.tree.map(own_key, batch) if tokens else batch
         whole = whole_fwd(params, names, axis=embed)
         value, dwhole = model.manual_value_and_grad(whole, batch, layout.config)
         loss, _ = all_mean.fwd(value, axis=tokens)
@@ -302,6 +303,10 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
         return found
 
     return spread
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:

@@ -93,6 +93,15 @@ def test_a_key_goes_round_no_ring(mesh):
     )
 
 
+def test_a_key_in_a_tuple_is_each_device_s_own(mesh):
+    config = mlp.Config(sizes=(6, 8, 4), dropout=0.5)
+    layout, params = lay_out(mlp, config, mesh), mlp.init_params(jax.random.key(0), config)
+    batch = KeyedBatch(jnp.ones((2, 6)), jnp.array([0, 3]), jax.random.key(1))
+    by_hand = jax.jit(value_and_grad(mlp, layout))
+    found, other = (by_hand(params, place(layout, one)) for one in (tuple(batch), batch))
+    assert_leaves_close(found, other, 1e-9)
+
+
 def user_model(axes):
     """Layers of a user's own, stacked, in a dict; the configuration is their number."""
 

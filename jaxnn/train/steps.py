@@ -165,7 +165,8 @@ def make_step(
         augment: `augment(key, batch)` -> a batch of the same shapes and dtypes to train on in its
             place, drawn anew at every step from a key of its own (see `jaxnn.augment`).
         mesh: run on the devices of this mesh, with a state of `init_state` on it. "manual" is then
-            `jaxnn.mesh.value_and_grad`, with "autodiff" the compiler spreads the loss.
+            `jaxnn.mesh.value_and_grad`, with "autodiff" the compiler spreads the loss. A batch
+            spread there already must be of `jaxnn.mesh.place`, for on a ring tokens have an order.
         rules: of the mesh, as `jaxnn.mesh.lay_out` takes them.
         donate: whether the step may write the new state where the old one is, which is used up: one
             that is looked at afterwards raises RuntimeError. `fit` looks at it: no.
