@@ -236,13 +236,13 @@ def batch_specs(layout: Layout, batch: Any) -> Any:
         TypeError: a part of it is neither an array nor a number.
     """
 
-    def spec(leaf: Any) -> P:
+    def spec(path: Any, leaf: Any) -> P:
         if isinstance(leaf, int | float | complex):
             return P()
         check_array("a batch's part", leaf)
-        return P() if _is_key(leaf) else P(*layout.batch[: leaf.ndim])
+        return P() if _is_key(path, leaf) else P(*layout.batch[: leaf.ndim])
 
-    return jax.tree.map(spec, batch)
+    return jax.tree_util.tree_map_with_path(spec, batch)
 
 
 def batch_shardings(layout: Layout, batch: Any) -> Any:
@@ -272,12 +272,12 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     if hasattr(layout.config, "axes"):  # it puts together what is stacked, layer by layer
         names = jax.tree.map(lambda names: P() if names[:1] == STACKED[:1] else names, names)
 
-    def own_key(leaf: Any) -> Any:
-        return jax.random.fold_in(leaf, lax.axis_index(tokens)) if _is_key(leaf) else leaf
+    def own_key(path: Any, leaf: Any) -> Any:
+        return jax.random.fold_in(leaf, lax.axis_index(tokens)) if _is_key(path, leaf) else leaf
 
     @door()
     def of_device(params: Any, batch: Any) -> tuple[Array, Any]:
-        batch = jax.tree.map(own_key, batch) if tokens else batch
+        batch = jax.tree_util.tree_map_with_path(own_key, batch) if tokens else batch
         whole = whole_fwd(params, names, axis=embed)
         value, dwhole = model.manual_value_and_grad(whole, batch, layout.config)
         loss, _ = all_mean.fwd(value, axis=tokens)
@@ -305,8 +305,10 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     return spread
 
 
-def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+def _is_key(path: Any, leaf: Any) -> bool:
+    """Whether this part of a batch is a key: those of `jax.random.PRNGKey` are known by name."""
+    named = bool(path) and getattr(path[-1], "name", "") == "key"
+    return named or bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:

@@ -102,6 +102,33 @@ def test_a_key_in_a_tuple_is_each_device_s_own(mesh):
     assert_leaves_close(found, other, 1e-9)
 
 
+def test_a_key_of_the_old_kind_trains_on_a_mesh_too(mesh):
+    optimizer, batch = optax.sgd(0.1), (jnp.ones((3, 6))[:2], jnp.array([0, 3]))
+
+    def stepped(**over):
+        state = train.init_state(mlp, NETWORK, optimizer, jax.random.PRNGKey(0), **over)
+        return train.make_step(mlp, NETWORK, optimizer, **over)(state, batch)[0].params
+
+    assert_leaves_close(stepped(mesh=mesh), stepped(), 1e-9)
+
+
+def test_by_hand_inside_shard_map_the_model_takes_its_parts():
+    mesh = jax.make_mesh((2,), ("model",), devices=jax.devices()[:2], axis_types=(AxisType.Auto,))
+    layout = lay_out(transformer, SEQUENCES, mesh, {"heads": "model", "vocab": "model"})
+    params, batch = transformer.init_params(jax.random.key(0), SEQUENCES), tokens(2, 8, 12)
+
+    def of_device(params, batch):
+        return transformer.manual_value_and_grad(params, batch, layout.config)
+
+    spread = jax.shard_map(
+        of_device, mesh=mesh, in_specs=(layout.specs, P()), out_specs=(P(), layout.specs)
+    )
+    wanted = transformer.manual_value_and_grad(params, batch, SEQUENCES)
+    assert_leaves_close(jax.jit(spread)(params, batch), wanted, 1e-9, 1e-12)
+    with pytest.raises(ValueError, match="the configuration needs"):
+        transformer.loss(params, batch, dataclasses.replace(SEQUENCES, width=16))
+
+
 def user_model(axes):
     """Layers of a user's own, stacked, in a dict; the configuration is their number."""
 

@@ -106,7 +106,7 @@ def make_run(
     if layout is not None:
         placed, whole = state_shardings(layout, optimizer), NamedSharding(layout.mesh, P())
         some = jax.eval_shape(lambda data: jax.tree.map(lambda x: x[:batch_size], data), data)
-        layouts.check_batch(layout, as_batch(model, some))
+        layouts.check_batch(for_batches(layout, gradient), as_batch(model, some))
         data = jax.device_put(layouts.in_order(for_batches(layout, gradient), data), whole)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
