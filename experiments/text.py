@@ -291,7 +291,7 @@ def _make_epoch(
     steps: int,
     batch_size: int,
     sequence: int,
-    laid: train.State | None,
+    laid: train.State | None = None,
 ) -> Callable[[train.State], tuple[train.State, train.History]]:
     """So many steps, each on new random windows, then the held-out loss: one compiled program.
 

@@ -22,7 +22,6 @@ from jaxnn import files
 from jaxnn.checks import check_integers
 from jaxnn.data import KeyedBatch
 from jaxnn.mesh import Layout
-from jaxnn.ops.ring_attention import ring_order
 from jaxnn.settings import check_integer
 from jaxnn.token_files import Tokens
 
@@ -53,8 +52,7 @@ def windows(
         seed: of the orders.
         vocabulary: how many tokens there are, to refuse others; None not to look.
         layout: of `jaxnn.mesh.lay_out`: where the parts of a batch are, over a mesh of all
-            processes' devices, as `mesh.place` lays it: tokens that are spread are in the order of
-            a ring, for gradients by hand; None for NumPy's arrays.
+            processes' devices; None for NumPy's arrays.
         threads: that read ahead.
 
     Raises:
@@ -102,9 +100,7 @@ class Windows(Iterator[KeyedBatch]):
         self._tokens, self._length, self._vocabulary = tokens, length, vocabulary
         self._shape = (batch_size, length)
         self._sharding = None if layout is None else NamedSharding(layout.mesh, layout.batch)
-        ring = 1 if layout is None else layout.devices(layout.axes.sequence)
         self._first, stop = _rows(self._sharding, self._shape)
-        self._order = ring_order(length, ring) if ring > 1 else None
         number = (len(tokens) - 1) // length
         order = grain.MapDataset.range(number).shuffle(seed=seed).repeat()
 
@@ -169,8 +165,6 @@ class Windows(Iterator[KeyedBatch]):
         """A process's rows of a batch as its part of the whole."""
         if self._sharding is None:
             return rows
-        if self._order is not None:
-            rows = rows[:, self._order]
 
         def part(index: Any) -> Tokens:  # of a device
             start, stop, _ = index[0].indices(self._shape[0])

@@ -175,22 +175,15 @@ def place(layout: Layout, batch: Any) -> Any:
 
     Args:
         layout: of `lay_out`.
-        batch: the model's, whole; a key in it goes to all devices. An array that is spread so
-            already is left as it is: its tokens must be in that order.
+        batch: the model's, its tokens in the order of the text; a key in it goes to all devices.
 
     Raises:
         ValueError: the devices do not divide the examples, or the tokens.
     """
     check_batch(layout, batch)
 
-    def placed(leaf: Any, spec: P) -> Any:
-        sharding = NamedSharding(layout.mesh, spec)
-        traced = isinstance(leaf, jax.core.Tracer)
-        if isinstance(leaf, Array) and not traced and leaf.sharding == sharding:
-            return leaf
-        return jax.device_put(in_order(layout, leaf), sharding)
-
-    return jax.tree.map(placed, batch, batch_specs(layout, batch))
+    ordered = in_order(layout, batch)
+    return jax.tree.map(jax.device_put, ordered, batch_shardings(layout, batch))
 
 
 def in_order(layout: Layout, batch: Any, back: bool = False) -> Any:

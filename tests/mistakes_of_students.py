@@ -385,6 +385,15 @@ ALL_MISTAKES = (
       "STRENGTH * dloss * w_2, STRENGTH * dloss * w_1", "swapped shape", "dw_1 dw_2"),
     M("l2_penalty", "an L1 penalty", "STRENGTH * dloss * w_1",
       "STRENGTH * dloss * jnp.sign(w_1)", "function slope", "dw_1"),
+    # A layer spread over devices.
+    M("tensor_parallel", "no sum over devices", "(dz @ w_in.mT).sum(0)", "dz @ w_in.mT",
+      "broadcast shape", "dx", same="an axis too many shows as a shape"),
+    M("tensor_parallel", "one device's part", "(dz @ w_in.mT).sum(0)", "(dz @ w_in.mT)[0]",
+      "one of many", "dx"),
+    M("tensor_parallel", "mean over devices", "(dz @ w_in.mT).sum(0)", "(dz @ w_in.mT).mean(0)",
+      "factor", "dx"),
+    M("tensor_parallel", "b on every device", "dy.sum(0)", "len(w_in) * dy.sum(0)", "factor", "db"),
+    M("tensor_parallel", "slope of z for h", "(1 - h * h)", "h * (1 - h)", "slope", "dx dw_in"),
     # Whole networks.
     M("deep_relu", "the cotangent masked", "jnp.where(inputs[number] > 0, da, 0)",
       "jnp.where(da > 0, da, 0)", "not", "dparams dx"),

@@ -264,6 +264,7 @@ def tried(path: Path, sample: int = 1) -> Outcome:
 def main(words: list[str]) -> int:
     """Try the lessons asked for; return 1 if a mutant survived."""
     os.environ.setdefault("XLA_FLAGS", build.QUICK)
+    jax.config.update("jax_num_cpu_devices", 4)  # before the first lesson; the last asks for them
     status = 0
     for path in sorted(LESSONS.glob("*.md")):
         if words and not any(word in path.stem for word in words):

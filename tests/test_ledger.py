@@ -273,7 +273,7 @@ def test_an_optimizer_s_step_sends_no_more_and_its_state_is_where_the_parameters
     held = memory(layout, sizes_of(case), dtype="f64")
     moments = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state.opt_state)]
     assert sum(moments) == held.optimizer + 4  # the number of the step
-    step = steps._step(case.model, case.config, optimizer, "manual", None, layout)
+    step = steps.one_step(case.model, case.config, optimizer, "manual", None, layout)
     placed = steps.state_shardings(layout, optimizer)
     batch = mesh_cases.compiled(name).batch
     program = jax.jit(step, out_shardings=(placed, None)).lower(state, batch).compile()

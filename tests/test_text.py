@@ -152,3 +152,9 @@ def test_random_windows_start_anywhere():
     np.testing.assert_array_equal(batch.targets, batch.inputs + 1)
     np.testing.assert_array_equal(batch.inputs, batch.inputs[:, :1] + np.arange(4))
     assert set(np.asarray(batch.inputs[:, 0])) == set(range(6))  # the last target is the last token
+
+
+def test_a_byte_that_is_no_utf_8_is_named_by_its_place_in_the_file(tmp_path):
+    (tmp_path / "page.txt").write_bytes(b"\xef\xbb\xbfab\xff")
+    with pytest.raises(ValueError, match="byte 5 is 0xff"):
+        text.read_text(tmp_path / "page.txt")

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxnn import verify
 from jaxnn.models import mlp
+from jaxnn.ops.collectives import ring_shift
 from jaxnn.verify.causes import devices
 from jaxnn.verify.mesh import axes_in, cut, put_together
 
@@ -167,6 +168,13 @@ def test_of_other_mistakes_no_collective_is_named(name):
     assert causes == {NAMED[name]}
 
 
+def test_a_factor_that_is_a_number_of_devices_by_chance_is_said_to_be_others_too():
+    half = parallel(returned=lambda g: jax.tree.map(lambda d: lax.psum(d, "data") / 2, g))
+    text = verified(half, data=2, model=2).shared_cause.text
+    assert text.startswith("a mean over 'data' where the sum is meant, 1/2 of it, at psum (")
+    assert "; or halved, or the 2 of a square forgotten" in text
+
+
 def test_that_there_are_too_many_places_to_mend_is_said(monkeypatch):
     monkeypatch.setattr(devices, "MOST_REPAIRS", 3)
     report = verified(WRONG["a mean for a sum"][0])
@@ -231,8 +239,7 @@ def ring_loss(p, x):
 
 def ring_grad(forth, home):
     def send(z, steps):
-        n = lax.axis_size("seq")
-        return lax.ppermute(z, "seq", [(i, (i + steps) % n) for i in range(n)])
+        return ring_shift.fwd(z, axis=("seq",), steps=steps)[0]
 
     def grad(p, x):
         n, here = lax.axis_size("seq"), lax.axis_index("seq")
@@ -269,7 +276,7 @@ def test_a_ring_that_turns_the_wrong_way_is_named(forth, home):
     )
     assert bool(report) == (forth == home == 1), report
     if not report:
-        where = line_of(ring_grad, "lax.ppermute")
+        where = line_of(ring_grad, "ring_shift.fwd")
         text = f"the ring along 'seq' turns the wrong way at ppermute {where}"
         assert report.shared_cause.text == text
 

@@ -41,7 +41,10 @@ def compiled_step(model: Any, config: Any, layout: Layout, batch: tuple[int, ...
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    """An array's shape there; of a layout that was made with 64 bits, without them in 32."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    dtype = leaf.dtype if is_key else jax.dtypes.canonicalize_dtype(leaf.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
 
 
 def _sized(leaf: Any, batch: tuple[int, ...]) -> jax.ShapeDtypeStruct:

@@ -21,6 +21,7 @@ from jaxnn.settings import check_flag, check_integer
 from jaxnn.train import logs
 from jaxnn.train.about import describe
 from jaxnn.train.batches import BatchError
+from jaxnn.train.called import Run, called, check_epochs, check_traced
 from jaxnn.train.doors import (
     check_callbacks,
     check_function,
@@ -36,7 +37,6 @@ from jaxnn.train.states import check_laid
 from jaxnn.train.steps import History, State
 
 Ended = Literal["finished", "stopped early", "interrupted", "diverged", "batches"]
-Run = Callable[[State], tuple[State, History]]
 Callback = Callable[[logs.Row, State], bool | None]
 
 
@@ -164,7 +164,7 @@ def fit(
                 if batches is not None and progress.batches is not None:
                     batches.put_back(progress.batches, int(progress.state.step))
         if hasattr(run, "traced") and progress.epochs < epochs:
-            _check_traced(run.traced(progress.state), progress, epochs)
+            check_traced(run.traced(progress.state), progress, epochs)
         saving = None if place is None else Saving(place, progress)
         heard = stack.enter_context(signals())
         shows = show and processes.is_first()
@@ -173,19 +173,20 @@ def fit(
             stack.callback(lambda: terminal.close(None if saving is None else saving.saved))
         if saving is not None:
             stack.push(saving.left)
-        while not (ended := ended or _ended(progress, epochs, patience, heard)):
+        signal, _ = _agreed(heard, False)
+        while not (ended := ended or _ended(progress, epochs, patience, signal)):
             call_started = time.perf_counter()
             try:
-                later, part = _called(run, progress.state)
+                later, part = called(run, progress.state)
             except BatchError as error:
                 if not (progress.ends and processes.met(_BATCHES)):
                     raise
                 ended, sentence = "batches", f"the run stopped: {error}"
                 continue
             if first:
-                _check_epochs(epochs, progress.epochs, len(part["loss"]))
+                check_epochs(epochs, progress.epochs, len(part["loss"]))
             sound = np.isfinite(part["loss"]).all() and is_sound(later)
-            if processes.agreed(not sound):
+            if not sound:  # as all processes find
                 ended, sentence = "diverged", divergence(later, part["loss"], progress.epochs)
                 continue
             progress = added(progress, later, part)
@@ -198,7 +199,8 @@ def fit(
                 terminal.show(row, time.perf_counter() - call_started, saved, said)
             first = False
             stops = [callback(row, later) for callback in callbacks]
-            if processes.agreed(any(stops)):
+            signal, stop = _agreed(heard, any(stops))
+            if stop:
                 ended = "stopped early"
     if ended == "interrupted":
         sentence = "interrupted: kept " + files.counted(progress.epochs, "finished epoch")
@@ -212,7 +214,7 @@ def fit(
         progress.best_epoch,
         time.perf_counter() - started,
         ended,
-        128 + heard[0] if ended == "interrupted" else _STATUS[ended],
+        128 + signal if ended == "interrupted" else _STATUS[ended],
     )
 
 
@@ -243,16 +245,22 @@ def _folder(
     return place
 
 
-def _ended(progress: Progress, epochs: int, patience: int | None, heard: list[int]) -> Ended | None:
+def _ended(progress: Progress, epochs: int, patience: int | None, signal: int) -> Ended | None:
     """Why a run ends before its next call; None where it goes on."""
     if progress.epochs >= epochs:
         return "finished"
     if patience is not None and progress.epochs >= max(progress.best_epoch, 1) + patience:
         return "stopped early"
-    # What one process hears, all have heard.
-    if number := processes.agreed(heard[0] if heard else 0):
-        heard[:] = [number]
-    return "interrupted" if heard else None
+    return "interrupted" if signal else None
+
+
+def _agreed(heard: list[int], stop: bool) -> tuple[int, bool]:
+    """The signal that a process heard, 0 for none, and whether a callback stops: the same for all.
+
+    In one number, for to agree takes as long as a short call.
+    """
+    number = processes.agreed(2 * (heard[0] if heard else 0) + stop)
+    return number // 2, bool(number % 2)
 
 
 def _described(whose: Mapping[str, Any], state: State) -> dict[str, Any]:
@@ -273,43 +281,3 @@ def _described(whose: Mapping[str, Any], state: State) -> dict[str, Any]:
         for name, x in about[part].items()
     }
     return {"model": about["model"]} | nested | laid
-
-
-def _called(run: Run, state: State) -> tuple[State, logs.Columns]:
-    """What a call of the run returns, when it is there, its history as columns."""
-    returned = run(state)
-    pair = isinstance(returned, tuple) and len(returned) == 2
-    if not (pair and isinstance(returned[0], State) and isinstance(returned[1], History)):
-        kinds = [type(part).__name__ for part in returned] if pair else type(returned).__name__
-        raise TypeError(
-            f"run returned {kinds}; it must return a State and a History: make it with make_run or "
-            "make_epoch"
-        )
-    later, history = jax.block_until_ready(returned)  # which hears signals
-    if len(shape := np.shape(history.loss)) != 1 or shape == (0,):
-        raise ValueError(
-            f"history.loss has shape {shape} after a call of run; it must be (epochs,), an entry "
-            "for each epoch of the call: make it with loss[None] of one"
-        )
-    if int(later.step) <= int(state.step):
-        raise ValueError(
-            f"state.step is {later.step} after a call of run, {state.step} before; it must count "
-            "the steps: return the state of make_step's step"
-        )
-    return later, logs.columns(history)
-
-
-def _check_traced(history: History, progress: Progress, epochs: int) -> None:
-    """Refuse, before a call, what its history would be refused for."""
-    part = logs.columns(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), history))
-    _check_epochs(epochs, progress.epochs, len(part["loss"]))
-    after = added(progress, progress.state, part)
-    with_best(after, after.ends[-1:])
-
-
-def _check_epochs(epochs: int, done: int, in_call: int) -> None:
-    if (epochs - done) % in_call:
-        raise ValueError(
-            f"epochs is {epochs}, {done} of them done; a call of run makes {in_call}, and the rest "
-            "must be a multiple of it: make a run of fewer epochs"
-        )

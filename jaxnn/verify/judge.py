@@ -19,8 +19,9 @@ from jaxnn.verify.batch import BatchLaws
 from jaxnn.verify.coverage import too_long, warnings
 from jaxnn.verify.door import check_skip, check_tolerance
 from jaxnn.verify.laws import batch_laws as check_batch_laws
-from jaxnn.verify.mesh import Spread, on_mesh
+from jaxnn.verify.mesh import Spread
 from jaxnn.verify.neutral_settings import neutral_settings
+from jaxnn.verify.on_mesh import on_mesh
 from jaxnn.verify.point import Point
 from jaxnn.verify.problem import Problem, bind
 from jaxnn.verify.report import Report

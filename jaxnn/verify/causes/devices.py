@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.causes.evidence import Gradients
 from jaxnn.verify.causes.mended import Kind, Mended, Repair, Varies, run_mended
+from jaxnn.verify.causes.one_leaf import READINGS, readings_of
 from jaxnn.verify.findings import Diagnosis
 from jaxnn.verify.mesh import axes_in, cut, disagreeing, put_together
 from jaxnn.verify.point import Point
@@ -58,7 +59,13 @@ def on_devices(point: Point, found: Gradients) -> dict[str, Diagnosis]:
         return {}
     sizes = point.problem.on_mesh.spread.mesh.shape
     n = int(np.prod([sizes[axis] for axis in chosen[0].axes]))
-    return dict.fromkeys(wrong, Diagnosis(chosen[0].kind, _in_words(chosen, n)))
+    text = _in_words(chosen, n)
+    if chosen[0].kind in ("sum for a mean", "mean for a sum"):
+        # A number of devices may be the size of something else, too.
+        read = readings_of(n if chosen[0].kind == "sum for a mean" else 1 / n, found.numbers)
+        others = [words for _, words in read if "number of devices" not in words][:READINGS]
+        text += "".join(f"; or {words}" for words in others)
+    return dict.fromkeys(wrong, Diagnosis(chosen[0].kind, text))
 
 
 class _Mending:

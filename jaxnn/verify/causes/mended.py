@@ -206,6 +206,7 @@ class Mended:
         return self._other_sizes(out, axes, where, place)
 
     def _other_sizes(self, out: Any, axes: Axes, where: str, place: tuple[int, ...]) -> Any:
+        """A sum over devices, perhaps as a mean, or a mean as a sum."""
         n, first = self._devices(axes), out
         if n > 1:
             repair = Repair("sum for a mean", axes, where, place[:-1], place)
