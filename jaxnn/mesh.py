@@ -33,7 +33,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn.calls import path_name
-from jaxnn.checks import parameter_shapes
+from jaxnn.checks import check_array, parameter_shapes
 from jaxnn.op import door
 from jaxnn.ops.collectives import Axes, Axis, all_mean
 from jaxnn.ops.ring_attention import ring_order
@@ -96,19 +96,21 @@ def lay_out(
     Raises:
         TypeError: the mesh is none, the model has no AXES, or a rule is none.
         ValueError: a rule is for an axis that the model has not, or leads to one that the mesh has
-            not; an axis of the mesh has no rule; "embed" leads to an axis that neither examples
-            nor tokens are spread over; a parameter is spread along one axis twice; or a size is
-            not divided by the number of devices that it is spread over.
+            not; an axis of the mesh has no rule, or one for examples or tokens and another for what
+            devices share that have the same; "embed" leads to an axis that neither examples nor
+            tokens are spread over; other rules than for these three are of a model whose
+            configuration has no axes; a parameter is spread along one axis twice; or a size is not
+            divided by the number of devices that it is spread over.
     """
     if not isinstance(mesh, Mesh | AbstractMesh):
         raise TypeError(
             f"mesh is a {type(mesh).__name__}; it must be a jax.sharding.Mesh: make one with "
             "jax.make_mesh"
         )
-    if not hasattr(model, "AXES"):
+    if not isinstance(getattr(model, "AXES", None), Mapping):
         raise TypeError(
             f"model {getattr(model, '__name__', model)!s:.50} has no AXES; on a mesh the axes of "
-            "its parameters must have names: add them, as jaxnn.models.mlp does"
+            "its parameters must have names, in a dict: add them, as jaxnn.models.mlp does"
         )
     shapes = parameter_shapes(model.init_params, config)
     names = logical_axes(shapes, model.AXES)
@@ -128,6 +130,13 @@ def lay_out(
         dataclasses.replace(config, axes=axes) if hasattr(config, "axes") else config,
     )
     _check_sizes(layout, config)
+    unknown = [n for n, axis in axes._asdict().items() if axis and n not in ("batch", "embed")]
+    if unknown and not hasattr(config, "axes"):
+        raise ValueError(
+            f"rules have {unknown[0]!r}, and the model's configuration has no axes, from which its "
+            "backward pass would know what to sum over devices: give it such a field, as "
+            "jaxnn.models.transformer.Config has, or leave that rule out"
+        )
     return layout
 
 
@@ -139,20 +148,25 @@ def shardings(layout: Layout) -> Any:
 def optimizer_shardings(
     layout: Layout, optimizer: optax.GradientTransformation, opt_state: Any
 ) -> Any:
-    """Return where each array of an optimizer's state is: moments are where their parameter is."""
+    """Return where each array of an optimizer's state is: moments are where their parameter is.
 
-    def beside(leaf: Any, shape: Any, spec: P) -> NamedSharding:
-        return NamedSharding(layout.mesh, spec if leaf.shape == shape.shape else P())
-
-    placed: Any = optax.tree_utils.tree_map_params(
-        optimizer,
-        beside,
-        opt_state,
-        layout.shapes,
-        layout.specs,
-        transform_non_params=lambda _: NamedSharding(layout.mesh, P()),
+    A moment has the shape of its parameter, and its path ends as that of the parameter does. All
+    else is on all devices.
+    """
+    shapes, specs = (
+        jax.tree_util.tree_leaves_with_path(layout.shapes),
+        jax.tree.leaves(layout.specs),
     )
-    return placed
+    beside = {path: (leaf.shape, spec) for (path, leaf), spec in zip(shapes, specs, strict=True)}
+
+    def placed(path: Any, leaf: Any) -> NamedSharding:
+        ends = (beside.get(path[start:]) for start in range(len(path) + 1))
+        found = next(
+            (spec for end in ends if end and end[0] == leaf.shape for spec in end[1:]), P()
+        )
+        return NamedSharding(layout.mesh, found)
+
+    return jax.tree_util.tree_map_with_path(placed, opt_state)
 
 
 def place(layout: Layout, batch: Any) -> Any:
@@ -176,7 +190,7 @@ def in_order(layout: Layout, batch: Any) -> Any:
     ring = layout.devices(layout.axes.sequence)
 
     def ordered(leaf: Any, spec: P) -> Any:
-        if ring == 1 or len(spec) == 1:
+        if ring == 1 or len(spec) < 2:
             return leaf
         return leaf[:, ring_order(leaf.shape[1], ring)]
 
@@ -192,7 +206,7 @@ def check_batch(layout: Layout, batch: Any) -> None:
     ring = layout.devices(layout.axes.sequence)
 
     def check(leaf: Any, spec: P) -> None:
-        for size, axis in zip(leaf.shape, spec, strict=False):
+        for size, axis in zip(jnp.shape(leaf), spec, strict=False):
             _check_divides(layout, f"a batch's array of shape {leaf.shape} has {size}", size, axis)
         if ring > 1 and len(spec) > 1:
             ring_order(leaf.shape[1], ring)
@@ -201,9 +215,16 @@ def check_batch(layout: Layout, batch: Any) -> None:
 
 
 def batch_specs(layout: Layout, batch: Any) -> Any:
-    """Return the axes of the mesh that each array of a batch is spread over; of a key none."""
+    """Return the axes of the mesh that each array of a batch is spread over; of a key none.
+
+    Raises:
+        TypeError: a part of it is neither an array nor a number.
+    """
 
     def spec(leaf: Any) -> P:
+        if isinstance(leaf, int | float | complex):
+            return P()
+        check_array("a batch's part", leaf)
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return P() if is_key else P(*layout.batch[: leaf.ndim])
 
@@ -223,8 +244,9 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     own: what is dropped is other than on one device.
     """
     tokens, embed = layout.tokens, layout.axes.embed
-    # What is stacked by layers the model puts together itself, layer by layer.
-    names = jax.tree.map(lambda names: P() if names[:1] == STACKED[:1] else names, layout.names)
+    names = layout.names
+    if hasattr(layout.config, "axes"):  # it puts together what is stacked, layer by layer
+        names = jax.tree.map(lambda names: P() if names[:1] == STACKED[:1] else names, names)
 
     @door()
     def of_device(params: Any, batch: Any) -> tuple[Array, Any]:
@@ -261,8 +283,8 @@ def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:
     else:
         if not isinstance(rules, Mapping):
             raise TypeError(
-                f"rules is {rules!r:.50}; it must lead from axes of the model to those of the "
-                "mesh: pass {'batch': 'data'}, say"
+                f"rules is a {type(rules).__name__}; it must be a dict from logical axes to those "
+                "of the mesh: pass {'batch': 'data'}, say"
             )
         found = {name: _names(name, axis) for name, axis in rules.items()}
     for name, axis in found.items():
@@ -284,6 +306,19 @@ def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:
                 f"the mesh has an axis {one!r}, which no rule leads to; its {mesh.shape[one]} "
                 f"devices would all do the same: add a rule from one of {', '.join(known)}, or "
                 "make a mesh without it"
+            )
+    tokens = axes.batch + axes.sequence
+    twice = [one for one in tokens if tokens.count(one) > 1]
+    if twice:
+        raise ValueError(
+            f"rules lead 'batch' or 'sequence' to {twice[0]!r} twice; each axis of the mesh can "
+            "spread one of them, once: lead the other to another axis"
+        )
+    for name in ("heads", "hidden", "vocab", "experts"):
+        for one in set(getattr(axes, name)) & set(tokens):
+            raise ValueError(
+                f"rules[{name!r}] is {one!r}, along which devices have other examples or tokens; "
+                f"those that share {name} must have the same: lead it to another axis of the mesh"
             )
     beyond = [one for one in axes.embed if one not in axes.batch + axes.sequence]
     if beyond:

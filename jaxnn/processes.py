@@ -12,6 +12,7 @@ each looks into once a second.
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -20,11 +21,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxnn.ending import (
-    TOGETHER,
     end,
     end_with_errors,
     finish,
@@ -34,9 +32,9 @@ from jaxnn.ending import (
     met,
     say,
     several,
-    store,
 )
 from jaxnn.settings import check_integer
+from jaxnn.together import Meeting
 
 __all__ = [
     "agreed",
@@ -50,9 +48,6 @@ __all__ = [
     "several",
     "start",
 ]
-
-_AGREED = "jaxnn/agreed/"
-_agreements = 0
 
 
 def start(
@@ -149,21 +144,13 @@ def check_agree(what: str, values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one has; the message names the process and what differs.
     """
-    if not several():
-        return
-    global _agreements
-    _agreements += 1
     texts = {name: json.dumps(value, default=str) for name, value in values.items()}
-    key, kept = f"{_AGREED}{_agreements}/", store()
-    kept.key_value_set(f"{key}{jax.process_index()}", json.dumps(texts))
-
-    def of(process: int) -> dict[str, str]:
-        return dict(json.loads(kept.blocking_key_value_get(f"{key}{process}", TOGETHER * 1000)))
-
-    first = of(0)
-    others = np.flatnonzero(multihost_utils.process_allgather(np.bool_(texts != first)))
-    if len(others):
-        theirs = of(int(others[0]))
+    with Meeting(f"agreeing on the {what}") as meeting:
+        told = meeting.tell(texts)
+    first = told[0]
+    others = [process for process, theirs in enumerate(told) if theirs != first]
+    if others:
+        theirs = told[others[0]]
         differing = "; ".join(
             f"{name} is {theirs.get(name, 'not given'):.80} in process {others[0]}, "
             f"{first.get(name, 'not given'):.80} in process 0"
@@ -179,9 +166,13 @@ def check_agree(what: str, values: Mapping[str, Any]) -> None:
 
 def agreed(number: int) -> int:
     """Return the largest of the numbers that the processes come with; all must call it."""
-    if not several():
-        return number
-    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    return int(max(_every_call().tell(number)))
+
+
+@functools.cache
+def _every_call() -> Meeting:
+    """One meeting for all times, which forgets what was told before the last."""
+    return Meeting("agreeing on how to go on")
 
 
 def _given(coordinator: str | None, processes: int | None, process: int | None) -> dict[str, Any]:

@@ -26,8 +26,8 @@ import numpy as np
 import optax
 import orbax.checkpoint  # noqa: F401  (that a kill falls into training, and not into this)
 
-from jaxnn import data, mlp, train
-from jaxnn.train import checkpoints, saving, together
+from jaxnn import data, mlp, together, train
+from jaxnn.train import checkpoints, saving
 
 DEVICES, EPOCHS, STEPS = 4, 6, 3
 CONFIG = mlp.Config(sizes=(8, 16, 4))

@@ -35,7 +35,7 @@ def test_nothing_is_imported_in_a_circle():
 ROWS = (
     ("jaxnn.varying", "jaxnn.explicit"),
     ("jaxnn.settings", "jaxnn.checks", "jaxnn.calls", "jaxnn.numerics", "jaxnn.files"),
-    ("jaxnn.ending", "jaxnn.processes"),
+    ("jaxnn.ending", "jaxnn.together", "jaxnn.processes"),
     ("jaxnn.op",),
     ("jaxnn.ops",),
     ("jaxnn.ops.fast",),
@@ -57,6 +57,7 @@ MAY_IMPORT = {
         "jaxnn.settings",
         "jaxnn.files",
         "jaxnn.ending",
+        "jaxnn.together",
         "jaxnn.processes",
     ),
     "jaxnn.data": ("jaxnn.checks", "jaxnn.settings", "jaxnn.files"),

@@ -16,9 +16,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from kill_mesh import CONFIG, EPOCHS, STEPS, WHOSE, contents, fit_into, init_state, mesh_of, values
 
-from jaxnn import mlp, train
+from jaxnn import mlp, together, train
 from jaxnn.ending import is_first
-from jaxnn.train import arrays, checkpoints, logs, saving, states, together
+from jaxnn.train import arrays, checkpoints, logs, saving, states
 from jaxnn.train import folder as train_folder
 from jaxnn.train.progress import is_sound
 

@@ -22,7 +22,7 @@ STACKED = ("layers", "experts")  # the first axes of what is stacked, in this or
 
 
 def logical_axes(params: Any, table: Mapping[str, P]) -> Any:
-    """Return the names of each parameter's axes: by the innermost of its fields in the table.
+    """Return the names of each parameter's axes: by the innermost field or key in the table.
 
     A parameter with more axes than it has names there is stacked: along layers and, if there is one
     more, along experts.
@@ -32,7 +32,7 @@ def logical_axes(params: Any, table: Mapping[str, P]) -> Any:
     """
 
     def named(path: Any, leaf: Any) -> P:
-        fields = [getattr(key, "name", "") for key in reversed(path)]
+        fields = [getattr(key, "name", getattr(key, "key", "")) for key in reversed(path)]
         known = [table[field] for field in fields if field in table]
         more = leaf.ndim - len(known[0]) if known else -1
         if not 0 <= more <= len(STACKED):

@@ -19,9 +19,9 @@ from typing import Any
 
 import jax
 
-from jaxnn import files
+from jaxnn import files, together
 from jaxnn.ending import is_first
-from jaxnn.train import arrays, together
+from jaxnn.train import arrays
 
 FORMAT = 1
 KEPT = 2

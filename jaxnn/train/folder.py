@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnn import files
+from jaxnn import files, together
 from jaxnn.checks import parameter_shapes
 from jaxnn.ending import is_first
-from jaxnn.train import checkpoints, logs, together
+from jaxnn.train import checkpoints, logs
 from jaxnn.train.about import describe
 from jaxnn.train.doors import check_model_functions
 from jaxnn.train.moving import MOVING, PREVIOUS, move

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
-from jaxnn import files
+from jaxnn import files, together
 from jaxnn.calls import path_name
 from jaxnn.checks import is_seen, parameter_shapes
 from jaxnn.ending import is_first
 from jaxnn.files import listed
-from jaxnn.train import together
 from jaxnn.train.about import About, configuration, describe, named_model
 
 # What is written; a file of a newer format is not read.

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxnn import together
 from jaxnn.ending import several
-from jaxnn.train import together
 from jaxnn.train.arrays import as_here
 from jaxnn.train.folder import Folder
 from jaxnn.train.progress import Progress

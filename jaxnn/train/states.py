@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import files
+from jaxnn import files, together
 from jaxnn.calls import path_name
 from jaxnn.ending import several
-from jaxnn.train import checkpoints, together
+from jaxnn.train import checkpoints
 from jaxnn.train.about import check_equal, describe
 from jaxnn.train.doors import check_state
 from jaxnn.train.progress import is_sound
