@@ -39,16 +39,9 @@ from jaxnn.op import door
 from jaxnn.ops.collectives import ONE_DEVICE, Axes, Axis, all_mean
 from jaxnn.ops.ring_attention import ring_order
 from jaxnn.ops.sharded import STACKED, logical_axes, whole_bwd, whole_fwd
+from jaxnn.rules import Rules as Rules
+from jaxnn.rules import axes_by_rules
 from jaxnn.varying import cotangent_of
-
-Rules = Mapping[str, str | tuple[str, ...] | None]
-# What the axes of a mesh are for, by their usual names.
-USUAL: dict[str, tuple[str, ...]] = {
-    "data": ("batch",),
-    "fsdp": ("batch", "embed"),
-    "model": ("heads", "hidden", "experts"),
-    "sequence": ("sequence",),
-}
 
 
 class Layout(NamedTuple):
@@ -117,7 +110,7 @@ def lay_out(
     names = logical_axes(shapes, model.AXES)
     of_batch = getattr(model, "BATCH_AXES", P("batch"))
     known = {name for names in (of_batch, *jax.tree.leaves(names)) for name in names}
-    axes = _axes(mesh, rules, [name for name in Axes._fields if name in known])
+    axes = axes_by_rules(mesh, rules, [name for name in Axes._fields if name in known])
     automatic = {"axis_types": (AxisType.Auto,) * len(mesh.axis_names)}
     layout = Layout(
         AbstractMesh(mesh.axis_sizes, mesh.axis_names, **automatic)
@@ -302,73 +295,6 @@ def _is_key(path: Any, leaf: Any) -> bool:
     """Whether this part of a batch is a key: those of `jax.random.PRNGKey` are known by name."""
     named = bool(path) and getattr(path[-1], "name", "") == "key"
     return named or bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
-
-
-def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:
-    """The axes of the mesh that each of the model's logical axes is spread over."""
-    if rules is None:
-        usual = [(name, axis) for axis in mesh.axis_names for name in USUAL.get(axis, ())]
-        left_out = ["hidden"] if "experts" in known else []  # an expert is whole on its device
-        usual = [(n, a) for n, a in usual if n in known and n not in left_out]
-        found = {name: tuple(a for n, a in usual if n == name) for name, _ in usual}
-    else:
-        if not isinstance(rules, Mapping):
-            raise TypeError(
-                f"rules is a {type(rules).__name__}; it must be a dict from logical axes to those "
-                "of the mesh: pass {'batch': 'data'}, say"
-            )
-        found = {name: _names(name, axis) for name, axis in rules.items()}
-    for name, axis in found.items():
-        if name not in known:
-            raise ValueError(
-                f"rules have {name!r}, which the model has not; its axes are {', '.join(known)}: "
-                "leave that rule out"
-            )
-        for one in axis:
-            if one not in mesh.axis_names:
-                raise ValueError(
-                    f"rules[{name!r}] is {one!r}; it must be an axis of the mesh, which has "
-                    f"{', '.join(mesh.axis_names)}: name one of these"
-                )
-    axes = Axes(**found)
-    for one in mesh.axis_names:
-        if mesh.shape[one] > 1 and not any(one in axis for axis in axes):
-            raise ValueError(
-                f"the mesh has an axis {one!r}, which no rule leads to; its {mesh.shape[one]} "
-                f"devices would all do the same: add a rule from one of {', '.join(known)}, or "
-                "make a mesh without it"
-            )
-    tokens = axes.batch + axes.sequence
-    twice = [one for one in tokens if tokens.count(one) > 1]
-    if twice:
-        raise ValueError(
-            f"rules lead 'batch' or 'sequence' to {twice[0]!r} twice; each axis of the mesh can "
-            "spread one of them, once: lead the other to another axis"
-        )
-    for name in ("heads", "hidden", "vocab", "experts"):
-        for one in set(getattr(axes, name)) & set(tokens):
-            raise ValueError(
-                f"rules[{name!r}] is {one!r}, along which devices have other examples or tokens; "
-                f"those that share {name} must have the same: lead it to another axis of the mesh"
-            )
-    beyond = [one for one in axes.embed if one not in axes.batch + axes.sequence]
-    if beyond:
-        raise ValueError(
-            f"rules['embed'] is {beyond[0]!r}, over which neither examples nor tokens are spread; "
-            "devices along it would all do the same: lead 'batch' there too"
-        )
-    return axes
-
-
-def _names(name: str, axis: Any) -> Axis:
-    """The axes of the mesh that a rule leads to."""
-    axis = () if axis is None else (axis,) if isinstance(axis, str) else axis
-    if not isinstance(axis, tuple) or not all(isinstance(one, str) for one in axis):
-        raise TypeError(
-            f"rules[{name!r}] is {axis!r:.50}; it must be the name of an axis of the mesh, several "
-            "in a tuple, or None"
-        )
-    return axis
 
 
 def _spec(axes: Axes, names: P) -> P:
