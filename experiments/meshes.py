@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxnn import processes
-from jaxnn.mesh import USUAL
+from jaxnn.rules import USUAL
 
 
 def join(options: Mapping[str, Any]) -> None:

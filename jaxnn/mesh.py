@@ -23,6 +23,7 @@ the same on all devices: a sum over devices that is left out is refused.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -35,19 +36,12 @@ from jax.sharding import PartitionSpec as P
 from jaxnn.calls import path_name
 from jaxnn.checks import check_array, parameter_shapes
 from jaxnn.op import door
-from jaxnn.ops.collectives import Axes, Axis, all_mean
+from jaxnn.ops.collectives import ONE_DEVICE, Axes, Axis, all_mean
 from jaxnn.ops.ring_attention import ring_order
 from jaxnn.ops.sharded import STACKED, logical_axes, whole_bwd, whole_fwd
+from jaxnn.rules import Rules as Rules
+from jaxnn.rules import axes_by_rules
 from jaxnn.varying import cotangent_of
-
-Rules = Mapping[str, str | tuple[str, ...] | None]
-# What the axes of a mesh are for, by their usual names.
-USUAL: dict[str, tuple[str, ...]] = {
-    "data": ("batch",),
-    "fsdp": ("batch", "embed"),
-    "model": ("heads", "hidden", "experts"),
-    "sequence": ("sequence",),
-}
 
 
 class Layout(NamedTuple):
@@ -123,7 +117,7 @@ def lay_out(
     names = logical_axes(shapes, model.AXES)
     of_batch = getattr(model, "BATCH_AXES", P("batch"))
     known = {name for names in (of_batch, *jax.tree.leaves(names)) for name in names}
-    axes = _axes(mesh, rules, [name for name in Axes._fields if name in known])
+    axes = axes_by_rules(mesh, rules, [name for name in Axes._fields if name in known])
     automatic = {"axis_types": (AxisType.Auto,) * len(mesh.axis_names)}
     layout = Layout(
         AbstractMesh(mesh.axis_sizes, mesh.axis_names, **automatic)
@@ -212,14 +206,21 @@ def put(examples: Any, where: Any) -> Any:
         ) from None
 
 
-def in_order(layout: Layout, batch: Any) -> Any:
-    """Return a batch whose tokens are in the order that attention round a ring wants."""
+def in_order(layout: Layout, batch: Any, back: bool = False) -> Any:
+    """Return a batch whose tokens are in the order that attention round a ring wants.
+
+    Args:
+        layout: of `lay_out`.
+        batch: the model's, whole.
+        back: whether they are in that order, and are to be in the order of the text.
+    """
     ring = layout.devices(layout.axes.sequence)
 
     def ordered(leaf: Any, spec: P) -> Any:
         if ring == 1 or len(spec) < 2:
             return leaf
-        return leaf[:, ring_order(leaf.shape[1], ring)]
+        order = ring_order(leaf.shape[1], ring)
+        return leaf[:, order.argsort() if back else order]
 
     return jax.tree.map(ordered, batch, batch_specs(layout, batch))
 
@@ -248,19 +249,28 @@ def batch_specs(layout: Layout, batch: Any) -> Any:
         TypeError: a part of it is neither an array nor a number.
     """
 
-    def spec(leaf: Any) -> P:
+    def spec(path: Any, leaf: Any) -> P:
         if isinstance(leaf, int | float | complex):
             return P()
         check_array("a batch's part", leaf)
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return P() if is_key else P(*layout.batch[: leaf.ndim])
+        return P() if _is_key(path, leaf) else P(*layout.batch[: leaf.ndim])
 
-    return jax.tree.map(spec, batch)
+    return jax.tree_util.tree_map_with_path(spec, batch)
 
 
 def batch_shardings(layout: Layout, batch: Any) -> Any:
     """Return where each array of a batch is."""
     return jax.tree.map(lambda spec: NamedSharding(layout.mesh, spec), batch_specs(layout, batch))
+
+
+def entered(layout: Layout | None) -> AbstractContextManager[Any]:
+    """Enter the layout's mesh where `jax.set_mesh` has set one with explicit axes.
+
+    There JAX would want every array to be of that one.
+    """
+    explicit = jax.sharding.get_abstract_mesh().explicit_axes
+    mesh = layout.mesh if layout and explicit else None
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()
 
 
 def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Array, Any]]:
@@ -270,7 +280,7 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     parameters are. The model's `manual_value_and_grad` is called on each device with the examples
     that it has, and returns their own mean loss and its gradient; the mean over devices is taken
     here. A key in the batch is made each device's own that has examples or tokens of its own: what
-    is dropped is other than on one device.
+    is dropped is other than on one device. What the model refuses is refused.
 
     Raises:
         TypeError: from that function, the gradient has another structure than the parameters.
@@ -280,10 +290,12 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     if hasattr(layout.config, "axes"):  # it puts together what is stacked, layer by layer
         names = jax.tree.map(lambda names: P() if names[:1] == STACKED[:1] else names, names)
 
+    def own_key(path: Any, leaf: Any) -> Any:
+        return jax.random.fold_in(leaf, lax.axis_index(tokens)) if _is_key(path, leaf) else leaf
+
     @door()
     def of_device(params: Any, batch: Any) -> tuple[Array, Any]:
-        if tokens and getattr(batch, "key", None) is not None:
-            batch = batch._replace(key=jax.random.fold_in(batch.key, lax.axis_index(tokens)))
+        batch = jax.tree_util.tree_map_with_path(own_key, batch) if tokens else batch
         whole = whole_fwd(params, names, axis=embed)
         value, dwhole = model.manual_value_and_grad(whole, batch, layout.config)
         given, wanted = (str(jax.tree.structure(tree)) for tree in (dwhole, whole))
@@ -298,7 +310,13 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
         grads = jax.tree.map(lambda p, d: cotangent_of(jax.typeof(p), d), params, grads)
         return loss, jax.tree.map(lambda d: all_mean.bwd((), d, axis=tokens)[0], grads)
 
+    config = layout.config
+    config = dataclasses.replace(config, axes=ONE_DEVICE) if hasattr(config, "axes") else config
+    check = getattr(getattr(model, "loss_fwd", model.manual_value_and_grad), "check", None)
+
     def spread(params: Any, batch: Any) -> tuple[Array, Any]:
+        if check is not None:
+            check(params, batch, config)  # whole, as on one device: parts of them would not pass
         of_mesh = jax.shard_map(
             of_device,
             mesh=layout.mesh,
@@ -311,71 +329,10 @@ def value_and_grad(model: Any, layout: Layout) -> Callable[[Any, Any], tuple[Arr
     return spread
 
 
-def _axes(mesh: Mesh | AbstractMesh, rules: Any, known: list[str]) -> Axes:
-    """The axes of the mesh that each of the model's logical axes is spread over."""
-    if rules is None:
-        usual = [(name, axis) for axis in mesh.axis_names for name in USUAL.get(axis, ())]
-        left_out = ["hidden"] if "experts" in known else []  # an expert is whole on its device
-        usual = [(n, a) for n, a in usual if n in known and n not in left_out]
-        found = {name: tuple(a for n, a in usual if n == name) for name, _ in usual}
-    else:
-        if not isinstance(rules, Mapping):
-            raise TypeError(
-                f"rules is a {type(rules).__name__}; it must be a dict from logical axes to those "
-                "of the mesh: pass {'batch': 'data'}, say"
-            )
-        found = {name: _names(name, axis) for name, axis in rules.items()}
-    for name, axis in found.items():
-        if name not in known:
-            raise ValueError(
-                f"rules have {name!r}, which the model has not; its axes are {', '.join(known)}: "
-                "leave that rule out"
-            )
-        for one in axis:
-            if one not in mesh.axis_names:
-                raise ValueError(
-                    f"rules[{name!r}] is {one!r}; it must be an axis of the mesh, which has "
-                    f"{', '.join(mesh.axis_names)}: name one of these"
-                )
-    axes = Axes(**found)
-    for one in mesh.axis_names:
-        if mesh.shape[one] > 1 and not any(one in axis for axis in axes):
-            raise ValueError(
-                f"the mesh has an axis {one!r}, which no rule leads to; its {mesh.shape[one]} "
-                f"devices would all do the same: add a rule from one of {', '.join(known)}, or "
-                "make a mesh without it"
-            )
-    tokens = axes.batch + axes.sequence
-    twice = [one for one in tokens if tokens.count(one) > 1]
-    if twice:
-        raise ValueError(
-            f"rules lead 'batch' or 'sequence' to {twice[0]!r} twice; each axis of the mesh can "
-            "spread one of them, once: lead the other to another axis"
-        )
-    for name in ("heads", "hidden", "vocab", "experts"):
-        for one in set(getattr(axes, name)) & set(tokens):
-            raise ValueError(
-                f"rules[{name!r}] is {one!r}, along which devices have other examples or tokens; "
-                f"those that share {name} must have the same: lead it to another axis of the mesh"
-            )
-    beyond = [one for one in axes.embed if one not in axes.batch + axes.sequence]
-    if beyond:
-        raise ValueError(
-            f"rules['embed'] is {beyond[0]!r}, over which neither examples nor tokens are spread; "
-            "devices along it would all do the same: lead 'batch' there too"
-        )
-    return axes
-
-
-def _names(name: str, axis: Any) -> Axis:
-    """The axes of the mesh that a rule leads to."""
-    axis = () if axis is None else (axis,) if isinstance(axis, str) else axis
-    if not isinstance(axis, tuple) or not all(isinstance(one, str) for one in axis):
-        raise TypeError(
-            f"rules[{name!r}] is {axis!r:.50}; it must be the name of an axis of the mesh, several "
-            "in a tuple, or None"
-        )
-    return axis
+def _is_key(path: Any, leaf: Any) -> bool:
+    """Whether this part of a batch is a key: those of `jax.random.PRNGKey` are known by name."""
+    named = bool(path) and getattr(path[-1], "name", "") == "key"
+    return named or bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _spec(axes: Axes, names: P) -> P:

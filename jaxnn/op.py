@@ -286,7 +286,8 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
 
     `check` takes the function's arguments, all of them given, and raises TypeError or ValueError;
     None checks nothing. It, and the function, see NumPy's arrays as JAX's. Inside, no op's and no
-    other function's door is run again.
+    other function's door is run again. The function's attribute `check` is for those who enter by
+    another door.
     """
 
     def with_door(function: Function) -> Function:
@@ -310,6 +311,7 @@ def door(check: Callable[..., Any] | None = None) -> Callable[[Function], Functi
             with _as(_inside, True):
                 return automatic(function)(*given.args, **given.kwargs)
 
+        entered.__dict__["check"] = check
         return cast(Function, entered)
 
     return with_door

@@ -41,7 +41,7 @@ ROWS = (
     ("jaxnn.ops.fast",),
     ("jaxnn.data", "jaxnn.text", "jaxnn.token_files", "jaxnn.augment"),
     ("jaxnn.models",),
-    ("jaxnn.mesh", "jaxnn.loaders"),
+    ("jaxnn.rules", "jaxnn.mesh", "jaxnn.loaders"),
     ("jaxnn.train", "jaxnn.verify"),
     ("jaxnn",),
     ("jaxnn.learn", "jaxnn.ledger"),

@@ -98,7 +98,7 @@ def test_a_state_that_is_given_up_is_gone():
         ((2,), ("data",), {"batch": "date"}, "rules['batch'] is 'date'; it must be an axis of"),
         ((2,), ("data",), {"batches": "data"}, "rules have 'batches', which the model has not"),
         ((2,), ("data",), {"embed": "data"}, "rules['embed'] is 'data', over which neither"),
-        ((2,), ("data",), {"batch": "data", "heads": "data", "embed": "data"}, "'data' twice"),
+        ((2,), ("data",), {"hidden": ("data", "data")}, "would be spread along 'data' twice"),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(shape, names, rules, message):

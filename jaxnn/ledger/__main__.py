@@ -4,7 +4,7 @@
     python -m jaxnn.ledger llama --mesh data=8 --rules batch=data,embed=data --width 64
     python -m jaxnn.ledger gpt --mesh data=512,model=8 --width 1600 --heads 40 --batch 512
 
-Without --rules the axes are for what their names say, see jaxnn.mesh.USUAL: data, fsdp, model,
+Without --rules the axes are for what their names say, see jaxnn.rules.USUAL: data, fsdp, model,
 sequence. A rule to several axes is batch=data+model. Where the mesh has at most 64 devices, the
 value and gradient are compiled for as many devices of this machine's processor, in float32, and
 what is found there stands beside what is predicted; above that, there is only the paper. Bytes are

@@ -44,6 +44,7 @@ from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.adaptive_pooling import global_average_pool
 from jaxnn.ops.batch_norm import Running, batch_norm
 from jaxnn.ops.collectives import ONE_DEVICE, Axes
+from jaxnn.ops.collectives_doors import check_axes
 from jaxnn.ops.convolution import Conv, ConvResiduals, conv2d
 from jaxnn.ops.cross_entropy import CrossEntropyResiduals, softmax_cross_entropy
 from jaxnn.ops.linear import Linear, LinearResiduals, linear
@@ -358,6 +359,7 @@ def _check_labelled(params: Params, batch: Batch, config: Config) -> None:
 def _check_batch(params: Params, batch: Batch, config: Config) -> None:
     """Refuse what `loss` says it raises."""
     _check_labelled(params, batch, config)
+    check_axes(config.axes)
     inputs, _, key = Batch(*batch)
     check_batch_key(key)
     if key is not None:

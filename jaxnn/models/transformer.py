@@ -46,6 +46,7 @@ from jaxnn.numerics import in_dtype_of, is_zero
 from jaxnn.op import Op, door
 from jaxnn.ops.activations import dropout, relu
 from jaxnn.ops.collectives import all_copy, all_sum, on_first
+from jaxnn.ops.collectives_doors import check_axes
 from jaxnn.ops.experts import Experts, ExpertsResiduals, experts
 from jaxnn.ops.gated import Halves, geglu, gelu, silu, swiglu
 from jaxnn.ops.linear import (
@@ -61,7 +62,7 @@ from jaxnn.ops.multi_head import MultiHeadResiduals, multi_head
 from jaxnn.ops.normalisation import Normalised, Scale, layer_norm, rms_norm
 from jaxnn.ops.ring_attention import ring_positions
 from jaxnn.ops.rotary import Scaling
-from jaxnn.ops.sharded import layer_axes, whole_bwd, whole_fwd
+from jaxnn.ops.sharded import STACKED, layer_axes, logical_axes, whole_bwd, whole_fwd
 from jaxnn.ops.vocabulary import (
     VocabularyCrossEntropyResiduals,
     vocabulary_cross_entropy,
@@ -434,12 +435,31 @@ def output_weights(params: Params) -> Array:
     return params.tokens.table.T if params.output is None else params.output
 
 
+def _whole(params: Params, config: Config) -> Any:
+    """The shapes of the parameters of which, inside `jax.shard_map`, a device has parts.
+
+    Those that are not stacked by layers are already put together along "embed".
+    """
+
+    def whole(leaf: Array, names: P) -> jax.ShapeDtypeStruct:
+        cut = config.axes if names[:1] == STACKED[:1] else config.axes._replace(embed=())
+        along = (getattr(cut, name or "", ()) for name in names)
+        sizes = zip(leaf.shape, along, strict=True)
+        shape = [size * lax.axis_size(axis) for size, axis in sizes]
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return jax.tree.map(whole, params, logical_axes(params, AXES))
+
+
 def check_sequences(params: Params, tokens: Array, config: Config) -> None:
     """Refuse parameters of another configuration, and tokens that the model cannot read.
 
     Raises:
         TypeError, ValueError: as `forward`.
     """
+    if isinstance(config, Config) and any(config.axes):
+        check_axes(config.axes)
+        params = _whole(params, config) if isinstance(params, Params) else params
     check_model(params, config, Config, init_params)
     check_tokens("tokens", tokens, config.vocabulary)
     if tokens.shape[1] > config.positions:

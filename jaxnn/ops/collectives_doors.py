@@ -36,6 +36,16 @@ def check_axis(name: str, axis: Any) -> int:
     return n
 
 
+def check_axes(axes: Any) -> None:
+    """Refuse a model's axes that are not of the mesh around this call.
+
+    Raises:
+        TypeError, ValueError: as `check_axis`.
+    """
+    for name, axis in axes._asdict().items():
+        check_axis(f"config.axes.{name}", axis)
+
+
 def check_collective(x: Any, *, axis: Any) -> None:
     """Refuse what `all_copy_fwd` says it raises."""
     check_array("collective: x", x)

@@ -106,7 +106,7 @@ def make_run(
     if layout is not None:
         placed, whole = state_shardings(layout, optimizer), NamedSharding(layout.mesh, P())
         some = jax.eval_shape(lambda data: jax.tree.map(lambda x: x[:batch_size], data), data)
-        layouts.check_batch(layout, as_batch(model, some))
+        layouts.check_batch(for_batches(layout, gradient), as_batch(model, some))
         data = layouts.put(layouts.in_order(for_batches(layout, gradient), data), whole)
 
     def epoch(state: State, data: Any) -> tuple[State, History]:
@@ -128,11 +128,14 @@ def make_run(
 
     def run(state: State) -> tuple[State, History]:
         check_state(state, State)
-        ran: tuple[State, History] = compiled(on_mesh(state, placed), data)
+        with layouts.entered(layout):
+            moved = state if layout is None else on_mesh(layout, state, placed)
+            ran: tuple[State, History] = compiled(moved, data)
         return ran
 
     def traced(state: State) -> History:
-        history: History = jax.eval_shape(compiled, state, data)[1]
+        with layouts.entered(layout):
+            history: History = jax.eval_shape(compiled, state, data)[1]
         return history
 
     return with_history(run, traced)

@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxnn import mesh as layouts
+from jaxnn.calls import path_name
 from jaxnn.checks import check_batch, check_key
 from jaxnn.mesh import Layout, Rules, lay_out
 from jaxnn.settings import check_flag
@@ -105,7 +106,10 @@ def init_state(
     if layout is None:
         return fresh(key)
     placed = state_shardings(layout, optimizer)
-    drawn: State = jax.jit(fresh, out_shardings=placed)(key)
+    explicit = jax.sharding.get_abstract_mesh().explicit_axes  # a key made there is of that mesh
+    with layouts.entered(layout):
+        key = jax.device_put(key, placed.key) if explicit else key
+        drawn: State = jax.jit(fresh, out_shardings=placed)(key)
     return drawn
 
 
@@ -117,11 +121,11 @@ def state_shardings(layout: Layout, optimizer: optax.GradientTransformation) -> 
     return State(layouts.shardings(layout), of_optimizer, all_devices, all_devices)
 
 
-def layout_of(model: Any, config: Any, mesh: Mesh | None, rules: Rules | None) -> Layout | None:
+def layout_of(model: Any, config: Any, mesh: Any, rules: Rules | None) -> Layout | None:
     """Return where a model is on a mesh; None without one.
 
     Raises:
-        TypeError, ValueError: as `jaxnn.mesh.lay_out`; there are rules and no mesh.
+        TypeError, ValueError: as `jaxnn.mesh.lay_out`; there are rules and no mesh, or no devices.
     """
     if mesh is None:
         if rules is not None:
@@ -129,6 +133,11 @@ def layout_of(model: Any, config: Any, mesh: Mesh | None, rules: Rules | None) -
                 f"rules is {rules!r:.50} without a mesh; they must be of one: pass mesh=..."
             )
         return None
+    if isinstance(mesh, AbstractMesh):
+        raise TypeError(
+            "mesh is a jax.sharding.AbstractMesh, which has no devices; it must be a "
+            "jax.sharding.Mesh: make one with jax.make_mesh"
+        )
     return lay_out(model, config, mesh, rules)
 
 
@@ -156,7 +165,8 @@ def make_step(
         augment: `augment(key, batch)` -> a batch of the same shapes and dtypes to train on in its
             place, drawn anew at every step from a key of its own (see `jaxnn.augment`).
         mesh: run on the devices of this mesh, with a state of `init_state` on it. "manual" is then
-            `jaxnn.mesh.value_and_grad`, with "autodiff" the compiler spreads the loss.
+            `jaxnn.mesh.value_and_grad`, with "autodiff" the compiler spreads the loss. A batch
+            spread there already must be of `jaxnn.mesh.place`, for on a ring tokens have an order.
         rules: of the mesh, as `jaxnn.mesh.lay_out` takes them.
         donate: whether the step may write the new state where the old one is, which is used up: one
             that is looked at afterwards raises RuntimeError. `fit` looks at it: no.
@@ -188,10 +198,11 @@ def make_step(
     def step(state: State, batch: Any) -> tuple[State, Array]:
         check_state(state, State)
         batch = as_arrays("batch", batch)
-        if layout is not None:
-            state = on_mesh(state, placed)
-            batch = layouts.place(for_batches(layout, gradient), as_batch(model, batch))
-        stepped: tuple[State, Array] = compiled(state, batch)
+        with layouts.entered(layout):
+            if layout is not None:
+                state = on_mesh(layout, state, placed)
+                batch = layouts.place(for_batches(layout, gradient), as_batch(model, batch))
+            stepped: tuple[State, Array] = compiled(state, batch)
         return stepped
 
     return step
@@ -225,7 +236,10 @@ def one_step(
         # is not computed.
         k_augment, k_draw = jax.random.split(_step_key(state))
         if augment is not None:
+            text = layout and for_batches(layout, gradient)
+            batch = layouts.in_order(text, batch, back=True) if text else batch
             batch = augmented(augment, k_augment, batch)
+            batch = layouts.in_order(text, batch) if text else batch
         if hasattr(batch, "key"):
             batch = batch._replace(key=k_draw)
         loss, grads = value_and_grad(state.params, batch)
@@ -243,9 +257,25 @@ def for_batches(layout: Layout, gradient: str) -> Layout:
     return layout if by_hand else layout._replace(axes=layout.axes._replace(sequence=()))
 
 
-def on_mesh(state: State, placed: State | None) -> State:
-    """Return a state spread over a mesh, as it mostly is already."""
-    moved: State = state if placed is None else jax.device_put(state, placed)
+def on_mesh(layout: Layout, state: State, placed: State) -> State:
+    """Return a state spread over a mesh, as it mostly is already.
+
+    Raises:
+        ValueError: a parameter has another shape than the configuration's.
+    """
+    given: Any = jax.tree.structure(state)
+    if given != jax.tree.structure(placed):
+        return state  # the step says what it has not
+    shapes = jax.tree.leaves(layout.shapes)
+    for (path, leaf), made in zip(
+        jax.tree_util.tree_leaves_with_path(state.params), shapes, strict=True
+    ):
+        if jnp.shape(leaf) != made.shape:
+            raise ValueError(
+                f"state.params has {path_name(path)} of shape {jnp.shape(leaf)}, the configuration "
+                f"makes it of {made.shape}: take the state that init_state made with it"
+            )
+    moved: State = jax.device_put(state, placed)
     return moved
 
 

@@ -106,7 +106,7 @@ def gradient(
         seed: of the random lines, directions and permutations.
         mesh: where the gradient is a function for one device of many, to be run inside
             `jax.shard_map`: their mesh. The loss remains one of whole arrays, on one device.
-        rules: with a mesh, a tuple: the `PartitionSpec`s of the parameters, which are those of
+        rules: with a mesh, a tuple: each `PartitionSpec` of the parameters, which are those of
             their gradient, and of each further argument by position; arrays given by name are
             whole on every device.
         **kwargs: the same as `args`, by name. An argument of your functions that is called like

@@ -16,7 +16,7 @@ class Spread(NamedTuple):
 
     Attributes:
         mesh: of Auto axes.
-        rules: `PartitionSpec`s of the parameters, then of each further argument, as prefixes.
+        rules: a `PartitionSpec` of the parameters, then of each further argument, as prefixes.
     """
 
     mesh: Mesh
