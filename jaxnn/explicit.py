@@ -42,7 +42,7 @@ def automatic_gradient(function: Function) -> Function:
 def _entered(function: Function, gradient: bool) -> Function:
     @functools.wraps(function)
     def entered(*args: Any, **kwargs: Any) -> Any:
-        leaves, tree = jax.tree.flatten((args, kwargs))
+        leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=_is_iterator)
         mesh = _explicit_mesh(leaves)
         if mesh is None:
             return function(*args, **kwargs)
@@ -57,7 +57,9 @@ def _entered(function: Function, gradient: bool) -> Function:
             return function(*args, **kwargs)
 
         arrays = [array for *_, array in places]
-        first = sum(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(args[:1]))
+        first = sum(
+            isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(args[:1], is_leaf=_is_iterator)
+        )
         specs = _specs(of_arrays, arrays, mesh.abstract_mesh, first, gradient)
         shardings = jax.tree.map(functools.partial(NamedSharding, mesh), specs)
         axes = mesh.abstract_mesh.explicit_axes
@@ -74,6 +76,11 @@ def _arrays(leaves: Sequence[Any]) -> Iterator[tuple[int, Any, Any]]:
         elif is_dataclass(leaf):
             settings = vars(leaf).items()
             yield from ((i, name, x) for name, x in settings if isinstance(x, jax.Array))
+
+
+def _is_iterator(value: Any) -> bool:
+    """Whether it is no part of a tree, which whoever is called refuses in words of its own."""
+    return isinstance(value, Iterator)
 
 
 def _explicit_mesh(leaves: Sequence[Any]) -> Mesh | AbstractMesh | None:

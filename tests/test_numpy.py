@@ -1,6 +1,7 @@
 """NumPy's arrays are taken as JAX takes them: doors see the dtype that the arithmetic will have."""
 
 import warnings
+from functools import partial
 
 import fuzz
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxnn import data, train
 from jaxnn.models import mlp
@@ -35,6 +38,17 @@ def described(function, *arguments, **settings):
     return jax.eval_shape(lambda: function(*arguments, **settings))
 
 
+def on_devices(op):
+    """The op on three devices that have the same."""
+    mesh = jax.make_mesh((3,), ("devices",), axis_types=(AxisType.Auto,))
+
+    def spread(*inputs, **settings):
+        call = partial(op, *inputs, **settings)  # closed over: as arguments they were JAX's
+        return jax.shard_map(call, mesh=mesh, in_specs=(), out_specs=P(), check_vma=False)()
+
+    return spread
+
+
 @pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", OPS)
 def test_an_op_takes_numpys_default_dtypes_as_jax_does(name, wide):
@@ -43,8 +57,9 @@ def test_an_op_takes_numpys_default_dtypes_as_jax_does(name, wide):
         inputs = op.example(jax.random.key(0))
         ours = jax.tree.map(jnp.asarray, as_numpy(inputs))
         for settings in op.settings[:1]:
-            got = described(op, *as_numpy(inputs), **settings)
-            assert got == described(op, *ours, **settings)
+            call = on_devices(op) if any(settings.get(axis) for axis in op.varies or ()) else op
+            got = described(call, *as_numpy(inputs), **settings)
+            assert got == described(call, *ours, **settings)
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])

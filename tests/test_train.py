@@ -430,7 +430,7 @@ def test_a_batch_that_is_none_is_refused():
 
 MOST_FILES = 15
 # On one device they hand on what they are given.
-OF_A_MESH = {"explicit.py", "varying.py", "ops/collectives.py", "ops/sharded.py"}
+OF_A_MESH = {"explicit.py", "mesh.py", "varying.py", "ops/collectives.py", "ops/sharded.py"}
 FOLDER = str(Path(train.__file__).parents[1])
 # What a step of another kind of model, or its data, would need, and what is done before it.
 NOT_OF_A_STEP = {

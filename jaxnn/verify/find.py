@@ -11,13 +11,7 @@ import jax
 from jaxnn.op import NAMELESS, Op
 from jaxnn.verify.findings import described
 from jaxnn.verify.gradients import MODEL_FUNCTIONS, model
-from jaxnn.verify.ops import (
-    draw_inputs,
-    example_of,
-    listed_settings,
-    settings_in_words,
-    verify_under,
-)
+from jaxnn.verify.ops import draw_inputs, listed_settings, on_example, settings_in_words
 from jaxnn.verify.report import Report
 from jaxnn.verify.rules import rule as verify_rule
 from jaxnn.verify.targets import Target, UsageError, module_title
@@ -91,7 +85,7 @@ def _add(found: ToVerify, target: Target, module: ModuleType, seed: int, seen: s
             name = ", ".join(
                 filter(None, (f"op {_name(label, op)}", settings_in_words(static or {})))
             )
-            add(name, partial(_on_example, op, seed, static))
+            add(name, partial(on_example, op, seed, static))
     for label, rule, inputs in _rules(module, seen):
         if inputs is None:
             found.without_inputs.append(_unverified(label))
@@ -201,11 +195,6 @@ def _unverified(label: str) -> str:
 def _beside(target: Target, run: Callable[[], Report]) -> Report:
     with target.importable():
         return run()
-
-
-def _on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any] | None) -> Report:
-    static = listed_settings(op)[0] if static is None else static
-    return verify_under(op, example_of(op, static, seed), static)
 
 
 def _on_rule(rule: Any, example: Any, what: str, seed: int) -> Report:

@@ -64,6 +64,12 @@ def example_of(op: Op[..., Any], static: Mapping[str, Any], seed: int = 0) -> tu
     return over_devices(op, static).drawn(lambda k: draw_inputs(what, op.example, k), seed)
 
 
+def on_example(op: Op[..., Any], seed: int, static: Mapping[str, Any] | None) -> Report:
+    """Verify an op on its example, under its first settings if none are given."""
+    static = listed_settings(op)[0] if static is None else static
+    return verify_under(op, example_of(op, static, seed), static)
+
+
 def listed_settings(op: Op[..., Any]) -> Sequence[Mapping[str, Any]]:
     """Return the settings to verify an op under.
 

@@ -6,18 +6,21 @@ needs.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.extend.core import ClosedJaxpr
 
 from jaxnn.verify.causes.evidence import Gradients
-from jaxnn.verify.causes.mended import Kind, Mended, Repair, Varies, run_mended
+from jaxnn.verify.causes.mended import Kind, Mended, Repair, Varies, subsets
 from jaxnn.verify.causes.one_leaf import READINGS, readings_of
 from jaxnn.verify.findings import Diagnosis
 from jaxnn.verify.mesh import axes_in, cut, disagreeing, put_together
 from jaxnn.verify.point import Point
+from jaxnn.verify.problem import is_floating
 from jaxnn.verify.values import largest
 
 # More repairs than that are not tried: each takes a run, and time to compile.
@@ -83,7 +86,7 @@ class _Mending:
             """What all devices return, each axis of the mesh an ordinary one of one device."""
 
             def local(*parts: Any) -> Any:
-                return run_mended(closed, names, mended, list(parts), varies)
+                return _run_mended(closed, names, mended, list(parts), varies)
 
             for name, size in reversed(sizes.items()):
                 into = tuple(0 if name in axes else None for axes in varies)
@@ -206,3 +209,16 @@ def _in_words(chosen: list[Repair], n: int) -> str:
         "one shard": f"statistics of one device's part, not of all along {axes}, at {at}",
         "ring": f"the ring along {axes} turns the wrong way at {at}",
     }[first.kind]
+
+
+def _run_mended(
+    closed: ClosedJaxpr, names: list[str], mended: Mended, args: list[Any], varies: list[Varies]
+) -> dict[str, Any]:
+    """A traced gradient's leaves, by name, with repairs made; `varies` goes with the arguments."""
+    done = {}
+    for name, leaf, along in zip(names, *mended.run(closed, args, varies), strict=True):
+        done[name] = leaf
+        for over in subsets(sorted(along)) if not mended.within and is_floating(leaf) else ():
+            repair = Repair("sum left out", over, name, (), name, "leaf")
+            done[name] = mended.mend(done[name], repair, partial(lax.psum, leaf, over))
+    return done

@@ -237,24 +237,3 @@ def _called(eqn: JaxprEqn) -> ClosedJaxpr | None:
         inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
         return inner if isinstance(inner, ClosedJaxpr) else None
     return inner_of(eqn)
-
-
-def run_mended(
-    closed: ClosedJaxpr, names: list[str], mended: Mended, args: list[Any], varies: list[Varies]
-) -> dict[str, Any]:
-    """Return a traced gradient's leaves, by name, with repairs made.
-
-    Args:
-        closed: what one device does.
-        names: of the leaves.
-        mended: the repairs.
-        args: what the device has.
-        varies: along which axes each of these does.
-    """
-    done = {}
-    for name, leaf, along in zip(names, *mended.run(closed, args, varies), strict=True):
-        done[name] = leaf
-        for over in subsets(sorted(along)) if not mended.within and is_floating(leaf) else ():
-            repair = Repair("sum left out", over, name, (), name, "leaf")
-            done[name] = mended.mend(done[name], repair, partial(lax.psum, leaf, over))
-    return done
