@@ -102,7 +102,8 @@ class Config:
         rotary_scaling: see `jaxnn.ops.rotary.Scaling`; None for none.
         eps: of the norms.
         chunk: classes whose logits the loss holds at a time, see `linear_cross_entropy_fwd`; None
-            for as many as have two million logits.
+            for as many as have two million logits. Where the vocabulary is spread over devices each
+            holds its own logits, all at once.
         axes: over which axes of a mesh examples, tokens, heads, units, experts and the vocabulary
             are spread, inside `jax.shard_map`; `jaxnn.mesh` sets it.
 
