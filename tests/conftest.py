@@ -1,6 +1,9 @@
 import functools
 import gc
 import os
+import socket
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,3 +95,23 @@ def assert_leaves_close(ours, theirs, rtol, floor=0.0):
         scale = np.abs(b).max(initial=0.0)
         difference = np.abs(a - b).max(initial=0.0)
         assert difference <= rtol * scale + floor, (difference, scale)
+
+
+def of_two_processes(script):
+    """What two processes of a script in this folder print, each `SCRIPT PORT NUMBER`."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    path = Path(__file__).with_name(script)
+    started = [
+        subprocess.Popen(
+            [sys.executable, path, str(port), str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    return [out for out, _ in said]

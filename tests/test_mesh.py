@@ -1,14 +1,9 @@
 """The models on eight devices: gradients of one device, and as little sent as can be."""
 
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import assert_leaves_close
+from conftest import assert_leaves_close, of_two_processes
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -133,21 +128,6 @@ def test_an_op_is_differentiated_inside_shard_map(mesh):
 
 
 def test_values_that_another_process_holds_are_not_looked_at():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    script = Path(__file__).with_name("two_processes.py")
-    started = [
-        subprocess.Popen(
-            [sys.executable, script, str(port), str(i)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    said = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    losses = [float(out.split()[-1]) for out, _ in said]
+    losses = [float(out.split()[-1]) for out in of_two_processes("two_processes.py")]
     assert losses[0] == losses[1]
     assert jnp.isfinite(losses[0])

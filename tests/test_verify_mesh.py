@@ -1,15 +1,12 @@
 """The verifier on a mesh: right gradients pass, and of wrong ones the collective is named."""
 
 import inspect
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import of_two_processes
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
@@ -425,22 +422,8 @@ def test_what_the_gradient_raises_is_said_as_its_own():
 
 
 def test_two_processes_come_to_the_same_verdict():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    script = Path(__file__).with_name("verify_processes.py")
-    started = [
-        subprocess.Popen(
-            [sys.executable, script, str(port), str(i)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    said = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    verdicts = [[x for x in out.splitlines() if x.startswith("verdict:")] for out, _ in said]
+    said = of_two_processes("verify_processes.py")
+    verdicts = [[x for x in out.splitlines() if x.startswith("verdict:")] for out in said]
     assert verdicts[0] == verdicts[1]
     right, mean, local = verdicts[0]
     assert right.startswith("verdict: pass")
