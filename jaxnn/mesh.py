@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -146,26 +145,20 @@ def shardings(layout: Layout) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(layout.mesh, spec), layout.specs)
 
 
-def optimizer_shardings(
-    layout: Layout, optimizer: optax.GradientTransformation, opt_state: Any
-) -> Any:
+def optimizer_shardings(layout: Layout, opt_state: Any) -> Any:
     """Return where each array of an optimizer's state is: moments are where their parameter is.
 
     A moment has the shape of its parameter, and its path ends as that of the parameter does. All
     else is on all devices.
     """
-    shapes, specs = (
-        jax.tree_util.tree_leaves_with_path(layout.shapes),
-        jax.tree.leaves(layout.specs),
-    )
-    beside = {path: (leaf.shape, spec) for (path, leaf), spec in zip(shapes, specs, strict=True)}
+    shapes = jax.tree_util.tree_leaves_with_path(layout.shapes)
+    pairs = zip(shapes, jax.tree.leaves(layout.specs), strict=True)
+    specs = {(path, leaf.shape): spec for (path, leaf), spec in pairs}
 
     def placed(path: Any, leaf: Any) -> NamedSharding:
-        ends = (beside.get(path[start:]) for start in range(len(path) + 1))
-        found = next(
-            (spec for end in ends if end and end[0] == leaf.shape for spec in end[1:]), P()
-        )
-        return NamedSharding(layout.mesh, found)
+        ends = ((path[start:], leaf.shape) for start in range(len(path) + 1))
+        spec = next((specs[end] for end in ends if end in specs), P())
+        return NamedSharding(layout.mesh, spec)
 
     return jax.tree_util.tree_map_with_path(placed, opt_state)
 
@@ -183,7 +176,6 @@ def place(layout: Layout, batch: Any) -> Any:
             other ones.
     """
     check_batch(layout, batch)
-
     return jax.tree.map(put, in_order(layout, batch), batch_shardings(layout, batch))
 
 

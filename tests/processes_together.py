@@ -53,7 +53,7 @@ def run_on(layout, state):
 def begin_on(layout):
     shapes = jax.eval_shape(begin)
     rest = jax.sharding.NamedSharding(layout.mesh, jax.sharding.PartitionSpec())
-    moments = mesh.optimizer_shardings(layout, OPTIMIZER, shapes.opt_state)
+    moments = mesh.optimizer_shardings(layout, shapes.opt_state)
     return jax.jit(begin, out_shardings=train.State(mesh.shardings(layout), moments, rest, rest))()
 
 

@@ -117,7 +117,7 @@ def state_shardings(layout: Layout, optimizer: optax.GradientTransformation) -> 
     """Return where each array of a state is on a mesh; of each what `jax.device_put` takes."""
     opt_state = jax.eval_shape(optimizer.init, layout.shapes)
     all_devices: Any = NamedSharding(layout.mesh, P())
-    of_optimizer = layouts.optimizer_shardings(layout, optimizer, opt_state)
+    of_optimizer = layouts.optimizer_shardings(layout, opt_state)
     return State(layouts.shardings(layout), of_optimizer, all_devices, all_devices)
 
 
