@@ -172,7 +172,7 @@ attention = Op(
     attention_fwd,
     attention_bwd,
     check=check_attention,
-    fast="jaxnn.ops.fast.attention",
+    fast="jaxnn.ops.fast.cudnn_attention",
     example=_example,
     settings=(
         {},
