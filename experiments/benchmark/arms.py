@@ -78,6 +78,7 @@ class Case(NamedTuple):
         dtype: what it is computed in, and the product that its rate is compared with.
         peers: what builds PyTorch's arms, where PyTorch is.
         most_rounds: fewer turns than asked for, of what takes many seconds.
+        tokens: of a step of a language model, how many it reads.
     """
 
     what: str
@@ -89,6 +90,7 @@ class Case(NamedTuple):
     dtype: Any = jnp.float32
     peers: Callable[[], Builds] = dict
     most_rounds: int | None = None
+    tokens: int | None = None
 
 
 def answer(arm: Arm) -> list[Any]:

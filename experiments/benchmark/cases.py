@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from experiments.benchmark import models, ops, runs
 from experiments.benchmark.arms import Case
 from jaxnn.models import cnn, mlp, rnn
 from jaxnn.models.transformer import gpt2, llama
 
-ACCELERATOR = ("gpt2-124m",)  # too large for a CPU, unless it is asked for
+ACCELERATOR = (  # too large for a CPU, or of a dtype that it has no products for: if asked for
+    "gpt2-124m", "gpt2-124m-b32", "gpt2-124m-step", "attention-bf16-t1024", "attention-bf16-t4096",
+    "lm-head-bf16", "layer-norm-bf16", "embedding-bf16", "conv-bf16",
+)  # fmt: skip
 
 
 class Sizes(NamedTuple):
@@ -40,6 +45,17 @@ def cases(sizes: Sizes = Sizes()) -> dict[str, Case]:  # noqa: B008 - it cannot 
     def s(size: int) -> int:
         return max(2, size // sizes.small)
 
+    bf16 = jnp.bfloat16
+    gpt2_124m = gpt2(
+        vocabulary=s(50304),
+        positions=s(1024),
+        layers=s(12),
+        width=s(12) * s(64),
+        heads=s(12),
+        # A GPU has the memory, and waits for what is computed or copied twice.
+        chunk=s(50304),
+        unroll=s(12),
+    )
     return {
         "mlp-small": models.mlp_step(s(32), (64, 32, 10)),
         "mlp-large": models.mlp_step(s(128), (784, s(512), s(512), 10)),
@@ -58,19 +74,15 @@ def cases(sizes: Sizes = Sizes()) -> dict[str, Case]:  # noqa: B008 - it cannot 
         "llama-large": models.transformer_step(
             8, s(256), llama(vocabulary=256, positions=256, width=s(256), kv_heads=2)
         ),
-        "gpt2-124m": models.gpt2_step(
-            s(8),
-            s(1024),
-            gpt2(
-                vocabulary=s(50304),
-                positions=s(1024),
-                layers=s(12),
-                width=s(12) * s(64),
-                heads=s(12),
-                chunk=s(50304),  # all at once: a GPU has the memory
-            ),
-            block=s(256),
-        ),
+        "gpt2-124m": models.gpt2_step(s(8), s(1024), gpt2_124m, block=s(256)),
+        "gpt2-124m-b32": models.gpt2_step(s(32), s(1024), gpt2_124m, block=s(256)),
+        "gpt2-124m-step": models.gpt2_whole_step(s(8), s(1024), gpt2_124m),
+        "attention-bf16-t1024": ops.attention_case(s(8), s(1024), 12, bf16),
+        "attention-bf16-t4096": ops.attention_case(2, s(4096), 12, bf16),
+        "lm-head-bf16": ops.lm_head_case(s(8192), s(768), s(50304), dtype=bf16),
+        "layer-norm-bf16": ops.norm_case("layer", (s(8192), s(768)), bf16),
+        "embedding-bf16": ops.embedding_case(s(50304), s(768), s(8192), bf16),
+        "conv-bf16": ops.conv_case(s(64), 1, bf16),
         "autoencoder-small": models.autoencoder_step(s(32), (64, s(256), 2)),
         "autoencoder-large": models.autoencoder_step(s(128), (784, s(512), 16)),
         "lm-head-256": ops.lm_head_case(s(1024), s(256), 256),

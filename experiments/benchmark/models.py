@@ -1,28 +1,31 @@
 """Training steps: a model's loss and gradient."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array, lax
 
 from experiments.benchmark.arms import (
     AUTODIFF,
     BY_HAND,
+    Arm,
     Builds,
     Case,
-    LeftOutError,
     compiled,
     integers,
     named,
     normal,
 )
-from experiments.benchmark.ops import cross_entropy, lstm_step, unrolled
+from experiments.benchmark.ops import cross_entropy, cudnn_attention, lstm_step, unrolled
 from experiments.benchmark.peers import peers
-from jaxnn import data
+from jaxnn import data, train
 from jaxnn.models import autoencoder, cnn, mlp, rnn, transformer
 from jaxnn.models.transformer import Config, feed_forward_fwd, norm_of
 from jaxnn.models.transformer_params import GATED
@@ -153,7 +156,7 @@ def gpt2_step(n: int, t: int, config: Config, block: int) -> Case:
 
     "cuDNN attention" is `_plain_transformer_loss` with `jax.nn.dot_product_attention` by cuDNN.
     """
-    cudnn = partial(_plain_transformer_loss, attention=_cudnn_attention)
+    cudnn = partial(_plain_transformer_loss, attention=cudnn_attention)
     case = _step(
         f"{_sizes(config, n, t)}, bfloat16",
         transformer,
@@ -166,11 +169,50 @@ def gpt2_step(n: int, t: int, config: Config, block: int) -> Case:
         },
         {
             "recompute": dataclasses.replace(config, recompute=True),
+            "layers in a loop": dataclasses.replace(config, unroll=1),
             f"block {block}": dataclasses.replace(config, block=block),
         },
         transformer_flops(config, n, t),
         jnp.bfloat16,
     )
+    return case._replace(agree=AGREE_BFLOAT16, tokens=n * t)
+
+
+def gpt2_whole_step(n: int, t: int, config: Config) -> Case:
+    """The same with its optimizer: AdamW with masters in float32, the state written in its place."""
+    adamw = train.with_masters(optax.adamw(3e-4))
+
+    def cudnn(params: Any, batch: Any, config: Any) -> Array:
+        return _plain_transformer_loss(params, batch, config, attention=cudnn_attention)
+
+    def stepping(loss: Any, gradient: train.Gradient) -> Arm:
+        model = SimpleNamespace(**vars(transformer) | ({"loss": loss} if loss else {}))
+        params = jax.jit(transformer.init_params, static_argnums=1)(jax.random.key(0), config)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+        zero = jnp.zeros((), jnp.int32)
+        state = train.State(params, adamw.init(params), zero, jax.random.key(1))
+        batch = _tokens(config.vocabulary, n, t)
+        step = train.make_step(model, config, adamw, gradient, donate=True)
+        started = time.perf_counter()
+        state, first = jax.block_until_ready(step(state, batch))
+        seconds = time.perf_counter() - started
+
+        def run() -> tuple[Any, Any]:
+            nonlocal state
+            state, _ = jax.block_until_ready(step(state, batch))
+            return first, ()
+
+        return Arm(run, compile_seconds=seconds)
+
+    def make() -> Builds:
+        return {
+            BY_HAND: partial(stepping, None, "manual"),
+            named(AUTODIFF, "cuDNN attention"): partial(stepping, cudnn, "autodiff"),
+        }
+
+    what = f"{_sizes(config, n, t)}, bfloat16, with AdamW and masters of float32"
+    flops = transformer_flops(config, n, t)
+    case = Case(what, make, flops=flops, dtype=jnp.bfloat16, tokens=n * t)
     return case._replace(agree=AGREE_BFLOAT16)
 
 
@@ -199,18 +241,6 @@ def _unrolled_rnn_loss(params: rnn.Params, batch: data.KeyedBatch, config: rnn.C
     for layer, state in zip(params.layers, states, strict=True):
         x, _ = unrolled(lstm_step, layer, state, x)
     return cross_entropy(linear.fwd(params.output, x)[0], batch.targets)
-
-
-def _cudnn_attention(q: Array, k: Array, v: Array) -> Array:
-    """Causal attention by cuDNN's kernel, which takes no other dtypes than of 16 bits.
-
-    Raises:
-        LeftOutError: JAX computes on no GPU.
-    """
-    if jax.default_backend() != "gpu":
-        raise LeftOutError(f"cuDNN is for GPUs, JAX is on {jax.devices()[0]}")
-    y: Array = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
-    return y
 
 
 def _jax_attention(q: Array, k: Array, v: Array) -> Array:

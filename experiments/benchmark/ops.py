@@ -14,6 +14,7 @@ from experiments.benchmark.arms import (
     BY_HAND,
     Builds,
     Case,
+    LeftOutError,
     compiled,
     cotangent,
     integers,
@@ -21,6 +22,7 @@ from experiments.benchmark.arms import (
     normal,
 )
 from experiments.benchmark.peers import peers
+from jaxnn.numerics import widen
 from jaxnn.op import Op
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import Running, batch_norm
@@ -34,6 +36,9 @@ from jaxnn.ops.recurrent import lstm
 from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm
 from jaxnn.ops.recurrent_steps import Output
 
+# Of an op in bfloat16, against autodiff's of the same: each rounds to 2^-9 of a value at every step.
+AGREE_BFLOAT16 = 3e-2
+
 
 def _op(
     what: str,
@@ -45,6 +50,7 @@ def _op(
     static: Mapping[str, Any] | None = None,
     stronger: Mapping[str, Callable[..., Any]] | None = None,
     by_hand: Mapping[str, Mapping[str, Any]] | None = None,
+    dtype: Any = jnp.float32,
 ) -> Case:
     """An op's result and, from a random cotangent of it, those of its inputs.
 
@@ -57,6 +63,7 @@ def _op(
         static: settings of the op.
         stronger: other forms of its forward, `function(*inputs) -> result`, by what they are.
         by_hand: more settings for more arms by hand, by what they are.
+        dtype: of the floating inputs.
     """
     static = dict(static or {})
 
@@ -67,7 +74,7 @@ def _op(
     forwards = {"": plain} | dict(stronger or {})
 
     def drawn() -> tuple[Any, Any]:
-        inputs = draw()
+        inputs = jax.tree.map(lambda x: x.astype(dtype) if _is_float(x) else x, draw())
         return inputs, cotangent(jax.eval_shape(plain, *inputs))
 
     def make() -> Builds:
@@ -95,14 +102,24 @@ def _op(
             builds[named(AUTODIFF, name)] = partial(compiled, run, inputs, dout)
         return builds
 
-    return Case(what, make, peers=lambda: peers("torch_ops", lambda torch: peer(torch, *drawn())))
+    case = Case(what, make, peers=lambda: peers("torch_ops", lambda torch: peer(torch, *drawn())))
+    if dtype == jnp.float32:
+        return case
+    name = jnp.dtype(dtype).name
+    return case._replace(what=f"{what}, {name}", dtype=dtype, agree=AGREE_BFLOAT16)
 
 
-def lm_head_case(n: int, d: int, vocabulary: int, chunk: int = 128) -> Case:
+def _is_float(x: Array) -> bool:
+    return bool(jnp.issubdtype(x.dtype, jnp.floating))
+
+
+def lm_head_case(
+    n: int, d: int, vocabulary: int, chunk: int = 128, dtype: Any = jnp.float32
+) -> Case:
     """The last product and the cross-entropy; for autodiff also in chunks that are recomputed."""
 
     def whole(params: Linear, x: Array, labels: Array) -> Array:
-        return cross_entropy(x @ params.w, labels)
+        return cross_entropy(widen(x @ params.w), labels).astype(x.dtype)
 
     def chunked(params: Linear, x: Array, labels: Array) -> Array:
         size = min(chunk, n)
@@ -117,11 +134,12 @@ def lm_head_case(n: int, d: int, vocabulary: int, chunk: int = 128) -> Case:
         lambda torch, inputs, dout: torch.lm_head(*inputs, dout),
         wrt=(0, 1),
         stronger={"all logits at once": whole, f"{chunk} rows checkpointed": chunked},
+        dtype=dtype,
     )
 
 
-def attention_case(n: int, t: int) -> Case:
-    """Causal, by hand also in blocks of queries."""
+def attention_case(n: int, t: int, heads: int = 4, dtype: Any = jnp.float32) -> Case:
+    """Causal, by hand also in blocks of queries; in 16 bits for autodiff also by cuDNN."""
 
     def plain(q: Array, k: Array, v: Array, mask: None) -> Array:
         return attention.fwd(q, k, v, mask, causal=True)[0]
@@ -130,16 +148,32 @@ def attention_case(n: int, t: int) -> Case:
         y: Array = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return y
 
+    stronger: dict[str, Any] = {"JAX's attention": jax_nn, "checkpointed": jax.checkpoint(plain)}
+    if dtype != jnp.float32:
+        stronger["cuDNN attention"] = lambda q, k, v, _: cudnn_attention(q, k, v)
     return _op(
-        f"causal, batch {n}, 4 heads of 64, T {t}",
+        f"causal, batch {n}, {heads} heads of 64, T {t}",
         attention,
-        lambda: (*(normal(i, n, t, 4, 64) for i in range(3)), None),
+        lambda: (*(normal(i, n, t, heads, 64) for i in range(3)), None),
         lambda torch, inputs, dout: torch.attention(inputs[:3], dout),
         wrt=(0, 1, 2),
         static={"causal": True},
-        stronger={"JAX's attention": jax_nn, "checkpointed": jax.checkpoint(plain)},
+        stronger=stronger,
         by_hand={"block 128": {"block": 128}},
+        dtype=dtype,
     )
+
+
+def cudnn_attention(q: Array, k: Array, v: Array) -> Array:
+    """Causal attention by cuDNN's kernel, which takes no other dtypes than of 16 bits.
+
+    Raises:
+        LeftOutError: JAX computes on no GPU.
+    """
+    if jax.default_backend() != "gpu":
+        raise LeftOutError(f"cuDNN is for GPUs, JAX is on {jax.devices()[0]}")
+    y: Array = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    return y
 
 
 def recurrent_case(kind: str, n: int, t: int, d: int, hidden: int) -> Case:
@@ -194,7 +228,7 @@ def gru_step(params: Recurrent, before: CellState, a_x: Array) -> CellState:
     return CellState((1 - z) * n + z * before.h)
 
 
-def conv_case(n: int, stride: int) -> Case:
+def conv_case(n: int, stride: int, dtype: Any = jnp.float32) -> Case:
     """A 3x3 convolution with both its gradients."""
 
     def unfolded(params: Conv, x: Array) -> Array:
@@ -215,6 +249,7 @@ def conv_case(n: int, stride: int) -> Case:
         wrt=(0, 1),
         static={"stride": stride, "padding": 1},
         stronger={"unfolded": unfolded},
+        dtype=dtype,
     )
 
 
@@ -246,7 +281,7 @@ def _windows(x: Array, initial: float, combine: Callable[..., Array]) -> Array:
     return y
 
 
-def norm_case(kind: str, shape: tuple[int, int]) -> Case:
+def norm_case(kind: str, shape: tuple[int, int], dtype: Any = jnp.float32) -> Case:
     """Layer or RMS norm of rows."""
     op: Op[..., Array] = layer_norm if kind == "layer" else rms_norm
 
@@ -261,6 +296,7 @@ def norm_case(kind: str, shape: tuple[int, int]) -> Case:
         lambda torch, inputs, dout: torch.norm(kind, *inputs, dout),
         wrt=(0, 1),
         stronger={"checkpointed": jax.checkpoint(lambda params, x: op.fwd(params, x)[0])},
+        dtype=dtype,
     )
 
 
@@ -290,7 +326,7 @@ def batch_norm_case(shape: tuple[int, ...]) -> Case:
     )
 
 
-def embedding_case(vocabulary: int, d: int, n: int) -> Case:
+def embedding_case(vocabulary: int, d: int, n: int, dtype: Any = jnp.float32) -> Case:
     """Rows of a table, and the sum of their cotangents."""
 
     def indexed(params: Embedding, tokens: Array) -> Array:
@@ -306,6 +342,7 @@ def embedding_case(vocabulary: int, d: int, n: int) -> Case:
         lambda torch, inputs, dout: torch.embedding(*inputs, dout),
         wrt=(0,),
         stronger={"in bounds": indexed} | ({"one-hot": one_hot} if vocabulary <= 1024 else {}),
+        dtype=dtype,
     )
 
 

@@ -331,7 +331,7 @@ def layers_fwd(
         (y, balance), saved = block_fwd(block, x, keys, config)
         return y, (balance, x if config.recompute else leave_out(saved))
 
-    x, (balances, saved) = lax.scan(step, x, (blocks, keys))
+    x, (balances, saved) = lax.scan(step, x, (blocks, keys), unroll=config.unroll)
     return (x, balances.sum()), LayersResiduals(blocks, keys, saved)
 
 
@@ -348,11 +348,13 @@ def layers_bwd(
         if isinstance(saved, BlockResiduals):
             whole = put_back(saved, block, config)
         else:
+            # Without a loop the compiler would see that the forward computed all this already.
+            saved = lax.optimization_barrier(saved) if config.unroll > 1 else saved
             _, whole = block_fwd(block, saved, keys, config)
         dblock, dx = block_bwd(whole, (dx, dbalance), config)
         return dx, whole_bwd(dblock, names, axis=config.axes.embed)
 
-    dx, dblocks = lax.scan(step, dx, residuals, reverse=True)
+    dx, dblocks = lax.scan(step, dx, residuals, reverse=True, unroll=config.unroll)
     return dblocks, dx
 
 

@@ -55,6 +55,7 @@ COUNTS = {
     "block": 1,
     "window": 1,
     "chunk": 1,
+    "unroll": 1,
 }
 OPTIONAL = ("kv_heads", "head_size", "hidden", "block", "window", "chunk")
 
@@ -104,6 +105,9 @@ class Config:
         chunk: classes whose logits the loss holds at a time, see `linear_cross_entropy_fwd`; None
             for as many as have two million logits. Where the vocabulary is spread over devices each
             holds its own logits, all at once.
+        unroll: how many layers one turn of the loop over them has. With all of them there is no
+            loop: what a layer saves is not copied into an array for all, which a GPU has to wait
+            for, and compiling takes as many times as long.
         axes: over which axes of a mesh examples, tokens, heads, units, experts and the vocabulary
             are spread, inside `jax.shard_map`; `jaxnn.mesh` sets it.
 
@@ -141,6 +145,7 @@ class Config:
     rotary_scaling: Scaling | None = None
     eps: float = 1e-5
     chunk: int | None = None
+    unroll: int = 1
     axes: Axes = ONE_DEVICE
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from jaxnn.train.about import About
 from jaxnn.train.batches import BatchError, make_epoch
 from jaxnn.train.fit import Fit, fit
+from jaxnn.train.masters import MastersState, with_masters
 from jaxnn.train.parameters import Loaded, load_params, read_about, save_params
 from jaxnn.train.parts import in_parts
 from jaxnn.train.runs import epoch_order, make_run
@@ -27,6 +28,7 @@ __all__ = [
     "Gradient",
     "History",
     "Loaded",
+    "MastersState",
     "SavedState",
     "State",
     "Trial",
@@ -45,4 +47,5 @@ __all__ = [
     "save_params",
     "save_state",
     "tune",
+    "with_masters",
 ]
