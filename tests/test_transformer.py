@@ -52,6 +52,26 @@ def test_manual_grad_equals_autodiff_with_settings_crossed(x64, strict_dtypes):
     assert_leaves_close(grads, oracle, 1e-10, floor=1e-15)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_layers_in_a_row_are_those_of_the_loop(recompute):
+    """There is no loop then, and what is to be computed again is not found computed."""
+    config = dataclasses.replace(GPT2, dropout=0.0, recompute=recompute)
+    unrolled = dataclasses.replace(config, unroll=config.layers)
+    params, batch = draw(config)
+    expected, found = run(
+        lambda *a: [transformer.manual_value_and_grad(*a, c) for c in (config, unrolled)],
+        params,
+        batch,
+    )
+    assert_leaves_close(found, expected, 1e-5, floor=1e-7)
+    texts = [
+        jax.jit(partial(transformer.manual_value_and_grad, config=c)).lower(params, batch).as_text()
+        for c in (config, unrolled)
+    ]
+    assert [text.count("stablehlo.while") for text in texts] == [2, 0]
+    assert ["optimization_barrier" in text for text in texts] == [False, recompute]
+
+
 OTHERS = {
     "exact": dataclasses.replace(GPT2, feed_forward="gelu_exact", head_size=3),
     "silu": dataclasses.replace(GPT2, feed_forward="silu", qk_norm=True, norm_offset=1.0),

@@ -112,35 +112,36 @@ def _on_gpu() -> bool:
 
 @partial(jax.jit, static_argnames=("causal", "window", "scale"))
 def _forward(q: Array, k: Array, v: Array, **settings: Any) -> tuple[Array, Array]:
-    def form(*inputs: Array) -> tuple[Array, Array]:
-        y, saved = in_parts.attention_fwd(*inputs, **settings)
+    def form(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+        y, saved = in_parts.attention_fwd(q, k, v, **settings)
         return y, saved.log_normaliser
 
-    def kernel(*inputs: Array) -> tuple[Array, Array]:
-        first, _ = _parts(*inputs, settings)
-        y, log_sums = first(*inputs)
-        return vary_with((y, log_sums.swapaxes(1, 2)[..., None]), inputs)
+    def kernel(q: Array, k: Array, v: Array) -> Any:
+        first, _ = _parts(q, k, v, settings)
+        y, log_sums = first(q, k, v)
+        return vary_with((y, log_sums.swapaxes(1, 2)[..., None]), q, k, v)
 
-    return _where_cuda(kernel, form)(q, k, v)
+    found: tuple[Array, Array] = _where_cuda(kernel, form)(q, k, v)
+    return found
 
 
 @partial(jax.jit, static_argnames=("causal", "window", "scale"))
 def _backward(
     q: Array, k: Array, v: Array, y: Array, log_normaliser: Array, dy: Array, **settings: Any
 ) -> tuple[Array, Array, Array]:
-    def form(*saved: Array) -> tuple[Array, Array, Array]:
-        *inputs, y, log_normaliser, dy = saved
-        residuals = AttentionResiduals(*inputs, None, None, None, y, log_normaliser)
+    def form(q: Array, k: Array, v: Array, y: Array, log_normaliser: Array, dy: Array) -> Any:
+        residuals = AttentionResiduals(q, k, v, None, None, None, y, log_normaliser)
         return in_parts.attention_bwd(residuals, dy, **settings)[:3]
 
-    def kernel(*saved: Array) -> tuple[Array, Array, Array]:
-        q, k, v, y, log_normaliser, dy = saved
+    def kernel(q: Array, k: Array, v: Array, y: Array, log_normaliser: Array, dy: Array) -> Any:
         _, rest = _parts(q, k, v, settings)
         log_sums = log_normaliser[..., 0].swapaxes(1, 2)
         grads = rest(q, k, v, dy.astype(q.dtype), y.astype(q.dtype), log_sums)
-        return vary_with(tuple(grad.astype(dy.dtype) for grad in grads), saved)
+        return vary_with(tuple(grad.astype(dy.dtype) for grad in grads), q, k, v, dy)
 
-    return _where_cuda(kernel, form)(q, k, v, y, log_normaliser, dy)
+    inputs = q, k, v, y, log_normaliser, dy
+    grads: tuple[Array, Array, Array] = _where_cuda(kernel, form)(*inputs)
+    return grads
 
 
 def _where_cuda(kernel: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
