@@ -1,7 +1,7 @@
 """GPT-2 and single ops on one GPU, in minutes: what says most comes first, and no failure ends it.
 
-    python -m experiments.benchmark.gpu --json out/gpu.json           on a GPU, twelve minutes
-    python -m experiments.benchmark.gpu --small 16 --minutes 4        the same on a CPU, to see it run
+    python -m experiments.benchmark.gpu --json out/gpu.json        on a GPU, twelve minutes
+    python -m experiments.benchmark.gpu --small 16 --minutes 4     on a CPU, to see it run
 
 It needs jax, optax, chex and tqdm; PyTorch and Flax where they are to be compared with. Every
 figure is a line as soon as it is there, and in the file after each arm. An arm that fails, or
@@ -15,7 +15,7 @@ else 0.
    by `TIMES` times what the plain form is, and by a rounding.
 3. GPT-2 124M in bfloat16, T 1024: tokens a second, "of product" the counted operations a second as
    a share of one large product's, temporary memory, seconds to compile, and times as long as by
-   hand, more being better for us; with batches of 8 and 32, and as whole steps with their optimizer.
+   hand, more being better for us; with batches of 8 and 32, and as whole steps with an optimizer.
 4. Single ops, likewise.
 
 JAX is given `MEMORY` of the card's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise;
@@ -97,6 +97,7 @@ class Run:
     """
 
     def __init__(self, minutes: float, file: Path | None, small: int, rounds: int) -> None:
+        """A run that has so many minutes, counted from now."""
         self._ends, self._file = time.monotonic() + 60 * minutes, file
         self.small, self.rounds = small, rounds
         self.order = random.Random(0)

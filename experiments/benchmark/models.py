@@ -168,7 +168,7 @@ def gpt2_step(n: int, t: int, config: Config, block: int) -> Case:
             "cuDNN attention, checkpointed": partial(cudnn, checkpoint=True),
         },
         {
-            "recompute": dataclasses.replace(config, recompute=True),
+            "recompute": dataclasses.replace(config, recompute=True, unroll=1),
             "layers in a loop": dataclasses.replace(config, unroll=1),
             f"block {block}": dataclasses.replace(config, block=block),
         },
@@ -179,7 +179,7 @@ def gpt2_step(n: int, t: int, config: Config, block: int) -> Case:
 
 
 def gpt2_whole_step(n: int, t: int, config: Config) -> Case:
-    """The same with its optimizer: AdamW with masters in float32, the state written in its place."""
+    """The same with its optimizer: AdamW, masters in float32, the state written in its place."""
     adamw = train.with_masters(optax.adamw(3e-4))
 
     def cudnn(params: Any, batch: Any, config: Any) -> Array:

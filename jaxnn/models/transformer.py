@@ -348,8 +348,10 @@ def layers_bwd(
         if isinstance(saved, BlockResiduals):
             whole = put_back(saved, block, config)
         else:
-            # Without a loop the compiler would see that the forward computed all this already.
-            saved = lax.optimization_barrier(saved) if config.unroll > 1 else saved
+            if config.unroll > 1:
+                # Without a loop the compiler would find what the forward computed, or compute it
+                # all before it is needed.
+                saved, dx = lax.optimization_barrier((saved, dx))
             _, whole = block_fwd(block, saved, keys, config)
         dblock, dx = block_bwd(whole, (dx, dbalance), config)
         return dx, whole_bwd(dblock, names, axis=config.axes.embed)
