@@ -167,7 +167,7 @@ class _Autoencoder(nnx.Module):
 
     def __call__(self, x: Array, key: Array) -> tuple[Array, Array, Array]:
         mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
-        noise = vae.drawn_noise(key, vae.Latent(mean, log_variance))
+        noise: Any = vae.drawn_noise(key, vae.Latent(mean, log_variance))
         return self.decoder(mean + jnp.exp(log_variance / 2) * noise), mean, log_variance
 
 
