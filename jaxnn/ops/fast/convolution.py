@@ -48,7 +48,7 @@ def conv_transpose_bwd(
 
 def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
     """Return dw[k] = sum_o x[o s + k d - lo]^T dy[o], some examples at a time."""
-    if groups > 1 or jax.default_backend() != "cpu":
+    if groups > 1 or len(x) == 0 or jax.default_backend() != "cpu":
         return plain.convolve_dw(x, dy, at, groups)
     taps, channels, outputs = at.kernel, x.shape[-1], dy.shape[-1]
     moves_dy = at.stride[0] == 1 and _width(taps, True, x, dy) < _width(taps, False, x, dy)
