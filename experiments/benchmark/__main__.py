@@ -1,16 +1,23 @@
-"""How fast, how lean: by hand, by `jax.grad` and in PyTorch, on the same work in one run.
+"""How fast, how lean: by hand, by `jax.grad`, in Flax, Equinox and PyTorch, on the same work.
 
     python -m experiments.benchmark             every case; an hour
     python -m experiments.benchmark --quick     fewer and smaller; a minute
     python -m experiments.benchmark --case gpt-large lstm-b32 --rounds 21
-    python -m experiments.benchmark --json out/benchmark.json --plot out/benchmark.png
+    python -m experiments.benchmark --torch ../torch/bin/python --repeat 5 --out out/benchmark
+    python -m experiments.benchmark.report out/benchmark        the spread over those five runs
 
 The arms of a case (see `experiments.benchmark.arms`) first show that they agree: one that is off
 by more than 1e-3 of the scale (`Case.agree`) is not timed, and the exit status is 1. Then they take
 turns, in rounds, in an order shuffled anew each round, after an untimed call each. A ratio is the
 median over the rounds of an arm's seconds by those by hand in the same round: 2 is twice as long.
-"strongest" is the fastest form for autodiff, PyTorch the fastest of its eager ones. Temporary
-memory is what the compiled program says it needs beside its inputs and outputs.
+"strongest" is the fastest form for autodiff, "frameworks" the faster of Flax NNX and Equinox as
+their documentation writes the model, PyTorch the fastest of its eager ones. Temporary memory is
+what the compiled program says it needs beside its inputs and outputs.
+
+PyTorch's arms take their turns in a process of their own, in the interpreter that `--torch` names:
+its environment needs PyTorch and jaxnn, with whatever JAX that Python can have. Where other
+programs, or other machines on the same cores, had more than 5% of their time, a case is timed
+again, three times at most, and a warning says so.
 
 Where a case's operations are counted (`models.transformer_flops`), one large product of matrices in
 its dtype takes its turns too: "of product" is the rate by hand as a share of its. "of copy" is what
@@ -21,9 +28,6 @@ Where JAX finds a GPU, PyTorch computes there too, or is left out, and gpt2-124m
 GPT-2 in bfloat16, for which a CPU takes minutes (`--case gpt2-124m`). JAX reserves three quarters
 of a GPU's memory unless XLA_PYTHON_CLIENT_PREALLOCATE=false; PyTorch has what is left.
 
-Where other work shares the cores, PyTorch's threads wait for each other in a busy loop, and two of
-them can take fifty times as long as one: set OMP_WAIT_POLICY=PASSIVE there.
-
 A compiled step asks for its temporary memory anew at every call, and Linux clears it page by page:
 a fifth of a transformer's step. In large pages that are kept, both sides are faster, PyTorch least:
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_THRESHOLD_=8000000000
@@ -33,15 +37,19 @@ MALLOC_TRIM_THRESHOLD_=8000000000.
 import gc
 import json as json_format
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from experiments import cli, pictures
-from experiments.benchmark import measure, show
+from experiments.benchmark import measure, report, show
 from experiments.benchmark.arms import COMPILED, Case, on_accelerator
-from experiments.benchmark.cases import ACCELERATOR, cases
+from experiments.benchmark.cases import ACCELERATOR, Sizes, cases
+from experiments.benchmark.results import Result
+from experiments.benchmark.worker import working
 from jaxnn import files
 
 QUICK_SMALL, QUICK_ROUNDS = 4, 3
@@ -60,60 +68,73 @@ ONLY = tyro.conf.arg(
 def main(
     case: Annotated[tuple[str, ...] | None, ONLY] = None,
     rounds: int = 11,
+    repeat: int = 1,
     quick: bool = False,
+    torch: Path | None = None,
     torch_compile: bool = True,
+    mnist: Path | None = None,
     seed: int = 0,
-    json: Path | None = None,
+    out: Path | None = None,
     plot: Path | None = None,
 ) -> int:
-    """Time hand-written gradients beside jax.grad and PyTorch.
+    """Time hand-written gradients beside jax.grad, Flax, Equinox and PyTorch.
 
     Args:
         case: Names of cases; None for all.
         rounds: Turns of every arm.
+        repeat: Whole runs, each a process of its own with the next seed; they need --out.
         quick: Smaller sizes, three rounds, no compiled PyTorch; unless named, a few cases.
+        torch: Python of the environment that has PyTorch; by default this one, if it has.
         torch_compile: PyTorch compiled too, which may take it a minute per case.
+        mnist: A folder with MNIST's four IDX files, for an epoch of its 60,000 images.
         seed: Of the order in which the arms take turns.
-        json: File for all figures.
+        out: Folder for all figures, a JSON file for each run, named by the seed.
         plot: File for a bar chart of the ratios.
     """
-    cli.check_positive(rounds=rounds)
-    for option, path in (("--json", json), ("--plot", plot)):
+    cli.check_positive(rounds=rounds, repeat=repeat)
+    file = out and out / f"{seed}.json"
+    for option, path in (("--out", file), ("--plot", plot)):
         if path:
             _check_file(option, path)
-    chosen = _chosen(cases(QUICK_SMALL if quick else 1), case, quick)
+    small = Sizes(QUICK_SMALL if quick else 1, mnist)
+    chosen = _chosen(cases(small), case, quick)
+    if repeat > 1:
+        return _repeated(repeat, seed, out)
     order = random.Random(seed)
     product_size, copy_size = measure.floor_sizes(quick)
     if quick:
         rounds = QUICK_ROUNDS
 
-    about = show.about()
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    results: dict[str, measure.Result] = {}
-    floors = measure.floors(product_size, copy_size, rounds, order)
-    print(
-        f"one product of {product_size}x{product_size} matrices of float32: "
-        f"{floors.product / 1e9:.0f} GFLOP/s; one copy of {4 * copy_size / 1e6:.0f} MB: "
-        f"{floors.copy / 1e9:.1f} GB/s"
-    )
-    skip = () if torch_compile and not quick else (COMPILED,)
-    try:
-        for name, one in chosen.items():
-            results[name] = measure.measure(one, rounds, order, product_size, skip)
-            show.print_case(name, results[name])
-            gc.collect()
-    except KeyboardInterrupt:
-        print(f"interrupted: the figures are of the first {len(results)} cases")
+    with working(torch, small) as worker:
+        about = show.about() | {k: v for k, v in worker.about.items() if k in show.PACKAGES}
+        print(", ".join(f"{name} {value}" for name, value in about.items()))
+        results: dict[str, Result] = {}
+        floors = measure.floors(product_size, copy_size, rounds, order)
+        print(
+            f"one product of {product_size}x{product_size} matrices of float32: "
+            f"{floors.product / 1e9:.0f} GFLOP/s; one copy of {4 * copy_size / 1e6:.0f} MB: "
+            f"{floors.copy / 1e9:.1f} GB/s"
+        )
+        skip = () if torch_compile and not quick else (COMPILED,)
+        try:
+            for name, one in chosen.items():
+                results[name] = measure.measure(
+                    one, rounds, order, product_size, skip, worker.builds(name), worker.pids
+                )
+                show.print_case(name, results[name])
+                gc.collect()
+        except KeyboardInterrupt:
+            print(f"interrupted: the figures are of the first {len(results)} cases")
 
     show.print_table(results, floors)
     means = show.means(results)
     for against, mean in means.items():
         print(f"models' steps, geometric mean against {against}: {mean:.2f}")
-    if json:
+    if file:
         figures = show.figures(results, about, floors, means)
-        with files.replaced(json) as file:
-            file.write_text(json_format.dumps(figures, indent=1) + "\n")
-        print(f"wrote {json}")
+        with files.replaced(file) as part:
+            part.write_text(json_format.dumps(figures, indent=1) + "\n")
+        print(f"wrote {file}")
     if plot:
         pictures.benchmark(plot, show.bars(results))
         if steps := show.steps(results):
@@ -123,6 +144,21 @@ def main(
     if wrong:
         print(f"DISAGREE, and were not timed: {'; '.join(wrong)}")
     return 1 if wrong else 0
+
+
+def _repeated(repeat: int, seed: int, out: Path | None) -> int:
+    """So many whole runs with these options, and their spread."""
+    if out is None:
+        raise ValueError("--repeat is for figures that are kept; name a folder for them with --out")
+    words = sys.argv[1:]
+    statuses = []
+    for run in range(seed, seed + repeat):
+        asked = [*words, "--repeat", "1", "--seed", str(run)]  # the last one said is meant
+        statuses.append(subprocess.call([sys.executable, "-m", __spec__.name, *asked]))
+        if statuses[-1] > 1:
+            return statuses[-1]
+    print(report.report(report.read([out])))
+    return max(statuses)
 
 
 def _check_file(option: str, path: Path) -> None:

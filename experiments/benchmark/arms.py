@@ -3,8 +3,8 @@
 The inputs are the same for all, and so is the work: forward and backward, for a result and all its
 gradients. By hand, that is `op.fwd` and `op.bwd` or a model's `manual_value_and_grad`; by
 `jax.grad`, `jax.vjp` of the same forward or `jax.value_and_grad` of the model's loss. Arms called
-"jax.grad, ..." are stronger forms for autodiff of the same function. PyTorch's are in
-`experiments.benchmark.peers`. No arm donates, all compute in the case's dtype.
+"jax.grad, ..." are stronger forms for autodiff of the same function. PyTorch's are in a process of
+their own, see `experiments.benchmark.worker`. No arm donates, all compute in the case's dtype.
 
 On a GPU, JAX multiplies matrices of float32 in TF32 unless it is told not to, PyTorch only if it is
 told to: here both are told not to. `jax.grad`'s results are then known to 1e-3 and better, and an
@@ -25,6 +25,7 @@ from jax import Array
 
 BY_HAND, AUTODIFF, PYTORCH = "by hand", "jax.grad", "PyTorch"
 COMPILED = f"{PYTORCH} compiled"
+FLAX, EQUINOX = "Flax NNX", "Equinox"
 # Products of float32: the CPU knows no other than full ones, other backends are asked for them.
 FULL = "float32"
 
@@ -50,6 +51,7 @@ class Arm(NamedTuple):
         compile_seconds: tracing included; None where nothing is compiled.
         moved: bytes of its inputs and outputs: what has to pass through memory once.
         read: an array that `run` returned, as NumPy's, in its dtype.
+        seconds: that so many calls take, after an untimed one; by default `run` is called here.
     """
 
     run: Callable[[], tuple[Any, Any]]
@@ -57,6 +59,7 @@ class Arm(NamedTuple):
     compile_seconds: float | None = None
     moved: int | None = None
     read: Callable[[Any], Any] = np.asarray
+    seconds: Callable[[int], float] | None = None
 
 
 Builds = dict[str, Callable[[], Arm]]
@@ -73,6 +76,8 @@ class Case(NamedTuple):
         base: the arm that the others are compared with.
         agree: how far from `jax.grad`'s an arm's results may be, by the scale of each.
         dtype: what it is computed in, and the product that its rate is compared with.
+        peers: what builds PyTorch's arms, where PyTorch is.
+        most_rounds: fewer turns than asked for, of what takes many seconds.
     """
 
     what: str
@@ -82,6 +87,14 @@ class Case(NamedTuple):
     base: str = BY_HAND
     agree: float = 1e-3
     dtype: Any = jnp.float32
+    peers: Callable[[], Builds] = dict
+    most_rounds: int | None = None
+
+
+def answer(arm: Arm) -> list[Any]:
+    """The first array of an arm's result, and of its gradients, as NumPy's."""
+    leaves = [jax.tree.leaves(part) for part in arm.run()]
+    return [arm.read(part[0]) if part else np.zeros(()) for part in leaves]
 
 
 def cores() -> int:

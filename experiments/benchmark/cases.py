@@ -1,18 +1,44 @@
 """Every case that is measured, by its name."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
 from experiments.benchmark import models, ops, runs
 from experiments.benchmark.arms import Case
-from jaxnn.models import rnn
+from jaxnn.models import cnn, mlp, rnn
 from jaxnn.models.transformer import gpt2, llama
 
 ACCELERATOR = ("gpt2-124m",)  # too large for a CPU, unless it is asked for
 
 
-def cases(small: int = 1) -> dict[str, Case]:
-    """Every case by its name; sizes that only cost time are divided by `small`."""
+class Sizes(NamedTuple):
+    """How large the cases are.
+
+    Attributes:
+        small: what sizes that only cost time are divided by.
+        mnist: a folder with MNIST's IDX files, for the cases of its images.
+    """
+
+    small: int = 1
+    mnist: Path | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """These, for a command line."""
+        return str(self.small), *([str(self.mnist.absolute())] if self.mnist else [])
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> "Sizes":
+        """What `words` were made of."""
+        return cls(int(words[0]), *map(Path, words[1:]))
+
+
+def cases(sizes: Sizes = Sizes()) -> dict[str, Case]:  # noqa: B008 - it cannot be changed
+    """Every case by its name."""
 
     def s(size: int) -> int:
-        return max(2, size // small)
+        return max(2, size // sizes.small)
 
     return {
         "mlp-small": models.mlp_step(s(32), (64, 32, 10)),
@@ -68,5 +94,9 @@ def cases(small: int = 1) -> dict[str, Case]:
         "embedding-50k": ops.embedding_case(s(50304), 256, s(4096)),
         "moons": runs.moons_run(),
         "digits": runs.digits_run(),
+        "mnist-mlp": runs.mnist_run(sizes.mnist, mlp, mlp.Config(sizes=(784, s(256), 10))),
+        "mnist-cnn": runs.mnist_run(
+            sizes.mnist, cnn, cnn.Config(shape=(28, 28, 1), channels=(8, 16))
+        ),
         "ladder": runs.ladder(),
     }

@@ -66,10 +66,12 @@ def _step(
     saved = jax.checkpoint(model.loss, policy=_is_product, static_argnums=2)
     losses = {"": model.loss, "only products saved": saved} | dict(stronger or {})
 
-    def make() -> Builds:
+    def inputs() -> tuple[Any, Any]:
         params = jax.jit(model.init_params, static_argnums=1)(jax.random.key(0), config)
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        batch = draw()
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), params), draw()
+
+    def make() -> Builds:
+        params, batch = inputs()
         builds: Builds = {}
         for name, setting in hands.items():
             by_hand = partial(model.manual_value_and_grad, config=setting)
@@ -77,9 +79,12 @@ def _step(
         for name, loss in losses.items():
             by_autodiff = jax.value_and_grad(partial(_of_two, loss, config))
             builds[named(AUTODIFF, name)] = partial(compiled, by_autodiff, params, batch)
-        return builds | peers("torch_models", lambda torch: peer(torch, params, batch))
+        return builds
 
-    return Case(what, make, step=True, flops=flops, dtype=dtype)
+    def others() -> Builds:
+        return peers("torch_models", lambda torch: peer(torch, *inputs()))
+
+    return Case(what, make, step=True, flops=flops, dtype=dtype, peers=others)
 
 
 def _of_two(loss: Callable[..., Array], config: Any, params: Any, batch: Any) -> Array:

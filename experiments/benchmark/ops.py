@@ -66,9 +66,12 @@ def _op(
     hands = {"": static} | {name: static | dict(more) for name, more in (by_hand or {}).items()}
     forwards = {"": plain} | dict(stronger or {})
 
-    def make() -> Builds:
+    def drawn() -> tuple[Any, Any]:
         inputs = draw()
-        dout = cotangent(jax.eval_shape(plain, *inputs))
+        return inputs, cotangent(jax.eval_shape(plain, *inputs))
+
+    def make() -> Builds:
+        inputs, dout = drawn()
 
         def hand(inputs: Any, dout: Any, settings: Mapping[str, Any]) -> tuple[Any, Any]:
             out, residuals = op.fwd(*inputs, **settings)
@@ -90,9 +93,9 @@ def _op(
         for name, forward in forwards.items():
             run = partial(autodiff, forward=forward)
             builds[named(AUTODIFF, name)] = partial(compiled, run, inputs, dout)
-        return builds | peers("torch_ops", lambda torch: peer(torch, inputs, dout))
+        return builds
 
-    return Case(what, make)
+    return Case(what, make, peers=lambda: peers("torch_ops", lambda torch: peer(torch, *drawn())))
 
 
 def lm_head_case(n: int, d: int, vocabulary: int, chunk: int = 128) -> Case:

@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,15 +17,19 @@ def peers(room: str, works: Callable[[Any], Any]) -> Builds:
         room: the module beside this one that has the work.
         works: what PyTorch does, given that module.
     """
-
-    def missing(reason: str) -> Arm:
-        raise LeftOutError(reason)
-
     if not torch_peer.installed:
-        return {PYTORCH: partial(missing, torch_peer.MISSING)}
+        return left_out(torch_peer.MISSING)
     if torch_peer.device() is None:
-        reason = f"it would run on the CPU, JAX on {jax.devices()[0]}: it finds no such device"
-        return {PYTORCH: partial(missing, reason)}
+        return left_out(f"it would run on the CPU, JAX on {jax.devices()[0]}: it finds no such device")
     from experiments.benchmark import in_torch
 
     return in_torch.builds(works(importlib.import_module(f"experiments.benchmark.{room}")))
+
+
+def left_out(reason: str) -> Builds:
+    """An arm of PyTorch's that says why there is none."""
+
+    def missing() -> Arm:
+        raise LeftOutError(reason)
+
+    return {PYTORCH: missing}

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 from jax.extend import backend
 
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, cores
-from experiments.benchmark.measure import AGAINST, Floors, Result, Spread
+from experiments.benchmark.measure import BUSY, TRIES
+from experiments.benchmark.results import AGAINST, Floors, Result, Spread
 
+PROCESSOR = Path("/proc/cpuinfo")
 SETTINGS = (  # of the environment
     "XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION",
 )  # fmt: skip
-PACKAGES = ("jax", "jaxlib", "numpy", "torch")
+PACKAGES = ("jax", "jaxlib", "numpy", "flax", "equinox", "torch")
 PLUGINS = (  # named where they are installed
     "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "libtpu",
 )  # fmt: skip
@@ -38,6 +41,7 @@ def about() -> dict[str, str]:
     return {
         "cores": str(cores()),
         "machine": platform.machine(),
+        "processor": _processor(),
         "device": jax.devices()[0].device_kind,
         "platform": platform_version,
         "Python": platform.python_version(),
@@ -45,6 +49,13 @@ def about() -> dict[str, str]:
         "float32 products": "in full, no TF32",
         **{name: os.environ[name] for name in SETTINGS if name in os.environ},
     }
+
+
+def _processor() -> str:
+    """What the processor calls itself, where the system says."""
+    lines = PROCESSOR.read_text().splitlines() if PROCESSOR.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def means(results: Mapping[str, Result]) -> dict[str, float]:
@@ -91,6 +102,11 @@ def print_case(case: str, result: Result) -> None:
         )
     for name, reason in result.left_out.items():
         print(f"  {name}: {'DISAGREES' if name in result.disagree else 'left out'}, {reason}")
+    if result.busy is not None and result.busy > BUSY:
+        print(
+            f"  warning: others had {result.busy:.0%} of the cores' time in the calmest of {TRIES} "
+            "tries; ratios of so busy a machine say little"
+        )
     if result.rate:
         dtype = np.dtype(result.case.dtype)
         print(f"  one large product of {dtype} in turn with them: {result.rate / 1e9:.0f} GFLOP/s")
@@ -153,6 +169,7 @@ def _figures_of(result: Result, floors: Floors) -> dict[str, Any]:
         "product_flops_per_second": result.rate,
         "share_of_product_rate": result.share,
         "share_of_copy_rate": result.copy_share(floors),
+        "busy": result.busy,
         "against": {
             name: {"arm": result.rival(name), "ratio": ratio}
             for name, ratio in result.against().items()

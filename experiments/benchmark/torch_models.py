@@ -1,9 +1,9 @@
 """`experiments.benchmark.models` and the descents of `runs` in PyTorch; import as `in_torch`."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import torch
@@ -27,51 +27,79 @@ from jaxnn.models import autoencoder as vae
 from jaxnn.models import mlp as perceptron
 
 
+class Network(NamedTuple):
+    """A network with its own tensors.
+
+    Attributes:
+        loss: of inputs and targets.
+        leaves: what it learns.
+        first: the first of our parameters, in our layout.
+    """
+
+    loss: Callable[[Any, Any], Any]
+    leaves: list[Any]
+    first: Callable[[], Any]
+
+
 def mlp(params: perceptron.Params, batch: Any, config: perceptron.Config) -> dict[str, Work]:
     """`torch_peer`'s network of linear layers."""
+    loss, leaves, _ = mlp_of(params, config)
+    examples = tuple(map(fixed, batch))
+    return {"": Work(partial(loss, *examples), leaves, gradient=lambda dw: dw.T)}
+
+
+def mlp_of(params: perceptron.Params, config: perceptron.Config) -> Network:
+    """The network and what it learns."""
     net = torch_peer.network(params, config).to(DEVICE)
-    inputs, targets = map(fixed, batch)
-    leaves = list(net.parameters())
-    forward = partial(torch_peer.loss, net, inputs, targets, config)
-    return {"": Work(forward, leaves, gradient=lambda dw: dw.T)}
+
+    def loss(inputs: Any, targets: Any) -> Any:
+        return torch_peer.loss(net, inputs, targets, config)
+
+    return Network(loss, list(net.parameters()), lambda: net[0].weight.detach().T)
 
 
 def cnn(params: Any, batch: Any, config: Any) -> dict[str, Work]:
-    """The running statistics are buffers, and follow the batches as PyTorch's do."""
+    """In both layouts of images in memory."""
 
     def work(form: Any) -> Work:
-        def own(x: Any) -> Any:
-            tensor = fixed(x)
-            if tensor.ndim == 4:
-                tensor = tensor.permute(3, 2, 0, 1).contiguous(memory_format=form)
-            return tensor.requires_grad_()
-
-        tree = jax.tree.map(own, params)
-        x = channels_first(batch.inputs, form)
-        labels = fixed(batch.targets)
-        running = {id(norm): [r.detach() for r in norm.running] for norm in _norms(tree)}
-
-        def norm(x: Any, params: Any) -> Any:
-            mean, variance = running[id(params)]
-            scale, shift = params.affine
-            return F.batch_norm(x, mean, variance, scale, shift, training=True)
-
-        def conv(x: Any, params: Any, stride: int, padding: int = 1) -> Any:
-            return F.conv2d(x, params.w, stride=stride, padding=padding)
-
-        def forward() -> Any:
-            a = F.relu(norm(conv(x, tree.stem, 1), tree.norm))
-            for block, stride in zip(tree.blocks, config.strides, strict=True):
-                z = F.relu(norm(conv(a, block.conv1, stride), block.norm1))
-                z = norm(conv(z, block.conv2, 1), block.norm2)
-                a = F.relu(z + (conv(a, block.shortcut, stride, 0) if block.shortcut else a))
-            return F.cross_entropy(linear(a.mean((2, 3)), *tree.head), labels)
-
-        buffers = {id(r) for norm in _norms(tree) for r in norm.running}
-        leaves = [leaf for leaf in jax.tree.leaves(tree) if id(leaf) not in buffers]
-        return Work(forward, leaves, gradient=lambda dw: dw.permute(2, 3, 1, 0))
+        loss, leaves, _ = cnn_of(params, config, form)
+        x, labels = channels_first(batch.inputs, form), fixed(batch.targets)
+        return Work(partial(loss, x, labels), leaves, gradient=lambda dw: dw.permute(2, 3, 1, 0))
 
     return both_forms(work)
+
+
+def cnn_of(params: Any, config: Any, form: Any = torch.channels_last) -> Network:
+    """The running statistics are buffers, and follow the batches as PyTorch's do."""
+
+    def own(x: Any) -> Any:
+        tensor = fixed(x)
+        if tensor.ndim == 4:
+            tensor = tensor.permute(3, 2, 0, 1).contiguous(memory_format=form)
+        return tensor.requires_grad_()
+
+    tree = jax.tree.map(own, params)
+    running = {id(norm): [r.detach() for r in norm.running] for norm in _norms(tree)}
+
+    def norm(x: Any, params: Any) -> Any:
+        mean, variance = running[id(params)]
+        scale, shift = params.affine
+        return F.batch_norm(x, mean, variance, scale, shift, training=True)
+
+    def conv(x: Any, params: Any, stride: int, padding: int = 1) -> Any:
+        return F.conv2d(x, params.w, stride=stride, padding=padding)
+
+    def loss(x: Any, labels: Any) -> Any:
+        a = F.relu(norm(conv(x, tree.stem, 1), tree.norm))
+        for block, stride in zip(tree.blocks, config.strides, strict=True):
+            z = F.relu(norm(conv(a, block.conv1, stride), block.norm1))
+            z = norm(conv(z, block.conv2, 1), block.norm2)
+            a = F.relu(z + (conv(a, block.shortcut, stride, 0) if block.shortcut else a))
+        return F.cross_entropy(linear(a.mean((2, 3)), *tree.head), labels)
+
+    buffers = {id(r) for norm in _norms(tree) for r in norm.running}
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if id(leaf) not in buffers]
+    return Network(loss, leaves, lambda: tree.stem.w.detach().permute(2, 3, 1, 0))
 
 
 def _norms(tree: Any) -> list[Any]:
@@ -180,25 +208,33 @@ def autoencoder(params: Any, batch: Any, config: Any) -> dict[str, Work]:
 
 
 def descent(
-    params: perceptron.Params,
+    model: str,
+    params: Any,
     batches: Sequence[Any],
-    config: perceptron.Config,
+    config: Any,
     learning_rate: float,
     means: Layout,
 ) -> Arm:
     """Gradient descent from the same parameters, a step per batch; the losses' means."""
-    pairs = [tuple(map(fixed, batch)) for batch in batches]
+
+    def features(x: Any) -> Any:
+        if model == "mlp":
+            return fixed(x)
+        return channels_first(x.reshape(-1, *config.shape), torch.channels_last)
+
+    network = {"mlp": mlp_of, "cnn": cnn_of}[model]
+    pairs = [(features(batch.inputs), fixed(batch.targets)) for batch in batches]
 
     def run() -> tuple[Any, Any]:
-        net = torch_peer.network(params, config).to(DEVICE)
-        optimizer = torch.optim.SGD(net.parameters(), lr=learning_rate)
+        loss_of, leaves, first = network(params, config)
+        optimizer = torch.optim.SGD(leaves, lr=learning_rate)
         losses = []
         for inputs, targets in pairs:
             optimizer.zero_grad()
-            loss = torch_peer.loss(net, inputs, targets, config)
+            loss = loss_of(inputs, targets)
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        return means(torch.stack(losses).cpu()), net[0].weight.detach().T
+        return means(torch.stack(losses).cpu()), first()
 
     return Arm(run)

@@ -1,6 +1,8 @@
 """PyTorch's arms of the benchmark: the same work, on the same device, in the same dtype."""
 
+import os
 import random
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +13,55 @@ torch = pytest.importorskip(
     "torch", reason="PyTorch is an optional peer: pip install -e '.[peers]'"
 )
 
+from test_data import idx  # noqa: E402
+
 from experiments import torch_peer  # noqa: E402
 from experiments.benchmark import in_torch, measure  # noqa: E402
 from experiments.benchmark.arms import LeftOutError  # noqa: E402
-from experiments.benchmark.cases import cases  # noqa: E402
+from experiments.benchmark.cases import Sizes, cases  # noqa: E402
 from experiments.benchmark.peers import peers  # noqa: E402
+from experiments.benchmark.worker import working  # noqa: E402
 
 
 def test_pytorch_does_the_same_work(monkeypatch):
     monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
-    known = cases(16)
-    for name in ("gru-b4", "conv-stride2", "digits"):
-        result = measure.measure(known[name], 1, random.Random(0), 16, {"PyTorch compiled"})
-        assert not result.left_out
-        assert {"by hand", "jax.grad", "PyTorch", "PyTorch, one thread"} <= set(result.seconds)
+    known = cases(Sizes(16))
+    with working(None, Sizes(16)) as worker:
+        assert worker.about["torch"] == torch.__version__.partition("+")[0]
+        for name in ("gru-b4", "conv-stride2", "digits"):
+            result = measure.measure(
+                known[name], 1, random.Random(0), 16, {"PyTorch compiled"},
+                worker.builds(name), worker.pids,
+            )  # fmt: skip
+            assert not result.left_out
+            assert {"by hand", "jax.grad", "PyTorch", "PyTorch, one thread"} <= set(result.seconds)
+
+
+def test_an_epoch_of_mnist_is_the_same_by_pytorch(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
+    drawn = np.random.default_rng(0)
+    for name in ("train", "t10k"):
+        images, labels = drawn.integers(0, 256, (300, 28, 28)), drawn.integers(0, 10, 300)
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(idx(images))
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+    sizes = Sizes(16, tmp_path)
+    with working(None, sizes) as worker:
+        for name in ("mnist-mlp", "mnist-cnn"):
+            result = measure.measure(
+                cases(sizes)[name], 1, random.Random(0), 16, (), worker.builds(name), worker.pids
+            )
+            assert not result.left_out
+            assert {"by hand", "jax.grad", "PyTorch"} <= set(result.seconds)
+
+
+def test_a_question_that_fails_there_is_said_here_and_the_next_is_answered():
+    with working(None, Sizes(16)) as worker:
+        with pytest.raises(RuntimeError, match="KeyError: 'no case'"):
+            worker.builds("no case")
+        assert "PyTorch" in worker.builds("gru-b4")
+        os.kill(*worker.pids, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="PyTorch's process ended when it was asked"):
+            worker.builds("gru-b4")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,237 @@
+"""The spread of the figures over whole runs, versions of JAX and machines; and what may be claimed.
+
+    python -m experiments.benchmark.report                    the runs that are kept beside this file
+    python -m experiments.benchmark.report out/benchmark      those of a folder that --out named
+    python -m experiments.benchmark.report out/benchmark --keep NAME        and keep them as NAME
+    python -m experiments.benchmark.report --write            put the kept ones into the README
+
+Runs of one JAX on one machine are a group. Of a ratio there is one number a run, the median over
+its rounds; a cell has the median of these and, in brackets, their lower quartile. A claim is the
+least of the groups' lower quartiles, rounded down: it held in three of four runs, everywhere.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark.results import AGAINST, FRAMEWORKS
+
+HERE = Path(__file__).parent
+KEPT, PAGE = HERE / "figures", HERE / "README.md"
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+OF_GROUP = ("jax", "processor", "cores")
+ABOUT = (*OF_GROUP, "jaxlib", "Python", "flax", "equinox", "torch")
+Run = dict[str, Any]
+
+
+def read(paths: Iterable[Path]) -> list[Run]:
+    """The runs in files and folders of them, as `slim` leaves them.
+
+    Raises:
+        ValueError: there is no such file, or it holds no figures of the benchmark.
+    """
+    runs: list[Run] = []
+    for path in paths:
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        for file in files:
+            try:
+                found = json.loads(file.read_text())
+                runs += found if isinstance(found, list) else [slim(found)]
+            except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{file} cannot be read as figures ({error!r}); it must be a file that "
+                    "python -m experiments.benchmark --out FOLDER wrote"
+                ) from error
+    return runs
+
+
+def slim(figures: Mapping[str, Any]) -> Run:
+    """What the tables need of one run's figures: no single rounds, and of the arms the rivals."""
+    cases = {}
+    for name, case in figures["cases"].items():
+        arms = case["arms"]
+        hand = arms.get("by hand")
+        if hand is None:
+            continue
+        cases[name] = {
+            "step": case["model_step"],
+            "ms": _short(1e3 * hand["quartiles"][1]),
+            "bytes": hand["temporary_bytes"],
+            "product": case["share_of_product_rate"] and _short(case["share_of_product_rate"]),
+            "busy": case["busy"] and _short(case["busy"]),
+            "against": {
+                rival: {
+                    "arm": found["arm"],
+                    "ratio": _short(found["ratio"][1]),
+                    "bytes": arms[found["arm"]]["temporary_bytes"],
+                }
+                for rival, found in case["against"].items()
+            },
+        }
+    return {"about": {name: figures["about"].get(name, "unknown") for name in ABOUT}, "cases": cases}
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def groups(runs: Iterable[Run]) -> dict[tuple[str, ...], list[Run]]:
+    """The runs of one JAX on one machine, together."""
+    found: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(run["about"][name] for name in OF_GROUP), []).append(run)
+    return found
+
+
+def low(values: Sequence[float]) -> float:
+    """The lower quartile."""
+    return float(np.quantile(values, 0.25))
+
+
+def ratios(runs: Iterable[Run], rival: str) -> dict[str, list[float]]:
+    """By case, a rival's ratio in each run that has it."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for name, case in run["cases"].items():
+            if rival in case["against"]:
+                found.setdefault(name, []).append(case["against"][rival]["ratio"])
+    return found
+
+
+def means(runs: Sequence[Run], rival: str) -> list[float]:
+    """Of each run, the geometric mean of a rival's ratios over the models' training steps."""
+    return [geometric_mean(values) for run in runs if (values := _of_steps(run, rival, "ratio"))]
+
+
+def leaner(runs: Sequence[Run], rival: str) -> list[float]:
+    """Of each run, the geometric mean over the models' steps of a rival's memory over ours."""
+    return [geometric_mean(values) for run in runs if (values := _of_steps(run, rival, "bytes"))]
+
+
+def _of_steps(run: Run, rival: str, what: str) -> list[float]:
+    steps = [case for case in run["cases"].values() if case["step"] and rival in case["against"]]
+    if what == "ratio":
+        return [case["against"][rival]["ratio"] for case in steps]
+    theirs = [(case["against"][rival]["bytes"], case["bytes"]) for case in steps]
+    return [a / b for a, b in theirs if a and b]
+
+
+def claims(runs: Iterable[Run]) -> dict[str, float]:
+    """By rival, how many times as long a training step takes it at least, in every group."""
+    grouped = groups(runs).values()
+    least = {rival: [low(means(g, rival)) for g in grouped if means(g, rival)] for rival in AGAINST}
+    return {rival: math.floor(100 * min(of)) / 100 for rival, of in least.items() if of}
+
+
+def slower(runs: Iterable[Run], rival: str) -> dict[str, float]:
+    """The models' steps that do not hold against a rival in some group, and their least ratio."""
+    found: dict[str, float] = {}
+    for group in groups(runs).values():
+        steps = {name for run in group for name, case in run["cases"].items() if case["step"]}
+        for name, values in ratios(group, rival).items():
+            if name in steps and low(values) < 1:
+                found[name] = min(low(values), found.get(name, math.inf))
+    return found
+
+
+def sentence(runs: Iterable[Run]) -> str:
+    """What may be claimed of the models' training steps."""
+    runs = list(runs)
+    where = " and ".join(sorted({run["about"]["jax"] for run in runs}))
+    words = [f"{at_least:.2f} times by {AGAINST[rival]}" for rival, at_least in claims(runs).items()]
+    return f"a training step takes at least, in the geometric mean, {', '.join(words)} (jax {where})"
+
+
+def table(runs: Sequence[Run]) -> str:
+    """A group's figures, in Markdown."""
+    heads = ["case", "by hand, ms", *AGAINST, "MB", "jax.grad's", f"{FRAMEWORKS}'", "of product"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name in dict.fromkeys(name for run in runs for name in run["cases"]):
+        cases = [run["cases"][name] for run in runs if name in run["cases"]]
+        cells = [name, f"{median(case['ms'] for case in cases):.3g}"]
+        cells += [_spread(ratios(runs, rival).get(name)) for rival in AGAINST]
+        cells += [_megabytes(cases[-1]["bytes"])]
+        for rival in ("jax.grad", FRAMEWORKS):
+            cells.append(_megabytes(cases[-1]["against"].get(rival, {}).get("bytes")))
+        shares = [case["product"] for case in cases if case["product"]]
+        cells.append(f"{median(shares):.0%}" if shares else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float] | None) -> str:
+    return f"{median(values):.2f} ({low(values):.2f})" if values else "-"
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.3g}"
+
+
+def report(runs: Sequence[Run]) -> str:
+    """Every group's table, with its versions, and what may be claimed; in Markdown."""
+    parts = []
+    for group in groups(runs).values():
+        about = ", ".join(f"{name} {value}" for name, value in group[0]["about"].items())
+        busy = sorted({name for run in group for name, c in run["cases"].items() if _busy(c)})
+        parts.append(f"{len(group)} whole runs: {about}.")
+        if busy:
+            parts.append(f"Others used the cores in some run of {', '.join(busy)}.")
+        parts.append(table(group))
+    said = sentence(runs)
+    parts.append(f"{said[0].upper()}{said[1:]}.")
+    for rival in AGAINST:
+        if not_all := slower(runs, rival):
+            named = ", ".join(f"{name} {least:.2f}" for name, least in sorted(not_all.items()))
+            parts.append(f"Steps that {AGAINST[rival]} is faster at, somewhere: {named}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _busy(case: Mapping[str, Any]) -> bool:
+    from experiments.benchmark.measure import BUSY
+
+    return bool(case["busy"] and case["busy"] > BUSY)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print what runs show; keep them; put the kept ones into the README."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmark.report")
+    parser.add_argument("paths", nargs="*", type=Path, help="files or folders; else the kept ones")
+    parser.add_argument("--keep", metavar="NAME", help="keep these runs under a name")
+    parser.add_argument("--write", action="store_true", help="put the kept ones into the README")
+    options = parser.parse_args(words)
+    try:
+        runs = read(options.paths or [KEPT])
+    except ValueError as error:
+        parser.error(str(error))
+    if not runs:
+        parser.error(f"{options.paths or [KEPT]} have no figures; name a folder of --out")
+    if options.keep:
+        KEPT.mkdir(exist_ok=True)
+        (KEPT / f"{options.keep}.json").write_text(json.dumps(runs, separators=(",", ":")) + "\n")
+    if options.write:
+        PAGE.write_text(written(PAGE.read_text(), report(read([KEPT]))))
+    print(report(runs))
+    return 0
+
+
+def written(page: str, figures: str) -> str:
+    """A page with the figures between its two marks.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no {BEGIN} with {END} after it; put both where they belong")
+    return f"{before}{BEGIN}\n\n{figures}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,102 @@
+"""The report over whole runs, with planted figures; and the page and the claims that it keeps."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmark import report
+from experiments.benchmark.results import AGAINST
+
+ROOT = Path(__file__).parents[1]
+HAND = "by hand"
+
+
+def run(jax="0.10.1", processor="P", busy=0.01, **ratios):
+    """A run's figures: of each case the ratio by jax.grad and by PyTorch."""
+    cases = {}
+    for name, (autodiff, torch) in ratios.items():
+        arms = {
+            HAND: {"quartiles": [1, 2e-3, 3], "temporary_bytes": 1_000_000},
+            "jax.grad": {"quartiles": [1, 1, 1], "temporary_bytes": 4_000_000},
+            "PyTorch": {"quartiles": [1, 1, 1], "temporary_bytes": None},
+        }
+        against = {
+            "jax.grad": {"arm": "jax.grad", "ratio": [0, autodiff, 9]},
+            "PyTorch": {"arm": "PyTorch", "ratio": [0, torch, 9]},
+        }
+        cases[name.replace("_", "-")] = {
+            "model_step": name != "an_op", "arms": arms, "against": against,
+            "share_of_product_rate": 0.5, "busy": busy,
+        }  # fmt: skip
+    about = {"jax": jax, "processor": processor, "cores": "2", "torch": "2.13.0"}
+    return {"about": about, "cases": cases}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, ratio in enumerate((1.0, 2.0, 3.0, 4.0, 5.0)):
+        figures = run(step=(ratio, 0.5), other=(ratio, 2.0), an_op=(0.1, 0.1))
+        (tmp_path / f"{seed}.json").write_text(json.dumps(figures))
+    return tmp_path
+
+
+def test_a_cell_is_the_median_of_the_runs_and_their_lower_quartile(folder):
+    text = report.report(report.read([folder]))
+    assert "5 whole runs: jax 0.10.1, processor P, cores 2, jaxlib unknown" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| step |"))
+    cells = row.strip("| ").split(" | ")
+    assert cells == ["step", "2", "3.00 (2.00)", "-", "-", "0.50 (0.50)", "-", "1", "4", "-", "50%"]
+
+
+def test_a_claim_holds_in_every_group_and_is_of_models_alone(folder):
+    runs = report.read([folder])
+    assert report.claims(runs) == {"jax.grad": 2.0, "PyTorch": 1.0}
+    assert report.slower(runs, "PyTorch") == {"step": 0.5}
+    elsewhere = report.slim(run(jax="0.12", step=(1.499, 3), other=(1.499, 3)))
+    assert report.claims([*runs, elsewhere]) == {"jax.grad": 1.49, "PyTorch": 1.0}
+    assert report.claims([elsewhere]) == {"jax.grad": 1.49, "PyTorch": 3.0}
+    assert report.leaner(runs, "jax.grad") == [4.0] * 5
+    assert "1.49 times by jax.grad" in report.sentence([*runs, elsewhere])
+    assert "(jax 0.10.1 and 0.12)" in report.sentence([*runs, elsewhere])
+
+
+def test_a_busy_run_is_named(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(run(busy=0.2, step=(1, 1))))
+    assert "Others used the cores in some run of step." in report.report(report.read([tmp_path]))
+
+
+def test_runs_are_kept_and_put_into_the_page_between_its_marks(folder, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    monkeypatch.setattr(report, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(report, "PAGE", page)
+    assert report.main([str(folder), "--keep", "here", "--write"]) == 0
+    shown = capsys.readouterr().out
+    assert report.main([]) == 0
+    assert capsys.readouterr().out == shown
+    text = page.read_text()
+    assert "| step | 2 | 3.00 (2.00)" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    with pytest.raises(ValueError, match="has no <!-- figures -->"):
+        report.written("no marks", "")
+
+
+def test_what_are_no_figures_is_refused_in_words(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    for path, words in (("absent.json", "FileNotFoundError"), ("other.json", "cases"),
+                        ("empty", "have no figures")):  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            report.main([str(tmp_path / path)])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_the_page_and_the_claims_are_those_of_the_kept_runs():
+    runs = report.read([report.KEPT])
+    assert report.PAGE.read_text() == report.written(report.PAGE.read_text(), report.report(runs))
+    assert report.sentence(runs) in " ".join((ROOT / "README.md").read_text().split())
+    assert set(report.claims(runs)) == set(AGAINST)
