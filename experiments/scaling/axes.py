@@ -134,9 +134,7 @@ def _lstm(sizes: Sizes) -> rnn.Config:
 
 def _cnn(sizes: Sizes) -> cnn.Config:
     side, width = sizes["sequence"], sizes["width"]
-    return cnn.Config(
-        shape=(side, side, 3), channels=(width, 2 * width), blocks=sizes["layers"]
-    )
+    return cnn.Config(shape=(side, side, 3), channels=(width, 2 * width), blocks=sizes["layers"])
 
 
 def doubled(first: int, times: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ neighbouring pair to the next, or, little by little, from the first pair to the 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ def bends(sizes: Sequence[float], values: Sequence[float], least: float = BEND) 
     """
     local = local_slopes(sizes, values)
     found: list[Bend] = []
-    turns = [b - a for a, b in zip(local, local[1:], strict=False)]
+    turns = [b - a for a, b in pairwise(local)]
     for i, turn in enumerate(turns):
         if abs(turn) <= least:
             continue

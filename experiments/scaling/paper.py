@@ -1,15 +1,15 @@
-"""A step on paper: operations and bytes, term by term, from a configuration and the sizes of a batch.
+"""A step on paper: operations and bytes, term by term, from a configuration and a batch's sizes.
 
 Operations are multiplications and additions of the products, forward once and backward twice that:
 
     transformer    weights of the layers, scores and averages of the attention (T^2), output layer;
                    together `experiments.benchmark.models.transformer_flops`
     LSTM           6 N T 4 H (I + H) of each layer, 6 N T H V of the output layer
-    CNN            6 N H W k^2 I O of each convolution, less a third for the first, which needs no dx
+    CNN            6 N H W k^2 I O of each convolution; of the first, which needs no dx, 4
 
 Bytes are those that the backward needs beside parameters, batch and gradients: what the forward
-saves, counted from the very functions on shapes alone, and the largest arrays of the one place where
-most is held at once, which for a transformer is a layer's backward
+saves, counted from the very functions on shapes alone, and the largest arrays of the one place
+where most is held at once, which for a transformer is a layer's backward
 
     scores     p and dp of every run of queries, N H queries keys each; with a block p and dp of it
     units      h and dh, and dg of a gate, N T F each
