@@ -13,9 +13,10 @@ where most is held at once, which for a transformer is a layer's backward
 
     scores     p and dp of every run of queries, N H queries keys each; with a block p and dp of it
     units      h and dh, and dg of a gate, N T F each
+    gradients  of one layer's weights, before they are put where all layers' are
 
-or the loss's: z and dz, N T chunk each, and dw (D, V) where it is added to the table's. Arrays that
-a compiler may fuse away or hold elsewhere are not counted: `show` prints what it needed beside it.
+or the loss's: dz, N T V, or z and dz of a chunk, and dw (D, V) where it is added to the table's.
+Arrays that a compiler may fuse away are not counted: the table has what it needed beside this.
 """
 
 import math
@@ -35,7 +36,8 @@ from jaxnn.ops.fast.linear_cross_entropy import CLASSES, LOGITS
 Terms = dict[str, float]
 WIDE = 4  # bytes of a float32
 WEIGHTS, SCORES, OUTPUT, UNITS = "layers' weights", "scores", "output layer", "units"
-SAVED, LOGITS_AT_ONCE, TABLE = "saved by the forward", "logits", "the table's gradient"
+SAVED, LOGITS_AT_ONCE = "saved by the forward", "logits"
+LAYER, TABLE = "a layer's gradients", "the table's gradient"
 
 
 def operations(config: Any, sizes: Sizes) -> Terms:
@@ -117,8 +119,11 @@ def held(step: Program, sizes: Sizes, form: str) -> Terms:
     layer: Terms = {
         SCORES: 2.0 * WIDE * sizes["batch"] * config.heads * scores(config, sizes["sequence"]),
         UNITS: float((3 if gated else 2) * WIDE * units),
+        LAYER: WIDE * operations(config, sizes)[WEIGHTS] / (6 * tokens * config.layers),
     }
-    loss: Terms = {LOGITS_AT_ONCE: 2.0 * WIDE * tokens * classes_at_once(config, tokens)}
+    classes = classes_at_once(config, tokens)
+    logits = 1 if classes == config.vocabulary else 2
+    loss: Terms = {LOGITS_AT_ONCE: float(logits * WIDE * tokens * classes)}
     if config.tied:
         loss[TABLE] = float(WIDE * config.width * config.vocabulary)
     return saved | max(layer, loss, key=lambda terms: sum(terms.values()))
