@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.benchmark.arms import BY_HAND
+from experiments.scaling.axes import BOTH
 from experiments.scaling.curves import BEND, Bend, bends, local_slopes
 from experiments.scaling.measured import Form, Measured
 from experiments.scaling.paper import Terms
@@ -32,9 +33,13 @@ class Reason(NamedTuple):
     causes: tuple[str, ...]
 
     def __str__(self) -> str:
+        return self.said(len(self.causes))
+
+    def said(self, most: int) -> str:
+        """Return it in words, with no more than so many of the causes."""
         at, before, after, sudden = self.bend
         where = f"at {at:g}" if sudden else "slowly"
-        why = "; ".join(self.causes) or UNKNOWN
+        why = "; ".join(self.causes[:most]) or UNKNOWN
         return f"bends {where} from {before:.2f} to {after:.2f}: {why}"
 
 
@@ -47,7 +52,7 @@ def of_time(found: Measured, form: str = BY_HAND) -> list[Reason]:
     for bend in bends(sizes, of.seconds):
         first, last = _around(sizes, bend)
         causes = _of_terms(found.operations, found.counted, sizes, bend, "operations")
-        causes += _of_thresholds(found, first, last)
+        causes += _of_thresholds(found, form, first, last)
         causes += _of_calls(found, of, first, last)
         causes += _of_caches(of, sizes, first, last)
         reasons.append(Reason(bend, tuple(causes)))
@@ -60,7 +65,7 @@ def of_memory(found: Measured, form: str = BY_HAND) -> list[Reason]:
     reasons = []
     for bend in bends(sizes, of.temporary):
         causes = _of_terms(of.held, of.counted, sizes, bend, "bytes")
-        causes += _of_thresholds(found, *_around(sizes, bend))
+        causes += _of_thresholds(found, form, *_around(sizes, bend))
         reasons.append(Reason(bend, tuple(causes)))
     return reasons
 
@@ -83,21 +88,24 @@ def _of_terms(
     turn = bend.after - bend.before
     if (after - before) * turn <= 0 or abs(after - before) < min(abs(turn) / 2, BEND):
         return []
+    low, high = terms[first], terms[last]
     shares = {
-        name: [each.get(name, 0) / sum(each.values()) for each in (terms[first], terms[last])]
-        for name in {**terms[first], **terms[last]}
+        name: (low.get(name, 0) / whole[first], high.get(name, 0) / whole[last])
+        for name in {**low, **high}
     }
-    name = max(shares, key=lambda name: shares[name][1] - shares[name][0])
-    low, high = shares[name]
+    # What makes a curve steeper has a larger share after; what made it steep, a smaller one.
+    name = max(shares, key=lambda name: (shares[name][1] - shares[name][0]) * turn)
     return [
-        f"so do the {what} counted, {before:.2f} to {after:.2f}: {name} {low:.0%} of them at "
-        f"{sizes[first]}, {high:.0%} at {sizes[last]}"
+        f"so do the {what} counted, {before:.2f} to {after:.2f}: {name} {shares[name][0]:.0%} of "
+        f"them at {sizes[first]}, {shares[name][1]:.0%} at {sizes[last]}"
     ]
 
 
-def _of_thresholds(found: Measured, first: int, last: int) -> list[str]:
-    """A fast form does otherwise from some size on."""
+def _of_thresholds(found: Measured, form: str, first: int, last: int) -> list[str]:
+    """A fast form does otherwise from some size on, where nothing told it what to do."""
     causes, before, after = [], found.notes[first], found.notes[last]
+    if form not in BOTH:
+        return []
     if before and before["runs"] == 1 < after["runs"]:
         causes.append(f"queries in {after['runs']} runs at {found.axis.sizes[last]}, in one before")
     sizes = found.axis.sizes

@@ -55,8 +55,9 @@ def sentences(found: Measured) -> list[str]:
     if parameters[-1] > parameters[0]:
         shares = [p / t for p, t in zip(parameters, found.forms[BY_HAND].temporary, strict=True)]
         said.append(
-            f"parameters grow as x^{slope(sizes, parameters):.2f}: from {shares[0]:.2f} to "
-            f"{shares[-1]:.2f} times the bytes needed by hand"
+            f"the parameters' own bytes grow as {SYMBOLS[found.name]}^"
+            f"{slope(sizes, parameters):.2f}: from {shares[0]:.2f} to {shares[-1]:.2f} times those "
+            "needed by hand"
         )
     seconds = found.forms[BY_HAND].seconds
     if seconds:
@@ -100,11 +101,16 @@ def _column(found: Measured) -> Column:
         Curve(found.counted, slope(sizes, found.counted), ()),
         Curve(bytes_, slope(sizes, bytes_), ()),
     )
-    why = tuple(
-        str(reason[0]) if (reason := of(found)) else "no bend by hand"
-        for of in (reasons.of_time, reasons.of_memory)
-    )
+    why = tuple(_caption(of(found)) for of in (reasons.of_time, reasons.of_memory))
     return Column(axis_name(found), symbol, sizes, time, memory, *paper, why)
+
+
+def _caption(found: Sequence[reasons.Reason]) -> str:
+    """What fits below a curve: its first two bends, a cause of each, or two of one."""
+    if not found:
+        return "by hand, no bend"
+    most = 2 if len(found) == 1 else 1
+    return "by hand it " + "; it ".join(reason.said(most) for reason in found[:2])
 
 
 def _ringed(sizes: Sequence[int], values: Sequence[float]) -> tuple[int, ...]:
