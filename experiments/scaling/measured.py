@@ -95,15 +95,15 @@ def measure(model: Model, name: str, axis: Axis, rounds: int, order: random.Rand
     operations, parameters, notes = [], [], []
     for size in axis.sizes:
         sizes = axes.point(axis, name, size)
+        plain = axes.program(model, sizes, BY_HAND)
+        inputs = plain.draw() if rounds else plain.shapes()  # the same for all forms
+        operations.append(paper.operations(plain.config, sizes))
+        parameters.append(_bytes(plain.shapes()[0]))
+        notes.append(_thresholds(plain.config, sizes))
         for form in axis.forms:
             step = axes.program(model, sizes, form)
-            inputs = step.draw() if rounds else step.shapes()
             arms[form, size] = compiled(step.step, *inputs)
             held[form].append(paper.held(step, sizes, form))
-            if form == BY_HAND:
-                operations.append(paper.operations(step.config, sizes))
-                parameters.append(_bytes(step.shapes()[0]))
-                notes.append(_thresholds(step.config, sizes))
     forms = {
         form: Form([arms[form, size].temporary or 0 for size in axis.sizes], held[form])
         for form in axis.forms
