@@ -324,8 +324,9 @@ def test_quickly_gpt_alone_is_measured_at_three_sizes():
     chosen = command._chosen(None, None, quick=True)
     assert list(chosen) == ["gpt"]
     assert all(len(axis.sizes) == 3 for axis in chosen["gpt"].values())
-    whole = command._chosen(None, ("vocabulary",), quick=False)
+    whole = command._chosen(None, ("vocabulary", "layers"), quick=False)
     assert {name: list(of) for name, of in whole.items()} == {
-        "gpt": ["vocabulary"],
-        "lstm": ["vocabulary"],
+        "gpt": ["layers", "vocabulary"],
+        "lstm": ["layers"],
+        "cnn": ["layers"],
     }

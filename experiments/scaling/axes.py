@@ -152,7 +152,7 @@ OF_TRANSFORMERS = {
     "width": Axis(doubled(32, 5), _base(2, 64, 2, 32)),
     "sequence": Axis(doubled(64, 6), _base(1, 64, 2, 64), (f"block {BLOCK}",)),
     "vocabulary": Axis(doubled(512, 6), _base(4, 128, 2, 64), (f"chunk {CHUNK}",)),
-    "batch": Axis(doubled(1, 6), _base(1, 64, 2, 64)),
+    "batch": Axis(doubled(1, 5), _base(1, 64, 2, 64)),
 }
 MODELS = {
     "gpt": Model(transformer, _of_transformer(gpt2), tokens_of, OF_TRANSFORMERS, "GPT"),
@@ -160,8 +160,7 @@ MODELS = {
         transformer,
         _of_transformer(llama, kv_heads=2),
         tokens_of,
-        {name: axis._replace(savers=()) for name, axis in OF_TRANSFORMERS.items()
-         if name in ("width", "sequence")},
+        {"sequence": Axis(doubled(128, 5), _base(1, 128, 2, 64))},
         "Llama",
     ),
     "lstm": Model(
@@ -171,9 +170,8 @@ MODELS = {
         {
             "layers": Axis(doubled(1, 4), _base(8, 32, 1, 64)),
             "width": Axis(doubled(32, 5), _base(8, 32, 1, 32)),
-            "sequence": Axis(doubled(16, 6), _base(8, 16, 1, 64)),
-            "vocabulary": Axis(doubled(128, 6), _base(8, 32, 1, 64)),
-            "batch": Axis(doubled(1, 6), _base(1, 32, 1, 64)),
+            "sequence": Axis(doubled(16, 5), _base(8, 16, 1, 64)),
+            "batch": Axis(doubled(1, 5), _base(1, 32, 1, 64)),
         },
         "LSTM",
     ),
