@@ -56,7 +56,7 @@ def scaling(path: Path, title: str, columns: Sequence[Column]) -> Path:
         columns: the axes; nothing is drawn above the memory where none was timed.
     """
     rows = 2 if columns[0].time else 1
-    figure, grid = canvas.axes(len(columns), rows, size=(4.1, 4.6))
+    figure, grid = canvas.axes(len(columns), rows, size=(4.1, 4.6 if rows == 2 else 6.0))
     forms = list(dict.fromkeys(form for column in columns for form in column.memory))
     styles = dict(zip(forms, zip(COLORS, MARKERS, strict=False), strict=False))
     for i, column in enumerate(columns):
