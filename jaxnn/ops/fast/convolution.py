@@ -72,7 +72,9 @@ def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
         return product(copies.reshape(rows, -1).T, dy.reshape(rows, -1))
 
     each = math.prod(at.places) * _width(taps, moves_dy, x, dy)
-    some = max(n for n in range(1, len(x) + 1) if len(x) % n == 0 and (n == 1 or n * each <= NUMBERS))
+    some = max(
+        n for n in range(1, len(x) + 1) if len(x) % n == 0 and (n == 1 or n * each <= NUMBERS)
+    )
     if some == len(x):
         dw = of_some(x, dy)
     else:
