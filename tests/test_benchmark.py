@@ -54,7 +54,7 @@ def planted(monkeypatch):
             lambda size, dtype=jnp.float32: arm(2 * size**3 / rates[dtype])(),
         )
         monkeypatch.setattr(measure, "copy", lambda size: arm(8 * size / 1e9)())
-        monkeypatch.setattr(benchmark, "cases", lambda sizes=Sizes(): cases)
+        monkeypatch.setattr(benchmark, "cases", lambda sizes=None: cases)
         nobody = SimpleNamespace(about={}, pids=(), builds=lambda case: {})
         monkeypatch.setattr(benchmark, "working", lambda *_: nullcontext(nobody))
         return cases
@@ -294,6 +294,7 @@ def test_the_machine_is_named():
 )  # fmt: skip
 def test_the_arms_in_jax_have_the_same_shapes(name, monkeypatch):
     monkeypatch.setattr(torch_peer, "installed", False)
+    monkeypatch.setattr(models, "frameworks", lambda *_: {})
     shapes = {}
 
     def traced(function, *inputs):
@@ -326,6 +327,7 @@ def test_real_cases_agree_and_are_timed(monkeypatch, capsys):
 
 def test_gpt2_in_bfloat16_agrees_and_a_wrong_gradient_of_it_does_not(monkeypatch):
     monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(models, "frameworks", lambda *_: {})
     products = []
 
     def recorded(size, dtype):
@@ -364,7 +366,9 @@ def test_what_takes_many_seconds_has_fewer_rounds(planted):
     ("shares", "tries", "kept"),
     [([0.01], 1, 0.01), ([0.4, 0.02], 2, 0.02), ([0.4, 0.1, 0.3], 3, 0.1), ([None], 1, None)],
 )
-def test_a_busy_machine_is_measured_again_and_said(planted, monkeypatch, capsys, shares, tries, kept):
+def test_a_busy_machine_is_measured_again_and_said(
+    planted, monkeypatch, capsys, shares, tries, kept
+):
     planted(case=Case("", lambda: {"by hand": planted.arm(1), "jax.grad": planted.arm(1)}))
     left = list(shares)
     monkeypatch.setattr(machine, "others", lambda before, after: left.pop(0))

@@ -66,7 +66,9 @@ def test_a_busy_run_is_named(tmp_path):
     assert "Others used the cores in some run of step." in report.report(report.read([tmp_path]))
 
 
-def test_runs_are_kept_and_put_into_the_page_between_its_marks(folder, tmp_path, monkeypatch, capsys):
+def test_runs_are_kept_and_put_into_the_page_between_its_marks(
+    folder, tmp_path, monkeypatch, capsys
+):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     monkeypatch.setattr(report, "KEPT", tmp_path / "kept")

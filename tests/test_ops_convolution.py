@@ -17,6 +17,7 @@ from jaxnn.ops.convolution import (
     conv3d,
     conv3d_transpose,
 )
+from jaxnn.ops.fast import convolution as fast
 from jaxnn.ops.unfold import conv2d_unfold, fold, unfold
 from jaxnn.ops.windows import from_tap, placement, under_tap
 
@@ -103,6 +104,34 @@ def test_an_empty_batch_is_taken_and_its_gradients_are_zero(op, inputs, static):
     _, cotangents = run(lambda *x: both(op, x, jnp.ones(y.shape), **static), *inputs)
     for d, like in zip(*map(jax.tree.leaves, (cotangents, inputs)), strict=True):
         np.testing.assert_array_equal(d, jnp.zeros_like(like))
+
+
+@pytest.mark.parametrize("numbers", [1, 400])
+@pytest.mark.parametrize(
+    ("size", "taps", "channels", "static"),
+    [
+        ((9,), (3,), (2, 3), {"padding": "causal", "dilation": 2}),  # the first axis moves dy
+        ((6, 5), (3, 2), (4, 3), {"padding": ((2, 1), (0, 1)), "dilation": (1, 2)}),
+        ((7, 5), (3, 2), (4, 3), {"stride": 2, "padding": 1}),  # which a stride forbids
+        ((6, 5), (3, 2), (1, 9), {}),  # to move x is less
+        ((4, 3, 5), (2, 1, 3), (2, 3), {"stride": (1, 2, 1), "padding": "same"}),
+    ],
+)
+def test_the_fast_kernels_gradient_in_a_loop_is_the_plain_one(
+    size, taps, channels, static, numbers, monkeypatch, x64
+):
+    monkeypatch.setattr(fast, "NUMBERS", numbers)  # of one example at a time, and of some
+    op = {1: conv1d, 2: conv2d, 3: conv3d}[len(size)]
+    x, params = normal(6, *size, channels[0]), Conv(normal(*taps, *channels), None)
+
+    def both_forms(params, x, dy):
+        saved = op.plain.fwd(params, x, **static)[1]
+        return tuple(form.bwd(saved, dy, **static)[0].w for form in (op.fast, op.plain))
+
+    dy = normal(*op.plain.fwd(params, x, **static)[0].shape)
+    program = str(jax.make_jaxpr(both_forms)(params, x, dy))
+    assert "scan" in program
+    np.testing.assert_allclose(*run(both_forms, params, x, dy), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("static", [{}, {"stride": 2, "padding": "same", "dilation": (1, 2)}])

@@ -154,7 +154,7 @@ def _repeated(repeat: int, seed: int, out: Path | None) -> int:
     statuses = []
     for run in range(seed, seed + repeat):
         asked = [*words, "--repeat", "1", "--seed", str(run)]  # the last one said is meant
-        statuses.append(subprocess.call([sys.executable, "-m", __spec__.name, *asked]))
+        statuses.append(subprocess.call([sys.executable, "-m", __package__, *asked]))
         if statuses[-1] > 1:
             return statuses[-1]
     print(report.report(report.read([out])))

@@ -3,8 +3,9 @@
 The inputs are the same for all, and so is the work: forward and backward, for a result and all its
 gradients. By hand, that is `op.fwd` and `op.bwd` or a model's `manual_value_and_grad`; by
 `jax.grad`, `jax.vjp` of the same forward or `jax.value_and_grad` of the model's loss. Arms called
-"jax.grad, ..." are stronger forms for autodiff of the same function. PyTorch's are in a process of
-their own, see `experiments.benchmark.worker`. No arm donates, all compute in the case's dtype.
+"jax.grad, ..." are stronger forms for autodiff of the same function; those of Flax NNX and Equinox
+are in `experiments.benchmark.frameworks`. PyTorch's are in a process of their own, see
+`experiments.benchmark.worker`. No arm donates, all compute in the case's dtype.
 
 On a GPU, JAX multiplies matrices of float32 in TF32 unless it is told not to, PyTorch only if it is
 told to: here both are told not to. `jax.grad`'s results are then known to 1e-3 and better, and an

@@ -36,7 +36,9 @@ def use(pids: Iterable[int] = ()) -> Use | None:
         own = sum(_ticks(pid) for pid in (os.getpid(), *pids))
     except OSError:
         return None
-    cores = [[int(n) for n in line.split()[1:]][:GUESTS] for line in lines if line.split()[0] in names]
+    cores = [
+        [int(n) for n in line.split()[1:]][:GUESTS] for line in lines if line.split()[0] in names
+    ]
     passed = sum(map(sum, cores))
     return Use(passed, passed - sum(core[i] for core in cores for i in IDLE), own)
 

@@ -23,6 +23,7 @@ from experiments.benchmark.arms import (
     named,
     normal,
 )
+from experiments.benchmark.frameworks import frameworks
 from experiments.benchmark.ops import cross_entropy, cudnn_attention, lstm_step, unrolled
 from experiments.benchmark.peers import peers
 from jaxnn import data, train
@@ -82,7 +83,7 @@ def _step(
         for name, loss in losses.items():
             by_autodiff = jax.value_and_grad(partial(_of_two, loss, config))
             builds[named(AUTODIFF, name)] = partial(compiled, by_autodiff, params, batch)
-        return builds
+        return builds | frameworks(model, params, batch, config)
 
     def others() -> Builds:
         return peers("torch_models", lambda torch: peer(torch, *inputs()))

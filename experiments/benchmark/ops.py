@@ -36,7 +36,7 @@ from jaxnn.ops.recurrent import lstm
 from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm
 from jaxnn.ops.recurrent_steps import Output
 
-# Of an op in bfloat16, against autodiff's of the same: each rounds to 2^-9 of a value at every step.
+# Of an op in bfloat16, against autodiff of the same: each rounds to 2^-9 of a value, step by step.
 AGREE_BFLOAT16 = 3e-2
 
 

@@ -20,7 +20,9 @@ def peers(room: str, works: Callable[[Any], Any]) -> Builds:
     if not torch_peer.installed:
         return left_out(torch_peer.MISSING)
     if torch_peer.device() is None:
-        return left_out(f"it would run on the CPU, JAX on {jax.devices()[0]}: it finds no such device")
+        return left_out(
+            f"it would run on the CPU, JAX on {jax.devices()[0]}: it finds no such device"
+        )
     from experiments.benchmark import in_torch
 
     return in_torch.builds(works(importlib.import_module(f"experiments.benchmark.{room}")))

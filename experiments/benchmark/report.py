@@ -1,9 +1,9 @@
 """The spread of the figures over whole runs, versions of JAX and machines; and what may be claimed.
 
-    python -m experiments.benchmark.report                    the runs that are kept beside this file
-    python -m experiments.benchmark.report out/benchmark      those of a folder that --out named
-    python -m experiments.benchmark.report out/benchmark --keep NAME        and keep them as NAME
-    python -m experiments.benchmark.report --write            put the kept ones into the README
+    python -m experiments.benchmark.report                  the runs that are kept beside this file
+    python -m experiments.benchmark.report out/benchmark    those of a folder that --out named
+    python -m experiments.benchmark.report out/benchmark --keep NAME      and keep them as NAME
+    python -m experiments.benchmark.report --write          put the kept ones into the README
 
 Runs of one JAX on one machine are a group. Of a ratio there is one number a run, the median over
 its rounds; a cell has the median of these and, in brackets, their lower quartile. A claim is the
@@ -74,7 +74,10 @@ def slim(figures: Mapping[str, Any]) -> Run:
                 for rival, found in case["against"].items()
             },
         }
-    return {"about": {name: figures["about"].get(name, "unknown") for name in ABOUT}, "cases": cases}
+    return {
+        "about": {name: figures["about"].get(name, "unknown") for name in ABOUT},
+        "cases": cases,
+    }
 
 
 def _short(number: float) -> float:
@@ -144,8 +147,12 @@ def sentence(runs: Iterable[Run]) -> str:
     """What may be claimed of the models' training steps."""
     runs = list(runs)
     where = " and ".join(sorted({run["about"]["jax"] for run in runs}))
-    words = [f"{at_least:.2f} times by {AGAINST[rival]}" for rival, at_least in claims(runs).items()]
-    return f"a training step takes at least, in the geometric mean, {', '.join(words)} (jax {where})"
+    words = [
+        f"{at_least:.2f} times by {AGAINST[rival]}" for rival, at_least in claims(runs).items()
+    ]
+    return (
+        f"a training step takes at least, in the geometric mean, {', '.join(words)} (jax {where})"
+    )
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -42,6 +42,7 @@ class Worker:
     """
 
     def __init__(self, connection: Connection | None, pid: int | None = None) -> None:
+        """Ask the process at the other end of a connection who it is; None for no process."""
         self._connection = connection
         self.about: dict[str, str] = self._ask("about") if connection else {}
         self.pids = (pid,) if pid else ()
@@ -91,7 +92,13 @@ def working(python: Path | None, sizes: Sizes) -> Iterator[Worker]:
         return
     ours, theirs = Pipe()
     with ours, theirs:
-        command = [str(python or sys.executable), "-m", __name__, str(theirs.fileno()), *sizes.words]
+        command = [
+            str(python or sys.executable),
+            "-m",
+            __name__,
+            str(theirs.fileno()),
+            *sizes.words,
+        ]
         try:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=SETTINGS | os.environ, pass_fds=[theirs.fileno()]
@@ -141,6 +148,7 @@ def serve(connection: Connection, sizes: Sizes) -> None:
             question = connection.recv()
         except EOFError:
             return
+        reply: tuple[str | None, Any]
         try:
             reply = None, answered(*question)
         except LeftOutError as reason:

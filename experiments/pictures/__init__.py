@@ -14,6 +14,7 @@ from experiments.pictures.runs import (
     scales,
     training,
 )
+from experiments.pictures.scaling import scaling
 from experiments.pictures.trials import trials
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "rebuilt",
     "regression",
     "scales",
+    "scaling",
     "speeds",
     "training",
     "trials",

@@ -125,7 +125,9 @@ def name_lines(ax: Axes, names: Sequence[str], **style: Any) -> None:
     """
     figure: Any = ax.figure
     size = matplotlib.rcParams["font.size"]
-    gap = 1.25 * size / 72 / (0.7 * figure.get_size_inches()[1])
+    spec = ax.get_subplotspec()
+    rows = spec.get_gridspec().nrows if spec else 1
+    gap = 1.25 * size / 72 / (0.7 * figure.get_size_inches()[1] / rows)
     ax.autoscale_view()  # else it is done when the figure is drawn, and nothing has a place before
     ends = []
     for one, name in zip(ax.get_lines(), names, strict=True):

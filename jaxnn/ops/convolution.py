@@ -84,7 +84,7 @@ def conv_fwd(
     """
     w, b = params
     at = placement(x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
-    y = _convolve(x, w, at, groups)
+    y = convolve(x, w, at, groups)
     return y if b is None else y + b, ConvResiduals(params, x)
 
 
@@ -95,16 +95,16 @@ def conv_bwd(
     (w, b), x = residuals
     at = placement(x.shape[1:-1], w.shape[:-2], **settings)
     db = None if b is None else dy.sum(range(dy.ndim - 1))
-    return Conv(_convolve_dw(x, dy, at, groups), db), _convolve_dx(dy, w, at, groups)
+    return Conv(convolve_dw(x, dy, at, groups), db), convolve_dx(dy, w, at, groups)
 
 
-def _convolve(x: Array, w: Array, at: Placement, groups: int) -> Array:
+def convolve(x: Array, w: Array, at: Placement, groups: int) -> Array:
     """Return y[o] = sum_k x[o s + k d - lo] w[k]."""
     conv = partial(lax.conv_general_dilated, dimension_numbers=LAYOUT[x.ndim])
     return conv(x, w, at.stride, at.padding, None, at.dilation, feature_group_count=groups)
 
 
-def _convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
+def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
     """Return dw[k] = sum_o x[o s + k d - lo]^T dy[o]: examples for channels, dy for the kernel."""
     axes = zip(*at, strict=True)
     ends = [(lo, d * (k - 1) + (n - 1) * s + 1 - h - lo) for k, s, (lo, _), d, h, n in axes]
@@ -115,7 +115,7 @@ def _convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
     return jnp.moveaxis(dw, 0, -2)
 
 
-def _convolve_dx(dy: Array, w: Array, at: Placement, groups: int) -> Array:
+def convolve_dx(dy: Array, w: Array, at: Placement, groups: int) -> Array:
     """Return dx[i] = sum_k dy[(i + lo - k d) / s] w[k]^T, where s divides."""
     *taps, channels, outputs = w.shape
     flipped = jnp.flip(w, range(len(taps))).reshape(*taps, channels, groups, outputs // groups)
@@ -161,7 +161,7 @@ def conv_transpose_fwd(
     at = transposed_placement(
         x.shape[1:-1], w.shape[:-2], stride, padding, dilation, output_padding
     )
-    y = _convolve_dx(x, w, at, groups)
+    y = convolve_dx(x, w, at, groups)
     return y if b is None else y + b, ConvResiduals(params, x)
 
 
@@ -172,7 +172,7 @@ def conv_transpose_bwd(
     (w, b), x = residuals
     at = transposed_placement(x.shape[1:-1], w.shape[:-2], **settings)
     db = None if b is None else dy.sum(range(dy.ndim - 1))
-    return Conv(_convolve_dw(dy, x, at, groups), db), _convolve(dy, w, at, groups)
+    return Conv(convolve_dw(dy, x, at, groups), db), convolve(dy, w, at, groups)
 
 
 def _check(name: str, params: Any, x: Any, **settings: Any) -> None:
@@ -191,6 +191,7 @@ conv1d = Op(
     conv_fwd,
     conv_bwd,
     check=partial(_check, "conv1d"),
+    fast="jaxnn.ops.fast.convolution",
     example=partial(_example, (3, 2, 6), 6, (2, 8, 4)),
     settings=({"stride": 3, "padding": "causal", "dilation": 2, "groups": 2},),
 )
@@ -198,6 +199,7 @@ conv2d = Op(
     conv_fwd,
     conv_bwd,
     check=partial(_check, "conv2d"),
+    fast="jaxnn.ops.fast.convolution",
     example=partial(_example, (2, 3, 2, 6), 6, (3, 7, 5, 4)),
     settings=(
         {"padding": "same", "groups": 2},
@@ -208,6 +210,7 @@ conv3d = Op(
     conv_fwd,
     conv_bwd,
     check=partial(_check, "conv3d"),
+    fast="jaxnn.ops.fast.convolution",
     example=partial(_example, (2, 1, 3, 2, 6), 6, (2, 4, 3, 5, 4)),
     settings=({"stride": (2, 1, 3), "padding": 1, "dilation": (1, 1, 2), "groups": 2},),
 )
@@ -215,6 +218,7 @@ conv1d_transpose = Op(
     conv_transpose_fwd,
     conv_transpose_bwd,
     check=partial(_check, "conv1d_transpose"),
+    fast="jaxnn.ops.fast.convolution",
     example=partial(_example, (3, 3, 4), 6, (2, 5, 4)),
     settings=({"stride": 3, "padding": ((1, 0),), "groups": 2, "output_padding": 2},),
 )
@@ -222,6 +226,7 @@ conv2d_transpose = Op(
     conv_transpose_fwd,
     conv_transpose_bwd,
     check=partial(_check, "conv2d_transpose"),
+    fast="jaxnn.ops.fast.convolution",
     example=partial(_example, (2, 3, 3, 4), 6, (3, 4, 5, 4)),
     settings=(
         {"stride": 2, "padding": ((0, 1), (2, 0)), "dilation": 2, "groups": 2, "output_padding": 1},
@@ -231,6 +236,7 @@ conv3d_transpose = Op(
     conv_transpose_fwd,
     conv_transpose_bwd,
     check=partial(_check, "conv3d_transpose"),
+    fast="jaxnn.ops.fast.convolution",
     example=partial(_example, (2, 1, 3, 3, 4), 6, (2, 2, 3, 2, 4)),
     settings=(
         {"stride": (2, 1, 2), "dilation": (1, 1, 2), "groups": 2, "output_padding": (1, 0, 1)},

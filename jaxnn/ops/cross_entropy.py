@@ -123,7 +123,7 @@ def softmax_cross_entropy_bwd(
         dlosses = reduce_bwd(dloss, labels.size // classes, reduction)
     else:
         label, counts = valid_labels(labels, classes, z.dtype, ignore_index)
-        _, total = label_weights(label, counts, class_weights, ignore_index)
+        w_label, total = label_weights(label, counts, class_weights, ignore_index)
         is_label = (label[..., None] == jnp.arange(classes, dtype=label.dtype)).astype(z.dtype)
         q = (1 - label_smoothing) * is_label + label_smoothing / classes
         z = z if ignore_index is None else jnp.where(counts[..., None] == 0, 0, z)
@@ -132,9 +132,15 @@ def softmax_cross_entropy_bwd(
     log_p = z - largest - log_sum
     p = jnp.exp(log_p)
     weight = (w * q).sum(-1, keepdims=True) if soft or class_weights is not None else 1
-    dz = weight * p - w * q
     if not is_zero(z_loss):
-        dz = dz + 2 * z_loss * (largest + log_sum) * p
+        weight = weight + 2 * z_loss * (largest + log_sum)
+    if soft:
+        dz = (weight * p - w * q) * dl
+    else:  # what is the label's alone is taken from an element of each row
+        dz = (weight * p - w * (label_smoothing / classes)) * dl
+        of_label = ((1 - label_smoothing) * w_label * dlosses).ravel()
+        at_label = dz.reshape(-1, classes).at[jnp.arange(label.size), label.ravel()]
+        dz = at_label.add(-of_label, mode="drop").reshape(z.shape)
     log_p = jnp.where((q == 0) & (z == -jnp.inf), 0, log_p)
     if soft:
         dlabels = (-(1 - label_smoothing) * w * log_p * dl).astype(labels.dtype)
@@ -144,7 +150,7 @@ def softmax_cross_entropy_bwd(
             rows = jnp.where(counts[..., None] == 0, 0, is_label).reshape(-1, classes).sum(0)
             dw = dw - loss * reduce_bwd(dloss, total, reduction) * rows
         dweights = dw.astype(class_weights.dtype)
-    return (dz * dl).astype(logits.dtype), dlabels, dweights
+    return dz.astype(logits.dtype), dlabels, dweights
 
 
 def is_soft(labels: Array) -> bool:

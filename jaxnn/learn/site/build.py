@@ -17,7 +17,11 @@ NEEDED = ("sphinx", "myst_nb", "furo", "sphinx_design", "latex2mathml", "ipykern
 SIGNS = ("index.html", "objects.inv", "searchindex.js")
 ROOT = Path(jaxnn.__file__).parents[1]
 # Pages of a clone that a wheel does not have.
-MEASURED = {"README.md": "speed.md", "LOG.md": "log.md"}
+MEASURED = {
+    "benchmark/README.md": "speed.md",
+    "benchmark/LOG.md": "log.md",
+    "scaling/README.md": "growth.md",
+}
 # A kernel's: no network, nothing to say of its debugger; and what it compiles is in no folder, so
 # that every build runs all that it shows. A program of a lesson runs once: to compile it fast, and
 # not well, saves a third of the time.
@@ -84,14 +88,15 @@ def gather(folder: Path) -> None:
     if log is None:
         shutil.rmtree(folder / "benchmarks")
         return
-    measured = log.parent
     for name, page in MEASURED.items():
-        text = (measured / name).read_text(encoding="utf-8")
+        path = log.parents[1] / name
+        text = path.read_text(encoding="utf-8")
         for other, its_page in MEASURED.items():
-            text = text.replace(f"]({other})", f"]({its_page})")
+            if Path(other).parent == Path(name).parent:
+                text = text.replace(f"]({Path(other).name})", f"]({its_page})")
         (folder / "benchmarks" / page).write_text(text, encoding="utf-8")
-    for picture in measured.glob("*.png"):
-        shutil.copy(picture, folder / "benchmarks")
+        for picture in path.parent.glob("*.png"):
+            shutil.copy(picture, folder / "benchmarks")
 
 
 def spread(pages: list[str]) -> None:

@@ -21,9 +21,9 @@ from jaxnn.ops.linear import Linear
 from jaxnn.ops.linear_cross_entropy import LinearCrossEntropyResiduals
 from jaxnn.varying import vary_with
 
-# How many to hold at once if nothing else is asked for, and of how many classes at least: what a
-# cache holds, and enough to keep any matrix product busy.
-LOGITS, CLASSES = 2**21, 128
+# If nothing else is asked for: how many logits are few, so that all are held at once; of more, how
+# many to hold, and of how many classes at least, which keeps any matrix product busy.
+FEW, LOGITS, CLASSES = 2**21, 2**19, 128
 
 
 class ChunkedResiduals(NamedTuple):
@@ -175,8 +175,10 @@ def linear_cross_entropy_bwd(
 
 def _size(w: Array, x: Array, chunk: int | None) -> int:
     """How many classes to take at a time."""
-    rows = max(1, math.prod(x.shape[:-1]))
-    return min(w.shape[1], max(CLASSES, LOGITS // rows) if chunk is None else chunk)
+    rows, classes = max(1, math.prod(x.shape[:-1])), w.shape[1]
+    if chunk is None:
+        chunk = classes if rows * classes <= FEW else max(CLASSES, LOGITS // rows)
+    return min(classes, chunk)
 
 
 def _flattened(
