@@ -233,7 +233,8 @@ def _case(
                     run.wrong.append(f"{name}: {arm} failed")
             into["left_out"][arm] = reason
             run.say(f"  {arm}: left out, {reason}")
-        run.say("  in turns:")
+        if arms:
+            run.say("  in turns:")
         in_turns = time_in_turns(arms, run.rounds, run.order)
         for arm, built in arms.items():
             _tell(run, case, into, arm, built, in_turns)
