@@ -83,7 +83,9 @@ def test_an_arm_has_its_tokens_its_share_and_its_ratio(planted, called, monkeypa
     assert "all agree" in out
     found = figures["cases"]["case"]["arms"]["jax.grad"]
     assert found["ratio"] == pytest.approx(2.0)
-    assert found["tokens_per_second"] == pytest.approx(100.0)
+    by_hand = figures["cases"]["case"]["arms"]["by hand"]
+    assert by_hand["tokens_per_second"] == pytest.approx(200.0)
+    assert by_hand["share_of_product_rate"] == pytest.approx(0.2)
     assert len(found["seconds"]) == 2
     assert figures["about"]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
     assert figures["attention"] == ["it is right"]
