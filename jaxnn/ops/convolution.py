@@ -25,6 +25,7 @@ from jaxnn.op import Op
 from jaxnn.ops.windows import Padding, Placement, Sizes, placement, transposed_placement
 from jaxnn.ops.windows_doors import check_convolution
 
+FAST = "jaxnn.ops.fast.convolution"
 # By the number of axes.
 LAYOUT = {len(s) + 2: (f"N{s}C", f"{s}IO", f"N{s}C") for s in ("H", "HW", "DHW")}
 
@@ -188,57 +189,39 @@ def _example(w: tuple[int, ...], b: int, x: tuple[int, ...], key: Array) -> tupl
 
 
 conv1d = Op(
-    conv_fwd,
-    conv_bwd,
-    check=partial(_check, "conv1d"),
-    fast="jaxnn.ops.fast.convolution",
+    conv_fwd, conv_bwd, check=partial(_check, "conv1d"), fast=FAST,
     example=partial(_example, (3, 2, 6), 6, (2, 8, 4)),
     settings=({"stride": 3, "padding": "causal", "dilation": 2, "groups": 2},),
-)
+)  # fmt: skip
 conv2d = Op(
-    conv_fwd,
-    conv_bwd,
-    check=partial(_check, "conv2d"),
-    fast="jaxnn.ops.fast.convolution",
+    conv_fwd, conv_bwd, check=partial(_check, "conv2d"), fast=FAST,
     example=partial(_example, (2, 3, 2, 6), 6, (3, 7, 5, 4)),
     settings=(
         {"padding": "same", "groups": 2},
         {"stride": (2, 3), "padding": ((2, 0), (1, 3)), "dilation": (2, 1), "groups": 2},
     ),
-)
+)  # fmt: skip
 conv3d = Op(
-    conv_fwd,
-    conv_bwd,
-    check=partial(_check, "conv3d"),
-    fast="jaxnn.ops.fast.convolution",
+    conv_fwd, conv_bwd, check=partial(_check, "conv3d"), fast=FAST,
     example=partial(_example, (2, 1, 3, 2, 6), 6, (2, 4, 3, 5, 4)),
     settings=({"stride": (2, 1, 3), "padding": 1, "dilation": (1, 1, 2), "groups": 2},),
-)
+)  # fmt: skip
 conv1d_transpose = Op(
-    conv_transpose_fwd,
-    conv_transpose_bwd,
-    check=partial(_check, "conv1d_transpose"),
-    fast="jaxnn.ops.fast.convolution",
+    conv_transpose_fwd, conv_transpose_bwd, check=partial(_check, "conv1d_transpose"), fast=FAST,
     example=partial(_example, (3, 3, 4), 6, (2, 5, 4)),
     settings=({"stride": 3, "padding": ((1, 0),), "groups": 2, "output_padding": 2},),
-)
+)  # fmt: skip
 conv2d_transpose = Op(
-    conv_transpose_fwd,
-    conv_transpose_bwd,
-    check=partial(_check, "conv2d_transpose"),
-    fast="jaxnn.ops.fast.convolution",
+    conv_transpose_fwd, conv_transpose_bwd, check=partial(_check, "conv2d_transpose"), fast=FAST,
     example=partial(_example, (2, 3, 3, 4), 6, (3, 4, 5, 4)),
     settings=(
         {"stride": 2, "padding": ((0, 1), (2, 0)), "dilation": 2, "groups": 2, "output_padding": 1},
     ),
-)
+)  # fmt: skip
 conv3d_transpose = Op(
-    conv_transpose_fwd,
-    conv_transpose_bwd,
-    check=partial(_check, "conv3d_transpose"),
-    fast="jaxnn.ops.fast.convolution",
+    conv_transpose_fwd, conv_transpose_bwd, check=partial(_check, "conv3d_transpose"), fast=FAST,
     example=partial(_example, (2, 1, 3, 3, 4), 6, (2, 2, 3, 2, 4)),
     settings=(
         {"stride": (2, 1, 2), "dilation": (1, 1, 2), "groups": 2, "output_padding": (1, 0, 1)},
     ),
-)
+)  # fmt: skip
