@@ -184,6 +184,7 @@ def test_chunks_of_any_size_equal_the_two_ops_apart(chunk, biased, x64):
     [(8, 8, 0), (8, 9, 1), (64, 4, 0), (64, 5, 1)],
 )
 def test_on_both_sides_of_few_logits_the_forms_agree(rows, classes, chunked, x64, monkeypatch):
+    monkeypatch.setattr(fast, "FEW", 64)
     monkeypatch.setattr(fast, "LOGITS", 64)
     monkeypatch.setattr(fast, "CLASSES", 4)
     rng = np.random.default_rng(0)
@@ -234,6 +235,8 @@ def test_the_softmax_is_kept_where_there_are_few_logits():
     assert kept(2**13, 2**8 + 1) == 2**13
     assert kept(2**16, 128) == 2**23
     assert kept(2**16, 129) == 2**16
+    assert fast.classes_at_once(1024, 8192, None) == 512  # of many logits, half a million at a time
+    assert fast.classes_at_once(1024, 8192, 100) == 100
     with plain_forms():
         assert kept(2**16, 129) == 2**16 * 129
 

@@ -143,12 +143,9 @@ def test_blocks_of_queries_make_memory_linear_in_the_sequence():
             assert low < slope((1024, 2048), values) < high, form
 
 
-def test_runs_and_classes_are_those_of_the_fast_forms():
+def test_runs_of_queries_are_those_of_the_fast_form():
     assert paper.runs(64) == [(64, 64)]
     assert paper.runs(256) == [(128, 128), (128, 256)]
-    assert paper.classes_at_once(gpt2(vocabulary=8192), 512) == 4096
-    assert paper.classes_at_once(gpt2(vocabulary=1000), 512) == 1000
-    assert paper.classes_at_once(gpt2(vocabulary=8192, chunk=512), 512) == 512
     assert paper.scores(gpt2(), 256) == 128 * 128 + 128 * 256
     assert paper.scores(gpt2(block=64), 256) == 64 * 256
 

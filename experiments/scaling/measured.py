@@ -20,6 +20,7 @@ from experiments.scaling import axes, paper
 from experiments.scaling.axes import Axis, Model
 from experiments.scaling.paper import Terms
 from jaxnn.models import cnn, rnn, transformer
+from jaxnn.ops.fast.linear_cross_entropy import classes_at_once
 
 # A step of hardly any arithmetic: as many layers as the smallest of the axis has.
 LEAST = {"width": 8, "sequence": 8, "vocabulary": 8, "batch": 2}
@@ -177,5 +178,5 @@ def _thresholds(config: Any, sizes: axes.Sizes) -> dict[str, int]:
     tokens = sizes["batch"] * sizes["sequence"]
     return {
         "runs": len(paper.runs(sizes["sequence"])),
-        "classes": paper.classes_at_once(config, tokens),
+        "classes": classes_at_once(tokens, config.vocabulary, config.chunk),
     }

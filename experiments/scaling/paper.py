@@ -31,7 +31,7 @@ from jaxnn.learn.shown import new_bytes
 from jaxnn.models import cnn, rnn, transformer
 from jaxnn.models.transformer_params import GATED
 from jaxnn.ops.fast.attention import RUN
-from jaxnn.ops.fast.linear_cross_entropy import CLASSES, LOGITS
+from jaxnn.ops.fast.linear_cross_entropy import classes_at_once
 
 Terms = dict[str, float]
 WIDE = 4  # bytes of a float32
@@ -121,7 +121,7 @@ def held(step: Program, sizes: Sizes, form: str) -> Terms:
         UNITS: float((3 if gated else 2) * WIDE * units),
         LAYER: WIDE * operations(config, sizes)[WEIGHTS] / (6 * tokens * config.layers),
     }
-    classes = classes_at_once(config, tokens)
+    classes = classes_at_once(tokens, config.vocabulary, config.chunk)
     logits = 1 if classes == config.vocabulary else 2
     loss: Terms = {LOGITS_AT_ONCE: float(logits * WIDE * tokens * classes)}
     if config.tied:
@@ -144,9 +144,3 @@ def runs(t: int) -> list[tuple[int, int]]:
     """Return how many queries each run of causal attention has, and how many keys."""
     size = math.ceil(t / max(1, round(math.sqrt(t / RUN))))
     return [(min(start + size, t) - start, min(start + size, t)) for start in range(0, t, size)]
-
-
-def classes_at_once(config: transformer.Config, tokens: int) -> int:
-    """Return of how many classes the loss holds the logits at once."""
-    most = max(CLASSES, LOGITS // tokens) if config.chunk is None else config.chunk
-    return min(config.vocabulary, most)

@@ -102,8 +102,8 @@ class Config:
         rotary_base: see `rotary_fwd`.
         rotary_scaling: see `jaxnn.ops.rotary.Scaling`; None for none.
         eps: of the norms.
-        chunk: classes whose logits the loss holds at a time, see `linear_cross_entropy_fwd`; None
-            for as many as have two million logits. Where the vocabulary is spread over devices each
+        chunk: classes whose logits the loss holds at a time, None for what
+            `linear_cross_entropy_fwd` chooses. Where the vocabulary is spread over devices each
             holds its own logits, all at once.
         unroll: how many layers one turn of the loop over them has. With all of them there is no
             loop: what a layer saves is not copied into an array for all, which a GPU has to wait

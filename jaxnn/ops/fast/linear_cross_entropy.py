@@ -68,7 +68,8 @@ def linear_cross_entropy_fwd(
     settings: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
     settings |= {"ignore_index": ignore_index, "reduction": reduction}
     classes = params.w.shape[1]
-    if _size(params.w, x, chunk) >= classes or is_soft(labels):
+    count = math.prod(x.shape[:-1])
+    if classes_at_once(count, classes, chunk) == classes or is_soft(labels):
         return plain.linear_cross_entropy_fwd(params, x, labels, class_weights, **settings)
 
     rows, label, counts = _flattened(x, labels, classes, ignore_index)
@@ -173,11 +174,11 @@ def linear_cross_entropy_bwd(
     return dparams, dx, None, dweights.astype(class_weights.dtype)
 
 
-def _size(w: Array, x: Array, chunk: int | None) -> int:
-    """How many classes to take at a time."""
-    rows, classes = max(1, math.prod(x.shape[:-1])), w.shape[1]
+def classes_at_once(rows: int, classes: int, chunk: int | None) -> int:
+    """Return of how many classes the logits of so many rows are held at once."""
     if chunk is None:
-        chunk = classes if rows * classes <= FEW else max(CLASSES, LOGITS // rows)
+        few = rows * classes <= FEW
+        chunk = classes if few else max(CLASSES, LOGITS // max(rows, 1))
     return min(classes, chunk)
 
 
@@ -208,7 +209,7 @@ def _chunks(
     not new, and are not to be counted again.
     """
     w, b = params
-    size, wide = _size(w, rows, chunk), widen(rows).dtype
+    size, wide = classes_at_once(len(rows), w.shape[1], chunk), widen(rows).dtype
 
     def chunk_of(start: Array) -> tuple[Array, ...]:
         first = jnp.minimum(start, w.shape[1] - size)
