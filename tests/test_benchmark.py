@@ -18,7 +18,14 @@ import pytest
 
 from experiments import torch_peer
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import machine, measure, models, ops, show
+from experiments.benchmark import (
+    decoders,
+    machine,
+    measure,
+    models,
+    ops,
+    show,
+)
 from experiments.benchmark.arms import (
     Arm,
     Case,
@@ -242,10 +249,10 @@ def test_the_help_says_how_it_is_called_and_names_every_case():
 
 def test_operations_are_counted_as_the_formula_says():
     config = gpt2(vocabulary=256, positions=256, width=256)
-    assert models.transformer_flops(config, 8, 256) == pytest.approx(46e9, rel=0.01)
+    assert decoders.transformer_flops(config, 8, 256) == pytest.approx(46e9, rel=0.01)
     shared = llama(vocabulary=5, positions=3, layers=1, width=4, heads=2, kv_heads=1, hidden=7)
     weights = 4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 7 + 4 * 5
-    assert models.transformer_flops(shared, 2, 3) == 6 * 2 * 3 * (weights + 2 * 3 * 4)
+    assert decoders.transformer_flops(shared, 2, 3) == 6 * 2 * 3 * (weights + 2 * 3 * 4)
 
 
 def test_the_quick_mode_has_cases_that_exist():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import assert_leaves_close, run
 
-from experiments.benchmark import frameworks, measure, models
+from experiments.benchmark import decoders, frameworks, measure, models
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, LeftOutError
 from experiments.benchmark.frameworks import EQUINOX, FLAX, FORMS, PACKAGES, SCANNED
 from jaxnn.models import rnn
@@ -21,10 +21,10 @@ CASES = {
     "mlp": models.mlp_step(5, (6, 4, 4, 3)),
     "cnn": models.cnn_step(3, (4, 4, 2), (4, 6)),
     "rnn": models.rnn_step(3, 5, rnn.Config(vocabulary=7, width=4, hidden=6, layers=2)),
-    "gpt": models.transformer_step(
+    "gpt": decoders.transformer_step(
         2, 6, gpt2(vocabulary=11, positions=8, layers=2, width=8, heads=2)
     ),
-    "llama": models.transformer_step(
+    "llama": decoders.transformer_step(
         2, 6, llama(vocabulary=11, positions=8, layers=2, width=16, heads=4, kv_heads=2)
     ),
     "autoencoder": models.autoencoder_step(5, (6, 4, 2)),

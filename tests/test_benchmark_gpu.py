@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import attention_check, gpu, measure, models
+from experiments.benchmark import attention_check, decoders, gpu, measure
 from experiments.benchmark.arms import Arm, Case, LeftOutError
 from experiments.benchmark.cases import ACCELERATOR, Sizes, cases
 from experiments.benchmark.worker import Worker
@@ -221,7 +221,7 @@ def test_the_check_of_attention_sees_a_wrong_one(monkeypatch):
 
 def test_a_whole_step_moves_its_weights():
     config = gpt2(vocabulary=32, positions=8, layers=1, width=4, heads=2)
-    builds = models.gpt2_whole_step(2, 8, config).make()
+    builds = decoders.gpt2_whole_step(2, 8, config).make()
     arm = builds["by hand"]()
     first, _ = arm.run()
     again, _ = arm.run()  # of the first step, whatever came after: it is compared

@@ -14,7 +14,7 @@ import pytest
 import jaxnn
 from experiments import pictures
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, Arm, compiled
-from experiments.benchmark.models import transformer_flops
+from experiments.benchmark.decoders import transformer_flops
 from experiments.pictures import canvas
 from experiments.scaling import __main__ as command
 from experiments.scaling import axes, measured, paper, reasons, show

@@ -19,7 +19,7 @@ its environment needs PyTorch and jaxnn, with whatever JAX that Python can have.
 programs, or other machines on the same cores, had more than 5% of their time, a case is timed
 again, three times at most, and a warning says so.
 
-Where a case's operations are counted (`models.transformer_flops`), one large product of matrices in
+Where operations are counted (`decoders.transformer_flops`), one large product of matrices in
 its dtype takes its turns too: "of product" is the rate by hand as a share of its. "of copy" is what
 has to be read and written once, inputs and results, per second, as a share of what one large copy
 moves: where it is near 100%, no other arrangement can be faster.

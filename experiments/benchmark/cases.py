@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from experiments.benchmark import models, ops, runs
+from experiments.benchmark import decoders, image_ops, models, ops, recurrent_ops, runs
 from experiments.benchmark.arms import Case
 from jaxnn.models import cnn, mlp, rnn
 from jaxnn.models.transformer import gpt2, llama
@@ -64,25 +64,25 @@ def cases(sizes: Sizes = Sizes()) -> dict[str, Case]:  # noqa: B008 - it cannot 
         "cnn-mnist": models.cnn_step(s(32), (28, 28, 1), (16, 32, 64)),
         "rnn-small": models.rnn_step(s(16), s(64), rnn.Config(width=64, hidden=s(128))),
         "rnn-large": models.rnn_step(s(32), s(128), rnn.Config(width=128, hidden=s(256), layers=2)),
-        "gpt-small": models.transformer_step(8, s(128), gpt2(layers=2, width=s(128))),
-        "gpt-large": models.transformer_step(
+        "gpt-small": decoders.transformer_step(8, s(128), gpt2(layers=2, width=s(128))),
+        "gpt-large": decoders.transformer_step(
             8, s(256), gpt2(vocabulary=256, positions=256, width=s(256))
         ),
-        "llama-small": models.transformer_step(
+        "llama-small": decoders.transformer_step(
             8, s(128), llama(layers=2, width=s(128), kv_heads=2)
         ),
-        "llama-large": models.transformer_step(
+        "llama-large": decoders.transformer_step(
             8, s(256), llama(vocabulary=256, positions=256, width=s(256), kv_heads=2)
         ),
-        "gpt2-124m": models.gpt2_step(s(8), s(1024), gpt2_124m, block=s(256)),
-        "gpt2-124m-b32": models.gpt2_step(s(32), s(1024), gpt2_124m, block=s(256)),
-        "gpt2-124m-step": models.gpt2_whole_step(s(8), s(1024), gpt2_124m),
+        "gpt2-124m": decoders.gpt2_step(s(8), s(1024), gpt2_124m, block=s(256)),
+        "gpt2-124m-b32": decoders.gpt2_step(s(32), s(1024), gpt2_124m, block=s(256)),
+        "gpt2-124m-step": decoders.gpt2_whole_step(s(8), s(1024), gpt2_124m),
         "attention-bf16-t1024": ops.attention_case(s(8), s(1024), 12, bf16),
         "attention-bf16-t4096": ops.attention_case(2, s(4096), 12, bf16),
         "lm-head-bf16": ops.lm_head_case(s(8192), s(768), s(50304), dtype=bf16),
         "layer-norm-bf16": ops.norm_case("layer", (s(8192), s(768)), bf16),
         "embedding-bf16": ops.embedding_case(s(50304), s(768), s(8192), bf16),
-        "conv-bf16": ops.conv_case(s(64), 1, bf16),
+        "conv-bf16": image_ops.conv_case(s(64), 1, bf16),
         "autoencoder-small": models.autoencoder_step(s(32), (64, s(256), 2)),
         "autoencoder-large": models.autoencoder_step(s(128), (784, s(512), 16)),
         "lm-head-256": ops.lm_head_case(s(1024), s(256), 256),
@@ -91,17 +91,17 @@ def cases(sizes: Sizes = Sizes()) -> dict[str, Case]:  # noqa: B008 - it cannot 
         "attention-t256": ops.attention_case(4, s(256)),
         "attention-t1024": ops.attention_case(4, s(1024)),
         "attention-t4096": ops.attention_case(1, s(4096)),
-        "lstm-b4": ops.recurrent_case("LSTM", s(4), s(128), 128, s(256)),
-        "lstm-b32": ops.recurrent_case("LSTM", s(32), s(128), 128, s(256)),
-        "gru-b4": ops.recurrent_case("GRU", s(4), s(128), 128, s(256)),
-        "gru-b32": ops.recurrent_case("GRU", s(32), s(128), 128, s(256)),
-        "conv-stride1": ops.conv_case(s(64), 1),
-        "conv-stride2": ops.conv_case(s(64), 2),
-        "max-pool": ops.pool_case("max", s(64)),
-        "average-pool": ops.pool_case("average", s(64)),
+        "lstm-b4": recurrent_ops.recurrent_case("LSTM", s(4), s(128), 128, s(256)),
+        "lstm-b32": recurrent_ops.recurrent_case("LSTM", s(32), s(128), 128, s(256)),
+        "gru-b4": recurrent_ops.recurrent_case("GRU", s(4), s(128), 128, s(256)),
+        "gru-b32": recurrent_ops.recurrent_case("GRU", s(32), s(128), 128, s(256)),
+        "conv-stride1": image_ops.conv_case(s(64), 1),
+        "conv-stride2": image_ops.conv_case(s(64), 2),
+        "max-pool": image_ops.pool_case("max", s(64)),
+        "average-pool": image_ops.pool_case("average", s(64)),
         "layer-norm": ops.norm_case("layer", (s(2048), 512)),
         "rms-norm": ops.norm_case("rms", (s(2048), 512)),
-        "batch-norm": ops.batch_norm_case((s(64), 32, 32, 32)),
+        "batch-norm": image_ops.batch_norm_case((s(64), 32, 32, 32)),
         "embedding-256": ops.embedding_case(256, 256, s(4096)),
         "embedding-50k": ops.embedding_case(s(50304), 256, s(4096)),
         "moons": runs.moons_run(),

@@ -25,22 +25,15 @@ from experiments.benchmark.peers import peers
 from jaxnn.numerics import widen
 from jaxnn.op import Op
 from jaxnn.ops.attention import attention
-from jaxnn.ops.batch_norm import Running, batch_norm
-from jaxnn.ops.convolution import Conv, conv2d
-from jaxnn.ops.gru import gru
 from jaxnn.ops.linear import Embedding, Linear, embedding
 from jaxnn.ops.linear_cross_entropy import linear_cross_entropy
 from jaxnn.ops.normalisation import Scale, layer_norm, rms_norm
-from jaxnn.ops.pooling import average_pool, max_pool
-from jaxnn.ops.recurrent import lstm
-from jaxnn.ops.recurrent_parts import CellState, Recurrent, init_gru, init_lstm
-from jaxnn.ops.recurrent_steps import Output
 
 # Of an op in bfloat16, against autodiff of the same: each rounds to 2^-9 of a value, step by step.
 AGREE_BFLOAT16 = 3e-2
 
 
-def _op(
+def op_case(
     what: str,
     op: Any,
     draw: Callable[[], tuple[Any, ...]],
@@ -127,7 +120,7 @@ def lm_head_case(
         losses: Array = lax.map(jax.checkpoint(lambda part: whole(params, *part)), rows)
         return losses.mean()
 
-    return _op(
+    return op_case(
         f"N {n}, D {d}, vocabulary {vocabulary}",
         linear_cross_entropy,
         lambda: (Linear(normal(0, d, vocabulary) / d), normal(1, n, d), integers(2, vocabulary, n)),
@@ -151,7 +144,7 @@ def attention_case(n: int, t: int, heads: int = 4, dtype: Any = jnp.float32) -> 
     stronger: dict[str, Any] = {"JAX's attention": jax_nn, "checkpointed": jax.checkpoint(plain)}
     if dtype != jnp.float32:
         stronger["cuDNN attention"] = lambda q, k, v, _: cudnn_attention(q, k, v)
-    return _op(
+    return op_case(
         f"causal, batch {n}, {heads} heads of 64, T {t}",
         attention,
         lambda: (*(normal(i, n, t, heads, 64) for i in range(3)), None),
@@ -176,111 +169,6 @@ def cudnn_attention(q: Array, k: Array, v: Array) -> Array:
     return y
 
 
-def recurrent_case(kind: str, n: int, t: int, d: int, hidden: int) -> Case:
-    """A whole sequence, from a state before to a state after."""
-    op, init, step = {"LSTM": (lstm, init_lstm, lstm_step), "GRU": (gru, init_gru, gru_step)}[kind]
-
-    def draw() -> tuple[Recurrent, CellState, Array, None]:
-        state = CellState(normal(1, n, hidden), normal(2, n, hidden) if kind == "LSTM" else None)
-        return init(jax.random.key(0), d, hidden), state, normal(3, n, t, d), None
-
-    return _op(
-        f"T {t}, D {d}, H {hidden}, batch {n}",
-        op,
-        draw,
-        lambda torch, inputs, dout: torch.recurrent(kind, *inputs[:3], dout),
-        wrt=(0, 1, 2),
-        stronger={"8 steps unrolled": lambda params, state, x, _: unrolled(step, params, state, x)},
-    )
-
-
-def unrolled(
-    step: Callable[[Recurrent, CellState, Array], CellState],
-    params: Recurrent,
-    state: CellState,
-    x: Array,
-) -> Output:
-    """A cell over all steps, the product with the inputs hoisted, eight steps per loop."""
-    a_x = jnp.einsum("ntd,dg->tng", x, params.w_x) + params.b
-
-    def body(before: CellState, a_x: Array) -> tuple[CellState, Array]:
-        after = step(params, before, a_x)
-        return after, after.h
-
-    final, h = lax.scan(body, state, a_x, unroll=8)
-    return h.swapaxes(0, 1), final
-
-
-def lstm_step(params: Recurrent, before: CellState, a_x: Array) -> CellState:
-    """One step of an LSTM as `jax.grad` is given it."""
-    i, f, g, o = jnp.split(a_x + before.h @ params.w_h, 4, -1)
-    c = jax.nn.sigmoid(f) * before.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return CellState(jax.nn.sigmoid(o) * jnp.tanh(c), c)
-
-
-def gru_step(params: Recurrent, before: CellState, a_x: Array) -> CellState:
-    """One step of a GRU as `jax.grad` is given it."""
-    h_r, h_z, h_n = jnp.split(before.h @ params.w_h, 3, -1)
-    x_r, x_z, x_n = jnp.split(a_x, 3, -1)
-    r, z = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-    b_hn: Any = params.b_hn
-    n = jnp.tanh(x_n + r * (h_n + b_hn))
-    return CellState((1 - z) * n + z * before.h)
-
-
-def conv_case(n: int, stride: int, dtype: Any = jnp.float32) -> Case:
-    """A 3x3 convolution with both its gradients."""
-
-    def unfolded(params: Conv, x: Array) -> Array:
-        taps = lax.conv_general_dilated_patches(
-            x,
-            (3, 3),
-            (stride, stride),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # channels first, then the taps
-        return taps @ params.w.transpose(2, 0, 1, 3).reshape(-1, params.w.shape[-1])
-
-    return _op(
-        f"3x3, 32 to 64 channels, images {n}x32x32, stride {stride}",
-        conv2d,
-        lambda: (Conv(normal(0, 3, 3, 32, 64) / 17, None), normal(1, n, 32, 32, 32)),
-        lambda torch, inputs, dout: torch.conv(*inputs, dout, stride),
-        wrt=(0, 1),
-        static={"stride": stride, "padding": 1},
-        stronger={"unfolded": unfolded},
-        dtype=dtype,
-    )
-
-
-def pool_case(kind: str, n: int) -> Case:
-    """Windows of 2x2 side by side."""
-    choices: dict[str, tuple[Any, Any, Any]] = {
-        "max": (max_pool, jnp.max, lambda x: _windows(x, -jnp.inf, lax.max)),
-        "average": (average_pool, jnp.mean, lambda x: _windows(x, 0.0, lax.add) / 4),
-    }
-    op, reduce, window = choices[kind]
-
-    def reshaped(x: Array) -> Array:
-        n, h, w, c = x.shape
-        y: Array = reduce(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))
-        return y
-
-    return _op(
-        f"2x2, images {n}x32x32x32",
-        op,
-        lambda: (normal(0, n, 32, 32, 32),),
-        lambda torch, inputs, dout: torch.pool(kind, *inputs, dout),
-        wrt=(0,),
-        stronger={"reduce_window": window, "reshaped": reshaped},
-    )
-
-
-def _windows(x: Array, initial: float, combine: Callable[..., Array]) -> Array:
-    y: Array = lax.reduce_window(x, initial, combine, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    return y
-
-
 def norm_case(kind: str, shape: tuple[int, int], dtype: Any = jnp.float32) -> Case:
     """Layer or RMS norm of rows."""
     op: Op[..., Array] = layer_norm if kind == "layer" else rms_norm
@@ -289,7 +177,7 @@ def norm_case(kind: str, shape: tuple[int, int], dtype: Any = jnp.float32) -> Ca
         shift = normal(1, shape[1]) if kind == "layer" else None
         return Scale(normal(0, shape[1]), shift), normal(2, *shape)
 
-    return _op(
+    return op_case(
         f"x {shape}",
         op,
         draw,
@@ -297,32 +185,6 @@ def norm_case(kind: str, shape: tuple[int, int], dtype: Any = jnp.float32) -> Ca
         wrt=(0, 1),
         stronger={"checkpointed": jax.checkpoint(lambda params, x: op.fwd(params, x)[0])},
         dtype=dtype,
-    )
-
-
-def batch_norm_case(shape: tuple[int, ...]) -> Case:
-    """Batch norm in training."""
-
-    def forward(params: Scale, running: Running, x: Array) -> tuple[Array, Any]:
-        (y, _), residuals = batch_norm.fwd(params, running, x, training=True)
-        return y, residuals
-
-    def backward(residuals: Any, dy: Array) -> tuple[Any, ...]:
-        unused = Running(*jnp.zeros((2, shape[-1])))
-        return batch_norm.bwd(residuals, (dy, unused), training=True)
-
-    def draw() -> tuple[Scale, Running, Array]:
-        c = shape[-1]
-        running = Running(jnp.zeros(c), jnp.ones(c))
-        return Scale(normal(0, c), normal(1, c)), running, normal(2, *shape)
-
-    return _op(
-        f"x {shape}, training, running statistics not looked at",
-        Op(forward, backward, example=batch_norm.example),
-        draw,
-        lambda torch, inputs, dout: torch.batch_norm(*inputs, dout),
-        wrt=(0, 2),
-        stronger={"checkpointed": jax.checkpoint(lambda *inputs: forward(*inputs)[0])},
     )
 
 
@@ -335,7 +197,7 @@ def embedding_case(vocabulary: int, d: int, n: int, dtype: Any = jnp.float32) ->
     def one_hot(params: Embedding, tokens: Array) -> Array:
         return jax.nn.one_hot(tokens, vocabulary) @ params.table
 
-    return _op(
+    return op_case(
         f"vocabulary {vocabulary}, D {d}, {n} tokens",
         embedding,
         lambda: (Embedding(normal(0, vocabulary, d)), integers(1, vocabulary, n)),

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.benchmark.measure import BUSY
 from experiments.benchmark.results import AGAINST, FRAMEWORKS
 
 HERE = Path(__file__).parent
-KEPT, PAGE = HERE / "figures", HERE / "README.md"
+KEPT, PAGE, PICTURE = HERE / "figures", HERE / "README.md", HERE / "cpu.png"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 OF_GROUP = ("jax", "processor", "cores")
 ABOUT = (*OF_GROUP, "jaxlib", "Python", "flax", "equinox", "torch")
@@ -200,9 +201,29 @@ def report(runs: Sequence[Run]) -> str:
 
 
 def _busy(case: Mapping[str, Any]) -> bool:
-    from experiments.benchmark.measure import BUSY
-
     return bool(case["busy"] and case["busy"] > BUSY)
+
+
+def bars(runs: Sequence[Run]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """By case and rival, the quartiles over the runs of their ratios."""
+    found: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for rival, label in AGAINST.items():
+        for case, values in ratios(runs, rival).items():
+            low, middle, high = map(float, np.quantile(values, [0.25, 0.5, 0.75]))
+            found.setdefault(case, {})[label] = (low, middle, high)
+    return found
+
+
+def draw(runs: Sequence[Run]) -> None:
+    """The picture on the page: bars of the group that has the newest JAX."""
+    from experiments import pictures  # which needs matplotlib, as nothing else here does
+
+    *_, newest = sorted(groups(runs).values(), key=lambda group: _version(group[0]))
+    pictures.benchmark(PICTURE, bars(newest))
+
+
+def _version(run: Run) -> tuple[int, ...]:
+    return tuple(int(part) for part in run["about"]["jax"].split(".") if part.isdigit())
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -223,6 +244,7 @@ def main(words: Sequence[str] | None = None) -> int:
         (KEPT / f"{options.keep}.json").write_text(json.dumps(runs, separators=(",", ":")) + "\n")
     if options.write:
         PAGE.write_text(written(PAGE.read_text(), report(read([KEPT]))))
+        draw(read([KEPT]))
     print(report(runs))
     return 0
 

@@ -3,7 +3,7 @@
 Operations are multiplications and additions of the products, forward once and backward twice that:
 
     transformer    weights of the layers, scores and averages of the attention (T^2), output layer;
-                   together `experiments.benchmark.models.transformer_flops`
+                   together `experiments.benchmark.decoders.transformer_flops`
     LSTM           6 N T 4 H (I + H) of each layer, 6 N T H V of the output layer
     CNN            6 N H W k^2 I O of each convolution; of the first, which needs no dx, 4
 
@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 from experiments.benchmark.arms import AUTODIFF
-from experiments.benchmark.models import transformer_flops
+from experiments.benchmark.decoders import transformer_flops
 from experiments.scaling.axes import Program, Sizes
 from jaxnn.learn.shown import new_bytes
 from jaxnn.models import cnn, rnn, transformer

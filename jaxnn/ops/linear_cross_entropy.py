@@ -56,8 +56,8 @@ def linear_cross_entropy_fwd(
         x: (..., D), of the dtype of w.
         labels: (...) integers in [0, V), or targets (..., V) of the dtype of w.
         class_weights: (V,), of the dtype of w, or None.
-        chunk: classes whose logits the fast form holds at once; None for all where there are no more
-            than two million logits, else for half a million.
+        chunk: classes whose logits the fast form holds at once; None for all where there are no
+            more than two million logits, else for half a million.
         label_smoothing: as `softmax_cross_entropy`.
         z_loss: as `softmax_cross_entropy`.
         ignore_index: as `softmax_cross_entropy`.
