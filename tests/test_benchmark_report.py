@@ -73,10 +73,12 @@ def test_runs_are_kept_and_put_into_the_page_between_its_marks(
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     monkeypatch.setattr(report, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(report, "PAGE", page)
+    monkeypatch.setattr(report, "PICTURE", tmp_path / "bars.png")
     assert report.main([str(folder), "--keep", "here", "--write"]) == 0
     shown = capsys.readouterr().out
     assert report.main([]) == 0
-    assert capsys.readouterr().out == shown
+    assert shown == f"wrote {tmp_path / 'bars.png'}\n{capsys.readouterr().out}"
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
     assert "| step | 2 | 3.00 (2.00)" in text
     assert "old" not in text
