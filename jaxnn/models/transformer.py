@@ -149,7 +149,10 @@ def feed_forward_bwd(
         return dexperts, dx
     (f, settings), axis = ACTIVATIONS[config.feed_forward], config.axes.hidden
     (dy,) = all_sum.bwd((), dout[0], axis=axis)
-    (ddown, dbdown), dh = linear.bwd(saved.down, dy)
+    (ddown, dbdown), _ = linear.bwd(saved.down, dy)
+    # What entered `down` is the widest of all, as dh is: it may go before dh comes.
+    dy, ddown = lax.optimization_barrier((dy, ddown))
+    _, dh = linear.bwd(saved.down, dy)
     if saved.gate is None:
         (dh,) = f.bwd(saved.activation, dh, **settings)
         (dup, dbup), dx = linear.bwd(saved.up, dh)
