@@ -8,8 +8,9 @@
 
 The arms of a case (see `experiments.benchmark.arms`) first show that they agree: one that is off
 by more than 1e-3 of the scale (`Case.agree`) is not timed, and the exit status is 1. Then they take
-turns, in rounds, in an order shuffled anew each round, after an untimed call each. A ratio is the
-median over the rounds of an arm's seconds by those by hand in the same round: 2 is twice as long.
+turns, in rounds, in an order shuffled anew each round, short ones after an untimed call. A ratio is
+the median over the rounds of an arm's seconds by those by hand in the same round: 2 is twice as
+long.
 "strongest" is the fastest form for autodiff, "frameworks" the faster of Flax NNX and Equinox as
 their documentation writes the model, PyTorch the fastest of its eager ones. Temporary memory is
 what the compiled program says it needs beside its inputs and outputs.

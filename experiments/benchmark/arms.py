@@ -52,7 +52,8 @@ class Arm(NamedTuple):
         compile_seconds: tracing included; None where nothing is compiled.
         moved: bytes of its inputs and outputs: what has to pass through memory once.
         read: an array that `run` returned, as NumPy's, in its dtype.
-        seconds: that so many calls take, after an untimed one; by default `run` is called here.
+        seconds: that so many calls take, after an untimed one or not; by default `run` is called
+            here.
     """
 
     run: Callable[[], tuple[Any, Any]]
@@ -60,7 +61,7 @@ class Arm(NamedTuple):
     compile_seconds: float | None = None
     moved: int | None = None
     read: Callable[[Any], Any] = np.asarray
-    seconds: Callable[[int], float] | None = None
+    seconds: Callable[[int, bool], float] | None = None
 
 
 Builds = dict[str, Callable[[], Arm]]

@@ -33,6 +33,7 @@ PRODUCT_SIZE, COPY_SIZE = 2048, 2**26
 QUICK_PRODUCT_SIZE, QUICK_COPY_SIZE = 512, 2**24
 ACCELERATOR_PRODUCT_SIZE, ACCELERATOR_COPY_SIZE = 8192, 2**29
 TURN_SECONDS = 0.02  # at least so long does a turn take: what is shorter is called more often
+WARM_SECONDS = 0.2  # of what takes longer the first call is as good as the next
 # Where others have more of the cores' time than this, a case is timed again, so often at most.
 BUSY, TRIES = 0.05, 3
 clock = time.perf_counter
@@ -133,23 +134,25 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Seconds per call of each, a value per round; each round in a new order."""
 
-    def turn(arm: Arm, calls: int) -> float:
-        return (arm.seconds or partial(timed, arm.run))(calls) / calls
+    def turn(arm: Arm, calls: int, warm: bool) -> float:
+        return (arm.seconds or partial(timed, arm.run))(calls, warm) / calls
 
+    alone = {name: turn(arm, 1, True) for name, arm in arms.items()}
     calls = {
-        name: math.ceil(min(max(TURN_SECONDS / max(turn(arm, 1), 1e-9), 1), 1000))
-        for name, arm in arms.items()
+        name: math.ceil(min(max(TURN_SECONDS / max(seconds, 1e-9), 1), 1000))
+        for name, seconds in alone.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name in order.sample(list(arms), len(arms)):
-            seconds[name].append(turn(arms[name], calls[name]))
+            seconds[name].append(turn(arms[name], calls[name], alone[name] < WARM_SECONDS))
     return seconds
 
 
-def timed(run: Callable[[], Any], calls: int) -> float:
-    """Seconds that so many calls take, after one that wakes threads and fills caches."""
-    run()
+def timed(run: Callable[[], Any], calls: int, warm: bool = True) -> float:
+    """Seconds that so many calls take; if `warm`, after one that wakes threads and fills caches."""
+    if warm:
+        run()
     started = clock()
     for _ in range(calls):
         run()

@@ -137,11 +137,11 @@ def serve(connection: Connection, sizes: Sizes) -> None:
             arms.clear()
             builds = known[given[0]].peers()
             return list(builds)
-        name, *calls = given
+        name, *turn = given
         if question == "build":
             arms[name] = builds[name]()
             return arms[name].compile_seconds
-        return answer(arms[name]) if question == "answer" else timed(arms[name].run, *calls)
+        return answer(arms[name]) if question == "answer" else timed(arms[name].run, *turn)
 
     while True:
         try:
