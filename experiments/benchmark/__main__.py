@@ -17,7 +17,7 @@ what the compiled program says it needs beside its inputs and outputs.
 
 PyTorch's arms take their turns in a process of their own, in the interpreter that `--torch` names:
 its environment needs PyTorch and jaxnn, with whatever JAX that Python can have. Where other
-programs, or other machines on the same cores, had more than 5% of their time, a case is timed
+programs, or other machines on the same cores, had more than 10% of their time, a case is timed
 again, three times at most, and a warning says so.
 
 Where operations are counted (`decoders.transformer_flops`), one large product of matrices in

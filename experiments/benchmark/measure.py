@@ -35,7 +35,7 @@ ACCELERATOR_PRODUCT_SIZE, ACCELERATOR_COPY_SIZE = 8192, 2**29
 TURN_SECONDS = 0.02  # at least so long does a turn take: what is shorter is called more often
 WARM_SECONDS = 0.2  # of what takes longer the first call is as good as the next
 # Where others have more of the cores' time than this, a case is timed again, so often at most.
-BUSY, TRIES = 0.05, 3
+BUSY, TRIES = 0.1, 3
 clock = time.perf_counter
 
 
