@@ -148,12 +148,9 @@ def sentence(runs: Iterable[Run]) -> str:
     """What may be claimed of the models' training steps."""
     runs = list(runs)
     where = " and ".join(sorted({run["about"]["jax"] for run in runs}))
-    words = [
-        f"{at_least:.2f} times by {AGAINST[rival]}" for rival, at_least in claims(runs).items()
-    ]
-    return (
-        f"a training step takes at least, in the geometric mean, {', '.join(words)} (jax {where})"
-    )
+    least = [f"{at_least:.2f} by {AGAINST[rival]}" for rival, at_least in claims(runs).items()]
+    words = ", ".join(least).replace(" by ", " times as long by ", 1)
+    return f"a training step takes at least {words}, in the geometric mean (jax {where})"
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -187,12 +184,15 @@ def report(runs: Sequence[Run]) -> str:
     for group in groups(runs).values():
         about = ", ".join(f"{name} {value}" for name, value in group[0]["about"].items())
         busy = sorted({name for run in group for name, c in run["cases"].items() if _busy(c)})
-        parts.append(f"{len(group)} whole runs: {about}.")
+        parts.append(f"{len(group)} whole run{'s' * (len(group) > 1)}: {about}.")
         if busy:
             parts.append(f"Others used the cores in some run of {', '.join(busy)}.")
         parts.append(table(group))
-    said = sentence(runs)
-    parts.append(f"{said[0].upper()}{said[1:]}.")
+        more = {rival: leaner(group, rival) for rival in AGAINST}
+        said = [f"{median(of):.2f} times by {AGAINST[rival]}" for rival, of in more.items() if of]
+        parts.append(f"Memory of the models' steps, geometric mean: {', '.join(said)}.")
+    claimed = sentence(runs)
+    parts.append(f"{claimed[0].upper()}{claimed[1:]}.")
     for rival in AGAINST:
         if not_all := slower(runs, rival):
             named = ", ".join(f"{name} {least:.2f}" for name, least in sorted(not_all.items()))
