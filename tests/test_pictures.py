@@ -372,3 +372,11 @@ def test_a_picture_is_written_and_leaves_the_settings_alone(tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"wrote {path}\n"
     assert dict(matplotlib.rcParams) == before
+
+
+def test_every_rival_of_the_benchmark_is_drawn(figures, tmp_path):
+    rivals = ["jax.grad", "strongest", "Flax", "PyTorch", "compiled"]
+    pictures.benchmark(tmp_path / "b.png", {"case": dict.fromkeys(rivals, (1.0, 1.5, 2.0))})
+    (ax,) = figures[0].axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == rivals
+    assert len({to_rgb(patch.get_facecolor()) for patch in ax.patches}) == 5

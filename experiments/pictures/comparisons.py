@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.pictures import canvas
-from experiments.pictures.canvas import BLUE, GREEN, GREY, ORANGE
+from experiments.pictures.canvas import BLUE, COLORS, GREEN, GREY, ORANGE
 
 
 @canvas.slide
@@ -73,7 +73,7 @@ def _log_bars(
     """Bars of ratios from 1, with their quartiles and figures; the rivals' names."""
     rivals = list(dict.fromkeys(rival for case in ratios.values() for rival in case))
     height = 0.8 / max(len(rivals), 1)
-    for number, (rival, color) in enumerate(zip(rivals, (BLUE, GREEN, ORANGE), strict=False)):
+    for number, (rival, color) in enumerate(zip(rivals, COLORS[: len(rivals)], strict=True)):
         rows = [(y, case[rival]) for y, case in enumerate(ratios.values()) if rival in case]
         y = [row + height * (number - (len(rivals) - 1) / 2) for row, _ in rows]
         low, middle, high = np.array([ratio for _, ratio in rows]).T
@@ -100,7 +100,8 @@ def benchmark(path: Path, ratios: Mapping[str, Mapping[str, tuple[float, float, 
         path: of the picture.
         ratios: by case and rival, the quartiles of its time over ours.
     """
-    figure, (ax,) = canvas.axes(size=(9.0, 1.6 + 0.42 * len(ratios)))
+    bars = sum(map(len, ratios.values()))
+    figure, (ax,) = canvas.axes(size=(9.0, 1.6 + 0.15 * bars))
     rivals = _log_bars(ax, ratios, size=7)
     ax.set(
         xlabel="times as long as by hand; left of the line by hand is slower",
