@@ -69,9 +69,11 @@ def test_layers_in_a_row_are_those_of_the_loop(recompute):
         for c in (config, unrolled)
     ]
     assert [text.count("stablehlo.while") for text in texts] == [2, 0]
-    # One in every feed-forward, and one before what is computed again.
-    barriers = [text.count("stablehlo.optimization_barrier") for text in texts]
-    assert barriers == [1, config.layers * (1 + recompute)]
+    # One in every feed-forward, and one before what is computed again; JAX writes layers in a row
+    # as a function that is called, or out as often as there are layers.
+    looped, in_a_row = (text.count("stablehlo.optimization_barrier") for text in texts)
+    assert looped == 1
+    assert in_a_row in (1 + recompute, config.layers * (1 + recompute))
 
 
 OTHERS = {
