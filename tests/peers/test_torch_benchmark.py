@@ -27,7 +27,7 @@ def test_pytorch_does_the_same_work(monkeypatch):
     monkeypatch.setattr(measure, "TURN_SECONDS", 0.0)
     known = cases(Sizes(16))
     with working(None, Sizes(16)) as worker:
-        assert worker.about["torch"] == torch.__version__.partition("+")[0]
+        assert torch.__version__.startswith(worker.about["torch"].partition("+")[0])
         for name in ("gru-b4", "conv-stride2", "digits"):
             result = measure.measure(
                 known[name], 1, random.Random(0), 16, {"PyTorch compiled"},
