@@ -134,6 +134,18 @@ def test_the_fast_kernels_gradient_in_a_loop_is_the_plain_one(
     np.testing.assert_allclose(*run(both_forms, params, x, dy), rtol=1e-12, atol=1e-12)
 
 
+def test_on_anything_but_a_cpu_the_kernels_gradient_is_a_convolution(monkeypatch):
+    saved = ConvResiduals(Conv(normal(3, 3, 2, 4), None), normal(2, 5, 5, 2))
+
+    def convolutions():
+        program = jax.make_jaxpr(lambda dy: conv2d.fast.bwd(saved, dy)[0].w)(normal(2, 3, 3, 4))
+        return str(program).count("conv_general_dilated")
+
+    here = convolutions()  # of dx alone
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert (here, convolutions()) == (1, 2)
+
+
 @pytest.mark.parametrize("static", [{}, {"stride": 2, "padding": "same", "dilation": (1, 2)}])
 def test_unfolding_and_a_product_is_the_convolution(static, x64):
     x, params = normal(2, 8, 7, 3), Conv(normal(3, 2, 3, 5), normal(5))

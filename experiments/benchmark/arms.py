@@ -101,6 +101,18 @@ def answer(arm: Arm) -> list[Any]:
     return [arm.read(part[0]) if part else np.zeros(()) for part in leaves]
 
 
+def off(a: Any, b: Any) -> float:
+    """The largest difference of two arrays by the scale of the second.
+
+    Infinite where their shapes differ, NaN where a number is none: neither is at most anything.
+    """
+    if a.shape != b.shape:
+        return math.inf
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    scale = float(np.abs(b).max()) or 1.0
+    return float(np.abs(a - b).max()) / scale
+
+
 def cores() -> int:
     """How many cores this process may use, and JAX does."""
     return len(os.sched_getaffinity(0))

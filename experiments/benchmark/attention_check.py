@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from experiments.benchmark.arms import normal
+from experiments.benchmark.arms import normal, off
 from jaxnn.op import plain_forms
 from jaxnn.ops.attention import attention
 
@@ -65,12 +64,3 @@ def _both_passes(static: Any, q: Array, k: Array, v: Array, dy: Array, form: str
         return run()
     with plain_forms():
         return run()
-
-
-def off(a: Array, b: Array) -> float:
-    """The largest difference by the scale; infinite where shapes differ or a number is none."""
-    wide, exact = (np.asarray(x, np.float64) for x in (a, b))
-    if wide.shape != exact.shape:
-        return np.inf
-    found = float(np.abs(wide - exact).max()) / (float(np.abs(exact).max()) or 1.0)
-    return found if np.isfinite(found) else np.inf

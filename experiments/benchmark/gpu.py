@@ -54,10 +54,11 @@ from experiments.benchmark.arms import (
     copy,
     in_a_line,
     named,
+    off,
     precision,
     product,
 )
-from experiments.benchmark.attention_check import check_attention, off
+from experiments.benchmark.attention_check import check_attention
 from experiments.benchmark.cases import Sizes, cases
 from experiments.benchmark.measure import COPY, PRODUCT, time_in_turns
 from experiments.benchmark.worker import Worker, working

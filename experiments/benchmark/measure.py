@@ -21,6 +21,7 @@ from experiments.benchmark.arms import (
     compiled,
     copy,
     in_a_line,
+    off,
     on_accelerator,
     precision,
     product,
@@ -167,21 +168,12 @@ def _disagreeing(answers: Mapping[str, list[Any]], case: Case) -> dict[str, str]
     wrong = {}
     for name, given in answers.items():
         for what, a, b in zip(("result", "gradient"), given, answers[reference], strict=True):
-            difference = _difference(a, b)
+            apart = off(a, b)
             if what == "gradient" and a.dtype != b.dtype:  # it did other work
                 wrong[name] = f"its {what} is {a.dtype}, {reference}'s {b.dtype}"
-            elif not difference <= case.agree:
-                wrong[name] = f"its {what} is not {reference}'s: off by {difference:.1e} of scale"
+            elif not apart <= case.agree:
+                wrong[name] = f"its {what} is not {reference}'s: off by {apart:.1e} of scale"
     return wrong
-
-
-def _difference(a: Any, b: Any) -> float:
-    """The largest by the scale; infinite where the shapes differ, NaN where a number is none."""
-    if a.shape != b.shape:
-        return math.inf
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    scale = float(np.abs(b).max()) or 1.0
-    return float(np.abs(a - b).max()) / scale
 
 
 def floors(product_size: int, copy_size: int, rounds: int, order: random.Random) -> Floors:
