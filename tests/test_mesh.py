@@ -11,6 +11,7 @@ from jaxnn import data
 from jaxnn.ledger import found
 from jaxnn.models import cnn, rnn, transformer
 from jaxnn.ops.experts import experts
+from jaxnn.ops.fast import convolution
 from jaxnn.ops.linear import Linear, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -55,7 +56,8 @@ def mesh():
     return jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def test_data_parallel_the_gradient_is_one_device_s_and_summed_once(case, mesh):
+def test_data_parallel_the_gradient_is_one_device_s_and_summed_once(case, mesh, monkeypatch):
+    monkeypatch.setattr(convolution, "NUMBERS", 2**11)  # in a loop over each device's examples
     model, config, params, batch = case
     replicated, over = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
 
@@ -79,7 +81,8 @@ def test_data_parallel_the_gradient_is_one_device_s_and_summed_once(case, mesh):
     assert whole <= size <= whole + twice + 200  # the loss, and counts of labels
     assert size <= sum(sent.bytes for sent in found(theirs, mesh.shape))
     memory, of_jax = (c.memory_analysis().temp_size_in_bytes for c in (compiled, theirs))
-    assert memory <= 1.02 * of_jax
+    copies = 2 * 8 * convolution.NUMBERS if model is cnn else 0  # bytes, of two layers
+    assert memory <= 1.02 * of_jax + copies
 
 
 def test_inside_shard_map_with_checked_types(case, mesh):

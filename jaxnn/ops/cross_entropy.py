@@ -138,9 +138,9 @@ def softmax_cross_entropy_bwd(
         dz = (weight * p - w * q) * dl
     else:  # what is the label's alone is taken from an element of each row
         dz = (weight * p - w * (label_smoothing / classes)) * dl
-        of_label = ((1 - label_smoothing) * w_label * dlosses).ravel()
-        at_label = dz.reshape(-1, classes).at[jnp.arange(label.size), label.ravel()]
-        dz = at_label.add(-of_label, mode="drop").reshape(z.shape)
+        of_label = (1 - label_smoothing) * w_label * dlosses
+        rows = dz.reshape(-1, classes)
+        dz = jax.vmap(_less)(rows, label.ravel(), of_label.ravel()).reshape(z.shape)
     log_p = jnp.where((q == 0) & (z == -jnp.inf), 0, log_p)
     if soft:
         dlabels = (-(1 - label_smoothing) * w * log_p * dl).astype(labels.dtype)
@@ -151,6 +151,11 @@ def softmax_cross_entropy_bwd(
             dw = dw - loss * reduce_bwd(dloss, total, reduction) * rows
         dweights = dw.astype(class_weights.dtype)
     return dz.astype(logits.dtype), dlabels, dweights
+
+
+def _less(row: Array, label: Array, value: Array) -> Array:
+    """Return the row less a value at its label; nowhere, if that is no class."""
+    return row.at[label].add(-value, mode="drop")
 
 
 def is_soft(labels: Array) -> bool:

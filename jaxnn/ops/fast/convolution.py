@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxnn.numerics import product
+from jaxnn.numerics import widen
 from jaxnn.ops import convolution as plain
 from jaxnn.ops.convolution import Conv, ConvResiduals
 from jaxnn.ops.windows import Placement, placement, transposed_placement
-from jaxnn.varying import vary_with
+from jaxnn.varying import axes_of, vary_with
 
 conv_fwd, conv_transpose_fwd = plain.conv_fwd, plain.conv_transpose_fwd
 
@@ -68,21 +68,25 @@ def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
         others = [[_places(at, a, i) for i in range(taps[a])] for a in range(1, len(taps))]
         cut = itertools.product(moved, *others)
         copies = jnp.concatenate([x[:, *slices] for slices in cut], -1)
-        rows = math.prod(copies.shape[:-1])
-        return product(copies.reshape(rows, -1).T, dy.reshape(rows, -1))
+        return jnp.einsum("...i,...o->io", copies, dy, preferred_element_type=widen(x).dtype)
 
+    # Each device may hold its share of the examples: it loops over them alone, and none leaves it.
+    devices = 1 if axes_of(x, dy) or len(x) % jax.device_count() else jax.device_count()
+    held = len(x) // devices
     each = math.prod(at.places) * _width(taps, moves_dy, x, dy)
-    some = max(
-        n for n in range(1, len(x) + 1) if len(x) % n == 0 and (n == 1 or n * each <= NUMBERS)
-    )
-    if some == len(x):
+    some = max(n for n in range(1, held + 1) if held % n == 0 and (n == 1 or n * each <= NUMBERS))
+    if some == held:
         dw = of_some(x, dy)
     else:
-        parts = (x.reshape(-1, some, *x.shape[1:]), dy.reshape(-1, some, *dy.shape[1:]))
-        zero = jnp.zeros_like(jax.eval_shape(of_some, *(part[0] for part in parts)))
-        dw, _ = lax.scan(
-            lambda dw, part: (dw + of_some(*part), None), vary_with(zero, x, dy), parts
-        )
+        shares = [a.reshape(devices, held, *a.shape[1:]) for a in (x, dy)]
+
+        def add(dw: Array, start: Array) -> tuple[Array, None]:
+            parts = (lax.dynamic_slice_in_dim(share, start, some, 1) for share in shares)
+            return dw + jax.vmap(of_some)(*parts), None
+
+        zero = jnp.zeros_like(jax.eval_shape(jax.vmap(of_some), *shares))
+        starts = jnp.arange(0, held, some)
+        dw = lax.scan(add, vary_with(zero, x, dy), starts)[0].sum(0)
     if moves_dy:  # (other taps, C, first taps, O)
         dw = jnp.moveaxis(dw.reshape(*taps[1:], channels, taps[0], outputs), -2, 0)
     return dw.reshape(*taps, channels, outputs).astype(x.dtype)
