@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from jaxnn import data
 from jaxnn.ledger import found
 from jaxnn.models import cnn, rnn, transformer
+from jaxnn.ops.convolution import Conv, conv2d
+from jaxnn.ops.cross_entropy import softmax_cross_entropy
 from jaxnn.ops.experts import experts
 from jaxnn.ops.fast import convolution
 from jaxnn.ops.linear import Linear, linear
@@ -128,6 +130,55 @@ def test_an_op_is_differentiated_inside_shard_map(mesh):
     spread = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs))
     plain = jax.grad(lambda w, x: (linear.fwd(Linear(w), x)[0] ** 2).mean(), (0, 1))(w, x)
     assert_leaves_close(spread(w, x), plain, 1e-12)
+
+
+def of_a_kernel(params, x, dy):
+    saved = conv2d.fwd(params, x)[1]
+    return conv2d.bwd(saved, dy)[0].w
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    monkeypatch.setattr(convolution, "NUMBERS", 1)  # one example at a time
+    kw, kx, ky = jax.random.split(jax.random.key(0), 3)
+    params = Conv(jax.random.normal(kw, (3, 3, 2, 4)), None)
+    return params, jax.random.normal(kx, (12, 5, 6, 2)), jax.random.normal(ky, (12, 3, 4, 4))
+
+
+def test_examples_over_some_of_the_devices_stay_there_while_a_kernel_s_gradient_loops(kernel):
+    mesh = jax.make_mesh((4, 2), ("data", "other"), axis_types=(AxisType.Auto,) * 2)
+    params, *of_examples = kernel
+    placed = jax.device_put(of_examples, NamedSharding(mesh, P("data")))
+    compiled = jax.jit(of_a_kernel).lower(params, *placed).compile()
+    assert {sent.kind for sent in found(compiled, mesh.shape)} == {"all-reduce"}
+    assert_leaves_close(compiled(params, *placed), jax.jit(of_a_kernel)(*kernel), 1e-9, 1e-12)
+
+
+def test_a_kernel_s_gradient_loops_inside_shard_map_over_some_of_a_mesh_s_axes(kernel):
+    mesh = jax.make_mesh((4, 2), ("data", "other"), axis_types=(AxisType.Auto,) * 2)
+    spread = jax.shard_map(
+        lambda *inputs: jax.lax.psum(of_a_kernel(*inputs), "data"),
+        mesh=mesh,
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=P(),
+        axis_names={"data"},
+    )
+    assert_leaves_close(jax.jit(spread)(*kernel), jax.jit(of_a_kernel)(*kernel), 1e-9, 1e-12)
+
+
+def test_rows_spread_over_two_axes_keep_their_labels_share_where_they_are():
+    mesh = jax.make_mesh((4, 2), ("data", "sequence"), axis_types=(AxisType.Auto,) * 2)
+    logits = jax.random.normal(jax.random.key(0), (8, 6, 5))
+    labels = jax.random.randint(jax.random.key(1), (8, 6), 0, 5)
+
+    def dz(logits, labels):
+        saved = softmax_cross_entropy.fwd(logits, labels)[1]
+        return softmax_cross_entropy.bwd(saved, jnp.ones(()))[0]
+
+    placed = jax.device_put((logits, labels), NamedSharding(mesh, P("data", "sequence")))
+    compiled = jax.jit(dz).lower(*placed).compile()
+    assert not {sent.kind for sent in found(compiled, mesh.shape)} - {"all-reduce"}
+    assert_leaves_close(compiled(*placed), jax.jit(dz)(logits, labels), 1e-9, 1e-12)
 
 
 def test_values_that_another_process_holds_are_not_looked_at():

@@ -139,8 +139,10 @@ def softmax_cross_entropy_bwd(
     else:  # what is the label's alone is taken from an element of each row
         dz = (weight * p - w * (label_smoothing / classes)) * dl
         of_label = (1 - label_smoothing) * w_label * dlosses
-        rows = dz.reshape(-1, classes)
-        dz = jax.vmap(_less)(rows, label.ravel(), of_label.ravel()).reshape(z.shape)
+        less = _less
+        for _ in label.shape:  # not as one long axis: two that a mesh divides would be gathered
+            less = jax.vmap(less)
+        dz = less(dz, label, of_label)
     log_p = jnp.where((q == 0) & (z == -jnp.inf), 0, log_p)
     if soft:
         dlabels = (-(1 - label_smoothing) * w * log_p * dl).astype(labels.dtype)

@@ -71,7 +71,8 @@ def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
         return jnp.einsum("...i,...o->io", copies, dy, preferred_element_type=widen(x).dtype)
 
     # Each device may hold its share of the examples: it loops over them alone, and none leaves it.
-    devices = 1 if axes_of(x, dy) or len(x) % jax.device_count() else jax.device_count()
+    # Which of them have one is not known: as many as there may be.
+    devices = 1 if axes_of(x, dy) else math.gcd(len(x), jax.device_count())
     held = len(x) // devices
     each = math.prod(at.places) * _width(taps, moves_dy, x, dy)
     some = max(n for n in range(1, held + 1) if held % n == 0 and (n == 1 or n * each <= NUMBERS))
@@ -84,7 +85,8 @@ def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
             parts = (lax.dynamic_slice_in_dim(share, start, some, 1) for share in shares)
             return dw + jax.vmap(of_some)(*parts), None
 
-        zero = jnp.zeros_like(jax.eval_shape(jax.vmap(of_some), *shares))
+        form = jax.eval_shape(jax.vmap(of_some), *shares)
+        zero = jnp.zeros(form.shape, form.dtype)  # not its type, which may vary already
         starts = jnp.arange(0, held, some)
         dw = lax.scan(add, vary_with(zero, x, dy), starts)[0].sum(0)
     if moves_dy:  # (other taps, C, first taps, O)
