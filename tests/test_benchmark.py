@@ -24,6 +24,7 @@ from experiments.benchmark import (
     measure,
     models,
     ops,
+    report,
     show,
 )
 from experiments.benchmark.arms import (
@@ -179,6 +180,46 @@ def test_a_rival_that_fails_is_left_out_and_the_base_is_not(planted, capsys):
     known["case"] = Case("", lambda: arms | {"by hand": lambda: Arm(fails)})
     with pytest.raises(RuntimeError, match="out of memory"):
         benchmark.main(rounds=1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, LeftOutError])
+def test_pytorch_s_process_that_ends_ends_no_run(planted, monkeypatch, capsys, tmp_path, error):
+    def builds(case):
+        raise error("it has ended")
+
+    planted(case=Case("", lambda: {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}))
+    gone = SimpleNamespace(about={}, pids=(), builds=builds)
+    monkeypatch.setattr(benchmark, "working", lambda *_: nullcontext(gone))
+    assert benchmark.main(rounds=1, out=tmp_path) == 0
+    assert "PyTorch: left out, it has ended" in capsys.readouterr().out
+    assert json.loads((tmp_path / "0.json").read_text())["cases"]["case"]["against"]
+
+
+def test_without_mnist_its_cases_are_left_out_and_the_others_are_not(planted, capsys, tmp_path):
+    arms = {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}
+    planted(mnist=cases()["mnist-mlp"], case=Case("", lambda: arms))
+    assert benchmark.main(rounds=1, out=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "by hand: left out, --mnist names no folder" in out
+    assert row_of(out, "case")[1] == "2.00"
+    assert set(report.read([tmp_path])[0]["cases"]) == {"case"}
+
+
+def test_a_run_that_fails_leaves_no_empty_file(planted, tmp_path):
+    def fails():
+        raise RuntimeError("out of memory")
+
+    planted(case=Case("", lambda: {"by hand": fails}))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        benchmark.main(rounds=1, out=tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_interpreter_is_named_from_where_one_is(tmp_path, monkeypatch):
+    (tmp_path / "python").symlink_to("/bin/false")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--torch python ended with 1 before it answered"):
+        benchmark.main(case=("ladder",), torch=Path("python"))
 
 
 def test_a_share_is_of_a_product_in_the_same_dtype(planted, capsys, tmp_path):

@@ -47,8 +47,9 @@ import tyro
 
 from experiments import cli, pictures
 from experiments.benchmark import measure, report, show
-from experiments.benchmark.arms import COMPILED, Case, on_accelerator
+from experiments.benchmark.arms import COMPILED, Case, LeftOutError, on_accelerator
 from experiments.benchmark.cases import ACCELERATOR, Sizes, cases
+from experiments.benchmark.peers import left_out
 from experiments.benchmark.results import Result
 from experiments.benchmark.worker import working
 from jaxnn import files
@@ -119,8 +120,12 @@ def main(
         skip = () if torch_compile and not quick else (COMPILED,)
         try:
             for name, one in chosen.items():
+                try:
+                    peers = worker.builds(name)
+                except (LeftOutError, RuntimeError) as error:  # its process may have ended
+                    peers = left_out(str(error))
                 results[name] = measure.measure(
-                    one, rounds, order, product_size, skip, worker.builds(name), worker.pids
+                    one, rounds, order, product_size, skip, peers, worker.pids
                 )
                 show.print_case(name, results[name])
                 gc.collect()
@@ -166,7 +171,11 @@ def _check_file(option: str, path: Path) -> None:
     """See now, not after an hour, that a file can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.target(path).open("a").close()
+        target = files.target(path)
+        was_there = target.exists()
+        target.open("a").close()
+        if not was_there:  # an empty one is no figures, if nothing follows
+            target.unlink()
     except OSError as error:
         raise ValueError(
             f"{option} {path} cannot be written ({error.strerror}); name a file that can"

@@ -59,6 +59,7 @@ def measure(
     """Build the arms, compare what they give, and time those that agree.
 
     A rival that fails is left out; where the base or `jax.grad` itself fails, nothing is measured.
+    Of a case whose inputs are not there all is left out.
     Where others used the cores meanwhile (`BUSY`), all is timed again, and the calmest times kept.
 
     Args:
@@ -71,7 +72,10 @@ def measure(
         pids: of the processes that these are in.
     """
     with precision(case.dtype):
-        builds = case.make() | (peers or {})
+        try:
+            builds = case.make() | (peers or {})
+        except LeftOutError as reason:
+            return Result(case, {}, {}, {case.base: str(reason)}, (), None, None)
         builds = {name: build for name, build in builds.items() if name not in skip}
         return _measure(case, builds, rounds, order, product_size, pids)
 

@@ -93,7 +93,7 @@ def working(python: Path | None, sizes: Sizes) -> Iterator[Worker]:
     ours, theirs = Pipe()
     with ours, theirs:
         command = [
-            str(python or sys.executable),
+            str(python.absolute() if python else sys.executable),  # it is run in another folder
             "-m",
             __name__,
             str(theirs.fileno()),
