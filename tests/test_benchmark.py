@@ -6,8 +6,10 @@ import math
 import random
 import subprocess
 import sys
+import threading
 from contextlib import nullcontext
 from functools import partial
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +28,7 @@ from experiments.benchmark import (
     ops,
     report,
     show,
+    worker,
 )
 from experiments.benchmark.arms import (
     Arm,
@@ -38,6 +41,7 @@ from experiments.benchmark.arms import (
     product,
 )
 from experiments.benchmark.cases import ACCELERATOR, Sizes, cases
+from experiments.benchmark.results import Floors, Result
 from jaxnn.models.transformer import gpt2, llama
 
 
@@ -213,6 +217,56 @@ def test_a_run_that_fails_leaves_no_empty_file(planted, tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"):
         benchmark.main(rounds=1, out=tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.fixture
+def asked(planted, monkeypatch):
+    """What asks a worker in a thread, whose arms are planted, and whose JAX is on `backend`."""
+    ends = []
+
+    def ask(backend, **builds):
+        planted()
+        case = Case("", dict, peers=lambda: builds)
+        monkeypatch.setattr(worker, "cases", lambda sizes: {"case": case})
+        monkeypatch.setattr(worker, "about", lambda: {"backend": backend, "torch": "2"})
+        ours, theirs = Pipe()
+        ends.append((ours, threading.Thread(target=worker.serve, args=(theirs, Sizes()))))
+        ends[-1][1].start()
+        return worker.Worker(ours)
+
+    yield ask
+    for connection, thread in ends:
+        connection.close()
+        thread.join()
+
+
+def test_a_turn_there_takes_what_its_calls_take_by_the_clock_there(planted, asked):
+    there = asked("cpu", PyTorch=planted.arm(0.25, compile_seconds=3.0))
+    arm = there.builds("case")["PyTorch"]()
+    assert arm.compile_seconds == 3.0
+    result, gradient = arm.run()
+    assert result == 1.0
+    np.testing.assert_array_equal(gradient, [1.0, 2.0])
+    assert arm.seconds(4, True) == 1.0
+    seconds = measure.time_in_turns({"PyTorch": arm}, 3, random.Random(0))
+    assert seconds == {"PyTorch": [0.25] * 3}
+
+
+def test_pytorch_beside_jax_on_another_device_is_left_out(planted, asked):
+    builds = asked("gpu", PyTorch=planted.arm(0.25)).builds("case")
+    with pytest.raises(LeftOutError, match=r"it would run beside JAX's gpu, .* JAX's cpu"):
+        builds["PyTorch"]()
+
+
+def test_what_is_left_out_or_fails_there_is_so_here(planted, asked):
+    def fails():
+        raise KeyError("no kernel")
+
+    builds = asked("cpu", PyTorch=left_out, other=fails).builds("case")
+    with pytest.raises(LeftOutError, match="it is not installed"):
+        builds["PyTorch"]()
+    with pytest.raises(RuntimeError, match="KeyError: 'no kernel'"):
+        builds["other"]()
 
 
 def test_an_interpreter_is_named_from_where_one_is(tmp_path, monkeypatch):
@@ -412,6 +466,22 @@ def test_what_takes_many_seconds_has_fewer_rounds(planted):
     assert len(result.seconds["by hand"]) == 2
 
 
+def test_a_ratio_is_of_each_round_and_all_are_medians_with_quartiles():
+    rounds = {
+        "by hand": [1.0, 2.0, 4.0],
+        "jax.grad": [4.0, 6.0, 4.0],
+        "PyTorch": [3.0, 3.0, 30.0],
+        "PyTorch, one thread": [4.0, 4.0, 4.0],
+    }
+    arms = dict.fromkeys(rounds, Arm(lambda: None, moved=8.0))
+    result = Result(Case("", dict, flops=8.0), arms, rounds, {}, (), rate=16.0, busy=None)
+    assert result.time("by hand") == (1.5, 2.0, 3.0)
+    assert result.ratio("jax.grad") == (2.0, 3.0, 3.5)  # of 4, 3 and 1; of the medians it is 2
+    assert result.rival("PyTorch") == "PyTorch"  # whatever its slowest round took
+    assert result.share == 0.25
+    assert result.copy_share(Floors(1.0, 16.0)) == 0.25
+
+
 @pytest.mark.parametrize(
     ("shares", "tries", "kept"),
     [([0.01], 1, 0.01), ([0.4, 0.1], 2, 0.1), ([0.4, 0.2, 0.3], 3, 0.2), ([None], 1, None)],
@@ -429,8 +499,11 @@ def test_a_busy_machine_is_measured_again_and_said(
 
 
 def stat_of(folder, core, own, beside=100):
-    """A folder like /proc of a machine with two cores, of which this process may use the first."""
-    of_cores = f"cpu0 {' '.join(map(str, core))} 7 7\ncpu1 {beside} 0 0 0 0 0 0 0 0 0\n"
+    """A folder like /proc of a machine with two cores, of which this process may use the first.
+
+    What a guest uses, the number after the eighth, is among the first's again.
+    """
+    of_cores = f"cpu0 {' '.join(map(str, core))} {core[0]} 7\ncpu1 {beside} 0 0 0 0 0 0 0 0 0\n"
     (folder / "stat").write_text(f"cpu  9 9 9 9 9 9 9 9 9 9\n{of_cores}intr 5\n")
     for pid, (user, system) in own.items():
         (folder / str(pid)).mkdir(exist_ok=True)
@@ -449,3 +522,6 @@ def test_what_others_took_of_the_cores_is_what_is_busy_less_our_own(tmp_path, mo
     stat_of(tmp_path, [50, 0, 10, 20, 5, 0, 5, 10], {11: (35, 10), 12: (10, 5)}, beside=900)
     assert machine.others(before, machine.use([12])) == pytest.approx((75 - 50) / 100)
     assert machine.others(before, before) is None
+    # A clock of whole ticks may have given us more than passed.
+    stat_of(tmp_path, [1] + 7 * [0], {11: (9, 9), 12: (0, 0)})
+    assert machine.others(before, machine.use([12])) == 0

@@ -64,9 +64,24 @@ def test_a_claim_holds_in_every_group_and_is_of_models_alone(folder):
     assert "(jax 0.10.1 and 0.12)" in report.sentence([*runs, elsewhere])
 
 
-def test_a_busy_run_is_named(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(run(busy=0.2, step=(1, 1))))
-    assert "Others used the cores in some run of step." in report.report(report.read([tmp_path]))
+@pytest.mark.parametrize(("busy", "named"), [(0.101, True), (0.1, False), (None, False)])
+def test_a_busy_run_is_named(busy, named):
+    said = report.report([report.slim(run(busy=busy, step=(1, 1)))])
+    assert ("Others used the cores in some run of step." in said) == named
+
+
+def test_a_step_that_does_not_hold_in_three_of_four_runs_is_named():
+    runs = [report.slim(run(step=(ratio, 1.0))) for ratio in (0.8, 0.9, 1.2, 1.2, 1.2)]
+    assert report.slower(runs, "jax.grad") == {"step": 0.9}  # though their median is 1.2
+
+
+def test_the_picture_has_the_quartiles_of_the_newest_jax(monkeypatch):
+    shown = []
+    monkeypatch.setattr("experiments.pictures.benchmark", lambda path, bars: shown.append(bars))
+    newest = [report.slim(run(jax="0.10.1", step=(r, 1.0))) for r in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    report.draw([report.slim(run(jax="0.9.2", step=(9.0, 1.0))), *newest])
+    report.draw([*newest, report.slim(run(jax="0.9.2", step=(9.0, 1.0)))])
+    assert [bars["step"]["jax.grad"] for bars in shown] == [(2.0, 3.0, 4.0)] * 2
 
 
 def test_runs_are_kept_and_put_into_the_page_between_its_marks(
