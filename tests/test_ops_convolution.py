@@ -122,7 +122,7 @@ def test_the_fast_kernels_gradient_in_a_loop_is_the_plain_one(
 ):
     monkeypatch.setattr(fast, "NUMBERS", numbers)  # of one example at a time, and of some
     op = {1: conv1d, 2: conv2d, 3: conv3d}[len(size)]
-    x, params = normal(6, *size, channels[0]), Conv(normal(*taps, *channels), None)
+    x, params = normal(9, *size, channels[0]), Conv(normal(*taps, *channels), None)
 
     def both_forms(params, x, dy):
         saved = op.plain.fwd(params, x, **static)[1]
