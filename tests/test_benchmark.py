@@ -116,6 +116,7 @@ def test_an_arm_that_is_twice_as_slow_shows_the_ratio(planted, tmp_path, capsys)
 
     figures = json.loads((tmp_path / "new" / "7.json").read_text())
     assert figures["about"]["jax"] == jax.__version__
+    assert figures["about"]["sizes"] == "full"
     assert figures["geometric_means"] == {
         "jax.grad": 2.0,
         "strongest": 1.5,
@@ -182,21 +183,56 @@ def test_a_rival_that_fails_is_left_out_and_the_base_is_not(planted, capsys):
     assert benchmark.main(rounds=1) == 0
     assert "PyTorch: left out, RuntimeError: out of memory\n" in capsys.readouterr().out
     known["case"] = Case("", lambda: arms | {"by hand": lambda: Arm(fails)})
-    with pytest.raises(RuntimeError, match="out of memory"):
-        benchmark.main(rounds=1)
+    assert benchmark.main(rounds=1) == 1
+    assert "case: FAILED, RuntimeError: out of memory\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("error", [RuntimeError, LeftOutError])
-def test_pytorch_s_process_that_ends_ends_no_run(planted, monkeypatch, capsys, tmp_path, error):
-    def builds(case):
-        raise error("it has ended")
+@pytest.mark.parametrize("ended", [RuntimeError, KeyboardInterrupt])
+def test_what_ends_one_case_loses_no_other(planted, capsys, tmp_path, ended):
+    def fails():
+        raise ended("it has ended")
 
-    planted(case=Case("", lambda: {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}))
-    gone = SimpleNamespace(about={}, pids=(), builds=builds)
-    monkeypatch.setattr(benchmark, "working", lambda *_: nullcontext(gone))
-    assert benchmark.main(rounds=1, out=tmp_path) == 0
-    assert "PyTorch: left out, it has ended" in capsys.readouterr().out
-    assert json.loads((tmp_path / "0.json").read_text())["cases"]["case"]["against"]
+    there = {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}
+    planted(
+        first=Case("", lambda: there, step=True),
+        case=Case("", lambda: there | {"by hand": fails}),
+        last=Case("", lambda: there),
+    )
+    status = benchmark.main(rounds=1, out=tmp_path)
+    out = capsys.readouterr().out
+    cases = list(json.loads((tmp_path / "0.json").read_text())["cases"])
+    if ended is RuntimeError:
+        assert (status, cases) == (1, ["first", "last"])
+        assert "case: FAILED, RuntimeError: it has ended" in out
+        assert "FAILED: case" in out
+    else:
+        assert (status, cases) == (130, ["first"])
+        assert "interrupted: the figures are of the first 1 cases" in out
+
+
+def test_an_interrupted_run_is_waited_for_and_what_there_is_reported(
+    planted, monkeypatch, capsys, tmp_path
+):
+    planted(case=Case("", lambda: {"by hand": planted.arm(1)}))
+    replies = [KeyboardInterrupt(), 130]
+
+    class Process:
+        def __init__(self, command):
+            assert command[-4:] == ["--repeat", "1", "--seed", "0"]
+            there = {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}
+            planted(case=Case("", lambda: there, step=True))
+            benchmark.main(rounds=1, out=tmp_path)
+
+        def wait(self):
+            reply = replies.pop(0)
+            if isinstance(reply, int):
+                return reply
+            raise reply
+
+    monkeypatch.setattr(benchmark.subprocess, "Popen", Process)
+    assert benchmark.main(repeat=3, out=tmp_path) == 130
+    assert not replies
+    assert "at least 2.00 times as long by jax.grad" in capsys.readouterr().out
 
 
 def test_without_mnist_its_cases_are_left_out_and_the_others_are_not(planted, capsys, tmp_path):
@@ -214,8 +250,7 @@ def test_a_run_that_fails_leaves_no_empty_file(planted, tmp_path):
         raise RuntimeError("out of memory")
 
     planted(case=Case("", lambda: {"by hand": fails}))
-    with pytest.raises(RuntimeError, match="out of memory"):
-        benchmark.main(rounds=1, out=tmp_path)
+    assert benchmark.main(rounds=1, out=tmp_path) == 1
     assert not [*tmp_path.iterdir()]
 
 
@@ -267,6 +302,13 @@ def test_what_is_left_out_or_fails_there_is_so_here(planted, asked):
         builds["PyTorch"]()
     with pytest.raises(RuntimeError, match="KeyError: 'no kernel'"):
         builds["other"]()
+
+
+def test_a_process_that_has_ended_leaves_pytorch_out(asked):
+    there = asked("cpu", PyTorch=left_out)
+    there._connection.close()
+    with pytest.raises(LeftOutError, match="PyTorch's process ended when it was asked"):
+        there.builds("case")["PyTorch"]()
 
 
 def test_an_interpreter_is_named_from_where_one_is(tmp_path, monkeypatch):
@@ -321,6 +363,7 @@ def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
         ({"out": "file"}, "--out .*file/0.json cannot be written .*; name a file"),
         ({"repeat": 0}, "--repeat is 0"),
         ({"repeat": 2}, "--repeat is for figures that are kept; name a folder"),
+        ({"mnist": Path("no/folder")}, "no/folder is not a folder; it must be the one"),
         ({"torch": Path("no/python")}, "--torch no/python cannot be run .*; name the Python"),
     ],
 )

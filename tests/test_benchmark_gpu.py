@@ -168,13 +168,33 @@ def test_the_plan_is_of_cases_that_exist():
 
 
 @pytest.mark.parametrize(
-    "words", [("--small", "0"), ("--small", "17"), ("--minutes", "-1"), ("--rounds", "x")]
+    ("option", "word", "said"),
+    [
+        ("--small", "0", "0 must be a whole number above 0 and at most 16"),
+        ("--small", "17", "17 must be a whole number above 0 and at most 16"),
+        ("--minutes", "-1", "-1 must be a number above 0"),
+        ("--rounds", "1.5", "1.5 must be a whole number above 0"),
+        ("--json", "/", "/ is a folder; it must be a file's path"),
+        ("--json", "/dev/null/file", "--json /dev/null/file cannot be written"),
+    ],
 )
-def test_numbers_that_cannot_be_are_refused_in_words(words, capsys):
+def test_what_cannot_be_is_refused_in_words(option, word, said, capsys):
     with pytest.raises(SystemExit) as ended:
-        gpu.main([*words])
+        gpu.main([option, word])
     assert ended.value.code == 2
-    assert words[0] in capsys.readouterr().err
+    assert f"{option}" in (err := " ".join(capsys.readouterr().err.split()))
+    assert said in err
+
+
+def test_an_interrupted_run_has_what_was_measured_before(planted, called):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    planted({"by hand": planted.arm(1.0), "jax.grad": interrupted})
+    status, out, figures = called()
+    assert status == 130
+    assert "interrupted" in out
+    assert list(figures["cases"]["case"]["arms"]) == ["by hand"]
 
 
 def test_it_runs_where_little_is_installed(tmp_path):

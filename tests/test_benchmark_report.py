@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 HAND = "by hand"
 
 
-def run(jax="0.10.1", processor="P", busy=0.01, **ratios):
+def run(jax="0.10.1", processor="P", sizes="full", busy=0.01, **ratios):
     """A run's figures: of each case the ratio by jax.grad and by PyTorch."""
     cases = {}
     for name, (autodiff, torch) in ratios.items():
@@ -29,7 +29,7 @@ def run(jax="0.10.1", processor="P", busy=0.01, **ratios):
             "model_step": name != "an_op", "arms": arms, "against": against,
             "share_of_product_rate": 0.5, "busy": busy,
         }  # fmt: skip
-    about = {"jax": jax, "processor": processor, "cores": "2", "torch": "2.13.0"}
+    about = {"jax": jax, "processor": processor, "cores": "2", "sizes": sizes, "torch": "2.13.0"}
     return {"about": about, "cases": cases}
 
 
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 def test_a_cell_is_the_median_of_the_runs_and_their_lower_quartile(folder):
     text = report.report(report.read([folder]))
-    assert "5 whole runs: jax 0.10.1, processor P, cores 2, jaxlib unknown" in text
+    assert "5 whole runs: jax 0.10.1, processor P, cores 2, sizes full, jaxlib unknown" in text
     (row,) = (line for line in text.splitlines() if line.startswith("| step |"))
     cells = row.strip("| ").split(" | ")
     assert cells == ["step", "2", "3.00 (2.00)", "-", "-", "0.50 (0.50)", "-", "1", "4", "-", "50%"]
@@ -68,6 +68,23 @@ def test_a_claim_holds_in_every_group_and_is_of_models_alone(folder):
 def test_a_busy_run_is_named(busy, named):
     said = report.report([report.slim(run(busy=busy, step=(1, 1)))])
     assert ("Others used the cores in some run of step." in said) == named
+
+
+def test_a_run_that_lacks_a_step_is_in_no_mean():
+    whole = [report.slim(run(step=(2.0, 1.0), other=(8.0, 1.0))) for _ in range(3)]
+    part = [report.slim(run(step=(2.0, 1.0))) for _ in range(3)]
+    assert report.means([*part, *whole], "jax.grad") == pytest.approx([4.0] * 3)
+    assert report.claims([*part, *whole])["jax.grad"] == 4.0
+    text = report.report([*part, *whole])
+    assert "3 whole runs and 3 with fewer steps: jax 0.10.1" in text
+    quick = report.slim(run(sizes="quick", step=(1.0, 1.0)))
+    assert "1 whole run: jax 0.10.1, processor P, cores 2, sizes quick" in report.report(
+        [*whole, quick]
+    )
+
+
+def test_runs_without_a_model_s_step_claim_nothing():
+    assert "A training step" not in report.report([report.slim(run(an_op=(2.0, 1.0)))])
 
 
 def test_a_step_that_does_not_hold_in_three_of_four_runs_is_named():
@@ -109,12 +126,25 @@ def test_runs_are_kept_and_put_into_the_page_between_its_marks(
 def test_what_are_no_figures_is_refused_in_words(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "other.json").write_text('{"a": 1}')
-    for path, words in (("absent.json", "FileNotFoundError"), ("other.json", "cases"),
-                        ("empty", "have no figures")):  # fmt: skip
+    (tmp_path / "numbers.json").write_text("[1]")
+    (tmp_path / "lists.json").write_text('{"about": [], "cases": []}')
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    for path, words in (
+        ("absent.json", "FileNotFoundError"),
+        ("other.json", "cases"),
+        ("numbers.json", "numbers.json cannot be read as figures"),
+        ("lists.json", "lists.json cannot be read as figures"),
+        ("bytes.json", "bytes.json cannot be read as figures"),
+        ("empty", f"there are no figures in {tmp_path / 'empty'}; name a folder"),
+        ("other.json --keep a/b", "--keep a/b names a file beside the others"),
+        ("--keep", "--keep it keeps the runs of files or folders; name them"),
+    ):
+        first, *more = path.split()
+        asked = ["--keep", "it"] if first == "--keep" else [str(tmp_path / first), *more]
         with pytest.raises(SystemExit) as ended:
-            report.main([str(tmp_path / path)])
+            report.main(asked)
         assert ended.value.code == 2
-        assert words in capsys.readouterr().err
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_page_and_the_claims_are_those_of_the_kept_runs():

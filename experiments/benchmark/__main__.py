@@ -47,12 +47,11 @@ import tyro
 
 from experiments import cli, pictures
 from experiments.benchmark import measure, report, show
-from experiments.benchmark.arms import COMPILED, Case, LeftOutError, on_accelerator
+from experiments.benchmark.arms import COMPILED, Case, in_a_line, on_accelerator
 from experiments.benchmark.cases import ACCELERATOR, Sizes, cases
-from experiments.benchmark.peers import left_out
 from experiments.benchmark.results import Result
 from experiments.benchmark.worker import working
-from jaxnn import files
+from jaxnn import data, files
 
 QUICK_SMALL, QUICK_ROUNDS = 4, 3
 QUICK = (
@@ -97,7 +96,9 @@ def main(
     file = out and out / f"{seed}.json"
     for option, path in (("--out", file), ("--plot", plot)):
         if path:
-            _check_file(option, path)
+            show.check_file(option, path)
+    if mnist:
+        data.mnist(mnist)  # what is wrong with it is said now, not after an hour
     small = Sizes(QUICK_SMALL if quick else 1, mnist)
     chosen = _chosen(cases(small), case, quick)
     if repeat > 1:
@@ -108,9 +109,11 @@ def main(
         rounds = QUICK_ROUNDS
 
     with working(torch, small) as worker:
-        about = show.about() | {k: v for k, v in worker.about.items() if k in show.PACKAGES}
+        about = show.about() | {"sizes": "quick" if quick else "full"}
+        about |= {k: v for k, v in worker.about.items() if k in show.PACKAGES}
         print(", ".join(f"{name} {value}" for name, value in about.items()))
         results: dict[str, Result] = {}
+        failed, interrupted = [], False
         floors = measure.floors(product_size, copy_size, rounds, order)
         print(
             f"one product of {product_size}x{product_size} matrices of float32: "
@@ -121,22 +124,24 @@ def main(
         try:
             for name, one in chosen.items():
                 try:
-                    peers = worker.builds(name)
-                except (LeftOutError, RuntimeError) as error:  # its process may have ended
-                    peers = left_out(str(error))
-                results[name] = measure.measure(
-                    one, rounds, order, product_size, skip, peers, worker.pids
-                )
+                    results[name] = measure.measure(
+                        one, rounds, order, product_size, skip, worker.builds(name), worker.pids
+                    )
+                except RuntimeError as error:  # XLA's, or PyTorch's process has ended
+                    failed.append(name)
+                    print(f"\n{name}: FAILED, {in_a_line(error)}")
+                    continue
                 show.print_case(name, results[name])
                 gc.collect()
         except KeyboardInterrupt:
+            interrupted = True
             print(f"interrupted: the figures are of the first {len(results)} cases")
 
     show.print_table(results, floors)
     means = show.means(results)
     for against, mean in means.items():
         print(f"models' steps, geometric mean against {against}: {mean:.2f}")
-    if file:
+    if file and results:
         figures = show.figures(results, about, floors, means)
         with files.replaced(file) as part:
             part.write_text(json_format.dumps(figures, indent=1) + "\n")
@@ -149,7 +154,9 @@ def main(
     wrong = [f"{name}: {arm}" for name, result in results.items() for arm in result.disagree]
     if wrong:
         print(f"DISAGREE, and were not timed: {'; '.join(wrong)}")
-    return 1 if wrong else 0
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    return cli.INTERRUPTED if interrupted else 1 if wrong or failed else 0
 
 
 def _repeated(repeat: int, seed: int, out: Path | None) -> int:
@@ -160,26 +167,21 @@ def _repeated(repeat: int, seed: int, out: Path | None) -> int:
     statuses = []
     for run in range(seed, seed + repeat):
         asked = [*words, "--repeat", "1", "--seed", str(run)]  # the last one said is meant
-        statuses.append(subprocess.call([sys.executable, "-m", __package__, *asked]))
+        statuses.append(_waited(subprocess.Popen([sys.executable, "-m", __package__, *asked])))
         if statuses[-1] > 1:
-            return statuses[-1]
-    print(report.report(report.read([out])))
+            break
+    if done := report.read([out]):
+        print(report.report(done))
     return max(statuses)
 
 
-def _check_file(option: str, path: Path) -> None:
-    """See now, not after an hour, that a file can be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        target = files.target(path)
-        was_there = target.exists()
-        target.open("a").close()
-        if not was_there:  # an empty one is no figures, if nothing follows
-            target.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"{option} {path} cannot be written ({error.strerror}); name a file that can"
-        ) from error
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    """A run's exit status; Ctrl-C reaches it too, and it writes what it has before it ends."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _chosen(known: dict[str, Case], names: tuple[str, ...] | None, quick: bool) -> dict[str, Case]:

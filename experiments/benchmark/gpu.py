@@ -28,6 +28,7 @@ import json as json_format
 import math
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -141,17 +142,33 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", MEMORY)  # before JAX looks
     if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            show.check_file("--json", given.json)
+        except ValueError as error:
+            parser.error(str(error))
     run = Run(given.minutes, given.json, given.small, given.rounds)
+    try:
+        _measured(run, given.torch)
+    except KeyboardInterrupt:
+        run.say("interrupted: the figures are of what was measured before")
+        return 128 + signal.SIGINT
+    if run.skipped:
+        run.say(f"no time for: {', '.join(run.skipped)}")
+    run.say(f"WRONG: {'; '.join(run.wrong)}" if run.wrong else "all agree")
+    return 1 if run.wrong else 0
+
+
+def _measured(run: Run, torch: Path | None) -> None:
+    """All of the plan that there is time for."""
     run.figures["about"] = about = show.about()
     run.say(", ".join(f"{name} {value}" for name, value in about.items()))
     for part in (_floors, _attention):
         _tried(run, part.__name__.strip("_"), partial(part, run))
-    sizes = Sizes(given.small)
+    sizes = Sizes(run.small)
     with contextlib.ExitStack() as stack:
         worker = Worker(None)
         try:
-            worker = stack.enter_context(working(given.torch, sizes))
+            worker = stack.enter_context(working(torch, sizes))
         except Exception as error:  # whatever it is, JAX's arms need no PyTorch
             run.say(f"{PYTORCH}: {in_a_line(error)}")
         run.figures["worker"] = worker.about
@@ -161,10 +178,6 @@ def main(words: Sequence[str] | None = None) -> int:
                 _tried(run, name, partial(_case, run, known, worker, name, wanted, seconds))
             else:
                 run.skipped.append(name)
-    if run.skipped:
-        run.say(f"no time for: {', '.join(run.skipped)}")
-    run.say(f"WRONG: {'; '.join(run.wrong)}" if run.wrong else "all agree")
-    return 1 if run.wrong else 0
 
 
 def _tried(run: Run, name: str, part: Callable[[], None]) -> None:
@@ -208,11 +221,7 @@ def _case(
     into = run.figures["cases"].setdefault(name, {"what": case.what, "arms": {}, "left_out": {}})
     run.say(f"\n{name}: {case.what}")
     with precision(case.dtype):
-        builds = case.make()
-        try:
-            builds |= worker.builds(name)
-        except RuntimeError as error:
-            run.say(f"  {PYTORCH}: {in_a_line(error)}")
+        builds = case.make() | worker.builds(name)
         arms: dict[str, Arm] = {}
         for arm in _in_order(builds, wanted, into):
             if not run.has(seconds):
@@ -294,10 +303,11 @@ def _tell(
 
 def _positive(kind: Callable[[str], Any], most: float = math.inf) -> Callable[[str], Any]:
     def read(word: str) -> Any:
-        number = kind(word)
-        if not 0 < number <= most:
-            raise argparse.ArgumentTypeError(f"{word} must be above 0 and at most {most:g}")
-        return number
+        with contextlib.suppress(ValueError):
+            if 0 < (number := kind(word)) <= most:
+                return number
+        whole = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{word} must be {whole} above 0 and at most {most:g}")
 
     return read
 

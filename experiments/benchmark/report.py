@@ -5,9 +5,11 @@
     python -m experiments.benchmark.report out/benchmark --keep NAME      and keep them as NAME
     python -m experiments.benchmark.report --write          put the kept ones into the README
 
-Runs of one JAX on one machine are a group. Of a ratio there is one number a run, the median over
-its rounds; a cell has the median of these and, in brackets, their lower quartile. A claim is the
-least of the groups' lower quartiles, rounded down: it held in three of four runs, everywhere.
+Runs of one machine with the same versions are a group. Of a ratio there is one number a run, the
+median over its rounds; a cell has the median of these and, in brackets, their lower quartile. A
+claim is the least of the groups' lower quartiles, rounded down: it held in three of four runs,
+everywhere. A mean over the models' steps is taken of runs that have as many of them as any in the
+group: of one that was interrupted it would be a mean of other things.
 """
 
 import argparse
@@ -26,8 +28,7 @@ from experiments.benchmark.results import AGAINST, FRAMEWORKS
 HERE = Path(__file__).parent
 KEPT, PAGE, PICTURE = HERE / "figures", HERE / "README.md", HERE / "cpu.png"
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
-OF_GROUP = ("jax", "processor", "cores")
-ABOUT = (*OF_GROUP, "jaxlib", "Python", "flax", "equinox", "torch")
+ABOUT = ("jax", "processor", "cores", "sizes", "jaxlib", "Python", "flax", "equinox", "torch")
 Run = dict[str, Any]
 
 
@@ -43,8 +44,10 @@ def read(paths: Iterable[Path]) -> list[Run]:
         for file in files:
             try:
                 found = json.loads(file.read_text())
-                runs += found if isinstance(found, list) else [slim(found)]
-            except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+                kept = found if isinstance(found, list) else [slim(found)]
+                groups(kept)
+                runs += kept
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{file} cannot be read as figures ({error!r}); it must be a file that "
                     "python -m experiments.benchmark --out FOLDER wrote"
@@ -86,10 +89,10 @@ def _short(number: float) -> float:
 
 
 def groups(runs: Iterable[Run]) -> dict[tuple[str, ...], list[Run]]:
-    """The runs of one JAX on one machine, together."""
+    """The runs of one machine with the same versions, together."""
     found: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        found.setdefault(tuple(run["about"][name] for name in OF_GROUP), []).append(run)
+        found.setdefault(tuple(run["about"][name] for name in ABOUT), []).append(run)
     return found
 
 
@@ -110,12 +113,17 @@ def ratios(runs: Iterable[Run], rival: str) -> dict[str, list[float]]:
 
 def means(runs: Sequence[Run], rival: str) -> list[float]:
     """Of each run, the geometric mean of a rival's ratios over the models' training steps."""
-    return [geometric_mean(values) for run in runs if (values := _of_steps(run, rival, "ratio"))]
+    return _means([_of_steps(run, rival, "ratio") for run in runs])
 
 
 def leaner(runs: Sequence[Run], rival: str) -> list[float]:
     """Of each run, the geometric mean over the models' steps of a rival's memory over ours."""
-    return [geometric_mean(values) for run in runs if (values := _of_steps(run, rival, "bytes"))]
+    return _means([_of_steps(run, rival, "bytes") for run in runs])
+
+
+def _means(of_runs: Sequence[Sequence[float]]) -> list[float]:
+    most = max(map(len, of_runs), default=0)
+    return [geometric_mean(values) for values in of_runs if values and len(values) == most]
 
 
 def _of_steps(run: Run, rival: str, what: str) -> list[float]:
@@ -184,15 +192,20 @@ def report(runs: Sequence[Run]) -> str:
     for group in groups(runs).values():
         about = ", ".join(f"{name} {value}" for name, value in group[0]["about"].items())
         busy = sorted({name for run in group for name, c in run["cases"].items() if _busy(c)})
-        parts.append(f"{len(group)} whole run{'s' * (len(group) > 1)}: {about}.")
+        steps = [sum(case["step"] for case in run["cases"].values()) for run in group]
+        whole = steps.count(max(steps))
+        fewer = f" and {len(group) - whole} with fewer steps" if whole < len(group) else ""
+        parts.append(f"{whole} whole run{'s' * (whole > 1)}{fewer}: {about}.")
         if busy:
             parts.append(f"Others used the cores in some run of {', '.join(busy)}.")
         parts.append(table(group))
         more = {rival: leaner(group, rival) for rival in AGAINST}
         said = [f"{median(of):.2f} times by {AGAINST[rival]}" for rival, of in more.items() if of]
-        parts.append(f"Memory of the models' steps, geometric mean: {', '.join(said)}.")
-    claimed = sentence(runs)
-    parts.append(f"{claimed[0].upper()}{claimed[1:]}.")
+        if said:
+            parts.append(f"Memory of the models' steps, geometric mean: {', '.join(said)}.")
+    if claims(runs):
+        claimed = sentence(runs)
+        parts.append(f"{claimed[0].upper()}{claimed[1:]}.")
     for rival in AGAINST:
         if not_all := slower(runs, rival):
             named = ", ".join(f"{name} {least:.2f}" for name, least in sorted(not_all.items()))
@@ -233,18 +246,24 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", metavar="NAME", help="keep these runs under a name")
     parser.add_argument("--write", action="store_true", help="put the kept ones into the README")
     options = parser.parse_args(words)
+    if options.keep and not options.paths:
+        parser.error(f"--keep {options.keep} keeps the runs of files or folders; name them")
+    if options.keep and options.keep != Path(options.keep).name:
+        parser.error(f"--keep {options.keep} names a file beside the others; give it no folder")
     try:
         runs = read(options.paths or [KEPT])
     except ValueError as error:
         parser.error(str(error))
     if not runs:
-        parser.error(f"{options.paths or [KEPT]} have no figures; name a folder of --out")
+        where = ", ".join(map(str, options.paths or [KEPT]))
+        parser.error(f"there are no figures in {where}; name a folder of --out")
     if options.keep:
         KEPT.mkdir(exist_ok=True)
         (KEPT / f"{options.keep}.json").write_text(json.dumps(runs, separators=(",", ":")) + "\n")
     if options.write:
-        PAGE.write_text(written(PAGE.read_text(), report(read([KEPT]))))
-        draw(read([KEPT]))
+        kept = read([KEPT])
+        draw(kept)
+        PAGE.write_text(written(PAGE.read_text(), report(kept)))
     print(report(runs))
     return 0
 

@@ -15,6 +15,7 @@ from jax.extend import backend
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, cores
 from experiments.benchmark.measure import BUSY, TRIES
 from experiments.benchmark.results import AGAINST, Floors, Result, Spread
+from jaxnn import files
 
 PROCESSOR = Path("/proc/cpuinfo")
 SETTINGS = (  # of the environment
@@ -56,6 +57,25 @@ def _processor() -> str:
     lines = PROCESSOR.read_text().splitlines() if PROCESSOR.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "unknown"
+
+
+def check_file(option: str, path: Path) -> None:
+    """See now, not after an hour, that a file can be written.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = files.target(path)
+        was_there = target.exists()
+        target.open("a").close()
+        if not was_there:  # an empty one is no figures, if nothing follows
+            target.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{option} {path} cannot be written ({error.strerror}); name a file that can"
+        ) from error
 
 
 def means(results: Mapping[str, Result]) -> dict[str, float]:

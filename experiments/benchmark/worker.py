@@ -54,7 +54,11 @@ class Worker:
         here, there = jax.default_backend(), self.about["backend"]
         if here != there:
             return left_out(f"it would run beside JAX's {there}, and is compared with JAX's {here}")
-        return {name: partial(self._build, name) for name in self._ask("case", case)}
+        try:
+            names = self._ask("case", case)
+        except (LeftOutError, RuntimeError) as error:  # its process may have ended
+            return left_out(str(error))
+        return {name: partial(self._build, name) for name in names}
 
     def _build(self, name: str) -> Arm:
         seconds: float | None = self._ask("build", name)
