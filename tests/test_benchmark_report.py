@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 HAND = "by hand"
 
 
-def run(jax="0.10.1", processor="P", sizes="full", busy=0.01, **ratios):
+def run(jax="0.10.1", processor="P", sizes="full", busy=0.01, share=0.5, megabytes=4, **ratios):
     """A run's figures: of each case the ratio by jax.grad and by PyTorch."""
     cases = {}
     for name, (autodiff, torch) in ratios.items():
         arms = {
             HAND: {"quartiles": [1, 2e-3, 3], "temporary_bytes": 1_000_000},
-            "jax.grad": {"quartiles": [1, 1, 1], "temporary_bytes": 4_000_000},
+            "jax.grad": {"quartiles": [1, 1, 1], "temporary_bytes": megabytes * 10**6},
             "PyTorch": {"quartiles": [1, 1, 1], "temporary_bytes": None},
         }
         against = {
@@ -27,7 +27,7 @@ def run(jax="0.10.1", processor="P", sizes="full", busy=0.01, **ratios):
         }
         cases[name.replace("_", "-")] = {
             "model_step": name != "an_op", "arms": arms, "against": against,
-            "share_of_product_rate": 0.5, "busy": busy,
+            "share_of_product_rate": share, "busy": busy,
         }  # fmt: skip
     about = {"jax": jax, "processor": processor, "cores": "2", "sizes": sizes, "torch": "2.13.0"}
     return {"about": about, "cases": cases}
@@ -81,6 +81,14 @@ def test_a_run_that_lacks_a_step_is_in_no_mean():
     assert "1 whole run: jax 0.10.1, processor P, cores 2, sizes quick" in report.report(
         [*whole, quick]
     )
+
+
+def test_memory_and_the_share_of_a_product_are_medians_over_the_runs():
+    each = [(2, 0.1), (4, 0.5), (40, 0.9)]
+    runs = [report.slim(run(megabytes=m, share=s, step=(1.0, 1.0))) for m, s in each]
+    text = report.report(runs)
+    assert "geometric mean: 4.00 times by jax.grad" in text
+    assert "| 50% |" in text
 
 
 def test_runs_without_a_model_s_step_claim_nothing():
