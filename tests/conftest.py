@@ -13,8 +13,12 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
     " --xla_cpu_parallel_codegen_split_count=1"
-    # Later ones know no such option, and end the process.
-    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib") < "0.11" else ""),
+    # Each ends the process of a jaxlib that does not know it.
+    + (
+        " --xla_cpu_use_fusion_emitters=false"
+        if version("jaxlib") < "0.11"
+        else " --xla_cpu_experimental_ynn_fusion_type="
+    ),
 )
 # What one process has compiled, the others need not; `pytest --cache-clear` forgets it.
 os.environ.setdefault(
@@ -35,6 +39,10 @@ from jaxnn.verify.programs import compiled
 
 hypothesis.settings.register_profile(
     "jaxnn", max_examples=10, deadline=None, derandomize=True, database=None
+)
+# The examples that are written down, none that are drawn: `pytest --hypothesis-profile=written`.
+hypothesis.settings.register_profile(
+    "written", hypothesis.settings.get_profile("jaxnn"), phases=[hypothesis.Phase.explicit]
 )
 hypothesis.settings.load_profile("jaxnn")
 # Tracing makes many small objects that live long: looking for garbage among them takes its time.

@@ -143,15 +143,23 @@ def test_at_any_shape_forward_equals_a_reference_and_backward_autodiff(row, shap
         assert_leaves_close(hand, auto, 1e-10, floor=1e-15)
 
 
+def kind(row):
+    """The op, and of what its inputs are."""
+    leaves, tree = jax.tree.flatten(row.draw(np.random.default_rng(0), (2, 2)))
+    return row.op.name, tree, [leaf.dtype for leaf in leaves]
+
+
 @pytest.mark.parametrize("row", TWO_FORMS.values(), ids=TWO_FORMS.keys())
 @hypothesis.settings(max_examples=4)
 @hypothesis.given(shape=shapes, seed=st.integers(0, 99))
 @hypothesis.example(shape=(8, 8), seed=0)
 def test_the_fast_form_equals_the_plain_one(row, shape, seed):
-    """Under the settings of the row and under all that the op is verified with."""
+    """Under the row's settings; the first with such inputs, under all the op is verified with."""
     with jax.enable_x64(True):
         inputs = as_jax(row.draw(np.random.default_rng(seed), shape), jnp.float64)
-        of_row = [row, *(row._replace(static=s) for s in row.op.settings if admits(row, inputs, s))]
+        first = next(other for other in TWO_FORMS.values() if kind(other) == kind(row))
+        settings = [s for s in row.op.settings if row is first and admits(row, inputs, s)]
+        of_row = [row, *(row._replace(static=s) for s in settings)]
         douts = [cotangent(each, inputs, seed) for each in of_row]
 
         def under_all(inputs, douts):
