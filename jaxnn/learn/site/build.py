@@ -27,8 +27,11 @@ MEASURED = {
 # not well, saves a third of the time.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 QUICK += " --xla_cpu_multi_thread_eigen=false"
-if metadata.version("jaxlib") < "0.11":  # later ones know no such option, and end the process
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
+QUICK += (  # each ends the process of a jaxlib that does not know it
+    " --xla_cpu_use_fusion_emitters=false"
+    if metadata.version("jaxlib") < "0.11"
+    else " --xla_cpu_experimental_ynn_fusion_type="
+)
 KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "XLA_FLAGS": QUICK}
 KERNEL["PYTHONWARNINGS"] = "ignore:IProgress not found"  # a progress bar as a widget; none is shown
 
