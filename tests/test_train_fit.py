@@ -339,8 +339,10 @@ def test_in_another_thread_no_handler_is_set():
 def test_a_signal_is_answered_while_a_call_computes():
     """And not when it has ended; the second ends the process."""
     script = """
-import jax, jax.numpy as jnp, sys
+import jax, jax.numpy as jnp, signal
 from jaxnn import train
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
 @jax.jit
 def long(w):
