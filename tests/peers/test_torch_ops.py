@@ -70,7 +70,7 @@ def in_torch(row, inputs, dout, dtype):
 @pytest.mark.parametrize("row", PEERS.values(), ids=PEERS.keys())
 def test_in_16_bits_within_three_times_pytorchs_error(row, dtype, scale):
     """Against PyTorch in float64 of the same rounded inputs; half a unit of the largest entry is an
-    error that nobody can help."""
+    error that nobody can help, nor is one of the float32 that terms near 1 are summed in."""
     drawn = row.draw(np.random.default_rng(0), (8, 8))
     scaled = jax.tree.map(lambda x: x * scale if row.scalable and is_real(x) else x, drawn)
     inputs = as_jax(scaled, dtype)
@@ -78,12 +78,12 @@ def test_in_16_bits_within_three_times_pytorchs_error(row, dtype, scale):
     out, hand = run(lambda x, d: (row.op(*x, **row.static), by_hand(row, x, d)), inputs, dout)
     truth = in_torch(row, inputs, dout, torch.float64)
     theirs = in_torch(row, inputs, dout, NARROW[dtype]) or truth
-    half = float(jnp.finfo(dtype).eps) / 2
+    half, wide = (float(jnp.finfo(kind).eps) / 2 for kind in (dtype, jnp.float32))
     ours = [np.asarray(x, np.float64) for x in jax.tree.leaves((out, hand))]
     for number, (o, t, exact) in enumerate(zip(ours, theirs, truth, strict=True)):
         error, peer = (np.abs(x - exact).max(initial=0.0) for x in (o, t))
         largest = np.abs(exact).max(initial=0.0)
-        assert error <= 3 * max(peer, half * largest), (number, error / largest, peer / largest)
+        assert error <= 3 * max(peer, half * largest, wide), (number, error, peer, largest)
 
 
 def hand_of(op, inputs, dout, **settings):
