@@ -4,22 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-# Two test processes share two cores: a thread pool each would only make them wait for each other.
-# Programs here are small and run a few times: what takes long is to compile them well.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
-    " --xla_cpu_parallel_codegen_split_count=1"
-    # Each ends the process of a jaxlib that does not know it.
-    + (
-        " --xla_cpu_use_fusion_emitters=false"
-        if version("jaxlib") < "0.11"
-        else " --xla_cpu_experimental_ynn_fusion_type="
-    ),
-)
 # What one process has compiled, the others need not; `pytest --cache-clear` forgets it.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax")
@@ -35,8 +21,10 @@ import pytest
 from jax._src.interpreters import mlir
 
 from jaxnn.verify import verdict
-from jaxnn.verify.programs import compiled
+from jaxnn.verify.programs import compiled, quick_flags
 
+# Programs here are small and run a few times: what takes long is to compile them well.
+os.environ.setdefault("XLA_FLAGS", quick_flags())
 hypothesis.settings.register_profile(
     "jaxnn", max_examples=10, deadline=None, derandomize=True, database=None
 )
@@ -85,6 +73,25 @@ def command(monkeypatch, capsys):
         return ended.value.code, capsys.readouterr()
 
     return called
+
+
+@pytest.fixture
+def planted_arm(monkeypatch):
+    """What builds arms that take the seconds they are told to, on a clock that only they move."""
+    from experiments.benchmark import measure
+    from experiments.benchmark.arms import Arm
+
+    now = [0.0]
+
+    def arm(seconds, result=1.0, gradient=(1.0, 2.0), **program):
+        def run():
+            now[0] += seconds
+            return np.float32(result), [np.array(gradient)]
+
+        return lambda: Arm(run, **program)
+
+    monkeypatch.setattr(measure, "clock", lambda: now[0])
+    return arm
 
 
 def run(function, *arrays):

@@ -263,7 +263,7 @@ def tried(path: Path, sample: int = 1) -> Outcome:
 
 def main(words: list[str]) -> int:
     """Try the lessons asked for; return 1 if a mutant survived."""
-    os.environ.setdefault("XLA_FLAGS", build.QUICK)
+    os.environ.setdefault("XLA_FLAGS", build.KERNEL["XLA_FLAGS"])
     jax.config.update("jax_num_cpu_devices", 4)  # before the first lesson; the last asks for them
     status = 0
     for path in sorted(LESSONS.glob("*.md")):

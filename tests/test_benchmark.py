@@ -46,32 +46,23 @@ from jaxnn.models.transformer import gpt2, llama
 
 
 @pytest.fixture
-def planted(monkeypatch):
+def planted(monkeypatch, planted_arm):
     """Cases whose arms take the seconds that they are told to, and no time at all."""
-    now = [0.0]
-
-    def arm(seconds, result=1.0, gradient=(1.0, 2.0), **program):
-        def run():
-            now[0] += seconds
-            return np.float32(result), [np.array(gradient)]
-
-        return lambda: Arm(run, **program)
 
     def install(**cases):
-        monkeypatch.setattr(measure, "clock", lambda: now[0])
         rates = {jnp.float32: 1e9, jnp.bfloat16: 4e9}
         monkeypatch.setattr(
             measure,
             "product",
-            lambda size, dtype=jnp.float32: arm(2 * size**3 / rates[dtype])(),
+            lambda size, dtype=jnp.float32: planted_arm(2 * size**3 / rates[dtype])(),
         )
-        monkeypatch.setattr(measure, "copy", lambda size: arm(8 * size / 1e9)())
+        monkeypatch.setattr(measure, "copy", lambda size: planted_arm(8 * size / 1e9)())
         monkeypatch.setattr(benchmark, "cases", lambda sizes=None: cases)
         nobody = SimpleNamespace(about={}, pids=(), builds=lambda case: {})
         monkeypatch.setattr(benchmark, "working", lambda *_: nullcontext(nobody))
         return cases
 
-    install.arm = arm
+    install.arm = planted_arm
     return install
 
 
@@ -352,6 +343,27 @@ def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
     turns = turns.removeprefix("ssll").replace("s" * 9, "S").replace("l", "L")
     assert turns.count("S") == turns.count("L") == 4
     assert {"SL", "LS"} <= {turns[i : i + 2] for i in range(0, 8, 2)}
+
+
+def test_pytorchs_process_waits_in_no_busy_loop_and_leaves_a_gpu_s_memory(monkeypatch):
+    def started(command, env, **_):
+        given.append({name: env.get(name) for name in worker.SETTINGS})
+        raise OSError(2, "it is not there")
+
+    given = []
+    monkeypatch.setattr(worker.subprocess, "Popen", started)
+    for policy in (None, "ACTIVE"):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if policy:
+            monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        with (
+            pytest.raises(ValueError, match=r"python cannot be run \(it is not there\)"),
+            worker.working(Path("python"), Sizes()),
+        ):
+            pass
+    asleep, theirs = given
+    assert asleep == {"OMP_WAIT_POLICY": "PASSIVE", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    assert theirs["OMP_WAIT_POLICY"] == "ACTIVE"  # what the user says
 
 
 @pytest.mark.parametrize(

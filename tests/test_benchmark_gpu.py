@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import attention_check, decoders, gpu, measure
-from experiments.benchmark.arms import Arm, Case, LeftOutError
+from experiments.benchmark import attention_check, decoders, gpu
+from experiments.benchmark.arms import Case, LeftOutError
 from experiments.benchmark.cases import ACCELERATOR, Sizes, cases
 from experiments.benchmark.worker import Worker
 from jaxnn.models.transformer import gpt2
@@ -22,28 +22,19 @@ ABSENT = ("tyro", "sklearn", "matplotlib", "pytest", "filelock", "tensorboardX",
 
 
 @pytest.fixture
-def planted(monkeypatch):
+def planted(monkeypatch, planted_arm):
     """A plan of one case, whose arms take the seconds that they are told to."""
-    now = [0.0]
-
-    def arm(seconds, result=1.0, gradient=(1.0, 2.0), **program):
-        def run():
-            now[0] += seconds
-            return np.float32(result), [np.array(gradient)]
-
-        return lambda: Arm(run, **program)
 
     def install(arms, wanted=(...,), **case):
-        monkeypatch.setattr(measure, "clock", lambda: now[0])
         known = {"case": Case("what it is", lambda: arms, **case)}
         monkeypatch.setattr(gpu, "cases", lambda sizes: known)
         monkeypatch.setattr(gpu, "PLAN", (("case", wanted, 0.0),))
         monkeypatch.setattr(gpu, "check_attention", lambda small: [("it is right", True)])
-        monkeypatch.setattr(gpu, "product", lambda size, dtype: arm(2 * size**3 / 1e9)())
-        monkeypatch.setattr(gpu, "copy", lambda size: arm(8 * size / 1e9)())
+        monkeypatch.setattr(gpu, "product", lambda size, dtype: planted_arm(2 * size**3 / 1e9)())
+        monkeypatch.setattr(gpu, "copy", lambda size: planted_arm(8 * size / 1e9)())
         monkeypatch.setattr(gpu, "working", lambda *_: contextlib.nullcontext(Worker(None)))
 
-    install.arm = arm
+    install.arm = planted_arm
     return install
 
 

@@ -137,6 +137,7 @@ def test_what_are_no_figures_is_refused_in_words(tmp_path, capsys):
     (tmp_path / "numbers.json").write_text("[1]")
     (tmp_path / "lists.json").write_text('{"about": [], "cases": []}')
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    (tmp_path / "quick.json").write_text(json.dumps(run(sizes="quick", step=(1.0, 1.0))))
     for path, words in (
         ("absent.json", "FileNotFoundError"),
         ("other.json", "cases"),
@@ -144,6 +145,7 @@ def test_what_are_no_figures_is_refused_in_words(tmp_path, capsys):
         ("lists.json", "lists.json cannot be read as figures"),
         ("bytes.json", "bytes.json cannot be read as figures"),
         ("empty", f"there are no figures in {tmp_path / 'empty'}; name a folder"),
+        ("quick.json --keep it", "would keep sizes ['quick']; claims are of full ones"),
         ("other.json --keep a/b", "--keep a/b names a file beside the others"),
         ("--keep", "--keep it keeps the runs of files or folders; name them"),
     ):

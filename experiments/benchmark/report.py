@@ -257,6 +257,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if not runs:
         where = ", ".join(map(str, options.paths or [KEPT]))
         parser.error(f"there are no figures in {where}; name a folder of --out")
+    sizes = {run["about"]["sizes"] for run in runs}
+    if options.keep and sizes != {"full"}:
+        parser.error(
+            f"--keep {options.keep} would keep sizes {sorted(sizes)}; claims are of full ones"
+        )
     if options.keep:
         KEPT.mkdir(exist_ok=True)
         (KEPT / f"{options.keep}.json").write_text(json.dumps(runs, separators=(",", ":")) + "\n")

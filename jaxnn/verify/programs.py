@@ -3,6 +3,7 @@
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -29,6 +30,16 @@ class Program(NamedTuple):
 MOST_KEPT = 32
 # Up to so many numbers, what optimization saves is less than what it costs.
 HASTE = 1_000_000
+# The compiler options that save the most time then, as this jaxlib knows them.
+QUICK: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_parallel_codegen_split_count": "1",
+    **(
+        {"xla_cpu_use_fusion_emitters": False}
+        if [int(part) for part in version("jaxlib").split(".")[:2]] < [0, 11]
+        else {"xla_cpu_experimental_ynn_fusion_type": ""}
+    ),
+}
 _programs: OrderedDict[Any, Program] = OrderedDict()
 _collections: OrderedDict[Any, "Programs"] = OrderedDict()
 
@@ -136,23 +147,21 @@ def built(trace: Trace, arrays: Any, hastily: bool, one_by_one: bool) -> Program
 
 @functools.cache
 def _hasty_options() -> dict[str, str | bool]:
-    """The compiler options that save the most time, as far as this jaxlib knows them."""
+    """`QUICK`, as far as the backend knows it."""
     accepted: dict[str, str | bool] = {}
-    quick: dict[str, str | bool] = {
-        "xla_backend_optimization_level": "0",
-        "xla_cpu_parallel_codegen_split_count": "1",
-        "xla_cpu_use_fusion_emitters": False,  # until jaxlib 0.11
-        "xla_cpu_experimental_ynn_fusion_type": "",  # from then on
-    }
-    for name, value in quick.items():
-        if value == "" and "xla_cpu_use_fusion_emitters" in accepted:
-            continue  # there it takes twice as long
+    for name, value in QUICK.items():
         try:
             jax.jit(lambda: 0).lower().compile({name: value})
         except jax.errors.JaxRuntimeError:
             continue
         accepted[name] = value
     return accepted
+
+
+def quick_flags() -> str:
+    """`QUICK` for a whole process that runs many small programs, as XLA_FLAGS has them."""
+    options = {**QUICK, "xla_cpu_multi_thread_eigen": False}
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
 
 
 def _signature(tree: Any) -> Any:

@@ -5,11 +5,11 @@ import os
 import shutil
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 import jaxnn
 from jaxnn.learn.site import reference
+from jaxnn.verify.programs import quick_flags
 
 OUT = Path("out/site")
 NEEDED = ("sphinx", "myst_nb", "furo", "sphinx_design", "latex2mathml", "ipykernel", "matplotlib")
@@ -25,14 +25,8 @@ MEASURED = {
 # A kernel's: no network, nothing to say of its debugger; and what it compiles is in no folder, so
 # that every build runs all that it shows. A program of a lesson runs once: to compile it fast, and
 # not well, saves a third of the time.
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-QUICK += " --xla_cpu_multi_thread_eigen=false"
-QUICK += (  # each ends the process of a jaxlib that does not know it
-    " --xla_cpu_use_fusion_emitters=false"
-    if metadata.version("jaxlib") < "0.11"
-    else " --xla_cpu_experimental_ynn_fusion_type="
-)
-KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "XLA_FLAGS": QUICK}
+KERNEL = {"JAX_PLATFORMS": "cpu", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+KERNEL["XLA_FLAGS"] = quick_flags()
 KERNEL["PYTHONWARNINGS"] = "ignore:IProgress not found"  # a progress bar as a widget; none is shown
 
 
