@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmark import report
-from experiments.benchmark.results import AGAINST
+from experiments.benchmark.results import AGAINST, in_digits
 
 ROOT = Path(__file__).parents[1]
 HAND = "by hand"
@@ -89,6 +89,16 @@ def test_memory_and_the_share_of_a_product_are_medians_over_the_runs():
     text = report.report(runs)
     assert "geometric mean: 4.00 times by jax.grad" in text
     assert "| 50% |" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0.09078, "0.0908"), (0.5, "0.5"), (99.96, "100"), (999.6, "1000"), (1183.2, "1180")],
+)
+def test_a_number_has_three_digits_and_no_power_of_ten(number, words):
+    assert in_digits(number) == words
+    text = report.report([report.slim(run(megabytes=4321, step=(1.0, 1.0)))])
+    assert "| 4320 |" in text
 
 
 def test_runs_without_a_model_s_step_claim_nothing():

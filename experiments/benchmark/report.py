@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark.measure import BUSY
-from experiments.benchmark.results import AGAINST, FRAMEWORKS
+from experiments.benchmark.results import AGAINST, FRAMEWORKS, in_digits, megabytes
 
 HERE = Path(__file__).parent
 KEPT, PAGE, PICTURE = HERE / "figures", HERE / "README.md", HERE / "cpu.png"
@@ -167,11 +167,11 @@ def table(runs: Sequence[Run]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name in dict.fromkeys(name for run in runs for name in run["cases"]):
         cases = [run["cases"][name] for run in runs if name in run["cases"]]
-        cells = [name, f"{median(case['ms'] for case in cases):.3g}"]
+        cells = [name, in_digits(median(case["ms"] for case in cases))]
         cells += [_spread(ratios(runs, rival).get(name)) for rival in AGAINST]
-        cells += [_megabytes(cases[-1]["bytes"])]
+        cells += [megabytes(cases[-1]["bytes"])]
         for rival in ("jax.grad", FRAMEWORKS):
-            cells.append(_megabytes(cases[-1]["against"].get(rival, {}).get("bytes")))
+            cells.append(megabytes(cases[-1]["against"].get(rival, {}).get("bytes")))
         shares = [case["product"] for case in cases if case["product"]]
         cells.append(f"{median(shares):.0%}" if shares else "-")
         lines.append("| " + " | ".join(cells) + " |")
@@ -180,10 +180,6 @@ def table(runs: Sequence[Run]) -> str:
 
 def _spread(values: Sequence[float] | None) -> str:
     return f"{median(values):.2f} ({low(values):.2f})" if values else "-"
-
-
-def _megabytes(size: int | None) -> str:
-    return "-" if size is None else f"{size / 1e6:.3g}"
 
 
 def report(runs: Sequence[Run]) -> str:

@@ -103,6 +103,16 @@ class Result:
         return moved and moved / self.time(self.case.base).middle / floors.copy
 
 
+def in_digits(number: float, most: int = 3) -> str:
+    """A number in so many significant digits, never as a power of ten."""
+    return np.format_float_positional(number, most, fractional=False, trim="-")
+
+
+def megabytes(size: int | None, most: int = 3) -> str:
+    """Bytes in millions, in so many digits; "-" where they are not known."""
+    return "-" if size is None else in_digits(size / 1e6, most)
+
+
 def spread(values: list[float]) -> Spread:
     """The quartiles of some numbers."""
     return Spread(*map(float, np.quantile(values, [0.25, 0.5, 0.75])))

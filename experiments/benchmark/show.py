@@ -14,7 +14,7 @@ from jax.extend import backend
 
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, cores
 from experiments.benchmark.measure import BUSY, TRIES
-from experiments.benchmark.results import AGAINST, Floors, Result, Spread
+from experiments.benchmark.results import AGAINST, Floors, Result, Spread, in_digits, megabytes
 from jaxnn import files
 
 PROCESSOR = Path("/proc/cpuinfo")
@@ -112,11 +112,11 @@ def print_case(case: str, result: Result) -> None:
     print(f"\n{case}: {result.case.what}")
     print(f"  {'':46}{'ms':>10}{'quartiles':>24}{'MB':>9}{'compile s':>11}{'ratio':>8}")
     for name, arm in result.arms.items():
-        low, middle, high = (f"{1e3 * seconds:.4g}" for seconds in result.time(name))
+        low, middle, high = (in_digits(1e3 * seconds, 4) for seconds in result.time(name))
         ratio = result.ratio(name)
         print(
             f"  {name:46}{middle:>10}{f'{low} to {high}':>24}"
-            f"{_cell(arm.temporary and arm.temporary / 1e6, '.4g'):>9}"
+            f"{megabytes(arm.temporary, 4):>9}"
             f"{_cell(arm.compile_seconds, '.2f'):>11}"
             f"{_cell(ratio and ratio.middle, '.2f'):>8}"
         )
@@ -143,10 +143,10 @@ def print_table(results: Mapping[str, Result], floors: Floors) -> None:
         if result.case.base != BY_HAND or BY_HAND not in result.arms:
             continue
         ratios, arms = result.against(), [result.arms.get(arm) for arm in (BY_HAND, AUTODIFF)]
-        cells = [name, f"{1e3 * result.time(BY_HAND).middle:.3g}"]
+        cells = [name, in_digits(1e3 * result.time(BY_HAND).middle)]
         cells += [_cell(ratios[a].middle if a in ratios else None, ".2f") for a in AGAINST]
         bytes_ = [arm and arm.temporary for arm in arms]
-        cells += [_cell(None if b is None else b / 1e6, ".3g") for b in bytes_]
+        cells += map(megabytes, bytes_)
         cells += [_cell(arm and arm.compile_seconds, ".2f") for arm in arms]
         cells += [_cell(share, ".0%") for share in (result.share, result.copy_share(floors))]
         print("| " + " | ".join(cells) + " |")

@@ -1,6 +1,6 @@
 """How time and memory grow with depth, width, sequence, vocabulary and batch; where they bend, why.
 
-    python -m experiments.scaling                   GPT, Llama, LSTM and CNN; ten minutes
+    python -m experiments.scaling                   GPT, Llama, LSTM and CNN; twenty minutes
     python -m experiments.scaling --quick           GPT at three sizes of each; a minute
     python -m experiments.scaling --memory-only     compile only, which needs no quiet machine
     python -m experiments.scaling --model gpt --axis sequence vocabulary

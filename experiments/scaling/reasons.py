@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.benchmark.arms import BY_HAND
+from experiments.benchmark.results import in_digits
 from experiments.scaling.axes import BOTH
 from experiments.scaling.curves import BEND, Bend, bends, local_slopes
 from experiments.scaling.measured import Form, Measured
@@ -121,24 +122,25 @@ def _of_calls(found: Measured, of: Form, first: int, last: int) -> list[str]:
     if found.floor and found.floor / seconds[first] >= SHARE:
         shares = found.floor / seconds[first], found.floor / seconds[last]
         causes.append(
-            f"a step of hardly any arithmetic, {1e3 * found.floor:.2g} ms, is {shares[0]:.0%} of "
-            f"the time at {sizes[first]}, {shares[1]:.0%} at {sizes[last]}"
+            f"a step of hardly any arithmetic, {in_digits(1e3 * found.floor, 2)} ms, is "
+            f"{shares[0]:.0%} of the time at {sizes[first]}, {shares[1]:.0%} at {sizes[last]}"
         )
     if found.products:
-        low, high = found.products[first], found.products[last]
+        low, high = (found.products[i] / 1e9 for i in (first, last))
         if high > FASTER * low or low > FASTER * high:
             causes.append(
-                f"a layer's product alone makes {low / 1e9:.2g} GFLOP/s at {sizes[first]}, "
-                f"{high / 1e9:.2g} at {sizes[last]}"
+                f"a layer's product alone makes {in_digits(low, 2)} GFLOP/s at {sizes[first]}, "
+                f"{in_digits(high, 2)} at {sizes[last]}"
             )
     return causes
 
 
 def _of_caches(of: Form, sizes: Sequence[int], first: int, last: int) -> list[str]:
     """What is held passes the size of a cache."""
+    small, large = (in_digits(of.temporary[i] / 2**20) for i in (first, last))
     return [
-        f"{of.temporary[last] / 2**20:.3g} MiB at {sizes[last]} do not fit in the {name} of "
-        f"{size / 2**20:.3g} MiB, which the {of.temporary[first] / 2**20:.3g} at {sizes[first]} do"
+        f"{large} MiB at {sizes[last]} do not fit in the {name} of {in_digits(size / 2**20)} MiB, "
+        f"which the {small} at {sizes[first]} do"
         for name, size in caches().items()
         if of.temporary[first] <= size < of.temporary[last]
     ]

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from experiments.benchmark.arms import BY_HAND
+from experiments.benchmark.results import in_digits
 from experiments.pictures.scaling import Column, Curve
 from experiments.scaling import reasons
 from experiments.scaling.curves import bends, local_slopes, slope
@@ -62,7 +63,9 @@ def sentences(found: Measured) -> list[str]:
     seconds = found.forms[BY_HAND].seconds
     if seconds:
         rates = [n / s / 1e9 for n, s in zip(found.counted, seconds, strict=True)]
-        said.append(f"by hand, rate {rates[0]:.3g} GFLOP/s at first, {rates[-1]:.3g} at last")
+        said.append(
+            f"by hand, rate {in_digits(rates[0])} GFLOP/s at first, {in_digits(rates[-1])} at last"
+        )
     return said
 
 
