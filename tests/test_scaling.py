@@ -179,6 +179,12 @@ def test_a_bend_of_what_is_counted_is_the_reason():
         assert "scores 18% of them at 64, 77% at 1024" in reason.causes[0]
 
 
+def test_of_a_single_term_no_share_is_told():
+    terms = [{"weights": 1e3 * value} for value in FLAT_FIRST]
+    (reason,) = reasons.of_memory(planted(None, FLAT_FIRST, terms))
+    assert reason.causes == ("so do the bytes counted, 0.00 to 1.00",)
+
+
 def test_what_a_call_costs_anyway_is_the_reason():
     found = planted(FLAT_FIRST, [10] * 5, LINEAR, floor=0.128)
     (reason,) = reasons.of_time(found)

@@ -96,10 +96,11 @@ def _of_terms(
     }
     # What makes a curve steeper has a larger share after; what made it steep, a smaller one.
     name = max(shares, key=lambda name: (shares[name][1] - shares[name][0]) * turn)
-    return [
-        f"so do the {what} counted, {before:.2f} to {after:.2f}: {name} {shares[name][0]:.0%} of "
-        f"them at {sizes[first]}, {shares[name][1]:.0%} at {sizes[last]}"
-    ]
+    said = f"so do the {what} counted, {before:.2f} to {after:.2f}"
+    less, more = (f"{share:.0%}" for share in shares[name])
+    if less == more:  # one term is all that there is, and bends by itself
+        return [said]
+    return [f"{said}: {name} {less} of them at {sizes[first]}, {more} at {sizes[last]}"]
 
 
 def _of_thresholds(found: Measured, form: str, first: int, last: int) -> list[str]:
