@@ -22,6 +22,7 @@ from experiments.scaling.axes import MODELS, Axis
 from experiments.scaling.curves import Bend, bends, local_slopes, slope
 from experiments.scaling.measured import Form, Measured
 from jaxnn.models.transformer import gpt2
+from jaxnn.ops.fast import convolution
 
 SIZES = (64, 128, 256, 512, 1024)
 SMALL = {"layers": 2, "width": 16, "sequence": 32, "vocabulary": 24, "batch": 2}
@@ -208,6 +209,27 @@ def test_thresholds_of_the_fast_forms_are_the_reason():
     stops = [min(size, 256) for size in SIZES]
     (reason,) = reasons.of_memory(planted(None, stops, LINEAR, "vocabulary", notes=notes))
     assert reason.causes == ("logits of 256 classes at a time, not of all any more",)
+    notes = [{"examples": min(256, size)} for size in SIZES]
+    (reason,) = reasons.of_memory(planted(None, stops, LINEAR, "batch", notes=notes))
+    words = "copies of 256 at a time for a kernel's gradient, not of all examples any more"
+    assert reason.causes == (words,)
+    notes = [{"examples": 8}] * 5
+    (reason,) = reasons.of_memory(planted(None, stops, LINEAR, "batch", notes=notes))
+    assert not reason.causes
+
+
+def test_a_cnns_copies_are_those_of_the_fast_form(monkeypatch):
+    """96 numbers of 16 channels at each of 256 places, for 3x3 taps: 2^18 are ten examples'."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    seen = []
+    sizes = {"layers": 1, "width": 16, "sequence": 16, "batch": 16}
+    step = axes.program(MODELS["cnn"], sizes, BY_HAND)
+    assert measured._thresholds(step.config, sizes) == {"examples": 8}
+    of = convolution.examples_at_once
+    spy = lambda *given: seen.append(of(*given)) or seen[-1]  # noqa: E731
+    monkeypatch.setattr(convolution, "examples_at_once", spy)
+    jax.eval_shape(step.step, *step.shapes())
+    assert 8 in seen
 
 
 def test_caches_that_are_too_small_are_the_reason(monkeypatch, tmp_path):

@@ -20,7 +20,9 @@ from experiments.scaling import axes, paper
 from experiments.scaling.axes import Axis, Model
 from experiments.scaling.paper import Terms
 from jaxnn.models import cnn, rnn, transformer
+from jaxnn.ops.fast.convolution import examples_at_once
 from jaxnn.ops.fast.linear_cross_entropy import classes_at_once
+from jaxnn.ops.windows import placement
 
 # A step of hardly any arithmetic: as many layers as the smallest of the axis has.
 LEAST = {"width": 8, "sequence": 8, "vocabulary": 8, "batch": 2}
@@ -58,7 +60,8 @@ class Measured(NamedTuple):
         forms: by name.
         operations: on paper, a dict of terms per size.
         parameters: bytes of them, per size.
-        notes: thresholds of the fast forms that apply, per size: runs of queries, classes at once.
+        notes: thresholds of the fast forms that apply, per size: runs of queries, classes
+            or examples at once.
         floor: seconds of a step of hardly any arithmetic; None where nothing was timed.
         products: operations per second of a layer's largest product alone, per size; None likewise.
         busy: share of the cores' time that others had; None where unknown.
@@ -171,9 +174,14 @@ def _bytes(tree: Any) -> int:
 
 
 def _thresholds(config: Any, sizes: axes.Sizes) -> dict[str, int]:
-    """What the fast forms of a transformer do at these sizes; of other models there is none."""
+    """What the fast forms of a transformer and a cnn do at these sizes; an LSTM has none."""
+    if isinstance(config, cnn.Config):  # of its first blocks, which have the most places
+        n, side = sizes["batch"], sizes["sequence"]
+        x = normal(0, n, side, side, config.channels[0])
+        at = placement((side, side), (3, 3), padding=1)
+        return {"examples": examples_at_once(x, x, at, n)}
     if not isinstance(config, transformer.Config):
-        assert isinstance(config, rnn.Config | cnn.Config)
+        assert isinstance(config, rnn.Config)
         return {}
     tokens = sizes["batch"] * sizes["sequence"]
     return {

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from experiments.benchmark.arms import BY_HAND
 from experiments.benchmark.results import in_digits
-from experiments.scaling.axes import BOTH
+from experiments.scaling.axes import BOTH, point
 from experiments.scaling.curves import BEND, Bend, bends, local_slopes
 from experiments.scaling.measured import Form, Measured
 from experiments.scaling.paper import Terms
@@ -108,9 +108,15 @@ def _of_thresholds(found: Measured, form: str, first: int, last: int) -> list[st
     causes, before, after = [], found.notes[first], found.notes[last]
     if form not in BOTH:
         return []
-    if before and before["runs"] == 1 < after["runs"]:
+    if before.get("runs") == 1 < after["runs"]:
         causes.append(f"queries in {after['runs']} runs at {found.axis.sizes[last]}, in one before")
-    sizes = found.axis.sizes
+    axis, sizes = found.axis, found.axis.sizes
+    batch = [point(axis, found.name, sizes[place])["batch"] for place in (first, last)]
+    if form == BY_HAND and before.get("examples") == batch[0] and after["examples"] < batch[1]:
+        causes.append(
+            f"copies of {after['examples']} at a time for a kernel's gradient, not of all examples "
+            "any more"
+        )
     all_before = found.name == "vocabulary" and before and before["classes"] == sizes[first]
     if all_before and after["classes"] < sizes[last]:
         causes.append(f"logits of {after['classes']} classes at a time, not of all any more")

@@ -51,7 +51,7 @@ def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
     if groups > 1 or len(x) == 0 or jax.default_backend() != "cpu":
         return plain.convolve_dw(x, dy, at, groups)
     taps, channels, outputs = at.kernel, x.shape[-1], dy.shape[-1]
-    moves_dy = at.stride[0] == 1 and _width(taps, True, x, dy) < _width(taps, False, x, dy)
+    moves_dy = _moves_dy(x, dy, at)
     ends = [
         (lo, (n - 1) * s + (k - 1) * d + 1 - h - lo, 0)
         for k, s, (lo, _), d, h, n in zip(*at, strict=True)
@@ -74,8 +74,7 @@ def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
     # Which of them have one is not known: as many as there may be.
     devices = 1 if axes_of(x, dy) else math.gcd(len(x), jax.device_count())
     held = len(x) // devices
-    each = math.prod(at.places) * _width(taps, moves_dy, x, dy)
-    some = max(n for n in range(1, held + 1) if held % n == 0 and (n == 1 or n * each <= NUMBERS))
+    some = examples_at_once(x, dy, at, held)
     if some == held:
         dw = of_some(x, dy)
     else:
@@ -92,6 +91,18 @@ def convolve_dw(x: Array, dy: Array, at: Placement, groups: int) -> Array:
     if moves_dy:  # (other taps, C, first taps, O)
         dw = jnp.moveaxis(dw.reshape(*taps[1:], channels, taps[0], outputs), -2, 0)
     return dw.reshape(*taps, channels, outputs).astype(x.dtype)
+
+
+def examples_at_once(x: Array, dy: Array, at: Placement, held: int) -> int:
+    """Return of how many of the examples held the copies are made at once: a divisor of them."""
+    each = math.prod(at.places) * _width(at.kernel, _moves_dy(x, dy, at), x, dy)
+    return max(n for n in range(1, held + 1) if held % n == 0 and (n == 1 or n * each <= NUMBERS))
+
+
+def _moves_dy(x: Array, dy: Array, at: Placement) -> bool:
+    """Whether taps of the first axis move dy, and not x: where that makes fewer copies."""
+    taps = at.kernel
+    return at.stride[0] == 1 and _width(taps, True, x, dy) < _width(taps, False, x, dy)
 
 
 def _width(taps: tuple[int, ...], moves_dy: bool, x: Array, dy: Array) -> int:
