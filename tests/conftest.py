@@ -25,6 +25,7 @@ from jaxnn.verify.programs import compiled, quick_flags
 
 # Programs here are small and run a few times: what takes long is to compile them well.
 os.environ.setdefault("XLA_FLAGS", quick_flags())
+
 hypothesis.settings.register_profile(
     "jaxnn", max_examples=10, deadline=None, derandomize=True, database=None
 )
