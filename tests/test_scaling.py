@@ -213,6 +213,9 @@ def test_thresholds_of_the_fast_forms_are_the_reason():
     (reason,) = reasons.of_memory(planted(None, stops, LINEAR, "batch", notes=notes))
     words = "copies of 256 at a time for a kernel's gradient, not of all examples any more"
     assert reason.causes == (words,)
+    all_of_them = [{"examples": size} for size in SIZES]
+    (reason,) = reasons.of_memory(planted(None, stops, LINEAR, "batch", notes=all_of_them))
+    assert not reason.causes
     notes = [{"examples": 8}] * 5
     (reason,) = reasons.of_memory(planted(None, stops, LINEAR, "batch", notes=notes))
     assert not reason.causes

@@ -79,7 +79,10 @@ def scaling(path: Path, title: str, columns: Sequence[Column]) -> Path:
         Line2D([], [], color=GREY, ls="--", label="on paper: operations, and bytes by hand"),
         Line2D([], [], color="black", marker="o", mfc="none", ms=12, ls="", label="bends here"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    narrow = len(columns) < 2  # one name to a line, and the title above what it adds in brackets
+    ncols = 1 if narrow else len(handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False)
+    title = title.replace(": ", ":\n").replace(" (", "\n(") if narrow else title
     figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=15)
     return canvas.save(figure, path)
 
