@@ -56,6 +56,8 @@ def test_a_bend_is_found_where_it_is():
 def test_turns_in_one_direction_are_one_bend():
     values = np.cumprod([1.0, 2**0.5, 2**0.9, 2**1.5, 2**1.6])
     assert bends(SIZES, values) == [pytest.approx(Bend(256, 0.5, 1.5, True))]
+    (bend,) = bends(SIZES, np.cumprod([1.0, 1.0, 2**0.5, 2**0.8, 2**1.2]))
+    assert (bend.at, bend.after) == (128, pytest.approx(1.2))  # not where it turned more than before
     (bend,) = bends(SIZES, np.cumprod([1.0, 2**0.5, 2**1.2, 2**1.6, 2**1.6]))
     assert (bend.at, bend.after) == (128, pytest.approx(1.6))
 
@@ -164,6 +166,7 @@ LINEAR = [{"weights": 10.0 * size} for size in SIZES]
 SQUARE = [{"weights": 1e3 * size, "scores": 1.0 * size**2} for size in SIZES]
 STEEP = [{"weights": 3e2 * size, "scores": 1.0 * size**2} for size in SIZES]
 FLAT_FIRST = [1e-3 * max(size, 256) for size in SIZES]
+FLAT_LAST = [1e-3 * min(size, 256) for size in SIZES]
 
 
 def test_no_reason_is_given_where_nothing_bends():
@@ -192,13 +195,21 @@ def test_what_a_call_costs_anyway_is_the_reason():
     assert reason.bend.at == 256
     assert "is 50% of the time at 128, 25% at 512" in str(reason)
     slow = planted(FLAT_FIRST, [10] * 5, LINEAR, floor=1e-3)
-    assert str(reasons.of_time(slow)[0]).endswith(reasons.UNKNOWN)
+    flatter = planted(FLAT_LAST, [10] * 5, LINEAR, floor=0.064)  # it makes a curve only steeper
+    for found in (slow, flatter):
+        assert str(reasons.of_time(found)[0]).endswith(reasons.UNKNOWN)
 
 
 def test_products_that_get_faster_are_the_reason():
-    rates = [1e9, 1e9, 2e9, 4e9, 4e9]
-    (reason,) = reasons.of_time(planted(FLAT_FIRST, [10] * 5, LINEAR, products=rates))
-    assert "product alone makes 1 GFLOP/s at 128, 4 at 512" in str(reason)
+    for seconds, rates, said in (
+        (FLAT_FIRST, [1e9, 2e9, 4e9, 4e9, 4e9], "2 GFLOP/s at 128, 4 at 512"),
+        (FLAT_LAST, [1e9, 1e9, 1e9, 2e9, 4e9], "1 GFLOP/s at 128, 2 at 512"),
+    ):
+        (reason,) = reasons.of_time(planted(seconds, [10] * 5, LINEAR, products=rates))
+        assert f"product alone makes {said}" in str(reason)
+        other = FLAT_LAST if seconds is FLAT_FIRST else FLAT_FIRST
+        (reason,) = reasons.of_time(planted(other, [10] * 5, LINEAR, products=rates))
+        assert not reason.causes  # the other way round it would bend
 
 
 def test_thresholds_of_the_fast_forms_are_the_reason():
@@ -247,6 +258,10 @@ def test_caches_that_are_too_small_are_the_reason(monkeypatch, tmp_path):
     assert "0.5 MiB" not in str(reasons.of_time(found)[0])  # 512 KiB at 512 fit
     found = planted(FLAT_FIRST, [2**11 * size for size in SIZES], LINEAR)
     assert "1 MiB at 512 do not fit in the L2 cache of 0.5 MiB" in str(reasons.of_time(found)[0])
+    found = planted(FLAT_LAST, [2**11 * size for size in SIZES], LINEAR)
+    assert not reasons.of_time(found)[0].causes  # there it would get steeper
+    found = planted(FLAT_LAST, [2**12 * size for size in SIZES], LINEAR)
+    assert "1 MiB at 256 do not fit in the L2 cache" in str(reasons.of_time(found)[0])
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ from experiments import cli, pictures
 from experiments.benchmark import measure, report, show
 from experiments.benchmark.arms import COMPILED, Case, in_a_line, on_accelerator
 from experiments.benchmark.cases import ACCELERATOR, Sizes, cases
-from experiments.benchmark.results import Result
+from experiments.benchmark.results import Floors, Result
 from experiments.benchmark.worker import working
 from jaxnn import data, files
 
@@ -132,6 +132,8 @@ def main(
                     print(f"\n{name}: FAILED, {in_a_line(error)}")
                     continue
                 show.print_case(name, results[name])
+                if file:  # what ends the run later loses no figures
+                    _write(file, results, about, floors)
                 gc.collect()
         except KeyboardInterrupt:
             interrupted = True
@@ -142,9 +144,6 @@ def main(
     for against, mean in means.items():
         print(f"models' steps, geometric mean against {against}: {mean:.2f}")
     if file and results:
-        figures = show.figures(results, about, floors, means)
-        with files.replaced(file) as part:
-            part.write_text(json_format.dumps(figures, indent=1) + "\n")
         print(f"wrote {file}")
     if plot:
         pictures.benchmark(plot, show.bars(results))
@@ -159,6 +158,15 @@ def main(
     return cli.INTERRUPTED if interrupted else 1 if wrong or failed else 0
 
 
+def _write(
+    file: Path, results: dict[str, Result], about: dict[str, str], floors: Floors
+) -> None:
+    """The figures so far, in the place of those of fewer cases."""
+    figures = show.figures(results, about, floors, show.means(results))
+    with files.replaced(file) as part:
+        part.write_text(json_format.dumps(figures, indent=1) + "\n")
+
+
 def _repeated(repeat: int, seed: int, out: Path | None) -> int:
     """So many whole runs with these options, and their spread."""
     if out is None:
@@ -167,8 +175,10 @@ def _repeated(repeat: int, seed: int, out: Path | None) -> int:
     statuses = []
     for run in range(seed, seed + repeat):
         asked = [*words, "--repeat", "1", "--seed", str(run)]  # the last one said is meant
-        statuses.append(_waited(subprocess.Popen([sys.executable, "-m", __package__, *asked])))
+        status = _waited(subprocess.Popen([sys.executable, "-m", __package__, *asked]))
+        statuses.append(128 - status if status < 0 else status)  # as a shell says it of a signal
         if statuses[-1] > 1:
+            print(f"the run of seed {run} ended with {statuses[-1]}, and no other follows")
             break
     if done := report.read([out]):
         print(report.report(done))

@@ -231,8 +231,8 @@ def _case(
                 built = builds[arm]()
                 reason = _disagreement(run, name, arm, answer(built), case)
                 if reason is None:
-                    arms[arm] = built
                     _tell(run, case, into, arm, built, time_in_turns({arm: built}, 1, run.order))
+                    arms[arm] = built
                     continue
                 run.wrong.append(f"{name}: {arm}, {reason}")
             except LeftOutError as error:

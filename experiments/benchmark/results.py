@@ -1,7 +1,6 @@
 """What was measured of a case: times by arm and round, and their ratios to those by hand."""
 
 import dataclasses
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -80,7 +79,12 @@ class Result:
             PYTORCH: [a for a in self.seconds if a.startswith(PYTORCH) and a != COMPILED],
             COMPILED: [arm for arm in self.seconds if arm == COMPILED],
         }[against]
-        return min(rivals, key=lambda arm: median(self.seconds[arm]), default=None)
+        return min(rivals, key=self._slowness, default=None)
+
+    def _slowness(self, arm: str) -> float:
+        """What the rivals are compared by: what is reported of them, where the base was timed."""
+        ratio = self.ratio(arm)
+        return ratio.middle if ratio else self.time(arm).middle
 
     def against(self) -> dict[str, Spread]:
         """The ratios to the rivals there are."""

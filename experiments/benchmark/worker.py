@@ -118,8 +118,8 @@ def working(python: Path | None, sizes: Sizes) -> Iterator[Worker]:
                 worker = Worker(ours, process.pid)
             except RuntimeError as error:
                 raise ValueError(
-                    f"--torch {python} ended with {process.wait()} before it answered; name the "
-                    "Python of an environment with PyTorch and jaxnn"
+                    f"{command[0]} does not say what it has ({error}); --torch names the Python of "
+                    "an environment with PyTorch and jaxnn"
                 ) from error
             yield worker
         finally:

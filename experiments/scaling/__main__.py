@@ -80,18 +80,24 @@ def main(
         for one, sizes in along.items():
             of_model.append(measured.measure(MODELS[name], one, sizes, turns, order))
             print(show.report(of_model[-1:]))
+            _write([*all_found, *of_model], about, folder / "scaling.md", json)
         title = f"{MODELS[name].title}: how a training step grows ({show.versions()})"
         pictures.scaling(folder / f"{name}.png", title, show.columns(of_model))
         all_found += of_model
-    with files.replaced(folder / "scaling.md") as file:
-        file.write_text(show.report(all_found))
-    print(f"wrote {folder / 'scaling.md'}")
+    print(f"wrote {folder / 'scaling.md'}{f' and {json}' if json else ''}")
+    return 0
+
+
+def _write(
+    found: list[measured.Measured], about: dict[str, Any], table: Path, json: Path | None
+) -> None:
+    """The table and the figures so far, in the place of those of fewer axes."""
+    with files.replaced(table) as file:
+        file.write_text(show.report(found))
     if json:
-        figures: dict[str, Any] = {"about": about, "axes": show.figures(all_found)}
+        figures = {"about": about, "axes": show.figures(found)}
         with files.replaced(json) as file:
             file.write_text(json_format.dumps(figures, indent=1) + "\n")
-        print(f"wrote {json}")
-    return 0
 
 
 def _chosen(

@@ -59,6 +59,7 @@ def bends(sizes: Sequence[float], values: Sequence[float], least: float = BEND) 
     """
     local = local_slopes(sizes, values)
     found: list[Bend] = []
+    largest = 0.0
     turns = [b - a for a, b in pairwise(local)]
     for i, turn in enumerate(turns):
         if abs(turn) <= least:
@@ -67,8 +68,9 @@ def bends(sizes: Sequence[float], values: Sequence[float], least: float = BEND) 
         goes_on = i > 0 and abs(turns[i - 1]) > least and turns[i - 1] * turn > 0
         if goes_on:
             last = found.pop()
-            at = bend.at if abs(turn) > abs(turns[i - 1]) else last.at
+            at = bend.at if abs(turn) > largest else last.at
             bend = Bend(at, last.before, bend.after, sudden=True)
+        largest = max(largest, abs(turn)) if goes_on else abs(turn)
         found.append(bend)
     if not found and local and abs(local[-1] - local[0]) > least:
         middle = float(np.sqrt(sizes[0] * sizes[-1]))

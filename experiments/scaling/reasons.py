@@ -54,8 +54,9 @@ def of_time(found: Measured, form: str = BY_HAND) -> list[Reason]:
         first, last = _around(sizes, bend)
         causes = _of_terms(found.operations, found.counted, sizes, bend, "operations")
         causes += _of_thresholds(found, form, first, last)
-        causes += _of_calls(found, of, first, last)
-        causes += _of_caches(of, sizes, first, last)
+        steeper = bend.after > bend.before
+        causes += _of_calls(found, of, first, last, steeper)
+        causes += _of_caches(of, sizes, first, last, steeper)
         reasons.append(Reason(bend, tuple(causes)))
     return reasons
 
@@ -123,10 +124,14 @@ def _of_thresholds(found: Measured, form: str, first: int, last: int) -> list[st
     return causes
 
 
-def _of_calls(found: Measured, of: Form, first: int, last: int) -> list[str]:
-    """What a call costs anyway, and what a layer's product reaches."""
+def _of_calls(found: Measured, of: Form, first: int, last: int, steeper: bool) -> list[str]:
+    """What a call costs anyway, and what a layer's product reaches.
+
+    Where the cost of a call goes down in the rest a curve gets steeper; so it does where the rate of
+    products rises less from one size to the next than before, and less steep where it rises more.
+    """
     causes, sizes, seconds = [], found.axis.sizes, of.seconds or []
-    if found.floor and found.floor / seconds[first] >= SHARE:
+    if steeper and found.floor and found.floor / seconds[first] >= SHARE:
         shares = found.floor / seconds[first], found.floor / seconds[last]
         causes.append(
             f"a step of hardly any arithmetic, {in_digits(1e3 * found.floor, 2)} ms, is "
@@ -134,7 +139,9 @@ def _of_calls(found: Measured, of: Form, first: int, last: int) -> list[str]:
         )
     if found.products:
         low, high = (found.products[i] / 1e9 for i in (first, last))
-        if high > FASTER * low or low > FASTER * high:
+        rates = local_slopes(sizes, found.products)
+        turns = (rates[first] > rates[last - 1]) == steeper
+        if turns and (high > FASTER * low or low > FASTER * high):
             causes.append(
                 f"a layer's product alone makes {in_digits(low, 2)} GFLOP/s at {sizes[first]}, "
                 f"{in_digits(high, 2)} at {sizes[last]}"
@@ -142,8 +149,11 @@ def _of_calls(found: Measured, of: Form, first: int, last: int) -> list[str]:
     return causes
 
 
-def _of_caches(of: Form, sizes: Sequence[int], first: int, last: int) -> list[str]:
-    """What is held passes the size of a cache."""
+def _of_caches(
+    of: Form, sizes: Sequence[int], first: int, last: int, steeper: bool
+) -> list[str]:
+    """What is held passes the size of a cache: there a curve is steep, and no more after it."""
+    first, last = (last - 1, last) if steeper else (first, first + 1)
     small, large = (in_digits(of.temporary[i] / 2**20) for i in (first, last))
     return [
         f"{large} MiB at {sizes[last]} do not fit in the {name} of {in_digits(size / 2**20)} MiB, "
