@@ -345,7 +345,7 @@ def test_a_process_that_has_ended_leaves_pytorch_out(asked):
 def test_an_interpreter_is_named_from_where_one_is(tmp_path, monkeypatch):
     (tmp_path / "python").symlink_to("/bin/false")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="python does not say what it has .PyTorch's process ended"):
+    with pytest.raises(ValueError, match=r"python does not say .*PyTorch's process ended"):
         benchmark.main(case=("ladder",), torch=Path("python"))
 
 

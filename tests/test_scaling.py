@@ -57,7 +57,7 @@ def test_turns_in_one_direction_are_one_bend():
     values = np.cumprod([1.0, 2**0.5, 2**0.9, 2**1.5, 2**1.6])
     assert bends(SIZES, values) == [pytest.approx(Bend(256, 0.5, 1.5, True))]
     (bend,) = bends(SIZES, np.cumprod([1.0, 1.0, 2**0.5, 2**0.8, 2**1.2]))
-    assert (bend.at, bend.after) == (128, pytest.approx(1.2))  # not where it turned more than before
+    assert (bend.at, bend.after) == (128, pytest.approx(1.2))  # its largest turn
     (bend,) = bends(SIZES, np.cumprod([1.0, 2**0.5, 2**1.2, 2**1.6, 2**1.6]))
     assert (bend.at, bend.after) == (128, pytest.approx(1.6))
 

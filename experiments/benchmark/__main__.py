@@ -158,9 +158,7 @@ def main(
     return cli.INTERRUPTED if interrupted else 1 if wrong or failed else 0
 
 
-def _write(
-    file: Path, results: dict[str, Result], about: dict[str, str], floors: Floors
-) -> None:
+def _write(file: Path, results: dict[str, Result], about: dict[str, str], floors: Floors) -> None:
     """The figures so far, in the place of those of fewer cases."""
     figures = show.figures(results, about, floors, show.means(results))
     with files.replaced(file) as part:

@@ -127,8 +127,8 @@ def _of_thresholds(found: Measured, form: str, first: int, last: int) -> list[st
 def _of_calls(found: Measured, of: Form, first: int, last: int, steeper: bool) -> list[str]:
     """What a call costs anyway, and what a layer's product reaches.
 
-    Where the cost of a call goes down in the rest a curve gets steeper; so it does where the rate of
-    products rises less from one size to the next than before, and less steep where it rises more.
+    Where the cost of a call goes down in the rest a curve gets steeper; so it does where the rate
+    of products rises less from one size to the next than before, and less so where it rises more.
     """
     causes, sizes, seconds = [], found.axis.sizes, of.seconds or []
     if steeper and found.floor and found.floor / seconds[first] >= SHARE:
@@ -149,9 +149,7 @@ def _of_calls(found: Measured, of: Form, first: int, last: int, steeper: bool) -
     return causes
 
 
-def _of_caches(
-    of: Form, sizes: Sequence[int], first: int, last: int, steeper: bool
-) -> list[str]:
+def _of_caches(of: Form, sizes: Sequence[int], first: int, last: int, steeper: bool) -> list[str]:
     """What is held passes the size of a cache: there a curve is steep, and no more after it."""
     first, last = (last - 1, last) if steeper else (first, first + 1)
     small, large = (in_digits(of.temporary[i] / 2**20) for i in (first, last))
