@@ -380,9 +380,32 @@ def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
     np.testing.assert_allclose(seconds["short"], 0.25e-2)
     turns = "".join(name[0] for name in calls)
     assert turns.startswith("ssl")  # each alone; then short ones after a call that is not timed
-    turns = turns.removeprefix("ssl").replace("s" * 9, "S").replace("l", "L")
+    turns = turns.removeprefix("ssl").replace("s" * 21, "S").replace("l", "L")
     assert turns.count("S") == turns.count("L") == 4
     assert {"SL", "LS"} <= {turns[i : i + 2] for i in range(0, 8, 2)}
+
+
+@pytest.mark.parametrize(("enough", "rounds"), [(0.0, 4), (4.0, 4), (10.0, 10)])
+def test_a_case_of_short_turns_has_more_rounds_than_asked_for(monkeypatch, enough, rounds):
+    now = [0.0]
+
+    def run(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(measure, "clock", lambda: now[0])
+    arms = {"short": Arm(lambda: run(0.25e-2)), "long": Arm(lambda: run(1.0))}
+    seconds = measure.time_in_turns(arms, 4, random.Random(0), enough)
+    assert {len(values) for values in seconds.values()} == {rounds}
+
+
+def test_a_whole_run_gives_a_case_enough_rounds_and_a_quick_one_three(planted, tmp_path):
+    planted(short=Case("", lambda: {"by hand": planted.arm(0.5), "jax.grad": planted.arm(0.5)}))
+    taken = []
+    for options in ({"rounds": 2}, {"quick": True}):
+        assert benchmark.main(case=("short",), out=tmp_path, **options) == 0
+        arms = json.loads((tmp_path / "0.json").read_text())["cases"]["short"]["arms"]
+        taken.append(len(arms["jax.grad"]["seconds"]))
+    assert taken == [measure.ENOUGH_SECONDS, 3]
 
 
 def test_pytorchs_process_waits_in_no_busy_loop_and_leaves_a_gpu_s_memory(monkeypatch):

@@ -8,9 +8,9 @@
 
 The arms of a case (see `experiments.benchmark.arms`) first show that they agree: one that is off
 by more than 1e-3 of the scale (`Case.agree`) is not timed, and the exit status is 1. Then they take
-turns, in rounds, in an order shuffled anew each round, short ones after an untimed call. A ratio is
-the median over the rounds of an arm's seconds by those by hand in the same round: 2 is twice as
-long.
+turns, in rounds, in an order shuffled anew each round, short ones after an untimed call; where a
+case's rounds take less than ten seconds, it has more of them than asked for. A ratio is the median
+over the rounds of an arm's seconds by those by hand in the same round: 2 is twice as long.
 "strongest" is the fastest form for autodiff, "frameworks" the faster of Flax NNX and Equinox as
 their documentation writes the model, PyTorch the fastest of its eager ones. Temporary memory is
 what the compiled program says it needs beside its inputs and outputs.
@@ -82,7 +82,7 @@ def main(
 
     Args:
         case: Names of cases; None for all.
-        rounds: Turns of every arm.
+        rounds: Turns of every arm, at least.
         repeat: Whole runs, each a process of its own with the next seed; they need --out.
         quick: Smaller sizes, three rounds, no compiled PyTorch; unless named, a few cases.
         torch: Python of the environment that has PyTorch; by default this one, if it has.
@@ -105,8 +105,7 @@ def main(
         return _repeated(repeat, seed, out)
     order = random.Random(seed)
     product_size, copy_size = measure.floor_sizes(quick)
-    if quick:
-        rounds = QUICK_ROUNDS
+    rounds, enough = (QUICK_ROUNDS, 0.0) if quick else (rounds, measure.ENOUGH_SECONDS)
 
     with working(torch, small) as worker:
         about = show.about() | {"sizes": "quick" if quick else "full"}
@@ -125,7 +124,14 @@ def main(
             for name, one in chosen.items():
                 try:
                     results[name] = measure.measure(
-                        one, rounds, order, product_size, skip, worker.builds(name), worker.pids
+                        one,
+                        rounds,
+                        order,
+                        product_size,
+                        skip,
+                        worker.builds(name),
+                        worker.pids,
+                        enough,
                     )
                 except RuntimeError as error:  # XLA's, or PyTorch's process has ended
                     failed.append(name)

@@ -33,7 +33,9 @@ PRODUCT, COPY = "one large product", "one large copy"
 PRODUCT_SIZE, COPY_SIZE = 2048, 2**26
 QUICK_PRODUCT_SIZE, QUICK_COPY_SIZE = 512, 2**24
 ACCELERATOR_PRODUCT_SIZE, ACCELERATOR_COPY_SIZE = 8192, 2**29
-TURN_SECONDS = 0.02  # at least so long does a turn take: what is shorter is called more often
+TURN_SECONDS = 0.05  # at least so long does a turn take: what is shorter is called more often
+SHORTEST = 1e-5  # no call counts as shorter: so often, and no more, is one called in a turn
+ENOUGH_SECONDS = 10.0  # of a whole run's case: a pause of the machine spoils a short turn
 WARM_SECONDS = 0.2  # of what takes longer the first call is as good as the next
 # Where others have more of the cores' time than this, a case is timed again, so often at most.
 BUSY, TRIES = 0.1, 3
@@ -55,6 +57,7 @@ def measure(
     skip: Iterable[str] = (),
     peers: Builds | None = None,
     pids: Iterable[int] = (),
+    enough: float = 0.0,
 ) -> Result:
     """Build the arms, compare what they give, and time those that agree.
 
@@ -64,12 +67,13 @@ def measure(
 
     Args:
         case: the case.
-        rounds: turns of every arm.
+        rounds: turns of every arm, at least.
         order: draws the order of the arms, anew in each round.
         product_size: of the one large product.
         skip: names of arms that are not wanted.
         peers: what builds more arms.
         pids: of the processes that these are in.
+        enough: seconds that all turns take, at least; short ones have more rounds.
     """
     with precision(case.dtype):
         try:
@@ -77,7 +81,7 @@ def measure(
         except LeftOutError as reason:
             return Result(case, {}, {}, {case.base: str(reason)}, (), None, None)
         builds = {name: build for name, build in builds.items() if name not in skip}
-        return _measure(case, builds, rounds, order, product_size, pids)
+        return _measure(case, builds, rounds, order, product_size, pids, enough)
 
 
 def _measure(
@@ -87,6 +91,7 @@ def _measure(
     order: random.Random,
     product_size: int,
     pids: Iterable[int],
+    enough: float,
 ) -> Result:
     arms: dict[str, Arm] = {}
     answers, left_out = {}, {}
@@ -105,20 +110,21 @@ def _measure(
     agreed = {name: arm for name, arm in arms.items() if name not in wrong}
     timed = agreed | ({PRODUCT: product(product_size, case.dtype)} if case.flops else {})
     rounds = min(rounds, case.most_rounds or rounds)
-    seconds, busy = _calmest(timed, rounds, order, tuple(pids))
+    take = partial(time_in_turns, timed, rounds, order, enough)
+    seconds, busy = _calmest(take, tuple(pids))
     rate = _rate(product_size, seconds.pop(PRODUCT)) if case.flops else None
     known = {name: arm._replace(run=_done, seconds=None) for name, arm in agreed.items()}
     return Result(case, known, seconds, left_out | wrong, tuple(wrong), rate, busy)
 
 
 def _calmest(
-    arms: Mapping[str, Arm], rounds: int, order: random.Random, pids: tuple[int, ...]
+    take: Callable[[], dict[str, list[float]]], pids: tuple[int, ...]
 ) -> tuple[dict[str, list[float]], float | None]:
     """The times, taken again while others are busy, and the share that others had."""
     taken: list[tuple[float, dict[str, list[float]]]] = []
     while len(taken) < TRIES:
         before = machine.use(pids)
-        seconds = time_in_turns(arms, rounds, order)
+        seconds = take()
         busy = machine.others(before, machine.use(pids))
         if busy is None:
             return seconds, None
@@ -135,9 +141,12 @@ def _done() -> tuple[Any, Any]:
 
 
 def time_in_turns(
-    arms: Mapping[str, Arm], rounds: int, order: random.Random
+    arms: Mapping[str, Arm], rounds: int, order: random.Random, enough: float = 0.0
 ) -> dict[str, list[float]]:
-    """Seconds per call of each, a value per round; each round in a new order."""
+    """Seconds per call of each, a value per round; each round in a new order.
+
+    There are `rounds`, or as many as take `enough` seconds.
+    """
 
     def turn(arm: Arm, calls: int, warm: bool) -> float:
         return (arm.seconds or partial(timed, arm.run))(calls, warm) / calls
@@ -146,11 +155,10 @@ def time_in_turns(
         seconds = turn(arm, 1, False)
         return turn(arm, 1, False) if seconds < WARM_SECONDS else seconds
 
-    alone = {name: first(arm) for name, arm in arms.items()}
-    calls = {
-        name: math.ceil(min(max(TURN_SECONDS / max(seconds, 1e-9), 1), 1000))
-        for name, seconds in alone.items()
-    }
+    alone = {name: max(first(arm), SHORTEST) for name, arm in arms.items()}
+    calls = {name: math.ceil(max(TURN_SECONDS / each, 1)) for name, each in alone.items()}
+    a_round = sum(calls[name] * each for name, each in alone.items())
+    rounds = max(rounds, math.ceil(enough / a_round)) if arms else rounds
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name in order.sample(list(arms), len(arms)):
