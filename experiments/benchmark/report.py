@@ -142,12 +142,12 @@ def claims(runs: Iterable[Run]) -> dict[str, float]:
 
 
 def slower(runs: Iterable[Run], rival: str) -> dict[str, float]:
-    """The models' steps that do not hold against a rival in some group, and their least ratio."""
+    """The models' steps at which a rival is a hundredth faster in some group; the least ratio."""
     found: dict[str, float] = {}
     for group in groups(runs).values():
         steps = {name for run in group for name, case in run["cases"].items() if case["step"]}
         for name, values in ratios(group, rival).items():
-            if name in steps and low(values) < 1:
+            if name in steps and round(low(values), 2) < 1:
                 found[name] = min(low(values), found.get(name, math.inf))
     return found
 
