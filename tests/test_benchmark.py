@@ -266,6 +266,25 @@ def test_an_interrupted_run_is_waited_for_and_what_there_is_reported(
     assert "at least 2.00 times as long by jax.grad" in capsys.readouterr().out
 
 
+def test_repeated_runs_are_reported_without_older_ones_in_their_folder(
+    planted, monkeypatch, capsys, tmp_path
+):
+    planted(case=Case("", lambda: {"by hand": planted.arm(1), "jax.grad": planted.arm(3)}))
+    benchmark.main(rounds=1, seed=7, out=tmp_path)
+
+    def ran(command):
+        planted(case=Case("", lambda: {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}))
+        benchmark.main(rounds=1, seed=int(command[-1]), out=tmp_path)
+
+    monkeypatch.setattr(benchmark.subprocess, "Popen", ran)
+    monkeypatch.setattr(benchmark, "_waited", lambda process: 0)
+    capsys.readouterr()
+    assert benchmark.main(repeat=2, out=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "2 whole runs" in out
+    assert "2.00 (2.00)" in out
+
+
 def test_without_mnist_its_cases_are_left_out_and_the_others_are_not(planted, capsys, tmp_path):
     arms = {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}
     planted(mnist=cases()["mnist-mlp"], case=Case("", lambda: arms))

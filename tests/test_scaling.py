@@ -264,6 +264,13 @@ def test_caches_that_are_too_small_are_the_reason(monkeypatch, tmp_path):
     assert "1 MiB at 256 do not fit in the L2 cache" in str(reasons.of_time(found)[0])
 
 
+def test_an_axis_that_was_measured_beside_others_says_so():
+    found = planted(FLAT_FIRST, [10 * size for size in SIZES], LINEAR)
+    for busy, said in ((None, False), (0.1, False), (0.12, True)):
+        text = show.report([found._replace(busy=busy)])
+        assert ("warning: others had 12% of the cores' time; measure again" in text) is said
+
+
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that would have been written."""

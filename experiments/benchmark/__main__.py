@@ -184,7 +184,8 @@ def _repeated(repeat: int, seed: int, out: Path | None) -> int:
         if statuses[-1] > 1:
             print(f"the run of seed {run} ended with {statuses[-1]}, and no other follows")
             break
-    if done := report.read([out]):
+    files_of_runs = [out / f"{run}.json" for run in range(seed, seed + repeat)]
+    if done := report.read(file for file in files_of_runs if file.exists()):
         print(report.report(done))
     return max(statuses)
 
