@@ -382,6 +382,9 @@ def test_a_share_is_of_a_product_in_the_same_dtype(planted, capsys, tmp_path):
     assert figures["product_flops_per_second"] == pytest.approx(4e9)
 
 
+SHORT, LONG = 2.0**-9, 1.0
+
+
 def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
     now, calls = [0.0], []
 
@@ -391,30 +394,55 @@ def test_arms_take_turns_and_short_ones_are_called_more_often(monkeypatch):
 
     monkeypatch.setattr(measure, "clock", lambda: now[0])
     runs = {
-        "short": Arm(lambda: run("short", 0.25e-2)),
-        "long": Arm(lambda: run("long", 1.0)),
+        "short": Arm(lambda: run("short", SHORT)),
+        "long": Arm(lambda: run("long", LONG)),
     }
     seconds = measure.time_in_turns(runs, 4, random.Random(0))
     assert {name: len(values) for name, values in seconds.items()} == {"short": 4, "long": 4}
-    np.testing.assert_allclose(seconds["short"], 0.25e-2)
+    assert seconds["short"] == [SHORT] * 4
     turns = "".join(name[0] for name in calls)
     assert turns.startswith("ssl")  # each alone; then short ones after a call that is not timed
-    turns = turns.removeprefix("ssl").replace("s" * 21, "S").replace("l", "L")
+    turns = turns.removeprefix("ssl").replace("s" * 27, "S").replace("l", "L")
     assert turns.count("S") == turns.count("L") == 4
     assert {"SL", "LS"} <= {turns[i : i + 2] for i in range(0, 8, 2)}
 
 
-@pytest.mark.parametrize(("enough", "rounds"), [(0.0, 4), (4.0, 4), (10.0, 10)])
-def test_a_case_of_short_turns_has_more_rounds_than_asked_for(monkeypatch, enough, rounds):
+@pytest.mark.parametrize(
+    ("each", "enough", "rounds"),
+    [
+        ((SHORT, LONG), 0.0, 4),
+        ((SHORT, LONG), 4.0, 4),
+        ((SHORT, LONG), 10.0, 10),  # of 1.053 seconds
+        ((SHORT, SHORT), 10.0, 95),  # of 0.105
+        ((0.0, 0.0), 10.0, 100),  # 5000 calls each, of which none counts as shorter than 1e-5
+        ((), 10.0, 4),
+    ],
+)
+def test_short_turns_have_more_rounds_than_asked_for(monkeypatch, each, enough, rounds):
     now = [0.0]
 
     def run(seconds):
         now[0] += seconds
 
     monkeypatch.setattr(measure, "clock", lambda: now[0])
-    arms = {"short": Arm(lambda: run(0.25e-2)), "long": Arm(lambda: run(1.0))}
-    seconds = measure.time_in_turns(arms, 4, random.Random(0), enough)
-    assert {len(values) for values in seconds.values()} == {rounds}
+    arms = {str(i): Arm(partial(run, seconds)) for i, seconds in enumerate(each)}
+    found = measure.time_in_turns(arms, 4, random.Random(0), enough)
+    assert [len(values) for values in found.values()] == [rounds] * len(each)
+
+
+@pytest.mark.parametrize("paused", [0, 1, 2])
+def test_a_pause_in_the_first_calls_does_not_say_how_often_an_arm_is_called(monkeypatch, paused):
+    now, calls = [0.0], [0]
+
+    def run():
+        now[0] += SHORT + (LONG if calls[0] == paused else 0)
+        calls[0] += 1
+
+    monkeypatch.setattr(measure, "clock", lambda: now[0])
+    (turns,) = measure.time_in_turns({"short": Arm(run)}, 3, random.Random(0), 10.0).values()
+    assert calls[0] >= 4500  # of the 5120 that ten seconds are
+    assert 180 <= len(turns) <= 200  # of 27 calls each
+    assert sorted(turns)[len(turns) // 2] == pytest.approx(SHORT)
 
 
 def test_a_whole_run_gives_a_case_enough_rounds_and_a_quick_one_three(planted, tmp_path):
@@ -599,7 +627,7 @@ def test_gpt2_in_bfloat16_agrees_and_a_wrong_gradient_of_it_does_not(monkeypatch
 
 def test_what_takes_many_seconds_has_fewer_rounds(planted):
     planted(long=Case("", lambda: {"by hand": planted.arm(1)}, most_rounds=2))
-    result = measure.measure(benchmark.cases()["long"], 5, random.Random(0))
+    result = measure.measure(benchmark.cases()["long"], 5, random.Random(0), enough=10.0)
     assert len(result.seconds["by hand"]) == 2
 
 

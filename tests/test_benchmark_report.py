@@ -110,6 +110,11 @@ def test_a_step_that_does_not_hold_in_three_of_four_runs_is_named():
     assert report.slower(runs, "jax.grad") == {"step": 0.9}  # though their median is 1.2
 
 
+@pytest.mark.parametrize(("ratio", "named"), [(0.994, {"step": 0.994}), (0.996, {})])
+def test_a_step_that_takes_as_long_in_two_digits_is_not_named(ratio, named):
+    assert report.slower([report.slim(run(step=(ratio, 1.0)))], "jax.grad") == named
+
+
 def test_the_picture_has_the_quartiles_of_the_newest_jax(monkeypatch):
     shown = []
     monkeypatch.setattr("experiments.pictures.benchmark", lambda path, bars: shown.append(bars))

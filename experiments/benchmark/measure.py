@@ -109,7 +109,8 @@ def _measure(
     wrong = _disagreeing(answers, case)
     agreed = {name: arm for name, arm in arms.items() if name not in wrong}
     timed = agreed | ({PRODUCT: product(product_size, case.dtype)} if case.flops else {})
-    rounds = min(rounds, case.most_rounds or rounds)
+    if case.most_rounds:
+        rounds, enough = min(rounds, case.most_rounds), 0.0
     take = partial(time_in_turns, timed, rounds, order, enough)
     seconds, busy = _calmest(take, tuple(pids))
     rate = _rate(product_size, seconds.pop(PRODUCT)) if case.flops else None
@@ -145,7 +146,8 @@ def time_in_turns(
 ) -> dict[str, list[float]]:
     """Seconds per call of each, a value per round; each round in a new order.
 
-    There are `rounds`, or as many as take `enough` seconds.
+    There are `rounds`, or more, until they took `enough` seconds. How often an arm is called in a
+    turn is told by its fastest call so far: one that a pause of the machine met says nothing.
     """
 
     def turn(arm: Arm, calls: int, warm: bool) -> float:
@@ -155,14 +157,18 @@ def time_in_turns(
         seconds = turn(arm, 1, False)
         return turn(arm, 1, False) if seconds < WARM_SECONDS else seconds
 
-    alone = {name: max(first(arm), SHORTEST) for name, arm in arms.items()}
-    calls = {name: math.ceil(max(TURN_SECONDS / each, 1)) for name, each in alone.items()}
-    a_round = sum(calls[name] * each for name, each in alone.items())
-    rounds = max(rounds, math.ceil(enough / a_round)) if arms else rounds
+    least = {name: first(arm) for name, arm in arms.items()}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
+    taken, total = 0, 0.0
+    while taken < rounds or (arms and total < enough):
         for name in order.sample(list(arms), len(arms)):
-            seconds[name].append(turn(arms[name], calls[name], alone[name] < WARM_SECONDS))
+            calls = math.ceil(max(TURN_SECONDS / max(least[name], SHORTEST), 1))
+            warm = least[name] < WARM_SECONDS
+            each = turn(arms[name], calls, warm)
+            seconds[name].append(each)
+            least[name] = min(least[name], each)
+            total += (calls + warm) * max(each, SHORTEST)
+        taken += 1
     return seconds
 
 

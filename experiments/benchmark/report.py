@@ -142,7 +142,7 @@ def claims(runs: Iterable[Run]) -> dict[str, float]:
 
 
 def slower(runs: Iterable[Run], rival: str) -> dict[str, float]:
-    """The models' steps at which a rival is a hundredth faster in some group; the least ratio."""
+    """The models' steps whose ratio, in two digits, is below 1 in some group, and the least one."""
     found: dict[str, float] = {}
     for group in groups(runs).values():
         steps = {name for run in group for name, case in run["cases"].items() if case["step"]}
