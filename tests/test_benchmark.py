@@ -295,6 +295,13 @@ def test_without_mnist_its_cases_are_left_out_and_the_others_are_not(planted, ca
     assert set(report.read([tmp_path])[0]["cases"]) == {"case"}
 
 
+def test_a_case_that_was_asked_for_and_not_measured_is_no_success(planted, capsys):
+    arms = {"by hand": planted.arm(1), "jax.grad": planted.arm(2)}
+    planted(mnist=cases()["mnist-mlp"], case=Case("", lambda: arms))
+    assert benchmark.main(case=("case", "mnist"), rounds=1) == 1
+    assert "NOTHING was measured of mnist; why is said above" in capsys.readouterr().out
+
+
 def test_a_run_that_fails_leaves_no_empty_file(planted, tmp_path):
     def fails():
         raise RuntimeError("out of memory")

@@ -350,7 +350,7 @@ def test_the_command_writes_a_table_a_picture_and_json(monkeypatch, tmp_path, ca
         (["--axis"], "--axis has no name; give one or more of layers"),
         (["--model", "cnn", "--axis", "vocabulary"], "cnn has no such axis; name another"),
         (["--rounds", "0"], "--rounds is 0; it must be finite and above 0"),
-        (["--json", "/nowhere/of/all.json"], "--json /nowhere/of/all.json cannot be written"),
+        (["--json", "/dev/null/all.json"], "--json /dev/null/all.json cannot be written"),
     ],
 )
 def test_mistakes_on_the_command_line_are_said(words, message, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """How fast, how lean: by hand, by `jax.grad`, in Flax, Equinox and PyTorch, on the same work.
 
     python -m experiments.benchmark             every case; an hour
-    python -m experiments.benchmark --quick     fewer and smaller; a minute
+    python -m experiments.benchmark --quick     fewer and smaller; minutes
     python -m experiments.benchmark --case gpt-large lstm-b32 --rounds 21
     python -m experiments.benchmark --torch ../torch/bin/python --repeat 5 --out out/benchmark
     python -m experiments.benchmark.report out/benchmark        the spread over those five runs
@@ -23,7 +23,7 @@ again, three times at most, and a warning says so.
 Where operations are counted (`decoders.transformer_flops`), one large product of matrices in
 its dtype takes its turns too: "of product" is the rate by hand as a share of its. "of copy" is what
 has to be read and written once, inputs and results, per second, as a share of what one large copy
-moves: where it is near 100%, no other arrangement can be faster.
+moves: where it is near 100%, no other arrangement can be faster; in the caches it can be more.
 
 Where JAX finds a GPU, PyTorch computes there too, or is left out, and gpt2-124m is among the cases:
 GPT-2 in bfloat16, for which a CPU takes minutes (`--case gpt2-124m`). JAX reserves three quarters
@@ -161,7 +161,10 @@ def main(
         print(f"DISAGREE, and were not timed: {'; '.join(wrong)}")
     if failed:
         print(f"FAILED: {', '.join(failed)}")
-    return cli.INTERRUPTED if interrupted else 1 if wrong or failed else 0
+    empty = [name for name in case or () if name in results and not results[name].seconds]
+    if empty:
+        print(f"NOTHING was measured of {', '.join(empty)}; why is said above")
+    return cli.INTERRUPTED if interrupted else 1 if wrong or failed or empty else 0
 
 
 def _write(file: Path, results: dict[str, Result], about: dict[str, str], floors: Floors) -> None:

@@ -297,7 +297,8 @@ def _tell(
     base = into["arms"].get(case.base)
     if base and arm != case.base:
         found["ratio"] = seconds / median(base["seconds"])
-        words.append(f"{found['ratio']:.2f} times as long as {case.base}")
+        before = "" if case.base in times else " before"
+        words.append(f"{found['ratio']:.2f} times as long as {case.base}{before}")
     run.say(f"  {arm}: {', '.join(words)}")
 
 
@@ -307,7 +308,8 @@ def _positive(kind: Callable[[str], Any], most: float = math.inf) -> Callable[[s
             if 0 < (number := kind(word)) <= most:
                 return number
         whole = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"{word} must be {whole} above 0 and at most {most:g}")
+        limit = "" if most == math.inf else f" and at most {most:g}"
+        raise argparse.ArgumentTypeError(f"{word} must be {whole} above 0{limit}")
 
     return read
 

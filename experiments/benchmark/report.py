@@ -8,8 +8,8 @@
 Runs of one machine with the same versions are a group. Of a ratio there is one number a run, the
 median over its rounds; a cell has the median of these and, in brackets, their lower quartile. A
 claim is the least of the groups' lower quartiles, rounded down: it held in three of four runs,
-everywhere. A mean over the models' steps is taken of runs that have as many of them as any in the
-group: of one that was interrupted it would be a mean of other things.
+everywhere. A mean over the models' steps is taken of runs that have a rival at as many of them as
+any run has: of one that was interrupted, or of a few cases, it would be a mean of other things.
 """
 
 import argparse
@@ -111,18 +111,25 @@ def ratios(runs: Iterable[Run], rival: str) -> dict[str, list[float]]:
     return found
 
 
-def means(runs: Sequence[Run], rival: str) -> list[float]:
-    """Of each run, the geometric mean of a rival's ratios over the models' training steps."""
-    return _means([_of_steps(run, rival, "ratio") for run in runs])
+def steps(run: Run) -> int:
+    """How many of the models' training steps it has."""
+    return sum(case["step"] for case in run["cases"].values())
 
 
-def leaner(runs: Sequence[Run], rival: str) -> list[float]:
-    """Of each run, the geometric mean over the models' steps of a rival's memory over ours."""
-    return _means([_of_steps(run, rival, "bytes") for run in runs])
+def means(runs: Sequence[Run], rival: str, most: int) -> list[float]:
+    """Of each run, the geometric mean of a rival's ratios over the models' training steps.
+
+    Of runs that have the rival at as many as `most` of them.
+    """
+    return _means([_of_steps(run, rival, "ratio") for run in runs], most)
 
 
-def _means(of_runs: Sequence[Sequence[float]]) -> list[float]:
-    most = max(map(len, of_runs), default=0)
+def leaner(runs: Sequence[Run], rival: str, most: int) -> list[float]:
+    """Likewise of a rival's memory over ours."""
+    return _means([_of_steps(run, rival, "bytes") for run in runs], most)
+
+
+def _means(of_runs: Sequence[Sequence[float]], most: int) -> list[float]:
     return [geometric_mean(values) for values in of_runs if values and len(values) == most]
 
 
@@ -136,8 +143,10 @@ def _of_steps(run: Run, rival: str, what: str) -> list[float]:
 
 def claims(runs: Iterable[Run]) -> dict[str, float]:
     """By rival, how many times as long a training step takes it at least, in every group."""
-    grouped = groups(runs).values()
-    least = {rival: [low(means(g, rival)) for g in grouped if means(g, rival)] for rival in AGAINST}
+    runs = list(runs)
+    most = max(map(steps, runs), default=0)
+    found = {r: [means(group, r, most) for group in groups(runs).values()] for r in AGAINST}
+    least = {rival: [low(of) for of in groups_of if of] for rival, groups_of in found.items()}
     return {rival: math.floor(100 * min(of)) / 100 for rival, of in least.items() if of}
 
 
@@ -145,9 +154,9 @@ def slower(runs: Iterable[Run], rival: str) -> dict[str, float]:
     """The models' steps whose ratio, in two digits, is below 1 in some group, and the least one."""
     found: dict[str, float] = {}
     for group in groups(runs).values():
-        steps = {name for run in group for name, case in run["cases"].items() if case["step"]}
+        of_models = {name for run in group for name, case in run["cases"].items() if case["step"]}
         for name, values in ratios(group, rival).items():
-            if name in steps and round(low(values), 2) < 1:
+            if name in of_models and round(low(values), 2) < 1:
                 found[name] = min(low(values), found.get(name, math.inf))
     return found
 
@@ -185,17 +194,17 @@ def _spread(values: Sequence[float] | None) -> str:
 def report(runs: Sequence[Run]) -> str:
     """Every group's table, with its versions, and what may be claimed; in Markdown."""
     parts = []
+    most = max(map(steps, runs))
     for group in groups(runs).values():
         about = ", ".join(f"{name} {value}" for name, value in group[0]["about"].items())
         busy = sorted({name for run in group for name, c in run["cases"].items() if _busy(c)})
-        steps = [sum(case["step"] for case in run["cases"].values()) for run in group]
-        whole = steps.count(max(steps))
+        whole = [steps(run) for run in group].count(most)
         fewer = f" and {len(group) - whole} with fewer steps" if whole < len(group) else ""
-        parts.append(f"{whole} whole run{'s' * (whole > 1)}{fewer}: {about}.")
+        parts.append(f"{whole} whole run{'s' * (whole != 1)}{fewer}: {about}.")
         if busy:
             parts.append(f"Others used the cores in some run of {', '.join(busy)}.")
         parts.append(table(group))
-        more = {rival: leaner(group, rival) for rival in AGAINST}
+        more = {rival: leaner(group, rival, most) for rival in AGAINST}
         said = [f"{median(of):.2f} times by {AGAINST[rival]}" for rival, of in more.items() if of]
         if said:
             parts.append(f"Memory of the models' steps, geometric mean: {', '.join(said)}.")
@@ -256,7 +265,8 @@ def main(words: Sequence[str] | None = None) -> int:
     sizes = {run["about"]["sizes"] for run in runs}
     if options.keep and sizes != {"full"}:
         parser.error(
-            f"--keep {options.keep} would keep sizes {sorted(sizes)}; claims are of full ones"
+            f"--keep {options.keep} would keep sizes {sorted(sizes)}; claims are of full ones: "
+            "name runs without --quick"
         )
     if options.keep:
         KEPT.mkdir(exist_ok=True)

@@ -150,7 +150,10 @@ def print_table(results: Mapping[str, Result], floors: Floors) -> None:
         cells += [_cell(arm and arm.compile_seconds, ".2f") for arm in arms]
         cells += [_cell(share, ".0%") for share in (result.share, result.copy_share(floors))]
         print("| " + " | ".join(cells) + " |")
-    print('\n"-": not measured; under "of product", the operations are not counted\n')
+    print(
+        '\n"-": not measured; under "of product", the operations are not counted. Ratios are '
+        "medians over the rounds, each of times in the same round\n"
+    )
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -174,7 +174,7 @@ def about() -> dict[str, str]:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks hears it, and ends this process
     if not torch_peer.installed:
-        sys.exit(torch_peer.MISSING)
+        sys.exit(f"PyTorch in {sys.executable}: {torch_peer.MISSING}")
     fd, *words = sys.argv[1:]
     with Connection(int(fd)) as connection:
         serve(connection, Sizes.of(words))

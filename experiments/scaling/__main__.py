@@ -1,7 +1,7 @@
 """How time and memory grow with depth, width, sequence, vocabulary and batch; where they bend, why.
 
     python -m experiments.scaling                   GPT, Llama, LSTM and CNN; twenty minutes
-    python -m experiments.scaling --quick           GPT at three sizes of each; a minute
+    python -m experiments.scaling --quick           GPT at three sizes of each; minutes
     python -m experiments.scaling --memory-only     compile only, which needs no quiet machine
     python -m experiments.scaling --model gpt --axis sequence vocabulary
 
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments import cli, pictures
-from experiments.benchmark import show as machine
+from experiments.benchmark import show as timings
 from experiments.scaling import axes, measured, show
 from experiments.scaling.axes import MODELS, Axis
 from jaxnn import files
@@ -64,15 +64,12 @@ def main(
     """
     cli.check_positive(rounds=rounds)
     chosen = _chosen(model, axis, quick)
-    if json and (not json.parent.is_dir() or json.is_dir()):
-        raise ValueError(
-            f"--json {json} cannot be written: it is a folder, or in none; name a file in one that "
-            "there is"
-        )
+    if json:
+        timings.check_file("--json", json)
     folder = cli.folder(out)
     order = random.Random(seed)
     turns = 0 if memory_only else QUICK_ROUNDS if quick else rounds
-    about = machine.about()
+    about = timings.about()
     print(", ".join(f"{name} {value}" for name, value in about.items()), "\n")
     all_found: list[measured.Measured] = []
     for name, along in chosen.items():
