@@ -82,6 +82,17 @@ def test_an_arm_has_its_tokens_its_share_and_its_ratio(planted, called, monkeypa
     assert figures["attention"] == ["it is right"]
 
 
+def test_a_ratio_to_what_was_timed_before_says_so(planted, called, monkeypatch):
+    arms = {"by hand": planted.arm(0.5), "jax.grad": planted.arm(1.0), "Equinox": planted.arm(1.5)}
+    planted(arms)
+    plan = [("case", ("by hand", "jax.grad"), 0.0), ("case", (..., "Equinox"), 0.0)]
+    monkeypatch.setattr(gpu, "PLAN", plan)
+    _, out, _ = called()
+    first, second = (words.splitlines() for words in out.split("  in turns:\n")[1:])
+    assert "  jax.grad: 1000 ms, 2.00 times as long as by hand" in first
+    assert "  Equinox: 1500 ms, 3.00 times as long as by hand before" in second
+
+
 def fails():
     raise MemoryError("there is no more")
 
