@@ -128,10 +128,10 @@ def main(
                         rounds,
                         order,
                         product_size,
-                        skip,
-                        worker.builds(name),
-                        worker.pids,
-                        enough,
+                        skip=skip,
+                        peers=worker.builds(name),
+                        pids=worker.pids,
+                        enough=enough,
                     )
                 except RuntimeError as error:  # XLA's, or PyTorch's process has ended
                     failed.append(name)
@@ -179,16 +179,16 @@ def _repeated(repeat: int, seed: int, out: Path | None) -> int:
     if out is None:
         raise ValueError("--repeat is for figures that are kept; name a folder for them with --out")
     words = sys.argv[1:]
-    statuses = []
-    for run in range(seed, seed + repeat):
+    statuses, seeds = [], range(seed, seed + repeat)
+    for run in seeds:
         asked = [*words, "--repeat", "1", "--seed", str(run)]  # the last one said is meant
         status = _waited(subprocess.Popen([sys.executable, "-m", __package__, *asked]))
         statuses.append(128 - status if status < 0 else status)  # as a shell says it of a signal
         if statuses[-1] > 1:
             print(f"the run of seed {run} ended with {statuses[-1]}, and no other follows")
             break
-    files_of_runs = [out / f"{run}.json" for run in range(seed, seed + repeat)]
-    if done := report.read(file for file in files_of_runs if file.exists()):
+    written = [file for run in seeds if (file := out / f"{run}.json").exists()]
+    if done := report.read(written):
         print(report.report(done))
     return max(statuses)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 PROC = Path("/proc")
 IDLE = (3, 4)  # of a core's numbers: idle, and waiting for a disk
 GUESTS = 8  # from here on they count again what is among the others
+MUCH = 0.1  # of the cores' time: what was timed while others had more of it says little
 
 
 class Use(NamedTuple):
@@ -56,3 +57,8 @@ def others(before: Use | None, after: Use | None) -> float | None:
         return None
     theirs = (after.busy - before.busy) - (after.own - before.own)
     return max(theirs, 0) / (after.passed - before.passed)
+
+
+def is_much(share: float | None) -> bool:
+    """Whether what others had is so much that times say little; no where it is unknown."""
+    return share is not None and share > MUCH

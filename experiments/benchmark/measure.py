@@ -37,8 +37,7 @@ TURN_SECONDS = 0.05  # at least so long does a turn take: what is shorter is cal
 SHORTEST = 1e-5  # no call counts as shorter: so often, and no more, is one called in a turn
 ENOUGH_SECONDS = 10.0  # of a whole run's case: a pause of the machine spoils a short turn
 WARM_SECONDS = 0.2  # of what takes longer the first call is as good as the next
-# Where others have more of the cores' time than this, a case is timed again, so often at most.
-BUSY, TRIES = 0.1, 3
+TRIES = 3  # at most so often is a case timed, while others have much of the cores' time
 clock = time.perf_counter
 
 
@@ -63,7 +62,7 @@ def measure(
 
     A rival that fails is left out; where the base or `jax.grad` itself fails, nothing is measured.
     Of a case whose inputs are not there all is left out.
-    Where others used the cores meanwhile (`BUSY`), all is timed again, and the calmest times kept.
+    Where others used the cores meanwhile, all is timed again, and the calmest times are kept.
 
     Args:
         case: the case.
@@ -130,7 +129,7 @@ def _calmest(
         if busy is None:
             return seconds, None
         taken.append((busy, seconds))
-        if busy <= BUSY:
+        if not machine.is_much(busy):
             break
     busy, seconds = min(taken, key=lambda one: one[0])
     return seconds, busy

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.measure import BUSY
+from experiments.benchmark import machine
 from experiments.benchmark.results import AGAINST, FRAMEWORKS, in_digits, megabytes
 
 HERE = Path(__file__).parent
@@ -197,7 +197,8 @@ def report(runs: Sequence[Run]) -> str:
     most = max(map(steps, runs))
     for group in groups(runs).values():
         about = ", ".join(f"{name} {value}" for name, value in group[0]["about"].items())
-        busy = sorted({name for run in group for name, c in run["cases"].items() if _busy(c)})
+        cases = [pair for run in group for pair in run["cases"].items()]
+        busy = sorted({name for name, case in cases if machine.is_much(case["busy"])})
         whole = [steps(run) for run in group].count(most)
         fewer = f" and {len(group) - whole} with fewer steps" if whole < len(group) else ""
         parts.append(f"{whole} whole run{'s' * (whole != 1)}{fewer}: {about}.")
@@ -216,10 +217,6 @@ def report(runs: Sequence[Run]) -> str:
             named = ", ".join(f"{name} {least:.2f}" for name, least in sorted(not_all.items()))
             parts.append(f"Steps that {AGAINST[rival]} is faster at, somewhere: {named}.")
     return "\n\n".join(parts) + "\n"
-
-
-def _busy(case: Mapping[str, Any]) -> bool:
-    return bool(case["busy"] and case["busy"] > BUSY)
 
 
 def bars(runs: Sequence[Run]) -> dict[str, dict[str, tuple[float, float, float]]]:

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.extend import backend
 
+from experiments.benchmark import machine
 from experiments.benchmark.arms import AUTODIFF, BY_HAND, cores
-from experiments.benchmark.measure import BUSY, TRIES
+from experiments.benchmark.measure import TRIES
 from experiments.benchmark.results import AGAINST, Floors, Result, Spread, in_digits, megabytes
 from jaxnn import files
 
@@ -122,7 +123,7 @@ def print_case(case: str, result: Result) -> None:
         )
     for name, reason in result.left_out.items():
         print(f"  {name}: {'DISAGREES' if name in result.disagree else 'left out'}, {reason}")
-    if result.busy is not None and result.busy > BUSY:
+    if machine.is_much(result.busy):
         print(
             f"  warning: others had {result.busy:.0%} of the cores' time in the calmest of {TRIES} "
             "tries; ratios of so busy a machine say little"

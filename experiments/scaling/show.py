@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
+from experiments.benchmark import machine
 from experiments.benchmark.arms import BY_HAND
-from experiments.benchmark.measure import BUSY
 from experiments.benchmark.results import in_digits
 from experiments.pictures.scaling import Column, Curve
 from experiments.scaling import reasons
@@ -61,7 +61,7 @@ def sentences(found: Measured) -> list[str]:
             f"{slope(sizes, parameters):.2f}: from {shares[0]:.2f} to {shares[-1]:.2f} times those "
             "needed by hand"
         )
-    if found.busy is not None and found.busy > BUSY:
+    if machine.is_much(found.busy):
         said.append(f"warning: others had {found.busy:.0%} of the cores' time; measure again")
     seconds = found.forms[BY_HAND].seconds
     if seconds:
